@@ -1,0 +1,95 @@
+"""The exception family of ``spp``: every error states the rule, what came, where, and what to do.
+
+``str(error)`` is one line, so that the command line can print it as it stands. The fields stay readable for programs::
+
+    try:
+        spp.models.build("efnet_b0")
+    except spp.SppError as error:
+        error.rule, error.received, error.where, error.remedy
+"""
+
+from collections.abc import Iterable
+from difflib import get_close_matches
+
+
+class SppError(Exception):
+    """Base of every error that ``spp`` raises on purpose.
+
+    Args:
+        rule: What must hold, as a sentence without a full stop.
+        received: What came instead; left out of the message when empty.
+        where: Layer, argument, column or file concerned; left out of the message when empty.
+        remedy: What to do about it; left out of the message when empty.
+    """
+
+    def __init__(self, rule: str, *, received: str = "", where: str = "", remedy: str = "") -> None:
+        self.rule, self.received, self.where, self.remedy = rule, received, where, remedy
+        super().__init__(rule)
+
+    def __str__(self) -> str:
+        parts = [f"{self.where}: {self.rule}" if self.where else self.rule]
+        if self.received:
+            parts.append(f"got {self.received}")
+        line = "; ".join(parts)
+        return f"{line}. {self.remedy}" if self.remedy else f"{line}."
+
+    def __reduce__(self) -> tuple[object, ...]:
+        return _rebuild, (type(self), self.__dict__.copy())
+
+
+class InputError(SppError, ValueError):
+    """An argument, option, file or batch is not what was asked for."""
+
+
+class UnknownNameError(InputError, KeyError):
+    """A name is not in the list it should come from; the message shows the nearest ones, then all.
+
+    Args:
+        kind: What the name stands for, as ``model`` or ``norm``.
+        name: The name that came.
+        known: Every name that would have been taken.
+        where: Argument or option concerned.
+    """
+
+    def __init__(self, kind: str, name: str, known: Iterable[str], *, where: str = "") -> None:
+        self.kind, self.name, self.known = kind, name, tuple(known)
+        near = get_close_matches(name, self.known, n=3, cutoff=0.5)
+        self.nearest = tuple(near)
+        hint = f"Did you mean {_one_of(near)}? " if near else ""
+        remedy = f"{hint}Known: {', '.join(self.known) or 'none'}."
+        super().__init__(f"unknown {kind} {name!r}", where=where, remedy=remedy)
+
+
+class TraceError(SppError, RuntimeError):
+    """The model, its loss or its backward pass failed while it was traced; the cause is the user's own exception."""
+
+
+class StoreError(SppError, OSError):
+    """A run folder cannot be written or read."""
+
+
+class MissingExtraError(SppError, ImportError):
+    """An optional library is needed; the message names the extra that brings it."""
+
+    def __init__(self, library: str, extra: str, *, purpose: str) -> None:
+        super().__init__(
+            f"{purpose} needs {library}",
+            received="an environment without it",
+            remedy=f'Install it with: pip install "torch-spp[{extra}]"',
+        )
+
+
+class SppWarning(UserWarning):
+    """Something was done differently from what a reader might assume; the numbers stay right."""
+
+
+def _one_of(names: list[str]) -> str:
+    quoted = [repr(name) for name in names]
+    return quoted[0] if len(quoted) == 1 else f"{', '.join(quoted[:-1])} or {quoted[-1]}"
+
+
+def _rebuild(cls: type[SppError], state: dict[str, object]) -> SppError:
+    error = cls.__new__(cls)
+    error.__dict__.update(state)
+    error.args = (state["rule"],)
+    return error

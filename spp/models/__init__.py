@@ -1,0 +1,10 @@
+"""Bundled networks: ``spp.models.build("effnet_b0", norm="none")``.
+
+Variants are rows of one table; norm, activation and init are arguments of every one of them.
+"""
+
+from spp.models.build import build as build
+from spp.models.build import check_input as check_input
+from spp.models.build import config as config
+from spp.models.build import describe as describe
+from spp.models.build import names as names

@@ -1,0 +1,127 @@
+"""The fully connected network of the thesis (Dewyse, JKU Linz, 2025): Linear, norm, activation, many times over."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from math import prod
+from typing import Any, Self
+
+from torch import Tensor, nn
+
+from spp.errors import InputError
+from spp.models.config import Config
+from spp.models.parts import Parts
+from spp.nn.norms import NORMS, find_norm
+
+
+@dataclass(frozen=True, kw_only=True)
+class FFNConfig(Config):
+    """A fully connected network.
+
+    Attributes:
+        depth: Number of Linear layers, the classifier included.
+        width: Features of each hidden layer.
+        first_norm: Norm after the first Linear layer; None for the same as after the others.
+    """
+
+    depth: int = 10
+    width: int = 100
+    first_norm: str | None = None
+
+    def __post_init__(self) -> None:
+        self._need_count("depth")
+        self._need_count("width")
+        if self.first_norm is not None:
+            find_norm(self.first_norm)
+        super().__post_init__()
+        for norm in (self.norm, self.first_norm):
+            if norm is not None and NORMS[norm].spatial:
+                fit = ", ".join(known for known, row in NORMS.items() if not row.spatial)
+                raise InputError(
+                    f"norm {norm!r} takes statistics over space, which a fully connected network does not have",
+                    where=f"model {self.name!r}",
+                    remedy=f"Norms for it: {fit}.",
+                )
+
+    def change(self, **changes: Any) -> Self:
+        """This row with some fields changed; a new ``norm`` goes everywhere, unless ``first_norm`` comes with it."""
+        if "norm" in changes:
+            changes.setdefault("first_norm", None)
+        return super().change(**changes)
+
+    @property
+    def features(self) -> int:
+        """Features of one sample."""
+        return prod(self.input_shape)
+
+    def check_input(self, shape: tuple[int, ...], *, batch: int | None = None) -> None:
+        """Raise unless a sample of this shape has as many features as the first layer takes."""
+        where = f"model {self.name!r}"
+        if prod(shape) != self.features:
+            raise InputError(
+                f"an input sample has {self.features} features, as {self.input_shape}",
+                received=f"{prod(shape)} in {tuple(shape)}",
+                where=where,
+                remedy=f"Build the model with input_shape={tuple(shape)}.",
+            )
+        for norm in (self.norm, self.first_norm):
+            if batch == 1 and norm is not None and NORMS[norm].batch and self.depth > 1:
+                raise InputError(
+                    f"norm {norm!r} takes statistics over the batch, so it trains on more than one sample",
+                    received="a batch of 1",
+                    where=where,
+                    remedy="Use a batch of at least 2.",
+                )
+
+
+class Layer(nn.Module):
+    """Linear, norm, activation."""
+
+    def __init__(self, parts: Parts, inputs: int, outputs: int) -> None:
+        super().__init__()
+        self.linear = nn.Linear(inputs, outputs)
+        self.norm = parts.make_norm(outputs)
+        self.act = parts.make_act()
+
+    def forward(self, x: Tensor) -> Tensor:
+        """``(N, inputs)`` to ``(N, outputs)``."""
+        out: Tensor = self.act(self.norm(self.linear(x)))
+        return out
+
+
+class Classifier(nn.Module):
+    """The last Linear layer."""
+
+    def __init__(self, inputs: int, num_classes: int) -> None:
+        super().__init__()
+        self.fc = nn.Linear(inputs, num_classes)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """``(N, inputs)`` to ``(N, num_classes)``."""
+        out: Tensor = self.fc(x)
+        return out
+
+
+class FFN(nn.Module):
+    """``depth`` Linear layers: ``layer1`` to ``layer{depth - 1}`` with norm and activation, then ``head.fc``.
+
+    Samples of any shape are flattened first.
+    """
+
+    def __init__(self, config: FFNConfig) -> None:
+        super().__init__()
+        self.config = config
+        parts = Parts.of(config, dims=0)
+        self.flatten = nn.Flatten()
+        features = config.features
+        for index in range(1, config.depth):
+            norm = config.first_norm if index == 1 and config.first_norm is not None else config.norm
+            self.add_module(f"layer{index}", Layer(replace(parts, norm=norm), features, config.width))
+            features = config.width
+        self.head = Classifier(features, config.num_classes)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """``(N, *input_shape)`` to ``(N, num_classes)``."""
+        for layer in self.children():
+            x = layer(x)
+        return x

@@ -1,0 +1,102 @@
+"""Pre-activation ResNets (He et al. 2016, arXiv 1603.05027): blocks begin with norm and activation.
+
+A block that changes the shape feeds its projection with the normalized activation too, so that the variance of the
+signal starts anew there. With BatchNorm, ReLU and weights of variance 2/fan_in, the average channel variance after
+block k of such a stage is (k + 1)(1 - 1/pi), the curve that Signal Propagation Plots are read against
+(Brock et al. 2021, arXiv 2101.08692).
+"""
+
+from __future__ import annotations
+
+from torch import Tensor, nn
+
+from spp.models.parts import Head, Parts
+from spp.models.resnet import ResNetConfig, add_stages
+
+
+class PreBasicBlock(nn.Module):
+    """Norm, activation, 3x3 convolution, twice over; the last convolution's output is merged with the shortcut."""
+
+    def __init__(self, parts: Parts, inputs: int, width: int, *, stride: int) -> None:
+        super().__init__()
+        self.norm1 = parts.make_norm(inputs)
+        self.act1 = parts.make_act()
+        self.shortcut = _project(parts, inputs, width, stride)
+        self.conv1 = parts.make_conv(inputs, width, 3, stride=stride)
+        self.norm2 = parts.make_norm(width)
+        self.act2 = parts.make_act()
+        self.conv2 = parts.make_conv(width, width, 3)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """``(N, inputs, H, W)`` to ``(N, width, H / stride, W / stride)``."""
+        out: Tensor = self.act1(self.norm1(x))
+        shortcut = x if self.shortcut is None else self.shortcut(out)
+        out = self.conv1(out)
+        out = self.conv2(self.act2(self.norm2(out)))
+        out = out + shortcut
+        return out
+
+
+class PreBottleneck(nn.Module):
+    """Norm and activation before each of 1x1, 3x3 with the stride, and 1x1 to ``4 width``; then the merge."""
+
+    def __init__(self, parts: Parts, inputs: int, width: int, *, stride: int) -> None:
+        super().__init__()
+        self.norm1 = parts.make_norm(inputs)
+        self.act1 = parts.make_act()
+        self.shortcut = _project(parts, inputs, 4 * width, stride)
+        self.conv1 = parts.make_conv(inputs, width, 1)
+        self.norm2 = parts.make_norm(width)
+        self.act2 = parts.make_act()
+        self.conv2 = parts.make_conv(width, width, 3, stride=stride)
+        self.norm3 = parts.make_norm(width)
+        self.act3 = parts.make_act()
+        self.conv3 = parts.make_conv(width, 4 * width, 1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """``(N, inputs, H, W)`` to ``(N, 4 width, H / stride, W / stride)``."""
+        out: Tensor = self.act1(self.norm1(x))
+        shortcut = x if self.shortcut is None else self.shortcut(out)
+        out = self.conv1(out)
+        out = self.conv2(self.act2(self.norm2(out)))
+        out = self.conv3(self.act3(self.norm3(out)))
+        out = out + shortcut
+        return out
+
+
+class PreResNet(nn.Module):
+    """``stem``, ``stage1`` to ``stage4``, ``final.norm`` and ``final.act``, ``head``."""
+
+    def __init__(self, config: ResNetConfig) -> None:
+        super().__init__()
+        self.config = config
+        parts = Parts.of(config)
+        block = PreBottleneck if config.block == "bottleneck" else PreBasicBlock
+        self.stem = config.make_stem(parts)
+        channels = add_stages(self, config, parts, block)
+        self.final = NormAct(parts, channels)
+        self.head = Head(channels, config.num_classes)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """``(N, C, H, W)`` to ``(N, num_classes)``."""
+        for part in self.children():
+            x = part(x)
+        return x
+
+
+class NormAct(nn.Module):
+    """Norm and activation after the last block."""
+
+    def __init__(self, parts: Parts, channels: int) -> None:
+        super().__init__()
+        self.norm = parts.make_norm(channels)
+        self.act = parts.make_act()
+
+    def forward(self, x: Tensor) -> Tensor:
+        """``(N, channels, H, W)`` to the same shape."""
+        out: Tensor = self.act(self.norm(x))
+        return out
+
+
+def _project(parts: Parts, inputs: int, outputs: int, stride: int) -> nn.Module | None:
+    return None if stride == 1 and inputs == outputs else parts.make_conv(inputs, outputs, 1, stride=stride)

@@ -1,0 +1,67 @@
+import pytest
+import torch
+from torch import nn
+
+from spp import models
+
+
+@pytest.mark.parametrize("name", ["resnet18", "resnet50"])
+def test_blocks_are_activated_sums(name):
+    torch.manual_seed(0)
+    model = models.build(name, norm="group").eval().double()
+    for index, changed in ((0, name == "resnet50"), (1, False)):
+        block = model.stage1[index]
+        x = torch.randn(2, block.conv1.in_channels, 8, 8, dtype=torch.float64)
+        layers = 3 if name == "resnet50" else 2
+        branch = x
+        for number in range(1, layers + 1):
+            branch = getattr(block, f"norm{number}")(getattr(block, f"conv{number}")(branch))
+            branch = branch.relu() if number < layers else branch
+        skip = block.shortcut.norm(block.shortcut.conv(x)) if changed else x
+        assert (block.shortcut is None) != changed
+        torch.testing.assert_close(block(x), (branch + skip).relu())
+
+
+def test_the_stride_is_on_the_3x3_convolution():
+    block = models.build("resnet50").stage2[0]
+    assert (block.conv1.stride, block.conv2.stride, block.conv2.kernel_size) == ((1, 1), (2, 2), (3, 3))
+    assert block.shortcut.conv.stride == (2, 2)
+
+
+@pytest.mark.parametrize(("name", "sides"), [("resnet18", [16, 16, 8, 4, 2]), ("resnet18_cifar", [64, 64, 32, 16, 8])])
+def test_map_sizes(name, sides):
+    model = models.build(name)
+    found = []
+    for part in (model.stem, model.stage1, model.stage2, model.stage3, model.stage4):
+        part.register_forward_hook(lambda module, inputs, output: found.append(output.shape[-1]))
+    model(torch.randn(2, 3, 64, 64))
+    assert found == sides
+
+
+def test_names_read_well():
+    names = [name for name, module in models.build("resnet18").named_modules() if not list(module.children())]
+    assert names[:10] == [
+        *("stem.conv", "stem.norm", "stem.act", "stem.pool"),
+        *("stage1.0.conv1", "stage1.0.norm1", "stage1.0.act1", "stage1.0.conv2", "stage1.0.norm2", "stage1.0.act2"),
+    ]
+    assert {"stage2.0.shortcut.conv", "stage2.0.shortcut.norm"} <= set(names)
+    assert names[-3:] == ["head.pool", "head.flatten", "head.fc"]
+
+
+def test_without_a_norm_a_he_branch_doubles_the_second_moment():
+    """ReLU halves it, each convolution doubles it, and the branch has one more convolution than activations."""
+    torch.manual_seed(0)
+    model = models.build("resnet34_cifar", norm="none", init="he")
+    moments = []
+    for part in (model.stem.act, model.stage1[0].conv2):
+        part.register_forward_hook(lambda module, inputs, output: moments.append(output.square().mean().item()))
+    with torch.no_grad():
+        model(torch.randn(4, 3, 32, 32))
+    assert moments[1] == pytest.approx(2 * moments[0], rel=0.15)
+
+
+def test_shortcut_modules_exist_only_where_the_shape_changes():
+    model = models.build("resnet50")
+    with_shortcut = [name for name, module in model.named_modules() if name.endswith("shortcut")]
+    assert with_shortcut == [f"stage{stage}.0.shortcut" for stage in (1, 2, 3, 4)]
+    assert all(isinstance(model.get_submodule(name).norm, nn.BatchNorm2d) for name in with_shortcut)
