@@ -1,0 +1,196 @@
+"""Sites in, DataFrames out: the frame, the blocks, the modules and what was not measured."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from enum import StrEnum
+from typing import TypeVar
+
+import numpy as np
+import pandas as pd
+
+from spp.frame.schema import (
+    BLOCK_COLUMNS,
+    COLUMNS,
+    MODULE_COLUMNS,
+    UNMEASURED_COLUMNS,
+    BlockColumn,
+    Column,
+    ModuleColumn,
+    Spec,
+    UnmeasuredColumn,
+)
+from spp.frame.tally import Row, Tally
+from spp.measure.facts import ModuleFacts
+from spp.measure.holes import Hole
+from spp.measure.moments import Array, Summary, summarize
+from spp.nested import dtype_name, shape_name
+from spp.signals import ALL
+
+_C = TypeVar("_C", bound=StrEnum)
+_SIGNAL_ORDER = {signal: i for i, signal in enumerate(ALL)}
+
+
+def build_frame(rows: Sequence[Row], blocks: Iterable[str], step: int = 0) -> pd.DataFrame:
+    """The frame of :mod:`spp.frame.schema`: activations and gradients by depth, then weights and theirs.
+
+    Args:
+        rows: What was measured, merged over batches.
+        blocks: Names of the residual blocks.
+        step: The training step, 0 for a trace.
+    """
+    rows = sorted(rows, key=lambda r: (_SIGNAL_ORDER[r.signal], r.depth if r.depth is not None else 1 << 60))
+    numbers = summarize([row.moments for row in rows])
+    bounded = np.array([row.bounded for row in rows], dtype=bool)
+    var = numbers.var
+    low, high = numbers.min, numbers.max
+    enclosing = _Enclosing(blocks)
+    columns: dict[Column, object] = {
+        Column.STEP: np.full(len(rows), step, dtype=np.int64),
+        Column.DEPTH: _integers([row.depth for row in rows]),
+        Column.NAME: [row.name for row in rows],
+        Column.CALL: np.array([row.call for row in rows], dtype=np.int64),
+        Column.OUTPUT: [row.output for row in rows],
+        Column.TYPE: pd.Categorical([row.type for row in rows]),
+        Column.LEAF: np.array([row.leaf for row in rows], dtype=bool),
+        Column.SIGNAL: _category([row.signal for row in rows], COLUMNS[Column.SIGNAL]),
+        Column.ROLE: _category([row.role for row in rows], COLUMNS[Column.ROLE]),
+        Column.BLOCK: [enclosing(row.name) for row in rows],
+        Column.SHAPE: [shape_name(row.shape) for row in rows],
+        Column.DTYPE: [dtype_name(row.dtype) for row in rows],
+        Column.CHANNELS: numbers.channels,
+        Column.NUMEL: numbers.numel,
+        Column.MEAN: numbers.mean,
+        Column.VAR: var,
+        Column.STD: np.sqrt(var),
+        Column.MEAN_SQUARE: numbers.mean_square,
+        Column.RMS: np.sqrt(numbers.mean_square),
+        Column.ACSM: numbers.acsm,
+        Column.ACV: numbers.acv,
+        Column.MIN: low,
+        Column.MAX: high,
+        Column.ABS_MAX: np.maximum(np.abs(low), np.abs(high)),
+        Column.ZERO_FRACTION: numbers.zero_fraction,
+        Column.DEAD_FRACTION: numbers.dead_fraction,
+        Column.SATURATED_FRACTION: np.where(bounded, numbers.saturated_fraction, np.nan),
+        Column.NONFINITE: numbers.nonfinite,
+        Column.KURTOSIS: np.full(len(rows), np.nan),
+    }
+    return _table(columns, COLUMNS)
+
+
+def build_blocks(tally: Tally, step: int = 0) -> pd.DataFrame:
+    """The residual-block view: one row per merge, in order.
+
+    A block's last merge is described at the block's output, an earlier one at the skip of the next, which is the stream as the
+    block goes on to use it.
+    """
+    merges = tally.merges
+    signals = (("value", 0), ("gradient", 1))
+    after = [tally.after(m) for m in merges]
+    branch = [tally.branch(m) for m in merges]
+    numbers: dict[tuple[str, int], Summary | None] = {}
+    found: dict[tuple[str, int], list[int]] = {}
+    for name, i in signals:
+        for which, pairs in enumerate((after, branch)):
+            present = [k for k, pair in enumerate(pairs) if pair[i] is not None]
+            found[name, which] = present
+            numbers[name, which] = summarize([m for k in present if (m := pairs[k][i]) is not None])
+
+    def column(name: str, which: int, statistic: str) -> Array:
+        out = np.full(len(merges), np.nan)
+        summary = numbers[name, which]
+        if summary is not None:
+            out[found[name, which]] = getattr(summary, statistic)
+        return out
+
+    columns: dict[BlockColumn, object] = {
+        BlockColumn.STEP: np.full(len(merges), step, dtype=np.int64),
+        BlockColumn.DEPTH: _integers([m.depth for m in merges]),
+        BlockColumn.BLOCK: [m.block for m in merges],
+        BlockColumn.MERGE: np.array([m.number for m in merges], dtype=np.int64),
+        BlockColumn.CALL: np.array([m.call for m in merges], dtype=np.int64),
+        BlockColumn.BRANCH: [m.branch_name for m in merges],
+        BlockColumn.SKIP: [m.skip_name for m in merges],
+        BlockColumn.TRANSITION: np.array([m.transition for m in merges], dtype=bool),
+        BlockColumn.ACSM: column("value", 0, "acsm"),
+        BlockColumn.ACV: column("value", 0, "acv"),
+        BlockColumn.BRANCH_ACV: column("value", 1, "acv"),
+        BlockColumn.GRADIENT_ACSM: column("gradient", 0, "acsm"),
+        BlockColumn.GRADIENT_ACV: column("gradient", 0, "acv"),
+        BlockColumn.GRADIENT_BRANCH_ACV: column("gradient", 1, "acv"),
+    }
+    return _table(columns, BLOCK_COLUMNS)
+
+
+def build_modules(facts: Sequence[ModuleFacts]) -> pd.DataFrame:
+    """One row per module, with the facts that explain its signals."""
+    columns: dict[ModuleColumn, object] = {
+        ModuleColumn.NAME: [f.name for f in facts],
+        ModuleColumn.ALIASES: [" ".join(f.aliases) for f in facts],
+        ModuleColumn.TYPE: pd.Categorical([f.type for f in facts]),
+        ModuleColumn.DEPTH: _integers([f.depth for f in facts]),
+        ModuleColumn.CALLS: np.array([f.calls for f in facts], dtype=np.int64),
+        ModuleColumn.LEAF: np.array([f.leaf for f in facts], dtype=bool),
+        ModuleColumn.TRAINING: np.array([f.training for f in facts], dtype=bool),
+        ModuleColumn.PARAMETERS: np.array([f.parameters for f in facts], dtype=np.int64),
+        ModuleColumn.TRAINABLE: np.array([f.trainable for f in facts], dtype=np.int64),
+        ModuleColumn.FAN_IN: _integers([f.fan_in for f in facts]),
+        ModuleColumn.FAN_OUT: _integers([f.fan_out for f in facts]),
+        ModuleColumn.GROUPS: _integers([f.groups for f in facts]),
+        ModuleColumn.EPS: np.array([np.nan if f.eps is None else f.eps for f in facts], dtype=np.float64),
+        ModuleColumn.ACTIVATION: [f.activation for f in facts],
+        ModuleColumn.TIED: [f.tied for f in facts],
+    }
+    return _table(columns, MODULE_COLUMNS)
+
+
+def build_unmeasured(holes: Sequence[Hole]) -> pd.DataFrame:
+    """One row per thing that was not measured."""
+    unique = list({hole.key: hole for hole in holes}.values())
+    columns: dict[UnmeasuredColumn, object] = {
+        UnmeasuredColumn.NAME: [h.entry.name for h in unique],
+        UnmeasuredColumn.TYPE: pd.Categorical([h.entry.type for h in unique]),
+        UnmeasuredColumn.CALL: _integers([h.call for h in unique]),
+        UnmeasuredColumn.OUTPUT: [h.output for h in unique],
+        UnmeasuredColumn.SIGNAL: _category([h.signal for h in unique], UNMEASURED_COLUMNS[UnmeasuredColumn.SIGNAL]),
+        UnmeasuredColumn.REASON: [h.reason for h in unique],
+    }
+    return _table(columns, UNMEASURED_COLUMNS)
+
+
+class _Enclosing:
+    """The innermost residual block around a module, by qualified name."""
+
+    def __init__(self, blocks: Iterable[str]) -> None:
+        self._blocks, self._known = set(blocks), dict[str, str | None]()
+
+    def __call__(self, name: str) -> str | None:
+        if name not in self._known:
+            parent, found = name, None
+            while True:
+                if parent in self._blocks:
+                    found = parent
+                    break
+                if not parent:
+                    break
+                parent = parent.rpartition(".")[0]
+            self._known[name] = found
+        return self._known[name]
+
+
+def _integers(values: Sequence[int | None]) -> pd.arrays.IntegerArray:
+    missing = np.array([v is None for v in values], dtype=bool)
+    return pd.arrays.IntegerArray(np.array([v or 0 for v in values], dtype=np.int64), missing)
+
+
+def _category(values: Sequence[StrEnum | None], spec: Spec) -> pd.Categorical:
+    return pd.Categorical([None if v is None else str(v) for v in values], categories=[str(c) for c in spec.categories])
+
+
+def _table(columns: Mapping[_C, object], specs: Mapping[_C, Spec]) -> pd.DataFrame:
+    data = {
+        str(name): pd.array(values, dtype="str") if specs[name].dtype == "str" else values  # type: ignore[call-overload]
+        for name, values in columns.items()
+    }
+    return pd.DataFrame(data, copy=False)

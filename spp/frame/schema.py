@@ -1,0 +1,269 @@
+"""Every column of the frames: its name, dtype and meaning. No other file spells a column as a string.
+
+>>> from spp.frame.schema import Column
+>>> str(Column.ACSM), COLUMNS[Column.ACSM].dtype
+('acsm', 'float64')
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from enum import StrEnum
+from typing import TypeVar
+
+import pandas as pd
+
+from spp.errors import InputError
+from spp.signals import Role, Signal
+
+_C = TypeVar("_C", bound=StrEnum)
+
+VERSION = 1
+"""Version of the stored layout; a reader refuses a later one."""
+
+
+class Column(StrEnum):
+    """Columns of ``trace.frame``, one row per observed tensor."""
+
+    STEP = "step"
+    DEPTH = "depth"
+    NAME = "name"
+    CALL = "call"
+    OUTPUT = "output"
+    TYPE = "type"
+    LEAF = "leaf"
+    SIGNAL = "signal"
+    ROLE = "role"
+    BLOCK = "block"
+    SHAPE = "shape"
+    DTYPE = "dtype"
+    CHANNELS = "channels"
+    NUMEL = "numel"
+    MEAN = "mean"
+    VAR = "var"
+    STD = "std"
+    MEAN_SQUARE = "mean_square"
+    RMS = "rms"
+    ACSM = "acsm"
+    ACV = "acv"
+    MIN = "min"
+    MAX = "max"
+    ABS_MAX = "abs_max"
+    ZERO_FRACTION = "zero_fraction"
+    DEAD_FRACTION = "dead_fraction"
+    SATURATED_FRACTION = "saturated_fraction"
+    NONFINITE = "nonfinite"
+    KURTOSIS = "kurtosis"
+
+
+@dataclass(frozen=True, slots=True)
+class Spec:
+    """What a column holds.
+
+    Attributes:
+        dtype: The pandas dtype, as its own name.
+        label: Axis label, with the unit in brackets where there is one.
+        meaning: One sentence; the documentation prints it.
+        categories: Allowed values of a closed category, else empty.
+        missing: Whether the column may be missing.
+    """
+
+    dtype: str
+    label: str
+    meaning: str
+    categories: tuple[str, ...] = ()
+    missing: bool = False
+
+
+COLUMNS: dict[Column, Spec] = {
+    Column.STEP: Spec("int64", "step", "0 for a trace; the training step for a watch"),
+    Column.DEPTH: Spec(
+        "Int64",
+        "depth",
+        "order in which the module calls finished, 0 for the first; missing for a module that never ran",
+        missing=True,
+    ),
+    Column.NAME: Spec("str", "module", "qualified module name, empty for the root"),
+    Column.CALL: Spec("int64", "call", "0 for the module's first call in the pass"),
+    Column.OUTPUT: Spec("str", "output", "which output (empty for a lone tensor), or the parameter's name"),
+    Column.TYPE: Spec("category", "type", "class name of the module"),
+    Column.LEAF: Spec("bool", "leaf", "whether the module has no children"),
+    Column.SIGNAL: Spec("category", "signal", "which signal the row is about", tuple(Signal)),
+    Column.ROLE: Spec("category", "role", "part played at a residual merge", tuple(Role), missing=True),
+    Column.BLOCK: Spec("str", "block", "innermost enclosing residual block", missing=True),
+    Column.SHAPE: Spec("str", "shape", "shape of one batch's tensor, as 32x64x56x56; empty for a scalar"),
+    Column.DTYPE: Spec("str", "dtype", "dtype of the tensor, as float32"),
+    Column.CHANNELS: Spec("int64", "channels", "number of channels the statistics average over"),
+    Column.NUMEL: Spec("int64", "elements", "number of elements, over all merged batches and ranks"),
+    Column.MEAN: Spec("float64", "mean", "mean over every element", missing=True),
+    Column.VAR: Spec("float64", "variance", "biased variance over every element", missing=True),
+    Column.STD: Spec("float64", "standard deviation", "square root of the variance", missing=True),
+    Column.MEAN_SQUARE: Spec("float64", "mean square", "mean of the squares over every element", missing=True),
+    Column.RMS: Spec("float64", "root mean square", "square root of the mean square", missing=True),
+    Column.ACSM: Spec("float64", "average channel squared mean", "mean over channels of mean squared", missing=True),
+    Column.ACV: Spec("float64", "average channel variance", "mean over channels of the biased variance", missing=True),
+    Column.MIN: Spec("float64", "minimum", "smallest finite element", missing=True),
+    Column.MAX: Spec("float64", "maximum", "largest finite element", missing=True),
+    Column.ABS_MAX: Spec("float64", "largest magnitude", "largest magnitude of a finite element", missing=True),
+    Column.ZERO_FRACTION: Spec("float64", "share of zeros", "share of exact zeros", missing=True),
+    Column.DEAD_FRACTION: Spec(
+        "float64",
+        "share of dead channels",
+        "share of channels whose spread is below 1e-6 of the tensor's rms, or that are all zero",
+        missing=True,
+    ),
+    Column.SATURATED_FRACTION: Spec(
+        "float64",
+        "share of saturated values",
+        "share of values within 1 % of a finite end of the activation's range; missing where there is none",
+        missing=True,
+    ),
+    Column.NONFINITE: Spec("int64", "non-finite values", "how many elements are NaN or infinite"),
+    Column.KURTOSIS: Spec("float64", "kurtosis", "fourth standardized moment, where asked for", missing=True),
+}
+
+
+class BlockColumn(StrEnum):
+    """Columns of ``trace.blocks``, one row per residual merge (most blocks have one)."""
+
+    STEP = "step"
+    DEPTH = "depth"
+    BLOCK = "block"
+    MERGE = "merge"
+    CALL = "call"
+    BRANCH = "branch"
+    SKIP = "skip"
+    TRANSITION = "transition"
+    ACSM = "acsm"
+    ACV = "acv"
+    BRANCH_ACV = "branch_acv"
+    GRADIENT_ACSM = "gradient_acsm"
+    GRADIENT_ACV = "gradient_acv"
+    GRADIENT_BRANCH_ACV = "gradient_branch_acv"
+
+
+BLOCK_COLUMNS: dict[BlockColumn, Spec] = {
+    BlockColumn.STEP: Spec("int64", "step", "0 for a trace; the training step for a watch"),
+    BlockColumn.DEPTH: Spec("Int64", "depth", "depth of the tensor the row describes", missing=True),
+    BlockColumn.BLOCK: Spec("str", "block", "qualified name of the residual block"),
+    BlockColumn.MERGE: Spec("int64", "merge", "0 for the block's first merge, 1 for its second, ..."),
+    BlockColumn.CALL: Spec("int64", "call", "0 for the block's first call in the pass"),
+    BlockColumn.BRANCH: Spec("str", "branch", "module whose output ends the residual branch"),
+    BlockColumn.SKIP: Spec(
+        "str", "skip", "module whose output is the skip, empty for the network's input", missing=True
+    ),
+    BlockColumn.TRANSITION: Spec("bool", "transition", "whether the skip goes through modules of the block"),
+    BlockColumn.ACSM: Spec("float64", "average channel squared mean", "ACSM after the merge", missing=True),
+    BlockColumn.ACV: Spec("float64", "average channel variance", "ACV after the merge", missing=True),
+    BlockColumn.BRANCH_ACV: Spec(
+        "float64", "residual branch ACV", "ACV at the end of the branch, before the merge", missing=True
+    ),
+    BlockColumn.GRADIENT_ACSM: Spec("float64", "gradient ACSM", "ACSM of the gradient after the merge", missing=True),
+    BlockColumn.GRADIENT_ACV: Spec("float64", "gradient ACV", "ACV of the gradient after the merge", missing=True),
+    BlockColumn.GRADIENT_BRANCH_ACV: Spec(
+        "float64", "gradient branch ACV", "ACV of the gradient at the end of the branch", missing=True
+    ),
+}
+
+
+class ModuleColumn(StrEnum):
+    """Columns of ``trace.modules``, one row per module."""
+
+    NAME = "name"
+    ALIASES = "aliases"
+    TYPE = "type"
+    DEPTH = "depth"
+    CALLS = "calls"
+    LEAF = "leaf"
+    TRAINING = "training"
+    PARAMETERS = "parameters"
+    TRAINABLE = "trainable"
+    FAN_IN = "fan_in"
+    FAN_OUT = "fan_out"
+    GROUPS = "groups"
+    EPS = "eps"
+    ACTIVATION = "activation"
+    TIED = "tied"
+
+
+MODULE_COLUMNS: dict[ModuleColumn, Spec] = {
+    ModuleColumn.NAME: Spec("str", "module", "qualified name"),
+    ModuleColumn.ALIASES: Spec("str", "aliases", "further names of the same module, separated by spaces"),
+    ModuleColumn.TYPE: Spec("category", "type", "class name"),
+    ModuleColumn.DEPTH: Spec("Int64", "depth", "depth of its first call; missing if it never ran", missing=True),
+    ModuleColumn.CALLS: Spec("int64", "calls", "how often it was called in one pass"),
+    ModuleColumn.LEAF: Spec("bool", "leaf", "whether it has no children"),
+    ModuleColumn.TRAINING: Spec("bool", "training", "its training flag"),
+    ModuleColumn.PARAMETERS: Spec("int64", "parameters", "number of its own parameters' elements"),
+    ModuleColumn.TRAINABLE: Spec("int64", "trainable", "how many of those require a gradient"),
+    ModuleColumn.FAN_IN: Spec("Int64", "fan in", "inputs of one output unit", missing=True),
+    ModuleColumn.FAN_OUT: Spec("Int64", "fan out", "output units one input reaches, over the kernel", missing=True),
+    ModuleColumn.GROUPS: Spec("Int64", "groups", "groups of a convolution or group norm", missing=True),
+    ModuleColumn.EPS: Spec("float64", "eps", "the constant a norm adds to the variance", missing=True),
+    ModuleColumn.ACTIVATION: Spec("str", "activation", "name of the nonlinearity, if it is one", missing=True),
+    ModuleColumn.TIED: Spec("str", "tied", "parameters it shares, as name=owner.name", missing=True),
+}
+
+
+class UnmeasuredColumn(StrEnum):
+    """Columns of ``trace.unmeasured``, one row per thing that could not be measured."""
+
+    NAME = "name"
+    TYPE = "type"
+    CALL = "call"
+    OUTPUT = "output"
+    SIGNAL = "signal"
+    REASON = "reason"
+
+
+UNMEASURED_COLUMNS: dict[UnmeasuredColumn, Spec] = {
+    UnmeasuredColumn.NAME: Spec("str", "module", "qualified module name"),
+    UnmeasuredColumn.TYPE: Spec("category", "type", "class name of the module"),
+    UnmeasuredColumn.CALL: Spec("Int64", "call", "which call; missing if there was none", missing=True),
+    UnmeasuredColumn.OUTPUT: Spec("str", "output", "which output, or the parameter's name"),
+    UnmeasuredColumn.SIGNAL: Spec("category", "signal", "which signal is missing", tuple(Signal)),
+    UnmeasuredColumn.REASON: Spec("str", "reason", "why"),
+}
+
+STATISTICS: tuple[Column, ...] = (
+    Column.MEAN,
+    Column.VAR,
+    Column.STD,
+    Column.MEAN_SQUARE,
+    Column.RMS,
+    Column.ACSM,
+    Column.ACV,
+    Column.MIN,
+    Column.MAX,
+    Column.ABS_MAX,
+    Column.ZERO_FRACTION,
+    Column.DEAD_FRACTION,
+    Column.SATURATED_FRACTION,
+    Column.NONFINITE,
+    Column.KURTOSIS,
+)
+"""The columns that are numbers about a tensor's values, in the order of the frame."""
+
+
+def check(frame: pd.DataFrame, columns: Mapping[_C, Spec]) -> pd.DataFrame:
+    """Return ``frame`` if it has exactly ``columns``, in order, with their dtypes; else raise.
+
+    Args:
+        frame: The table to check.
+        columns: One of the tables of this module, as ``COLUMNS``.
+
+    Raises:
+        InputError: A column is missing, unknown or of another dtype; the message names it.
+    """
+    expected, found = [str(c) for c in columns], [str(c) for c in frame.columns]
+    if expected != found:
+        missing = [c for c in expected if c not in found]
+        unknown = [c for c in found if c not in expected]
+        what = f"missing {missing}, unknown {unknown}" if missing or unknown else "the same columns in another order"
+        raise InputError("a frame has the columns of the schema", received=what, remedy="See spp.frame.schema.")
+    for column, spec in columns.items():
+        dtype = str(frame[column].dtype)
+        if dtype != spec.dtype:
+            raise InputError(f"column {str(column)!r} has dtype {spec.dtype}", received=dtype)
+        if not spec.missing and frame[column].isna().any():
+            raise InputError(f"column {str(column)!r} is never missing", received="missing values")
+    return frame

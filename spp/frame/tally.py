@@ -1,0 +1,172 @@
+"""Merges the passes of several batches into rows: the same module call, output and signal is one row."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+import torch
+
+from spp.errors import InputError
+from spp.measure.capture import Pass
+from spp.measure.holes import Hole
+from spp.measure.moments import Moments
+from spp.measure.residual import Merge
+from spp.measure.sites import Site
+from spp.signals import Role, Signal
+
+Key = tuple[str, int, str, Signal]
+
+
+@dataclass(slots=True, eq=False)
+class Row:
+    """One row of the frame before its statistics are computed; ``shape`` is one batch's."""
+
+    name: str
+    call: int
+    output: str
+    type: str
+    leaf: bool
+    signal: Signal
+    role: Role | None
+    depth: int | None
+    shape: torch.Size
+    dtype: torch.dtype
+    bounded: bool
+    moments: Moments
+
+
+@dataclass(slots=True, eq=False)
+class MergeRow:
+    """One residual merge by names, so that it can be found again in the next batch."""
+
+    block: str
+    call: int
+    number: int
+    branch_name: str
+    branch_key: Key | None
+    skip_name: str | None
+    transition: bool
+    depth: int | None
+    after: tuple[Key | None, Key | None]
+    stream: list[Moments | None] = field(default_factory=lambda: [None, None])
+
+
+class Tally:
+    """Rows, merges and holes over all batches of a trace."""
+
+    def __init__(self) -> None:
+        self._rows: dict[Key, Row] = {}
+        self._merges: dict[tuple[str, int, int], MergeRow] = {}
+        self.holes: list[Hole] = []
+        self.calls: dict[str, tuple[int | None, int]] = {}
+
+    @property
+    def rows(self) -> list[Row]:
+        """Everything measured so far."""
+        return list(self._rows.values())
+
+    @property
+    def merges(self) -> list[MergeRow]:
+        """The residual merges, in the order in which they happened."""
+        return list(self._merges.values())
+
+    def add(self, result: Pass) -> None:
+        """Merge in what one batch gave; a parameter's own values do not change between batches and count once."""
+        for site in result.sites:
+            value, gradient = site.signals
+            if site.value is not None and not (site.is_weight and self._key(site, value) in self._rows):
+                self._put(site, value, site.value)
+            if site.gradient is not None:
+                self._put(site, gradient, site.gradient)
+        for entry, calls in result.calls:
+            known = self.calls.get(entry.name)
+            self.calls[entry.name] = (known[0] if known else calls[0], max(calls[1], known[1] if known else 0))
+        for merge in result.merges:
+            self._merge(merge, result.merges)
+        self.holes += result.holes
+
+    def after(self, merge: MergeRow) -> tuple[Moments | None, Moments | None]:
+        """Moments of the stream after a merge, and of its gradient."""
+        value, gradient = (self._moments(key) for key in merge.after)
+        return value or merge.stream[0], gradient or merge.stream[1]
+
+    def branch(self, merge: MergeRow) -> tuple[Moments | None, Moments | None]:
+        """Moments at the end of the residual branch, and of the gradient there."""
+        if merge.branch_key is None:
+            return None, None
+        gradient = (*merge.branch_key[:3], Signal.GRADIENT)
+        return self._moments(merge.branch_key), self._moments(gradient)
+
+    def _moments(self, key: Key | None) -> Moments | None:
+        row = None if key is None else self._rows.get(key)
+        return None if row is None else row.moments
+
+    @staticmethod
+    def _key(site: Site, signal: Signal) -> Key:
+        return (*site.key, signal)
+
+    def _put(self, site: Site, signal: Signal, moments: Moments) -> None:
+        key = self._key(site, signal)
+        row = self._rows.get(key)
+        if row is None:
+            name, call, output = site.key
+            depth = None if site.call is None else site.call.depth
+            self._rows[key] = Row(
+                name,
+                call,
+                output,
+                site.entry.type,
+                site.entry.leaf,
+                signal,
+                site.role,
+                depth,
+                site.shape,
+                site.dtype,
+                signal is Signal.ACTIVATION and site.entry.ends is not None,
+                moments,
+            )
+            return
+        try:
+            row.moments = row.moments.merge(moments)
+        except InputError as error:
+            error.where = f"module {site.entry.name!r} ({site.entry.type}), {signal}"
+            raise
+
+    def _merge(self, merge: Merge, merges: list[Merge]) -> None:
+        block = merge.block.entry.name
+        key = (block, merge.block.number, merge.number)
+        row = self._merges.get(key)
+        if row is None:
+            row = self._merges[key] = self._merge_row(merge, merges)
+        if merge.stream is not None:
+            for i, moments in enumerate((merge.stream.value, merge.stream.gradient)):
+                old = row.stream[i]
+                if moments is not None:
+                    row.stream[i] = moments if old is None else old.merge(moments)
+
+    def _merge_row(self, merge: Merge, merges: list[Merge]) -> MergeRow:
+        following = next((m for m in merges if m.block is merge.block and m.number > merge.number), None)
+        if following is None:
+            site = _main(merge.block.sites)
+        else:
+            site = following.skip.sites[0] if following.skip.sites else merge.stream
+        end = merge.branch_value.sites[0] if merge.branch_value.sites else _main(merge.branch.sites)
+        depth = None if site is None or site.call is None else site.call.depth
+        return MergeRow(
+            block=merge.block.entry.name,
+            call=merge.block.number,
+            number=merge.number,
+            branch_name=merge.branch.entry.name,
+            branch_key=None if end is None else self._key(end, Signal.ACTIVATION),
+            skip_name=merge.skip.producers[0].entry.name if merge.skip.producers else None,
+            transition=merge.transition,
+            depth=depth,
+            after=(None, None)
+            if site is None
+            else (self._key(site, Signal.ACTIVATION), self._key(site, Signal.GRADIENT)),
+        )
+
+
+def _main(sites: list[Site]) -> Site | None:
+    """The output of a call that carries the signal: its lone tensor, else its first."""
+    return next((s for s in sites if s.output == ""), sites[0] if sites else None)

@@ -1,0 +1,84 @@
+"""Facts about modules that explain their signals, so that a diagnosis needs neither the model nor torch."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from torch import nn
+
+from spp.measure.sites import Entry
+from spp.measure.weights import parameters_of
+
+
+@dataclass(frozen=True, slots=True)
+class ModuleFacts:
+    """One row of ``trace.modules``; the fields are its columns."""
+
+    name: str
+    aliases: tuple[str, ...]
+    type: str
+    depth: int | None
+    calls: int
+    leaf: bool
+    training: bool
+    parameters: int
+    trainable: int
+    fan_in: int | None
+    fan_out: int | None
+    groups: int | None
+    eps: float | None
+    activation: str | None
+    tied: str | None
+
+
+def module_facts(entries: list[Entry], calls: dict[str, tuple[int | None, int]]) -> list[ModuleFacts]:
+    """The facts of every module.
+
+    Args:
+        entries: The roster.
+        calls: Depth of the first call and number of calls, by name.
+    """
+    owner: dict[int, str] = {}
+    facts = []
+    for entry in entries:
+        module = entry.module
+        own = list(parameters_of(module))
+        tied = [f"{n}={owner[id(p)]}" for n, p in own if id(p) in owner]
+        for name, parameter in own:
+            owner.setdefault(id(parameter), f"{entry.name}.{name}" if entry.name else name)
+        fan_in, fan_out = _fans(module)
+        depth, number = calls.get(entry.name, (None, 0))
+        groups = getattr(module, "groups", getattr(module, "num_groups", None))
+        eps = getattr(module, "eps", None)
+        facts.append(
+            ModuleFacts(
+                name=entry.name,
+                aliases=entry.aliases,
+                type=entry.type,
+                depth=depth,
+                calls=number,
+                leaf=entry.leaf,
+                training=bool(module.training),
+                parameters=sum(p.numel() for _, p in own),
+                trainable=sum(p.numel() for _, p in own if p.requires_grad),
+                fan_in=fan_in,
+                fan_out=fan_out,
+                groups=groups if isinstance(groups, int) else None,
+                eps=eps if isinstance(eps, float) else None,
+                activation=entry.type.lower() if type(module).__module__ == nn.modules.activation.__name__ else None,
+                tied=" ".join(tied) or None,
+            )
+        )
+    return facts
+
+
+def _fans(module: nn.Module) -> tuple[int | None, int | None]:
+    """Inputs of one output unit, and output units that one input reaches, over the kernel and within its group."""
+    if isinstance(module, nn.modules.conv._ConvNd):
+        taps = 1
+        for size in module.kernel_size:
+            taps *= size
+        return module.in_channels // module.groups * taps, module.out_channels // module.groups * taps
+    if isinstance(module, nn.Linear):
+        return module.in_features, module.out_features
+    return None, None

@@ -1,0 +1,61 @@
+"""What every kernel agrees on: the rows of a packed table, and a tensor as plain strided numbers."""
+
+from enum import IntEnum
+
+import torch
+from torch import Tensor
+
+
+class Row(IntEnum):
+    """Rows of a packed ``(8, C)`` table."""
+
+    COUNT = 0
+    MEAN = 1
+    M2 = 2
+    MIN = 3
+    MAX = 4
+    ZEROS = 5
+    NONFINITE = 6
+    SATURATED = 7
+
+
+def plain(tensor: Tensor) -> Tensor:
+    """The same numbers as a detached, strided, real ``torch.Tensor``.
+
+    Subclasses are stripped, sparse tensors made dense, quantized ones dequantized, complex numbers replaced by their
+    magnitude; booleans and integers become float64. Floating tensors come back as they are, without a copy.
+    """
+    if type(tensor) is not Tensor and type(tensor) is not torch.nn.Parameter:
+        with torch._C.DisableTorchFunctionSubclass():
+            tensor = tensor.as_subclass(Tensor)
+    tensor = tensor.detach()
+    if tensor.is_quantized:
+        tensor = tensor.dequantize()
+    elif tensor.layout is not torch.strided:
+        tensor = tensor.to_dense()
+    if tensor.is_complex():
+        return tensor.abs()
+    if not tensor.is_floating_point():
+        return tensor.to(torch.float64)
+    return tensor
+
+
+def empty_table(channels: int, device: torch.device) -> Tensor:
+    """The table of nothing: the neutral element of merging."""
+    table = torch.zeros(len(Row), channels, dtype=torch.float64, device=device)
+    table[Row.MIN] = torch.inf
+    table[Row.MAX] = -torch.inf
+    return table
+
+
+def merge_packed(a: Tensor, b: Tensor) -> Tensor:
+    """Merge two ``(8, C)`` tables: counts add, means weigh by count, ``m2`` gains the spread between the means."""
+    out = a + b
+    n_a, n_b = a[Row.COUNT], b[Row.COUNT]
+    n = out[Row.COUNT].clamp(min=1)
+    delta = b[Row.MEAN] - a[Row.MEAN]
+    out[Row.MEAN] = a[Row.MEAN] + delta * (n_b / n)
+    out[Row.M2] += delta * delta * (n_a * n_b / n)
+    out[Row.MIN] = torch.minimum(a[Row.MIN], b[Row.MIN])
+    out[Row.MAX] = torch.maximum(a[Row.MAX], b[Row.MAX])
+    return out

@@ -1,0 +1,219 @@
+"""Exact, mergeable statistics of a tensor, per channel, computed where the tensor lies.
+
+A statistic is two pure functions. :meth:`Moments.of` turns a tensor into sums that merge exactly; :func:`summarize` turns
+sums into numbers. Between them nothing of the tensor is kept: memory grows with channels, not with activations.
+
+>>> import torch
+>>> a, b = torch.randn(8, 3, 5, 5), torch.randn(4, 3, 5, 5)
+>>> both = Moments.of(a, 1).merge(Moments.of(b, 1))
+>>> whole = Moments.of(torch.cat([a, b]), 1)
+>>> torch.allclose(both.mean, whole.mean, rtol=0, atol=1e-7) and both.count.tolist() == whole.count.tolist()
+True
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import Tensor
+
+from spp.errors import InputError
+from spp.measure.kernels import reduce_channels
+from spp.measure.kernels.layout import Row, merge_packed
+
+Array = npt.NDArray[np.float64]
+
+DEAD_SPREAD = 1e-6
+"""A channel is dead when its standard deviation is below this share of the tensor's rms."""
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Moments:
+    """Per-channel sums over the finite elements of one or more tensors.
+
+    Attributes:
+        packed: ``(8, C)`` float64 on the tensor's device; the rows are :class:`Row`. Counts are whole numbers, exact in
+            float64 up to 2**53. One tensor per reading means one transfer per pass.
+    """
+
+    packed: Tensor
+
+    @classmethod
+    def of(cls, tensor: Tensor, axis: int | None = 0, *, ends: tuple[float, float] | None = None) -> Moments:
+        """Reduce one tensor.
+
+        Args:
+            tensor: Any shape and dtype; half precision is widened before anything is squared, complex numbers count by
+                magnitude, integers and booleans by value.
+            axis: The channel axis; None, or a tensor of rank 0, means one channel.
+            ends: Count the values at or below the first or at or above the second as saturated.
+
+        Raises:
+            InputError: ``axis`` is out of range for the tensor.
+        """
+        if axis is not None and tensor.dim() and not -tensor.dim() <= axis < tensor.dim():
+            raise InputError(
+                "the channel axis is an axis of the tensor",
+                received=f"axis {axis} for shape {tuple(tensor.shape)}",
+                where="channel_axis",
+            )
+        return cls(reduce_channels(tensor, axis, ends))
+
+    @property
+    def channels(self) -> int:
+        """Number of channels, ``C``."""
+        return self.packed.shape[1]
+
+    @property
+    def count(self) -> Tensor:
+        """Finite elements per channel, ``(C,)`` int64."""
+        return self.packed[Row.COUNT].to(torch.int64)
+
+    @property
+    def mean(self) -> Tensor:
+        """Mean per channel, ``(C,)`` float64; 0 where the count is 0."""
+        return self.packed[Row.MEAN]
+
+    @property
+    def m2(self) -> Tensor:
+        """Sum of squared deviations from the channel's mean, ``(C,)`` float64."""
+        return self.packed[Row.M2]
+
+    @property
+    def min(self) -> Tensor:
+        """Smallest finite element per channel, ``(C,)`` float64; +inf where the count is 0."""
+        return self.packed[Row.MIN]
+
+    @property
+    def max(self) -> Tensor:
+        """Largest finite element per channel, ``(C,)`` float64; -inf where the count is 0."""
+        return self.packed[Row.MAX]
+
+    @property
+    def zeros(self) -> Tensor:
+        """Exact zeros per channel, ``(C,)`` int64."""
+        return self.packed[Row.ZEROS].to(torch.int64)
+
+    @property
+    def nonfinite(self) -> Tensor:
+        """NaN and infinite elements per channel, ``(C,)`` int64."""
+        return self.packed[Row.NONFINITE].to(torch.int64)
+
+    def merge(self, other: Moments) -> Moments:
+        """The moments of both sets of elements together (Chan, Golub & LeVeque 1983, pairwise update).
+
+        Raises:
+            InputError: The numbers of channels differ.
+        """
+        if self.channels != other.channels:
+            raise InputError(
+                "moments that are merged have equally many channels",
+                received=f"{self.channels} and {other.channels}",
+                remedy="Pass channel_axis= so that the channel axis has the same length in every batch.",
+            )
+        return Moments(merge_packed(self.packed, other.packed))
+
+    def scaled(self, factor: float) -> Moments:
+        """The moments of every element times ``factor`` (> 0)."""
+        packed = self.packed.clone()
+        packed[Row.MEAN] *= factor
+        packed[Row.M2] *= factor * factor
+        packed[Row.MIN] *= factor
+        packed[Row.MAX] *= factor
+        return Moments(packed)
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Summary:
+    """The statistics of many readings, one entry each; NaN where a reading has no finite element."""
+
+    channels: npt.NDArray[np.int64]
+    numel: npt.NDArray[np.int64]
+    mean: Array
+    var: Array
+    mean_square: Array
+    acsm: Array
+    acv: Array
+    min: Array
+    max: Array
+    zero_fraction: Array
+    dead_fraction: Array
+    saturated_fraction: Array
+    nonfinite: npt.NDArray[np.int64]
+
+
+def summarize(moments: Sequence[Moments]) -> Summary:
+    """Turn the sums of ``R`` readings into numbers, all at once, after one transfer to the host.
+
+    With n_c, m_c, s_c the count, mean and sum of squared deviations of channel c, N = sum_c n_c, and averages over the
+    channels that have any finite element:
+
+    - mean = sum_c n_c m_c / N, var = (sum_c s_c + sum_c n_c (m_c - mean)^2) / N (biased)
+    - mean_square = (sum_c s_c + sum_c n_c m_c^2) / N
+    - acsm = average_c m_c^2, acv = average_c s_c / n_c (Brock, De & Smith 2021, section 3)
+    """
+    sizes = np.array([m.channels for m in moments], dtype=np.int64)
+    tables = _to_host([m.packed for m in moments])
+    starts = np.concatenate([[0], np.cumsum(sizes)[:-1]]).astype(np.int64)
+    filled = sizes > 0
+
+    def add(values: Array) -> Array:
+        """Sum over each reading's channels, ``(sum C,) -> (R,)``."""
+        out = np.zeros(len(sizes))
+        if filled.any():
+            out[filled] = np.add.reduceat(values, starts[filled])
+        return out
+
+    def extreme(ufunc: np.ufunc, values: Array) -> Array:
+        out = np.full(len(sizes), np.nan)
+        if filled.any():
+            out[filled] = ufunc.reduceat(values, starts[filled])
+        return np.where(np.isfinite(out), out, np.nan)
+
+    count, mean, m2 = tables[Row.COUNT], tables[Row.MEAN], tables[Row.M2]
+    with np.errstate(divide="ignore", invalid="ignore"):
+        total, live = add(count), add((count > 0).astype(np.float64))
+        whole_mean = add(count * mean) / total
+        squares = add(m2)
+        channel_var = np.where(count > 0, m2 / np.maximum(count, 1), 0.0)
+        mean_square = (squares + add(count * mean * mean)) / total
+        centred = mean - np.repeat(np.nan_to_num(whole_mean), sizes)
+        var = (squares + add(count * centred * centred)) / total
+        limit = DEAD_SPREAD * np.sqrt(np.repeat(np.nan_to_num(mean_square), sizes))
+        dead = (count > 0) & ((np.sqrt(channel_var) < limit) | (tables[Row.ZEROS] == count))
+        nonfinite = add(tables[Row.NONFINITE])
+        return Summary(
+            channels=sizes,
+            numel=(total + nonfinite).astype(np.int64),
+            mean=whole_mean,
+            var=var,
+            mean_square=mean_square,
+            acsm=add(np.where(count > 0, mean * mean, 0.0)) / live,
+            acv=add(channel_var) / live,
+            min=extreme(np.minimum, tables[Row.MIN]),
+            max=extreme(np.maximum, tables[Row.MAX]),
+            zero_fraction=add(tables[Row.ZEROS]) / total,
+            dead_fraction=add(dead.astype(np.float64)) / live,
+            saturated_fraction=add(tables[Row.SATURATED]) / total,
+            nonfinite=nonfinite.astype(np.int64),
+        )
+
+
+def _to_host(tables: Sequence[Tensor]) -> Array:
+    """All tables side by side as one ``(8, sum C)`` array; one transfer per device."""
+    if not tables:
+        return np.zeros((len(Row), 0))
+    devices = {t.device for t in tables}
+    if len(devices) == 1:
+        return np.asarray(torch.cat(list(tables), dim=1).cpu().numpy())
+    out: list[Tensor] = [torch.empty(0)] * len(tables)
+    for device in devices:
+        where = [i for i, t in enumerate(tables) if t.device == device]
+        whole = torch.cat([tables[i] for i in where], dim=1).cpu()
+        for i, part in zip(where, torch.split(whole, [tables[i].shape[1] for i in where], dim=1), strict=True):
+            out[i] = part
+    return np.asarray(torch.cat(out, dim=1).numpy())

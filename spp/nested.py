@@ -1,0 +1,82 @@
+"""Looking into what modules take and give: tensors inside nested structures, and one-line descriptions for errors."""
+
+from collections.abc import Iterator, Mapping
+from dataclasses import fields, is_dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.nn.utils.rnn import PackedSequence
+
+Opaque = tuple[str, str]
+
+_PLAIN = (str, bytes, int, float, complex, type(None), torch.dtype, torch.device, torch.Size)
+
+
+def tensors_in(value: Any, path: str = "") -> Iterator[tuple[str, Tensor]]:
+    """Every tensor inside ``value`` with its path: ``""`` for a lone tensor, else as ``0``, ``hidden``, ``aux.1``.
+
+    Tuples, lists, named tuples, mappings, dataclasses and packed sequences are looked into, to any depth.
+    """
+    for where, item in walk(value, path):
+        if isinstance(item, Tensor):
+            yield where, item
+
+
+def walk(value: Any, path: str = "") -> Iterator[tuple[str, Any]]:
+    """Like :func:`tensors_in`, and also the objects that nothing is known about; plain numbers and text are passed over."""
+    if isinstance(value, Tensor):
+        yield path, value
+    elif isinstance(value, PackedSequence):
+        yield _join(path, "data"), value.data
+    elif isinstance(value, Mapping):
+        for key, item in value.items():
+            yield from walk(item, _join(path, str(key)))
+    elif isinstance(value, tuple | list):
+        names = getattr(value, "_fields", None) or range(len(value))
+        for name, item in zip(names, value, strict=True):
+            yield from walk(item, _join(path, str(name)))
+    elif is_dataclass(value) and not isinstance(value, type):
+        for field in fields(value):
+            yield from walk(getattr(value, field.name, None), _join(path, field.name))
+    elif not isinstance(value, _PLAIN):
+        yield path, value
+
+
+def describe(value: Any) -> str:
+    """One line about what arrived, as ``float32 tensor of shape (8, 3, 32, 32)``."""
+    if isinstance(value, Tensor):
+        shape = tuple(value.shape) if type(value) is Tensor or hasattr(value, "shape") else "?"
+        device = "" if value.device.type == "cpu" else f" on {value.device}"
+        return f"{dtype_name(value.dtype)} tensor of shape {shape}{device}"
+    if isinstance(value, PackedSequence):
+        return f"PackedSequence of {describe(value.data)}"
+    if isinstance(value, Mapping):
+        inside = ", ".join(f"{key}: {describe(item)}" for key, item in list(value.items())[:6])
+        return f"{type(value).__name__} of {{{inside}{', ...' if len(value) > 6 else ''}}}"
+    if isinstance(value, tuple | list):
+        inside = ", ".join(describe(item) for item in value[:6])
+        return f"{type(value).__name__} of ({inside}{', ...' if len(value) > 6 else ''})"
+    if isinstance(value, str | int | float | bool | type(None)):
+        return repr(value) if not isinstance(value, str) or len(value) < 40 else f"{value[:37]!r}..."
+    return type(value).__name__
+
+
+def describe_call(args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> str:
+    """The arguments of a call, one after the other."""
+    parts = [describe(arg) for arg in args] + [f"{name}={describe(arg)}" for name, arg in kwargs.items()]
+    return ", ".join(parts) if parts else "no arguments"
+
+
+def dtype_name(dtype: torch.dtype) -> str:
+    """``float32`` for ``torch.float32``."""
+    return str(dtype).removeprefix("torch.")
+
+
+def shape_name(shape: torch.Size) -> str:
+    """``32x64x56x56``; empty for a scalar."""
+    return "x".join(map(str, shape))
+
+
+def _join(path: str, name: str) -> str:
+    return f"{path}.{name}" if path else name

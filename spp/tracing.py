@@ -1,0 +1,244 @@
+"""``spp.trace``: one forward and one backward pass per batch, observed; and the :class:`Trace` that comes of it."""
+
+from __future__ import annotations
+
+import platform
+from collections.abc import Iterable
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import pandas as pd
+import torch
+from torch import nn
+from torch.nn.parallel import DistributedDataParallel
+
+import spp
+from spp.errors import InputError
+from spp.frame import store
+from spp.frame.build import build_blocks, build_frame, build_modules, build_unmeasured
+from spp.frame.schema import BlockColumn, Column
+from spp.frame.tally import Tally
+from spp.loss import Batch, LossFunction, Objective, batches_of, is_iterable_of_batches, to_device
+from spp.measure.capture import Capture
+from spp.measure.channels import ChannelAxis
+from spp.measure.facts import module_facts
+from spp.measure.sites import Selection, roster
+from spp.measure.state import Restore, kept, preserved, set_aside
+from spp.signals import ALL, Signal
+
+if TYPE_CHECKING:
+    from spp.plot import SignalPlot
+
+
+class Trace:
+    """What was measured, as data frames; holds no tensor and no module.
+
+    Attributes:
+        frame: One row per observed tensor, see :data:`spp.frame.schema.COLUMNS`.
+        blocks: One row per residual merge, see :data:`spp.frame.schema.BLOCK_COLUMNS`.
+        modules: One row per module, see :data:`spp.frame.schema.MODULE_COLUMNS`.
+        unmeasured: One row per thing that could not be measured, with the reason.
+        run: Facts about the run (batch size, loss, seed, versions, ...); add your own before saving.
+    """
+
+    def __init__(
+        self,
+        frame: pd.DataFrame,
+        blocks: pd.DataFrame,
+        modules: pd.DataFrame,
+        unmeasured: pd.DataFrame,
+        run: dict[str, Any],
+    ) -> None:
+        self.frame, self.blocks, self.modules, self.unmeasured, self.run = frame, blocks, modules, unmeasured, run
+
+    def plot(self, kind: str = "layers", **options: Any) -> SignalPlot:
+        """Draw the Signal Propagation Plot; ``kind`` and ``options`` as for :func:`spp.plot.signal_plot`."""
+        from spp.plot import signal_plot
+
+        return signal_plot(kind, frame=self.frame, blocks=self.blocks, run=self.run, **options)
+
+    def save(self, folder: str | Path, *, overwrite: bool = False, csv: bool = True) -> Path:
+        """Write a run folder that :func:`spp.load` gives back; returns its path.
+
+        Args:
+            folder: Where to; parents are made.
+            overwrite: Replace a run that is there already.
+            csv: Write ``frame.csv`` beside ``frame.parquet``.
+
+        Raises:
+            StoreError: The folder holds something already or cannot be written; nothing is left half-written.
+        """
+        tables = {"frame": self.frame, "blocks": self.blocks, "modules": self.modules, "unmeasured": self.unmeasured}
+        return store.write(folder, tables, self.run, overwrite=overwrite, csv=csv)
+
+    def __repr__(self) -> str:
+        model = self.run.get("model", "model")
+        modules = self.frame[Column.NAME].nunique()
+        return (
+            f"Trace of {model}: {len(self.frame)} rows over {modules} modules, {len(self.blocks)} residual merges, "
+            f"{len(self.unmeasured)} unmeasured"
+        )
+
+
+def load(folder: str | Path) -> Trace:
+    """The trace that :meth:`Trace.save` or ``spp analyze`` wrote.
+
+    Raises:
+        StoreError: It is no run folder, was written by a later version, or is damaged.
+    """
+    tables, run = store.read(folder)
+    return Trace(tables["frame"], tables["blocks"], tables["modules"], tables["unmeasured"], run)
+
+
+def trace(
+    model: nn.Module,
+    batch: Any,
+    *,
+    loss: LossFunction | None = None,
+    signals: Iterable[Signal | str] = ALL,
+    include: Selection = None,
+    exclude: Selection = None,
+    batches: int | None = None,
+    channel_axis: ChannelAxis = None,
+    loss_scale: float = 1.0,
+    restore: Restore = True,
+    seed: int = 0,
+    progress: bool = False,
+) -> Trace:
+    """Measure how signals travel through ``model``: one forward and one backward pass per batch, nothing changed.
+
+    Args:
+        model: Any ``torch.nn.Module``, in the mode (train or eval) it is in.
+        batch: A tensor; a pair ``(inputs, targets)``; a mapping of keyword arguments; or an iterable of any of these (a
+            DataLoader), whose statistics are merged exactly. Several positional inputs go in as a tuple in the pair's first
+            place: ``((a, b), target)``. Tensors are moved to the model's device.
+        loss: ``(output, target) -> scalar``. Left out: the output's own ``.loss`` where it has one; else, with a target,
+            cross-entropy for class indices and mean squared error for floats; else a probe, a standard-normal cotangent on
+            every floating output, drawn from a private generator seeded by ``seed``.
+        signals: Which of ``activation``, ``gradient``, ``weight``, ``weight_gradient`` to measure.
+        include: Glob patterns over qualified names, module classes, or predicates ``(name, module) -> bool``.
+        exclude: The same, for modules to leave out.
+        batches: Stop after so many batches.
+        channel_axis: Overrides the channel axis of activations and gradients: an int, or a callable of module and tensor.
+        loss_scale: Multiplies the loss before the backward pass (float16 gradients underflow without); the measured
+            gradients are divided by it.
+        restore: False lets buffers and module attributes move (BatchNorm's running statistics); "all" copies and restores
+            parameters too, for a forward that writes to them.
+        seed: Seed of the probe.
+        progress: Show a progress bar over batches.
+
+    Returns:
+        The trace; ``trace.frame`` has one row per observed tensor.
+
+    Raises:
+        TraceError: The model, the loss or the backward pass raised; names the module, keeps the cause. Nothing stays behind.
+        InputError: A batch, selector or option is not what was asked for.
+    """
+    wanted = _signals(signals)
+    _check(model, batches, loss_scale, restore)
+    entries = roster(model, include, exclude)
+    capture = Capture(entries, wanted, channel_axis, loss_scale)
+    objective, tally = Objective(loss, seed), Tally()
+    sizes: list[int | None] = []
+    losses: list[float | None] = []
+    with preserved(model, batch, restore):
+        for one in _shown(batch, batches, progress):
+            ready = to_device(one, model)
+            with kept(one.tensors()), _undistributed(model):
+                tally.add(
+                    capture.run(
+                        lambda ready=ready: model(*ready.args, **ready.kwargs),  # type: ignore[misc]
+                        lambda output, ready=ready: objective(output, ready.target),  # type: ignore[misc]
+                        set_aside,
+                    )
+                )
+            sizes.append(ready.size)
+            losses.append(objective.value)
+    facts = module_facts(entries, tally.calls)
+    blocks = build_blocks(tally)
+    frame = build_frame(tally.rows, blocks[BlockColumn.BLOCK].unique())
+    known = [s for s in sizes if s is not None]
+    run = {
+        "model": type(model).__name__,
+        "parameters": sum(p.numel() for p in model.parameters() if not isinstance(p, nn.UninitializedParameter)),
+        "training": model.training,
+        "batch_size": known[0] if known else None,
+        "batches": len(sizes),
+        "samples": sum(known) if known else None,
+        "loss": objective.kind or None,
+        "loss_value": float(np.mean([v for v in losses if v is not None]))
+        if any(v is not None for v in losses)
+        else None,
+        "loss_scale": loss_scale,
+        "signals": [str(s) for s in ALL if s in wanted],
+        "seed": seed,
+        "device": str(next((p.device for p in model.parameters()), torch.device("cpu"))),
+        "dtype": str(next((p.dtype for p in model.parameters()), torch.get_default_dtype())).removeprefix("torch."),
+        "versions": {
+            "spp": spp.__version__,
+            "torch": torch.__version__,
+            "numpy": np.__version__,
+            "pandas": pd.__version__,
+            "python": platform.python_version(),
+        },
+    }
+    return Trace(frame, blocks, build_modules(facts), build_unmeasured(tally.holes), run)
+
+
+def _shown(batch: Any, batches: int | None, progress: bool) -> Iterable[Batch]:
+    """The batches, at most so many, with a progress bar where asked for."""
+    source = batches_of(batch)
+    many = is_iterable_of_batches(batch)
+    if progress:
+        from tqdm.auto import tqdm
+
+        total = min(
+            (n for n in (batches, len(batch) if many and hasattr(batch, "__len__") else None) if n), default=None
+        )
+        source = iter(tqdm(source, total=total if many else 1, desc="tracing", unit="batch"))
+    for number, one in enumerate(source):
+        yield one
+        if batches is not None and number + 1 >= batches:
+            return
+
+
+def _undistributed(model: nn.Module) -> Any:
+    """DistributedDataParallel must not average gradients of a pass that is thrown away."""
+    from contextlib import ExitStack
+
+    stack = ExitStack()
+    for module in model.modules():
+        if isinstance(module, DistributedDataParallel):
+            stack.enter_context(module.no_sync())
+    return stack
+
+
+def _signals(signals: Iterable[Signal | str]) -> frozenset[Signal]:
+    from spp.errors import UnknownNameError
+
+    names = [signals] if isinstance(signals, str) else list(signals)
+    for name in names:
+        if name not in set(ALL):
+            raise UnknownNameError("signal", str(name), [str(s) for s in ALL], where="signals")
+    if not names:
+        raise InputError("at least one signal is measured", received="none", where="signals")
+    return frozenset(Signal(name) for name in names)
+
+
+def _check(model: object, batches: int | None, loss_scale: float, restore: object) -> None:
+    if not isinstance(model, nn.Module):
+        raise InputError("a model is a torch.nn.Module", received=f"a {type(model).__name__}", where="model")
+    if any(p.is_meta for p in model.parameters()):
+        raise InputError(
+            "a model that is traced has values",
+            received="parameters on the meta device",
+            where="model",
+            remedy="Move it with model.to_empty(device='cpu') and initialize it first",
+        )
+    if batches is not None and batches < 1:
+        raise InputError("at least one batch is traced", received=str(batches), where="batches")
+    if not (loss_scale > 0 and np.isfinite(loss_scale)):
+        raise InputError("loss_scale is a positive number", received=str(loss_scale), where="loss_scale")
+    if restore not in (True, False, "all"):
+        raise InputError("restore is True, False or 'all'", received=repr(restore), where="restore")

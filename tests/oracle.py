@@ -1,0 +1,91 @@
+"""An independent, slow recomputation of a trace in float64 NumPy: hooks that clone everything, formulas written out.
+
+It shares nothing with ``spp.measure``: activations come from ordinary forward hooks, gradients from ``retain_grad`` on the
+hooked outputs, the channel axis from a rule of its own, and every statistic from its definition over the whole array.
+"""
+
+import numpy as np
+import torch
+from torch import nn
+
+FIRST = (nn.Conv1d, nn.Conv2d, nn.BatchNorm2d, nn.GroupNorm, nn.InstanceNorm2d, nn.MaxPool2d, nn.AdaptiveAvgPool2d)
+
+
+def columns(x: np.ndarray, axis: int | None) -> dict[str, float]:
+    """Every statistic of the frame for one array, from its definition."""
+    x = np.asarray(x, dtype=np.float64)
+    rows = x.reshape(1, -1) if axis is None or x.ndim == 0 else np.moveaxis(x, axis, 0).reshape(x.shape[axis], -1)
+    finite = [row[np.isfinite(row)] for row in rows]
+    every = np.concatenate(finite)
+    channels = [c for c in finite if c.size]
+    means = np.array([c.mean() for c in channels])
+    variances = np.array([((c - c.mean()) ** 2).mean() for c in channels])
+    mean = every.mean()
+    rms = np.sqrt((every**2).mean())
+    dead = [np.sqrt(v) < 1e-6 * rms or bool(np.all(c == 0)) for v, c in zip(variances, channels, strict=True)]
+    var = ((every - mean) ** 2).mean()
+    return {
+        "channels": len(rows),
+        "numel": x.size,
+        "mean": mean,
+        "var": var,
+        "std": np.sqrt(var),
+        "mean_square": (every**2).mean(),
+        "rms": rms,
+        "acsm": (means**2).mean(),
+        "acv": variances.mean(),
+        "min": every.min(),
+        "max": every.max(),
+        "abs_max": np.abs(every).max(),
+        "zero_fraction": (every == 0).mean(),
+        "dead_fraction": np.mean(dead),
+        "nonfinite": int((~np.isfinite(x)).sum()),
+    }
+
+
+def record(model: nn.Module, inputs: torch.Tensor, cotangent: torch.Tensor) -> dict[tuple[str, str], np.ndarray]:
+    """Activations, gradients, weights and weight gradients of one pass, as arrays, by (name or name.parameter, signal)."""
+    kept: dict[str, torch.Tensor] = {}
+    seen: dict[tuple[str, str], np.ndarray] = {}
+
+    def keep(name: str):
+        def hook(_module: nn.Module, _args: object, output: torch.Tensor) -> None:
+            seen[name, "activation"] = output.detach().double().numpy().copy()
+            if output.requires_grad:
+                output.retain_grad()
+                kept[name] = output
+
+        return hook
+
+    handles = [m.register_forward_hook(keep(name)) for name, m in model.named_modules()]
+    model.zero_grad(set_to_none=True)
+    output = model(inputs)
+    for name, parameter in model.named_parameters():
+        seen[name, "weight"] = parameter.detach().double().numpy().copy()
+    (output * cotangent).sum().backward()
+    for handle in handles:
+        handle.remove()
+    for name, tensor in kept.items():
+        if tensor.grad is not None:
+            seen[name, "gradient"] = tensor.grad.double().numpy().copy()
+    for name, parameter in model.named_parameters():
+        if parameter.grad is not None:
+            seen[name, "weight_gradient"] = parameter.grad.double().numpy().copy()
+    return seen
+
+
+def assert_matches(row, expected: dict[str, float], *, second: float = 1e-6, where: str = "") -> None:
+    """One row of the frame against the oracle: second moments to ``second`` relative, means to 1e-6 of the rms."""
+    rms = expected["rms"]
+    tiny = 1e-9 * expected["mean_square"]
+    for name in ("var", "std", "mean_square", "rms", "acv"):
+        np.testing.assert_allclose(row[name], expected[name], rtol=second, atol=tiny, err_msg=f"{where} {name}")
+    # a squared mean moves by 2 |mean| times what the mean may move, so near zero its tolerance is the mean's
+    np.testing.assert_allclose(
+        row["acsm"], expected["acsm"], rtol=second, atol=max(tiny, 1e-12 * rms**2), err_msg=f"{where} acsm"
+    )
+    np.testing.assert_allclose(row["mean"], expected["mean"], rtol=0, atol=1e-6 * rms, err_msg=f"{where} mean")
+    for name in ("channels", "numel", "nonfinite", "min", "max", "abs_max"):
+        assert row[name] == expected[name], f"{where} {name}: {row[name]} != {expected[name]}"
+    for name in ("zero_fraction", "dead_fraction"):
+        np.testing.assert_allclose(row[name], expected[name], rtol=1e-12, err_msg=f"{where} {name}")
