@@ -20,6 +20,7 @@ from spp.nn.batch_norms import BatchRenorm as BatchRenorm
 from spp.nn.batch_norms import GhostBatchNorm as GhostBatchNorm
 from spp.nn.channel_norms import ChannelLayerNorm as ChannelLayerNorm
 from spp.nn.channel_norms import ChannelRMSNorm as ChannelRMSNorm
+from spp.nn.channel_norms import ChannelsFirst as ChannelsFirst
 from spp.nn.channel_norms import ChannelsLast as ChannelsLast
 from spp.nn.clipping import clip_grad_agc_ as clip_grad_agc_
 from spp.nn.convolutions import WEIGHT_NORMS as WEIGHT_NORMS
@@ -39,6 +40,8 @@ from spp.nn.init import zero_gamma_ as zero_gamma_
 from spp.nn.norms import NORMS as NORMS
 from spp.nn.norms import Norm as Norm
 from spp.nn.norms import make_norm as make_norm
+from spp.nn.replace import Replacement as Replacement
+from spp.nn.replace import replace_norm as replace_norm
 from spp.nn.residual import RESIDUALS as RESIDUALS
 from spp.nn.residual import Residual as Residual
 from spp.nn.residual import ResidualBlock as ResidualBlock

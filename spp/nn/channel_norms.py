@@ -83,4 +83,21 @@ class ChannelsLast(nn.Module):
             return out
         rows = x.flatten(1, -2).movedim(-1, 1)  # (N, C, length)
         normalized: Tensor = self.norm(rows)
-        return normalized.movedim(1, -1).reshape(x.shape)
+        return normalized.movedim(1, -1).reshape(x.shape).contiguous()  # as LayerNorm's, which models may view
+
+
+class ChannelsFirst(nn.Module):
+    """A norm for ``(N, C, length)`` or ``(N, C)`` on tensors ``(N, C, *spatial)``, whatever their number of axes.
+
+    Args:
+        norm: The norm; it sees all positions of a sample as one spatial axis, and no spatial axis for ``(N, C)``.
+    """
+
+    def __init__(self, norm: nn.Module) -> None:
+        super().__init__()
+        self.norm = norm
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Normalize ``x`` of shape ``(N, C, *spatial)``."""
+        normalized: Tensor = self.norm(x.flatten(2) if x.ndim > 2 else x)
+        return normalized.reshape(x.shape)

@@ -72,6 +72,7 @@ class Norm:
         spatial: Whether it takes statistics over space alone, hence needs maps of more than one element.
         batch: Whether it takes statistics over the batch, hence needs more than one value per channel to train.
         activates: Whether it brings its own activation, in place of the one behind it.
+        normalizes_alone: Whether it is still a norm without that activation.
         weights: Name of ``spp.nn.WEIGHT_NORMS`` where it acts on weights; its options are then the rule's.
     """
 
@@ -81,6 +82,7 @@ class Norm:
     spatial: bool = False
     batch: bool = False
     activates: bool = False
+    normalizes_alone: bool = True
     weights: str | None = None
 
     @property
@@ -128,7 +130,7 @@ def _groups(place: Place, groups: int | None) -> int:
     if groups is not None:
         return groups
     groups = gcd(MAX_GROUPS, place.channels)
-    if place.dims == 0 and groups == place.channels > 1:
+    if (place.dims == 0 or place.last) and groups == place.channels > 1:
         groups //= 2  # a lone value normalized by itself is zero, whatever it was
     return groups
 
@@ -196,9 +198,13 @@ NORMS: Mapping[str, Norm] = MappingProxyType(
             "EvoNorm-B0, batch statistics, for norm and activation (Liu et al. 2020)",
             batch=True,
             activates=True,
+            normalizes_alone=False,
         ),
         "evonorm_s0": Norm(
-            _evo_s0, "EvoNorm-S0, sample statistics, for norm and activation (Liu et al. 2020)", activates=True
+            _evo_s0,
+            "EvoNorm-S0, sample statistics, for norm and activation (Liu et al. 2020)",
+            activates=True,
+            normalizes_alone=False,
         ),
         "dyt": Norm(_dyt, "DyT: a learned tanh, no statistics (Zhu et al. 2025)", statistics=False),
         "ws": Norm(

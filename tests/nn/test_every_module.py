@@ -114,7 +114,7 @@ def test_a_batch_of_one_trains(name):
 @pytest.mark.parametrize("name", [name for name, row in NORMS.items() if row.batch])
 def test_a_single_value_per_channel_is_refused_where_it_has_no_variance(name):
     layer = make_norm(name, 4)
-    with pytest.raises(ValueError, match="more than 1 value per channel|more than one value per channel"):
+    with pytest.raises(ValueError, match=r"more than 1 value per channel|more than one value per channel"):
         layer(torch.randn(1, 4, 1, 1))
     assert layer.eval()(torch.randn(1, 4, 1, 1)).isfinite().all()
 
