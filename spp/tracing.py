@@ -56,7 +56,7 @@ class Trace:
         """Draw the Signal Propagation Plot; ``kind`` and ``options`` as for :func:`spp.plot.signal_plot`."""
         from spp.plot import signal_plot
 
-        return signal_plot(kind, frame=self.frame, blocks=self.blocks, run=self.run, **options)
+        return signal_plot(kind, frame=self.frame, blocks=self.blocks, run=self.run, unmeasured=self.unmeasured, **options)
 
     def save(self, folder: str | Path, *, overwrite: bool = False, csv: bool = True) -> Path:
         """Write a run folder that :func:`spp.load` gives back; returns its path.
