@@ -20,6 +20,7 @@ from spp.frame.build import build_blocks, build_frame, build_modules, build_unme
 from spp.frame.schema import BlockColumn, Column
 from spp.frame.tally import Tally
 from spp.loss import Batch, LossFunction, Objective, batches_of, is_iterable_of_batches, to_device
+from spp.measure import kernels
 from spp.measure.capture import Capture
 from spp.measure.channels import ChannelAxis
 from spp.measure.facts import module_facts
@@ -56,7 +57,9 @@ class Trace:
         """Draw the Signal Propagation Plot; ``kind`` and ``options`` as for :func:`spp.plot.signal_plot`."""
         from spp.plot import signal_plot
 
-        return signal_plot(kind, frame=self.frame, blocks=self.blocks, run=self.run, unmeasured=self.unmeasured, **options)
+        return signal_plot(
+            kind, frame=self.frame, blocks=self.blocks, run=self.run, unmeasured=self.unmeasured, **options
+        )
 
     def save(self, folder: str | Path, *, overwrite: bool = False, csv: bool = True) -> Path:
         """Write a run folder that :func:`spp.load` gives back; returns its path.
@@ -137,6 +140,7 @@ def trace(
     """
     wanted = _signals(signals)
     _check(model, batches, loss_scale, restore)
+    kernel = kernels.choose()
     entries = roster(model, include, exclude)
     capture = Capture(entries, wanted, channel_axis, loss_scale)
     objective, tally = Objective(loss, seed), Tally()
@@ -171,6 +175,7 @@ def trace(
         if any(v is not None for v in losses)
         else None,
         "loss_scale": loss_scale,
+        "kernels": "native" if kernel.native else "reference",
         "signals": [str(s) for s in ALL if s in wanted],
         "seed": seed,
         "device": str(next((p.device for p in model.parameters()), torch.device("cpu"))),

@@ -21,20 +21,22 @@ if TYPE_CHECKING:
     from spp_cli.networks import Plan
 
 
-@click.command(short_help="Trace one model; write its numbers and its Signal Propagation Plots.")
+EXAMPLES = """\b
+Examples:
+  spp analyze --model effnet_b0 --norm none
+  spp analyze --model resnet50 --norm batch_minus --data digits --image-size 64
+  spp analyze --model mypackage.networks:make --checkpoint weights.pt --eval
+"""
+
+
+@click.command(short_help="Trace one model, write its numbers and its plots.", epilog=EXAMPLES)
 @analyze_options
 def analyze(**given: Any) -> None:
-    r"""Trace one model: one forward and one backward pass per batch.
+    """Trace one model: one forward and one backward pass per batch.
 
     Prints what ran, a table along the network and the most striking facts. Writes to the run folder: frame.parquet and
     frame.csv (every statistic of every tensor), spp.png and spp.pdf (by layer), spp-blocks.png and spp-blocks.pdf (by
     residual block, where there are any), and run.json (what is needed to run it again).
-
-    \b
-    Examples:
-      spp analyze --model effnet_b0 --norm none
-      spp analyze --model resnet50 --norm batch_minus --data digits --image-size 64
-      spp analyze --model mypackage.networks:make --checkpoint weights.pt --eval
     """
     request = Request(**given)
     with plain_warnings():

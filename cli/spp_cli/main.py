@@ -16,6 +16,7 @@ import click
 COMMANDS = {
     "analyze": "spp_cli.analyze:analyze",
     "list": "spp_cli.listing:list_names",
+    "info": "spp_cli.info:info",
 }
 """Name of each command and where it is."""
 

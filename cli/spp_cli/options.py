@@ -123,7 +123,7 @@ _OPTIONS = (
     ),
     click.option(
         "--seed",
-        type=click.IntRange(min=0),
+        type=click.IntRange(min=0, max=2**63 - 1),
         default=0,
         show_default=True,
         metavar="N",
@@ -145,7 +145,7 @@ _OPTIONS = (
         type=click.Path(),
         help="Run folder; runs/MODEL-NORM if left out, numbered where that is taken.",
     ),
-    click.option("--overwrite", is_flag=True, help="Write into --out even if it is not empty."),
+    click.option("--overwrite", is_flag=True, help="Replace the run that is in --out."),
     click.option("--no-figures", is_flag=True, help="Write the numbers only."),
     click.option("--json", "as_json", is_flag=True, help="Print one JSON object instead of text."),
     click.option("--quiet", "-q", is_flag=True, help="Print only the run folder."),

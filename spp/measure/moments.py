@@ -22,7 +22,8 @@ import torch
 from torch import Tensor
 
 from spp.errors import InputError
-from spp.measure.kernels import reduce_channels
+from spp.measure import kernels
+from spp.measure.kernels import native, reduce_channels
 from spp.measure.kernels.layout import Row, merge_packed
 
 Array = npt.NDArray[np.float64]
@@ -157,7 +158,21 @@ def summarize(moments: Sequence[Moments]) -> Summary:
     - acsm = average_c m_c^2, acv = average_c s_c / n_c (Brock, De & Smith 2021, section 3)
     """
     sizes = np.array([m.channels for m in moments], dtype=np.int64)
-    tables = _to_host([m.packed for m in moments])
+    tables = [m.packed for m in moments]
+    fast = native.summarize(tables, DEAD_SPREAD) if kernels.uses_native() else None
+    numbers = dict(zip(native.SUMMARY, fast, strict=True)) if fast is not None else _summarize(tables, sizes)
+    nonfinite = numbers.pop("nonfinite")
+    return Summary(
+        channels=sizes,
+        numel=(numbers.pop("total") + nonfinite).astype(np.int64),
+        nonfinite=nonfinite.astype(np.int64),
+        **numbers,
+    )
+
+
+def _summarize(packed: Sequence[Tensor], sizes: npt.NDArray[np.int64]) -> dict[str, Array]:
+    """The reference: NumPy over all channels of all readings side by side."""
+    tables = _to_host(packed)
     starts = np.concatenate([[0], np.cumsum(sizes)[:-1]]).astype(np.int64)
     filled = sizes > 0
 
@@ -185,22 +200,20 @@ def summarize(moments: Sequence[Moments]) -> Summary:
         var = (squares + add(count * centred * centred)) / total
         limit = DEAD_SPREAD * np.sqrt(np.repeat(np.nan_to_num(mean_square), sizes))
         dead = (count > 0) & ((np.sqrt(channel_var) < limit) | (tables[Row.ZEROS] == count))
-        nonfinite = add(tables[Row.NONFINITE])
-        return Summary(
-            channels=sizes,
-            numel=(total + nonfinite).astype(np.int64),
-            mean=whole_mean,
-            var=var,
-            mean_square=mean_square,
-            acsm=add(np.where(count > 0, mean * mean, 0.0)) / live,
-            acv=add(channel_var) / live,
-            min=extreme(np.minimum, tables[Row.MIN]),
-            max=extreme(np.maximum, tables[Row.MAX]),
-            zero_fraction=add(tables[Row.ZEROS]) / total,
-            dead_fraction=add(dead.astype(np.float64)) / live,
-            saturated_fraction=add(tables[Row.SATURATED]) / total,
-            nonfinite=nonfinite.astype(np.int64),
-        )
+        return {
+            "total": total,
+            "nonfinite": add(tables[Row.NONFINITE]),
+            "mean": whole_mean,
+            "var": var,
+            "mean_square": mean_square,
+            "acsm": add(np.where(count > 0, mean * mean, 0.0)) / live,
+            "acv": add(channel_var) / live,
+            "min": extreme(np.minimum, tables[Row.MIN]),
+            "max": extreme(np.maximum, tables[Row.MAX]),
+            "zero_fraction": add(tables[Row.ZEROS]) / total,
+            "dead_fraction": add(dead.astype(np.float64)) / live,
+            "saturated_fraction": add(tables[Row.SATURATED]) / total,
+        }
 
 
 def _to_host(tables: Sequence[Tensor]) -> Array:

@@ -26,7 +26,7 @@ def test_an_unknown_command_is_answered_with_the_nearest(spp):
     done = spp("analyse")
     assert (done.code, done.out) == (2, "")
     assert done.err.splitlines()[-1] == "Error: No such command 'analyse'. Did you mean 'analyze'?"
-    assert spp("xyz").err.splitlines()[-1] == "Error: No such command 'xyz'. Commands: analyze, list."
+    assert spp("xyz").err.splitlines()[-1] == "Error: No such command 'xyz'. Commands: analyze, list, info."
 
 
 def test_errors_of_the_library_are_one_line(spp):
@@ -53,3 +53,7 @@ def test_the_installed_command_is_this_one(tmp_path):
     assert script is not None, "install the project first: pip install -e ."
     done = subprocess.run([script, "list", "data"], capture_output=True, text=True, cwd=tmp_path, check=True)
     assert done.stdout.startswith("gaussian")
+
+
+def test_examples_keep_their_lines(spp):
+    assert "\n    spp analyze --model effnet_b0 --norm none\n" in spp("analyze", "--help").out
