@@ -27,8 +27,8 @@ SHORT = 64
 PACKED = 128
 """Inner runs shorter than this are laid side by side first, where a channel has several: small copies for long runs."""
 
-LONG = 8192
-"""Runs longer than this are cut: a float32 sum of squares loses a digit for every hundredfold."""
+LONG = 1 << 15
+"""Runs longer than this are cut, so that a float32 sum keeps its digits."""
 
 SAFE = (1e-15, 1e15)
 """Spreads whose squares neither underflow nor overflow float32."""
@@ -213,11 +213,7 @@ def _reduce_into(part: Tensor, over: int, out: Tensor, wide: bool) -> None:
     torch.sum(part, over, out=total)
     centred = torch.sub(part, (total / part.shape[over]).unsqueeze(over), out=work)
     shift = centred.sum(over) if wide else None
-    if over:
-        torch.linalg.vector_norm(centred, dim=over, out=m2)
-        m2.square_()
-    else:
-        torch.sum(centred.square_(), 0, out=m2)
+    torch.sum(centred.square_(), over, out=m2)
     if shift is not None:
         m2.sub_(shift.square_().div_(part.shape[over])).clamp_(min=0)
     torch.sum(torch.ne(part, 0, out=work), over, out=nonzero)
