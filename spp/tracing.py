@@ -145,7 +145,7 @@ def trace(
     with preserved(model, batch, restore):
         for one in _shown(batch, batches, progress):
             ready = to_device(one, model)
-            with kept(one.tensors()), _undistributed(model):
+            with kept(one.tensors(), (one.args, one.kwargs, one.target)), _undistributed(model):
                 tally.add(
                     capture.run(
                         lambda ready=ready: model(*ready.args, **ready.kwargs),  # type: ignore[misc]
