@@ -26,6 +26,7 @@ class Watch:
     def __init__(self, stage: Stage, merges: Merges, stack: list[Call]) -> None:
         self._stage, self._merges, self._stack = stage, merges, stack
         self._saved: list[tuple[Any, str, Any, bool]] = []
+        self._inside = False
 
     def install(self) -> None:
         """Put the watching functions in place of ``+``, ``+=``, ``Tensor.add``, ``Tensor.add_`` and ``torch.add``."""
@@ -47,7 +48,7 @@ class Watch:
         here = self._stage.forward_here
 
         def add(*args: Any, **kwargs: Any) -> Any:
-            if not here():
+            if not here() or self._inside:
                 return original(*args, **kwargs)
             a, b = args if len(args) == 2 and not kwargs else _operands(args, kwargs)
             if not (isinstance(a, Tensor) and isinstance(b, Tensor)):
@@ -81,7 +82,11 @@ class Watch:
             if wanted:
                 values = merges.streams(a, stack), merges.streams(b, stack)
                 same_shape = a.shape == b.shape
-        out = original(*args, **kwargs)
+        self._inside = True  # what a subclass or a mode adds up to add its operands is the same sum once more
+        try:
+            out = original(*args, **kwargs)
+        finally:
+            self._inside = False
         if wanted and isinstance(out, Tensor):
             with torch._C.DisableTorchFunction():
                 merges.added(*values, out, same_shape, stack)

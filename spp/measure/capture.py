@@ -169,9 +169,10 @@ class Capture:
         except Exception as error:
             raise self._failure.explain("the forward pass", error) from error
         if self._weights.wanted:
-            for entry in self._entries.values():
-                if entry.selected and not entry.calls:
-                    self._pass.holes += self._weights.read(entry, None)
+            with torch._C.DisableTorchFunction():
+                for entry in self._entries.values():
+                    if entry.selected and not entry.calls:
+                        self._pass.holes += self._weights.read(entry, None)
         return output
 
     def _enter(self, entry: Entry, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Call:
@@ -190,7 +191,8 @@ class Capture:
         stack, entry = self._stack, call.entry
         stack.pop()
         if call.number == 0 and self._weights.wanted and entry.selected:
-            self._pass.holes += self._weights.read(entry, call)
+            with torch._C.DisableTorchFunction():
+                self._pass.holes += self._weights.read(entry, call)
         call.depth = self._depth
         self._depth += 1
         call.leaves = call.leaves or 1
@@ -301,7 +303,6 @@ class Capture:
                 after = self._gradients.latest
                 raise self._failure.explain("the backward pass", error, describe(roots[0]), after) from error
             self._weights.read_gradients(self._gradients)
-        self._weights.drop_gradients()
 
     # -- endings ------------------------------------------------------------------------------------------------------
 

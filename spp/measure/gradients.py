@@ -42,8 +42,8 @@ class Gradients:
     """
 
     def __init__(self, stage: Stage, loss_scale: float) -> None:
-        self.ran, self.latest = False, None
-        self.latest: Site | None
+        self.ran = False
+        self.latest: Site | None = None
         self._stage, self._loss_scale = stage, loss_scale
         self._recomputing, self._task = _Depth(), -1
         self._handles: list[Any] = []

@@ -75,9 +75,6 @@ class Weights:
             if key not in done:
                 done[key] = gradients.unscaled(self._stage.reduce(gradient, site.axis))
             site.gradient = done[key]
-
-    def drop_gradients(self) -> None:
-        """Leave no ``.grad`` to the next pass."""
         for _, parameter in self._leaves:
             parameter.grad = None
 
