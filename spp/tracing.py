@@ -229,10 +229,10 @@ def _signals(signals: Iterable[Signal | str]) -> frozenset[Signal]:
 def _check(model: object, batches: int | None, loss_scale: float, restore: object) -> None:
     if not isinstance(model, nn.Module):
         raise InputError("a model is a torch.nn.Module", received=f"a {type(model).__name__}", where="model")
-    if any(p.is_meta for p in model.parameters()):
+    if any(p.is_meta or hasattr(p, "fake_mode") for p in model.parameters()):
         raise InputError(
             "a model that is traced has values",
-            received="parameters on the meta device",
+            received="parameters on the meta device or under a FakeTensorMode",
             where="model",
             remedy="Move it with model.to_empty(device='cpu') and initialize it first",
         )

@@ -24,7 +24,7 @@ STATISTICS = (
 def columns(x: np.ndarray, axis: int | None) -> dict[str, float]:
     """Every statistic of the frame for one array, from its definition."""
     x = np.asarray(x, dtype=np.float64)
-    rows = x.reshape(1, -1) if axis is None or x.ndim == 0 else np.moveaxis(x, axis, 0).reshape(x.shape[axis], -1)
+    rows = [x.reshape(-1)] if axis is None or x.ndim == 0 else [part.reshape(-1) for part in np.moveaxis(x, axis, 0)]
     finite = [row[np.isfinite(row)] for row in rows]
     every = np.concatenate(finite) if finite else np.zeros(0)
     if not every.size:

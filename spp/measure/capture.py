@@ -28,7 +28,7 @@ from spp.measure.holes import Hole
 from spp.measure.lineage import Lineage, Value
 from spp.measure.residual import Merge, Merges
 from spp.measure.sites import Call, Entry, Placer, Site
-from spp.measure.stage import BACKWARD, FORWARD, IDLE, Stage, modes_active
+from spp.measure.stage import BACKWARD, FORWARD, IDLE, Stage
 from spp.measure.weights import Weights, leaves_outside
 from spp.nested import describe, walk
 from spp.signals import Signal
@@ -177,10 +177,9 @@ class Capture:
 
     def _enter(self, entry: Entry, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Call:
         lineage = self._lineage
-        if modes_active():
-            with torch._C.DisableTorchFunction():
-                inputs = lineage.inputs(args, kwargs)
-        else:
+        with (
+            torch._C.DisableTorchFunction()
+        ):  # subclasses and modes see what the model does, not what is noted about it
             inputs = lineage.inputs(args, kwargs)
         call = Call(entry, len(entry.calls), lineage.tick(), inputs)
         entry.calls.append(call)
@@ -190,16 +189,15 @@ class Capture:
     def _leave(self, call: Call, output: Any) -> None:
         stack, entry = self._stack, call.entry
         stack.pop()
-        if call.number == 0 and self._weights.wanted and entry.selected:
-            with torch._C.DisableTorchFunction():
-                self._pass.holes += self._weights.read(entry, call)
         call.depth = self._depth
         self._depth += 1
         call.leaves = call.leaves or 1
-        if type(output) is Tensor and not modes_active():
-            self._observe(call, "", output)
-        else:
-            with torch._C.DisableTorchFunction():
+        with torch._C.DisableTorchFunction():
+            if call.number == 0 and self._weights.wanted and entry.selected:
+                self._pass.holes += self._weights.read(entry, call)
+            if isinstance(output, Tensor):
+                self._observe(call, "", output)
+            else:
                 for path, item in walk(output):
                     if isinstance(item, Tensor):
                         self._observe(call, path, item)

@@ -68,6 +68,8 @@ def never_called(entries: list[Entry]) -> Iterator[Hole]:
             reason = "never called where it can be seen: calls inside a scripted module are not Python calls"
         elif entry.elsewhere:
             reason = "called on another thread only; a trace follows the thread that calls the model"
+        elif entry.name.rpartition(".")[2] == "_orig_mod":
+            reason = "runs as a part of the wrapper that torch.compile put around it, whose rows are its own"
         elif _own_call(type(entry.module)):
             reason = (
                 "never called where it can be seen: its class replaces __call__ and does not go through nn.Module's"

@@ -8,6 +8,7 @@ them in fewer steps (a projected skip). The block is the innermost call inside w
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from heapq import heappop, heappush
@@ -21,7 +22,10 @@ from spp.signals import Role
 PROJECTION = 6
 """A projected skip has at most this many leaf calls (norm, activation, pooling, convolution, norm, dropout)."""
 REACH = 4096
-"""Lineage steps looked at for one addition at most."""
+"""Values looked at upstream of a branch at most."""
+PAST = 256
+"""Values looked at upstream of a skip at most: sums cost nothing, so the way back through earlier blocks has no other end."""
+FOREVER = 1 << 62
 
 
 @dataclass(slots=True, eq=False)
@@ -93,7 +97,8 @@ class Merges:
 
     def finish(self) -> list[Merge]:
         """The merges of the pass, roles marked on the sites; recurrences that only look like merges are dropped."""
-        kept = [m for m in self.found if not self._recurs(m)]
+        repeats = Counter(_recurrence(m) for m in self.found)
+        kept = [m for m in self.found if _recurrence(m) is None or repeats[_recurrence(m)] == 1]
         for merge in kept:
             for role, sites in (
                 (Role.SKIP, merge.skip.sites),
@@ -105,17 +110,12 @@ class Merges:
                         site.role = role
         return kept
 
-    def _recurs(self, merge: Merge) -> bool:
-        """Whether the same module projects the skip again and again in one call of the block, as an RNN cell's input does."""
-        if not merge.transition or not merge.skip.producers:
-            return False
-        module = merge.skip.producers[0].entry
-        again = [
-            m
-            for m in self.found
-            if m.block is merge.block and m.transition and m.skip.producers and m.skip.producers[0].entry is module
-        ]
-        return len(again) > 1
+
+def _recurrence(merge: Merge) -> tuple[int, int] | None:
+    """The block's call and the module that projects the skip: one that does so repeatedly is an RNN cell's input layer."""
+    if not merge.transition or not merge.skip.producers:
+        return None
+    return id(merge.block), id(merge.skip.producers[0].entry)
 
 
 def _end_sites(merge: Merge) -> Iterable[Site]:
@@ -140,38 +140,46 @@ def _producers(value: Value) -> list[Call]:
     return max(best, key=lambda calls: calls[0].start) if best else []
 
 
-def _distances(value: Value, since: int, limit: int) -> dict[int, tuple[int, int, Value]]:
+def _distances(value: Value, since: int, limit: int, reach: int) -> dict[int, tuple[int, int, Value]]:
     """Leaf calls between ``value`` and each value upstream seen at tick ``since`` or later, with the first call's start.
 
-    A Dijkstra walk: a value's sources cost nothing, a producer costs the leaf calls that ran in it.
+    A Dijkstra walk: a value's sources cost nothing, a producer costs the leaf calls that ran in it. Among equals the latest
+    value goes first, so that where ``reach`` ends the walk what is near has been seen.
     """
     settled: dict[int, tuple[int, int, Value]] = {}
-    heap: list[tuple[int, int, int, Value]] = [(0, 0, 0, value)]
-    serial, forever = 0, 1 << 62
-    while heap and len(settled) < REACH:
-        cost, negative_first, _, current = heappop(heap)
+    heap: list[tuple[int, int, int, int, Value]] = [(0, -value.time, FOREVER, 0, value)]
+    serial = 0
+    while heap and len(settled) < reach:
+        cost, _, first, _, current = heappop(heap)
         if id(current) in settled:
             continue
-        first = -negative_first or forever
         settled[id(current)] = (cost, first, current)
-        steps = [(0, first, source) for source in current.sources]
-        for call in current.producers:
-            price, began = max(1, call.leaves), min(first, call.start)
-            steps.extend((price, began, source) for source in call.inputs)
-        for price, began, source in steps:
-            if source.time >= since and cost + price <= limit and id(source) not in settled:
+        for source in current.sources:
+            if source.time >= since and id(source) not in settled:
                 serial += 1
-                heappush(heap, (cost + price, -began if began != forever else 0, serial, source))
+                heappush(heap, (cost, -source.time, first, serial, source))
+        for call in current.producers:
+            price, began = cost + max(1, call.leaves), min(first, call.start)
+            if price > limit:
+                continue
+            for source in call.inputs:
+                if source.time >= since and id(source) not in settled:
+                    serial += 1
+                    heappush(heap, (price, -source.time, began, serial, source))
     return settled
 
 
 def _split(a: Value, b: Value) -> tuple[Value, Value, int, int] | None:
     """``(branch, skip, leaf calls of the skip, start of the branch's first call)``, or None for an ordinary sum."""
+    for skip, branch in ((a, b), (b, a)):  # an identity skip is found within the branch itself, however long the past
+        found = _distances(branch, skip.time, REACH, REACH).get(id(skip)) if branch.time >= skip.time else None
+        if found is not None and found[0] > 0:
+            return branch, skip, 0, found[1]
     candidates = []
     for skip, branch in ((a, b), (b, a)):
-        short = _distances(skip, 0, PROJECTION)
+        short = _distances(skip, 0, PROJECTION, PAST)
         oldest = min(v.time for _, _, v in short.values())
-        long = _distances(branch, oldest, REACH)
+        long = _distances(branch, oldest, REACH, REACH)
         for key, (cost, _, _) in short.items():
             other = long.get(key)
             if other is not None and other[0] > cost:

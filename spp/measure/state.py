@@ -81,7 +81,7 @@ def kept(batch: Iterable[Tensor], structure: Any = None) -> Iterator[None]:
         leaves.set_aside()
         yield
     finally:
-        with ExitStack() as stack, torch._C.DisableTorchFunctionSubclass():
+        with torch._C.DisableTorchFunctionSubclass(), ExitStack() as stack:
             stack.callback(leaves.restore)
             stack.callback(values.restore)
             stack.callback(put_back, containers)

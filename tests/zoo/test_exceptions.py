@@ -36,7 +36,7 @@ def test_the_innermost_module_is_named_with_what_arrived():
         spp.trace(nested(error), x(5, 6))
     assert str(caught.value) == (
         "module '1.1' (Fails): the forward pass raised ValueError: too bad; got float32 tensor of shape (5, 6). "
-        "Check that the model runs on this batch by itself; the original exception is the cause of this one."
+        "Check that the model runs on this batch by itself; the original exception is the cause of this one"
     )
     assert caught.value.__cause__ is error
 
@@ -145,7 +145,7 @@ def test_a_graph_that_is_used_up_in_the_loss():
         return value
 
     model = nn.Linear(6, 4)
-    with pytest.raises(spp.TraceError, match="the backward pass.*raised RuntimeError.*second time"):
+    with pytest.raises(spp.TraceError, match=r"the backward pass.*raised RuntimeError.*second time"):
         spp.trace(model, x(5, 6), loss=loss)
     assert model.weight.grad is None
 

@@ -43,7 +43,7 @@ def test_a_thousand_residual_blocks_cost_no_more_than_in_proportion():
     assert seconds[1000] < 8 * seconds[250]
 
 
-@pytest.mark.parametrize("levels", [60, 250])
+@pytest.mark.parametrize("levels", [60, 150])
 def test_deeply_nested(levels):
     def build() -> nn.Module:
         model: nn.Module = nn.Linear(4, 4)
@@ -95,7 +95,7 @@ def test_scalars():
 
 def test_a_model_without_parameters_or_modules():
     examine(nn.Sequential, lambda: x(5, 6).requires_grad_())
-    examine(nn.Tanh, lambda: x(5, 6))
+    examine(nn.Tanh, lambda: x(5, 6), interrupted=False)
 
 
 def test_a_parameter_is_the_output():
@@ -117,7 +117,7 @@ def test_a_parameter_is_the_output():
 
     trace = examine(Net, lambda: x(5, 6))
     rows = trace.frame.query("name == 'gives'").set_index("signal")
-    assert rows.loc["gradient", "rms"] == rows.loc["weight_gradient", "rms"]
+    assert rows.loc["gradient", "rms"] == pytest.approx(rows.loc["weight_gradient", "rms"])
 
 
 def test_thousands_of_outputs():
