@@ -149,7 +149,7 @@ def trace(
     with preserved(model, batch, restore):
         for one in _shown(batch, batches, progress):
             ready = to_device(one, model)
-            with kept(one.tensors()), _undistributed(model):
+            with kept(one.tensors(), (one.args, one.kwargs, one.target)), _undistributed(model):
                 tally.add(
                     capture.run(
                         lambda ready=ready: model(*ready.args, **ready.kwargs),  # type: ignore[misc]
@@ -234,10 +234,10 @@ def _signals(signals: Iterable[Signal | str]) -> frozenset[Signal]:
 def _check(model: object, batches: int | None, loss_scale: float, restore: object) -> None:
     if not isinstance(model, nn.Module):
         raise InputError("a model is a torch.nn.Module", received=f"a {type(model).__name__}", where="model")
-    if any(p.is_meta for p in model.parameters()):
+    if any(p.is_meta or hasattr(p, "fake_mode") for p in model.parameters()):
         raise InputError(
             "a model that is traced has values",
-            received="parameters on the meta device",
+            received="parameters on the meta device or under a FakeTensorMode",
             where="model",
             remedy="Move it with model.to_empty(device='cpu') and initialize it first",
         )

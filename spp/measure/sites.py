@@ -35,6 +35,7 @@ class Entry:
         ends: Values at or beyond which its output counts as saturated, if it is a bounded activation.
         weight_of: For a module inside a parametrization, the module and parameter it makes; its outputs are weights.
         calls: Its calls in the current pass, in order.
+        elsewhere: Whether it was called on another thread in the current pass.
     """
 
     module: nn.Module
@@ -47,6 +48,7 @@ class Entry:
     ends: tuple[float, float] | None
     weight_of: tuple[str, str] | None = None
     calls: list[Call] = field(default_factory=list)
+    elsewhere: bool = False
 
 
 @dataclass(slots=True, eq=False)
