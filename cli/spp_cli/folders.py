@@ -40,6 +40,13 @@ def _given(folder: Path, overwrite: bool, made: list[Path]) -> Path:
     from spp.errors import InputError
     from spp.frame.store import check_writable
 
+    if folder.resolve() == Path.cwd().resolve():
+        raise InputError(
+            "a run folder is renamed into place as a whole, so it is not the current folder",
+            received=str(folder),
+            where="--out",
+            remedy="Name a folder inside it.",
+        )
     if folder.is_dir() and any(folder.iterdir()) and not overwrite:
         raise InputError(
             "a run folder is new or empty",

@@ -91,3 +91,14 @@ def test_a_file_system_that_takes_no_files_is_found_before_the_work():
     ):
         worked = True
     assert not worked
+
+
+@pytest.mark.parametrize("out", [".", "", "deeper/.."])
+def test_the_current_folder_is_refused(out):
+    """It would be replaced under the user's shell, which would then stand in a folder that is gone."""
+    Path("deeper").mkdir()
+    with (
+        pytest.raises(InputError, match=r"so it is not the current folder; got .* Name a folder inside it\."),
+        claim("net", out),
+    ):
+        pass
