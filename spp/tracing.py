@@ -142,7 +142,7 @@ def trace(
     _check(model, batches, loss_scale, restore)
     kernel = kernels.choose()
     entries = roster(model, include, exclude)
-    capture = Capture(entries, wanted, channel_axis, loss_scale)
+    capture = Capture(entries, wanted, channel_axis, loss_scale, is_iterable_of_batches(batch) and batches != 1)
     objective, tally = Objective(loss, seed), Tally()
     sizes: list[int | None] = []
     losses: list[float | None] = []

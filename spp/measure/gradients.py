@@ -17,7 +17,7 @@ from torch import Tensor
 
 from spp.measure.channels import is_reducible
 from spp.measure.lineage import Value, version_of
-from spp.measure.moments import Moments
+from spp.measure.moments import Reduced
 from spp.measure.sites import Call, Site
 from spp.measure.stage import BACKWARD, Stage
 from spp.nested import walk
@@ -79,7 +79,7 @@ class Gradients:
         self._handles.clear()
         self._leaves.clear()
 
-    def unscaled(self, moments: Moments) -> Moments:
+    def unscaled(self, moments: Reduced) -> Reduced:
         """The moments of the gradient of the loss itself."""
         return moments if self._loss_scale == 1.0 else moments.scaled(1.0 / self._loss_scale)
 
@@ -116,7 +116,7 @@ class Gradients:
                 tensor = outputs.get(site.output)
                 if site.value is not None and tensor is not None and tensor.shape == site.shape:
                     again = self._stage.reduce(tensor, site.axis, site.entry.ends)
-                    if torch.equal(again.packed, site.value.packed):
+                    if again.same(site.value):
                         return call
                     break
         return open_calls[-1]

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 from torch import Tensor
 
-from spp.measure.moments import Moments
+from spp.measure.moments import Reduced
 from spp.measure.sites import Call, Site
 
 if TYPE_CHECKING:
@@ -52,7 +52,7 @@ class Value:
     rank: int = 0
     axis: int | None = None
     placed: bool = False
-    moments: Moments | None = None
+    moments: Reduced | None = None
     ends: tuple[float, float] | None = None
     hooked: bool = False
     merge: Merge | None = None

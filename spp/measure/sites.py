@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from spp.errors import InputError, UnknownNameError
 from spp.measure.channels import ChannelAxis, Layout, channel_axis, layout_of, range_of
-from spp.measure.moments import Moments
+from spp.measure.moments import Reduced
 from spp.signals import Role, Signal
 
 Predicate = Callable[[str, nn.Module], bool]
@@ -104,8 +104,8 @@ class Site:
     axis: int | None
     is_weight: bool = False
     role: Role | None = None
-    value: Moments | None = None
-    gradient: Moments | None = None
+    value: Reduced | None = None
+    gradient: Reduced | None = None
     waits: bool = False
     hooked: bool = False
     is_view: bool = False

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 from torch.utils._python_dispatch import _disable_current_modes
 
-from spp.measure.moments import Moments
+from spp.measure.moments import Digest, Moments, Reduced
 
 
 class Phase(Enum):
@@ -31,12 +31,13 @@ class Stage:
     Attributes:
         phase: What arrives now.
         thread: Identity of the thread that runs the forward pass; calls on other threads are not the pass's own.
+        mergeable: Whether further passes will be merged with this one, so that each channel's sums are to be kept.
     """
 
-    __slots__ = ("phase", "thread")
+    __slots__ = ("mergeable", "phase", "thread")
 
-    def __init__(self) -> None:
-        self.phase, self.thread = IDLE, threading.get_ident()
+    def __init__(self, mergeable: bool) -> None:
+        self.phase, self.thread, self.mergeable = IDLE, threading.get_ident(), mergeable
 
     @contextmanager
     def during(self, phase: Phase) -> Iterator[None]:
@@ -51,7 +52,7 @@ class Stage:
         """Whether the forward pass runs, and on this thread."""
         return self.phase is FORWARD and threading.get_ident() == self.thread
 
-    def reduce(self, tensor: Tensor, axis: int | None, ends: tuple[float, float] | None = None) -> Moments:
+    def reduce(self, tensor: Tensor, axis: int | None, ends: tuple[float, float] | None = None) -> Reduced:
         """Reduce a tensor unseen: not by the watch over additions, not by autocast, not by a mode of the user's.
 
         Only the forward pass is suspended meanwhile: backward passes deliver gradients on one thread per device, and none of
@@ -66,11 +67,18 @@ class Stage:
                     stack.enter_context(torch.autocast(tensor.device.type, enabled=False))
                     stack.enter_context(_disable_current_modes())
                     stack.enter_context(torch._C.DisableTorchFunction())
-                    return Moments.of(tensor, axis, ends=ends)
-            return Moments.of(tensor, axis, ends=ends)
+                    return self._reduce(tensor, axis, ends)
+            return self._reduce(tensor, axis, ends)
         finally:
             if forward:
                 self.phase = FORWARD
+
+    def _reduce(self, tensor: Tensor, axis: int | None, ends: tuple[float, float] | None) -> Reduced:
+        if not self.mergeable:
+            digest = Digest.of(tensor, axis, ends=ends)
+            if digest is not None:
+                return digest
+        return Moments.of(tensor, axis, ends=ends)
 
 
 def modes_active() -> bool:

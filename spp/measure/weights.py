@@ -17,7 +17,7 @@ from torch.nn.utils.weight_norm import WeightNorm
 from spp.measure.channels import is_reducible, weight_axis
 from spp.measure.gradients import Gradients
 from spp.measure.holes import Hole, no_weight_gradient
-from spp.measure.moments import Moments
+from spp.measure.moments import Reduced
 from spp.measure.sites import Call, Entry, Site
 from spp.measure.stage import Stage
 from spp.signals import Signal
@@ -38,7 +38,7 @@ class Weights:
         self.sites: list[Site] = []
         self._stage, self._signals, self._computed = stage, signals, computed
         self._leaves: list[tuple[Site, Tensor]] = []
-        self._values: dict[tuple[int, int | None], Moments] = {}
+        self._values: dict[tuple[int, int | None], Reduced] = {}
 
     def read(self, entry: Entry, call: Call | None) -> Iterator[Hole]:
         """Read what ``entry`` owns, at its first ``call`` or, where it never ran, at the end of the pass."""
@@ -66,7 +66,7 @@ class Weights:
         """Read ``.grad`` of every parameter, while it is the pass's own, and take it away again."""
         if Signal.WEIGHT_GRADIENT not in self._signals:
             return
-        done: dict[tuple[int, int | None], Moments] = {}
+        done: dict[tuple[int, int | None], Reduced] = {}
         for site, parameter in self._leaves:
             gradient = parameter.grad
             if gradient is None:

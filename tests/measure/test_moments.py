@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from spp.errors import InputError
 from spp.measure import kernels
-from spp.measure.moments import Moments, summarize
+from spp.measure.moments import Digest, Moments, summarize
 from tests.oracle import columns
 
 
@@ -124,3 +124,21 @@ def test_both_summaries_agree(monkeypatch):
     kernels.choose()
     for field in dataclasses.fields(found[0]):
         np.testing.assert_allclose(*(getattr(f, field.name) for f in found), rtol=1e-13, err_msg=field.name)
+
+
+@pytest.mark.parametrize("shape", [(8, 5, 9, 9), (8, 3), (4, 2, 300), (7,), (2, 6, 1, 1)])
+def test_a_digest_holds_the_numbers_of_the_table(shape):
+    x = torch.randn(shape, generator=torch.Generator().manual_seed(2)) * 3 + 1
+    x.view(-1)[::5] = 0
+    x.view(-1)[1] = float("nan")
+    for axis, ends in ((0, None), (len(shape) - 1, (-2.0, 2.0)), (None, None)):
+        digest = Digest.of(x, axis, ends=ends)
+        if digest is None:
+            pytest.skip("no C kernel here")
+        whole, short = summarize([Moments.of(x, axis, ends=ends)]), summarize([digest])
+        for field in dataclasses.fields(whole):
+            np.testing.assert_allclose(
+                getattr(short, field.name), getattr(whole, field.name), rtol=1e-12, err_msg=field.name
+            )
+        np.testing.assert_allclose(summarize([digest.scaled(0.5)]).acv, whole.acv / 4, rtol=1e-12)
+        assert digest.same(Digest.of(x, axis, ends=ends)) and not digest.same(Moments.of(x, axis))

@@ -1,7 +1,6 @@
 """Very deep, very nested, empty and single."""
 
 import sys
-import time
 
 import pytest
 import torch
@@ -30,17 +29,11 @@ def test_two_thousand_layers():
     assert trace.frame["depth"].max() == 2000
 
 
-def test_a_thousand_residual_blocks_cost_no_more_than_in_proportion():
-    seconds = {}
-    for blocks in (250, 1000):
-        model = nn.Sequential(*[Residual() for _ in range(blocks)])
-        spp.trace(model, x(3, 4), loss=square, signals=["activation"], include="0")
-        started = time.perf_counter()
-        trace = spp.trace(model, x(3, 4), loss=square, signals=["activation"])
-        seconds[blocks] = time.perf_counter() - started
-        assert trace.blocks["block"].tolist() == [str(i) for i in range(blocks)]
-        assert not trace.blocks["transition"].any()
-    assert seconds[1000] < 8 * seconds[250]
+def test_a_thousand_residual_blocks():
+    model = nn.Sequential(*[Residual() for _ in range(1000)])
+    trace = spp.trace(model, x(3, 4), loss=square, signals=["activation"])
+    assert trace.blocks["block"].tolist() == [str(i) for i in range(1000)]
+    assert not trace.blocks["transition"].any()
 
 
 @pytest.mark.parametrize("levels", [60, 150])

@@ -4,11 +4,15 @@
 ``off`` takes the reference everywhere; ``require`` fails where the sweep cannot be built.
 """
 
+import numpy as np
+import numpy.typing as npt
 import torch
 from torch import Tensor
 
 from spp.measure.kernels import native, reference
 from spp.measure.kernels.layout import Row, plain
+
+Array = npt.NDArray[np.float64]
 
 
 def choose() -> native.Status:
@@ -32,6 +36,18 @@ def reduce_channels(tensor: Tensor, axis: int | None, ends: tuple[float, float] 
                     table[Row.SATURATED] = reference.saturated(values, axis, ends)
                 return table
         return reference.reduce(values, axis, ends)
+
+
+def digest(tensor: Tensor, axis: int | None, dead: float, ends: tuple[float, float] | None) -> Array | None:
+    """The numbers of one tensor, in the order of ``native.SUMMARY``, where the C sweep takes it; else None."""
+    if not uses_native():
+        return None
+    with torch.no_grad():
+        values = plain(tensor)
+        numbers = native.digest(values, axis, dead) if values.device.type == "cpu" else None
+        if numbers is not None and ends is not None:
+            numbers[-1] = float(reference.saturated(values, None, ends)) / numbers[0] if numbers[0] else numbers[-1]
+    return numbers
 
 
 def uses_native() -> bool:

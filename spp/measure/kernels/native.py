@@ -105,7 +105,7 @@ class _Library:
                 build = compiling.plan(compiler, attempt)
                 reason = "" if build.path.exists() else compiling.build(build, timeout=60)
                 reason = reason or self._load(build)
-            except (OSError, ValueError) as error:
+            except (OSError, ValueError, AttributeError, ctypes.ArgumentError) as error:
                 reason = str(error)
             if not reason:
                 threads = "with torch's threads" if build.threaded else "on one thread"
@@ -120,19 +120,8 @@ class _Library:
         library = ctypes.CDLL(str(build.path))
         sweep = library.spp_sweep
         pointer, whole = ctypes.c_void_p, ctypes.c_int64
-        sweep.argtypes = [
-            pointer,
-            ctypes.c_int,
-            ctypes.c_int,
-            whole,
-            _Dims,
-            _Dims,
-            whole,
-            whole,
-            whole,
-            ctypes.c_int,
-            pointer,
-        ]
+        layout = (ctypes.c_int, whole, _Dims, _Dims, whole, whole, whole)
+        sweep.argtypes = [pointer, ctypes.c_int, *layout, ctypes.c_int, pointer, ctypes.c_double, ctypes.c_double, pointer]
         sweep.restype = ctypes.c_int
         summary = library.spp_summary
         summary.argtypes = [whole, pointer, pointer, ctypes.c_double, pointer]
@@ -181,18 +170,40 @@ def status() -> Status:
 
 def reduce(tensor: Tensor, axis: int | None) -> Tensor | None:
     """The ``(8, C)`` table of a plain CPU tensor, or None where the kernel does not take it."""
-    sweep = _LIBRARY.sweep
-    dtype = DTYPES.get(tensor.dtype)
-    if sweep is None or dtype is None or not _LIBRARY.dtypes >> dtype & 1:
-        return None
-    plan = plan_of(tensor.shape, tensor.stride(), axis)
+    plan = _takes(tensor, axis)
     if plan is None:
         return None
     table = torch.empty((len(Row), plan.channels), dtype=torch.float64)
+    if _run(tensor, plan, table.data_ptr(), 0.0, None):
+        return None
+    if plan.repeats != 1:
+        for row in (Row.COUNT, Row.M2, Row.ZEROS, Row.NONFINITE):
+            table[row] *= plan.repeats
+    return table
+
+
+def digest(tensor: Tensor, axis: int | None, dead: float) -> npt.NDArray[np.float64] | None:
+    """The numbers of one plain CPU tensor, ``(len(SUMMARY),)``, without a table; None where the kernel does not take it."""
+    plan = _takes(tensor, axis)
+    if plan is None:
+        return None
+    out = np.empty(len(SUMMARY))
+    return None if _run(tensor, plan, None, dead, out.ctypes.data) else out
+
+
+def _takes(tensor: Tensor, axis: int | None) -> Plan | None:
+    dtype = DTYPES.get(tensor.dtype)
+    if _LIBRARY.sweep is None or dtype is None or not _LIBRARY.dtypes >> dtype & 1:
+        return None
+    return plan_of(tensor.shape, tensor.stride(), axis)
+
+
+def _run(tensor: Tensor, plan: Plan, table: int | None, dead: float, summary: int | None) -> int:
+    assert _LIBRARY.sweep is not None  # _takes has asked
     threads = torch.get_num_threads() if plan.numel > GRAIN and _LIBRARY.threaded else 1
-    failed = sweep(
+    failed: int = _LIBRARY.sweep(
         tensor.data_ptr(),
-        dtype,
+        DTYPES[tensor.dtype],
         plan.columns,
         plan.dims,
         plan.sizes,
@@ -201,14 +212,12 @@ def reduce(tensor: Tensor, axis: int | None) -> Tensor | None:
         plan.channel_stride,
         plan.run,
         threads,
-        table.data_ptr(),
+        table,
+        float(plan.repeats),
+        dead,
+        summary,
     )
-    if failed:
-        return None
-    if plan.repeats != 1:
-        for row in (Row.COUNT, Row.M2, Row.ZEROS, Row.NONFINITE):
-            table[row] *= plan.repeats
-    return table
+    return failed
 
 
 def summarize(tables: Sequence[Tensor], dead: float) -> npt.NDArray[np.float64] | None:
@@ -270,7 +279,20 @@ def _self_test(sweep: ctypes._NamedFuncPointer) -> str:
         sizes, strides = _Dims(*((2,) if columns else (1,))), _Dims(3)
         table = torch.empty((len(Row), channels), dtype=torch.float64)
         code = sweep(
-            values.data_ptr(), 0, columns, 1, sizes, strides, channels, 1 if columns else 3, run, 1, table.data_ptr()
+            values.data_ptr(),
+            0,
+            columns,
+            1,
+            sizes,
+            strides,
+            channels,
+            1 if columns else 3,
+            run,
+            1,
+            table.data_ptr(),
+            1.0,
+            0.0,
+            None,
         )
         if code or not torch.allclose(table[:3], torch.tensor(want, dtype=torch.float64), rtol=1e-12, atol=0):
             return "the compiled kernel gives wrong sums"

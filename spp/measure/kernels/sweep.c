@@ -228,10 +228,59 @@ DEFINE_SWEEP(f16, half_t, float, from_half)
 /* What this build can reduce: bit i for dtype i of spp_sweep. */
 int spp_dtypes(void) { return 1 | 2 | 4 | (HAS_HALF ? 8 : 0); }
 
-/* Fill table (8 x C doubles: count, mean, m2, min, max, zeros, non-finite, saturated = 0).
- * dtype: 0 float, 1 double, 2 bfloat16, 3 half. Returns 0, or 1 when memory ran out or the dtype is unknown. */
+/* What spp_summary writes for each reading. */
+enum { TOTAL, NONFINITE, MEAN, VAR, MEAN_SQUARE, ACSM, ACV, MIN, MAX, ZERO_FRACTION, DEAD_FRACTION, SATURATED_FRACTION, COLUMNS };
+
+/* The same numbers straight from the cells of one tensor, of which each element counts `repeats` times; dead as below. */
+static void summarize_cells(const Cell *cells, int64_t channels, double repeats, double dead, double *out) {
+    double total = 0, lost = 0, sum = 0, squares = 0, means = 0, acsm = 0, acv = 0, zero = 0, least = INFINITY, most = -INFINITY;
+    int64_t live = 0, still = 0;
+    for (int64_t c = 0; c < channels; c++) {
+        const Cell *cell = cells + c;
+        const double n = cell->count;
+        lost += cell->bad;
+        if (!(n > 0)) continue;
+        const double shift = cell->sum / n, mean = cell->pivot + shift, left = cell->square - cell->sum * shift;
+        const double m2 = left > 0 ? left : 0;
+        live++;
+        total += n;
+        sum += n * mean;
+        squares += m2;
+        means += n * mean * mean;
+        acsm += mean * mean;
+        acv += m2 / n;
+        zero += cell->zeros;
+        if (cell->low < least) least = cell->low;
+        if (cell->high > most) most = cell->high;
+    }
+    const double middle = sum / total, mean_square = (squares + means) / total, limit = dead * dead * mean_square;
+    double between = 0;
+    for (int64_t c = 0; c < channels; c++) {
+        const Cell *cell = cells + c;
+        const double n = cell->count;
+        if (!(n > 0)) continue;
+        const double shift = cell->sum / n, off = cell->pivot + shift - middle, left = cell->square - cell->sum * shift;
+        between += n * off * off;
+        still += (left > 0 ? left : 0) < limit * n || cell->zeros == n;
+    }
+    out[TOTAL] = total * repeats;
+    out[NONFINITE] = lost * repeats;
+    out[MEAN] = middle;
+    out[VAR] = (squares + between) / total;
+    out[MEAN_SQUARE] = mean_square;
+    out[ACSM] = acsm / (double)live;
+    out[ACV] = acv / (double)live;
+    out[MIN] = live ? least : NAN;
+    out[MAX] = live ? most : NAN;
+    out[ZERO_FRACTION] = zero / total;
+    out[DEAD_FRACTION] = (double)still / (double)live;
+    out[SATURATED_FRACTION] = 0 / total;
+}
+
+/* Fill table (8 x C doubles: count, mean, m2, min, max, zeros, non-finite, saturated = 0), or, where table is null, the COLUMNS
+ * numbers of summary. dtype: 0 float, 1 double, 2 bfloat16, 3 half. Returns 0, or 1 when memory ran out or the dtype is unknown. */
 int spp_sweep(const void *x, int dtype, int columns, int64_t dims, const int64_t *size, const int64_t *stride, int64_t channels,
-              int64_t channel_stride, int64_t run, int threads, double *table) {
+              int64_t channel_stride, int64_t run, int threads, double *table, double repeats, double dead, double *summary) {
     Layout layout = {.dims = dims, .channels = channels, .channel_stride = channel_stride, .run = run};
     for (int64_t d = 0; d < dims; d++) { layout.size[d] = size[d]; layout.stride[d] = stride[d]; }
     const Layout *l = &layout;
@@ -272,6 +321,11 @@ int spp_sweep(const void *x, int dtype, int columns, int64_t dims, const int64_t
         }
     }
     for (int t = 1; t < threads; t++) merge_cells(cells, cells + t * channels, channels);
+    if (!table) {
+        summarize_cells(cells, channels, repeats, dead, summary);
+        free(cells);
+        return 0;
+    }
     double *count = table, *mean = count + channels, *m2 = mean + channels, *low = m2 + channels, *high = low + channels,
            *zeros = high + channels, *bad = zeros + channels, *saturated = bad + channels;
     for (int64_t c = 0; c < channels; c++) {
@@ -290,9 +344,6 @@ int spp_sweep(const void *x, int dtype, int columns, int64_t dims, const int64_t
     free(cells);
     return 0;
 }
-
-/* What spp_summary writes for each reading. */
-enum { TOTAL, NONFINITE, MEAN, VAR, MEAN_SQUARE, ACSM, ACV, MIN, MAX, ZERO_FRACTION, DEAD_FRACTION, SATURATED_FRACTION, COLUMNS };
 
 /* The numbers of `readings` tables as spp_sweep makes them: out is readings x COLUMNS, dead a share of the rms. */
 void spp_summary(int64_t readings, const double *const *tables, const int64_t *channels, double dead, double *out) {
