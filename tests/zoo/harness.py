@@ -8,7 +8,7 @@ import contextlib
 import gc
 import random
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator
 from typing import Any
 
 import numpy as np
@@ -103,9 +103,11 @@ def examine(
     return trace
 
 
-def recorded(model: nn.Module, batch: Any, loss: Callable[..., Tensor]) -> Recorder:
-    """One plain forward and backward pass, recorded by the oracle."""
-    recorder = Recorder(model)
+def recorded(
+    model: nn.Module, batch: Any, loss: Callable[..., Tensor], only: Collection[str] | None = None
+) -> Recorder:
+    """One plain forward and backward pass, recorded by the oracle; with ``only``, of some modules and without weights."""
+    recorder = Recorder(model, only)
     seeded()
     for parameter in model.parameters():
         parameter.grad = None
@@ -114,7 +116,8 @@ def recorded(model: nn.Module, batch: Any, loss: Callable[..., Tensor]) -> Recor
     if value.requires_grad:
         value.backward()
     recorder.armed = False
-    recorder.read_weights()
+    if only is None:
+        recorder.read_weights()
     recorder.close()
     return recorder
 
@@ -350,4 +353,4 @@ def _tensor(name: str, tensor: Tensor) -> dict[str, Any]:
 def alive(kind: type) -> int:
     """How many objects of a kind the interpreter holds."""
     gc.collect()
-    return sum(isinstance(o, kind) for o in gc.get_objects())
+    return sum(issubclass(type(o), kind) for o in gc.get_objects())
