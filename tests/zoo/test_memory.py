@@ -85,7 +85,7 @@ def test_tracing_again_and_again_leaks_nothing():
     for _ in range(10):
         spp.trace(model, batch, loss=square)
     after = counts()
-    assert after[:2] == before[:2] and after[2] - before[2] < 100
+    assert after[0] <= before[0] and after[1] <= before[1] and after[2] - before[2] < 100
 
 
 def test_the_model_dies_with_its_last_user():
