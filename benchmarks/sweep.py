@@ -53,7 +53,7 @@ SMALLNESS = (
 
 
 SHALLOW: dict[str, dict[str, Any]] = {
-    "deepseek_vit_412m": {"depth": 2, "img_size": 192},
+    "deepseek_vit_412m": {"depth": 2, "img_size": 224},
     "gemma4_vit_167m_enc": {"depth": 2, "img_size": 192},
 }
 """Families that have large members only are built with fewer layers."""
