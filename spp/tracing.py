@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import platform
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -208,15 +210,25 @@ def _shown(batch: Any, batches: int | None, progress: bool) -> Iterable[Batch]:
             return
 
 
-def _undistributed(model: nn.Module) -> Any:
-    """DistributedDataParallel must not average gradients of a pass that is thrown away."""
-    from contextlib import ExitStack
+@contextmanager
+def _undistributed(model: nn.Module) -> Iterator[None]:
+    """Make DistributedDataParallel call its module and nothing else, so that one rank alone can trace.
 
-    stack = ExitStack()
-    for module in model.modules():
-        if isinstance(module, DistributedDataParallel):
-            stack.enter_context(module.no_sync())
-    return stack
+    Its own forward broadcasts buffers and, once, the order of its buckets, under ``no_sync`` too; its backward averages
+    gradients only after such a forward.
+    """
+    wrappers = [m for m in model.modules() if isinstance(m, DistributedDataParallel)]
+    for wrapper in wrappers:
+        wrapper.__dict__["forward"] = partial(_pass_on, wrapper.module)
+    try:
+        yield
+    finally:
+        for wrapper in wrappers:
+            wrapper.__dict__.pop("forward", None)
+
+
+def _pass_on(module: nn.Module, *args: Any, **kwargs: Any) -> Any:
+    return module(*args, **kwargs)
 
 
 def _signals(signals: Iterable[Signal | str]) -> frozenset[Signal]:

@@ -4,7 +4,7 @@ It shares nothing with ``spp.measure``: activations come from ordinary forward h
 hooked outputs, the channel axis from a rule of its own, and every statistic from its definition over the whole array.
 """
 
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from dataclasses import is_dataclass
 from typing import Any
 
@@ -93,18 +93,22 @@ class Recorder:
     Copes with repeated calls, nested outputs, in-place operations and views: values are cloned inside forward hooks, gradients
     inside tensor hooks on the outputs themselves. Only gradients that arrive while :attr:`armed` count.
 
+    Args:
+        model: Whose modules to record.
+        only: Names of the modules to record; None records all.
+
     Attributes:
         seen: Arrays by (module name, call, path in the output or parameter's name, signal).
         armed: Set while the backward pass in question runs.
     """
 
-    def __init__(self, model: nn.Module) -> None:
+    def __init__(self, model: nn.Module, only: Collection[str] | None = None) -> None:
         self.seen: dict[tuple[str, int, str, str], np.ndarray] = {}
         self.armed = False
         self._model, self._calls = model, dict[str, int]()
         self._handles: list[Any] = []
         for name, module in model.named_modules():
-            if not isinstance(module, torch.jit.ScriptModule):
+            if not isinstance(module, torch.jit.ScriptModule) and (only is None or name in only):
                 self._handles.append(module.register_forward_hook(self._hook(name)))
 
     def _hook(self, name: str):

@@ -7,9 +7,9 @@ from dataclasses import dataclass, field
 import torch
 
 from spp.errors import InputError
-from spp.measure.capture import Pass
 from spp.measure.holes import Hole
 from spp.measure.moments import Digest, Reduced
+from spp.measure.passes import Pass
 from spp.measure.residual import Merge
 from spp.measure.sites import Site
 from spp.signals import Role, Signal
@@ -158,7 +158,7 @@ class Tally:
             number=merge.number,
             branch_name=merge.branch.entry.name,
             branch_key=None if end is None else self._key(end, Signal.ACTIVATION),
-            skip_name=merge.skip.producers[0].entry.name if merge.skip.producers else None,
+            skip_name=merge.origin.producers[0].entry.name if merge.origin.producers else None,
             transition=merge.transition,
             depth=depth,
             after=(None, None)

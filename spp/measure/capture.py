@@ -11,8 +11,7 @@ from __future__ import annotations
 import sys
 import threading
 from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager, ExitStack, contextmanager
-from dataclasses import dataclass, field
+from contextlib import ExitStack, contextmanager
 from typing import Any
 
 import torch
@@ -26,6 +25,7 @@ from spp.measure.failure import Failure
 from spp.measure.gradients import Gradients
 from spp.measure.holes import Hole
 from spp.measure.lineage import Lineage, Value
+from spp.measure.passes import Aside, Objective, Pass
 from spp.measure.residual import Merge, Merges
 from spp.measure.sites import Call, Entry, Placer, Site
 from spp.measure.stage import BACKWARD, FORWARD, IDLE, Stage
@@ -33,28 +33,8 @@ from spp.measure.weights import Weights, leaves_outside
 from spp.nested import describe, walk
 from spp.signals import Signal
 
-Objective = Callable[[Any], tuple[list[Tensor], list[Tensor | None]]]
-Aside = Callable[[list[Tensor]], AbstractContextManager[None]]
-
 _LOCK = threading.RLock()
 """The call boundary is one attribute of one class, so passes take turns."""
-
-
-@dataclass(slots=True, eq=False)
-class Pass:
-    """What one batch gave.
-
-    Attributes:
-        sites: Everything that was measured, in the order in which it came to be.
-        merges: Residual merges, in order; some with a stream site of their own.
-        holes: What was not measured.
-        calls: For each module that ran, the depth of its first call and the number of its calls.
-    """
-
-    sites: list[Site] = field(default_factory=list)
-    merges: list[Merge] = field(default_factory=list)
-    holes: list[Hole] = field(default_factory=list)
-    calls: list[tuple[Entry, tuple[int | None, int]]] = field(default_factory=list)
 
 
 class Capture:
@@ -219,8 +199,7 @@ class Capture:
     def _observe(self, call: Call, path: str, tensor: Tensor) -> None:
         """Reduce one output and wait for its gradient."""
         entry = call.entry
-        reason = is_reducible(tensor)
-        if reason:
+        if reason := is_reducible(tensor):
             self._hole(call, path, reason)
             return
         value = self._lineage.produced(tensor, call)
@@ -302,8 +281,8 @@ class Capture:
             try:
                 self._gradients.backward(roots, cotangents)
             except Exception as error:
-                after = self._gradients.latest
-                raise self._failure.explain("the backward pass", error, describe(roots[0]), after) from error
+                reached = describe(roots[0]), self._gradients.latest
+                raise self._failure.explain("the backward pass", error, *reached) from error
             self._weights.read_gradients(self._gradients)
 
     # -- endings ------------------------------------------------------------------------------------------------------

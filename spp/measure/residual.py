@@ -50,6 +50,14 @@ class Merge:
     transition: bool
     stream: Site | None = None
 
+    @property
+    def origin(self) -> Value:
+        """The skip before functions that no module announces (a scale, a cast): what a module or a merge gave out."""
+        value = self.skip
+        while not value.producers and value.merge is None and len(value.sources) == 1:
+            value = value.sources[0]
+        return value
+
 
 class Merges:
     """The residual merges of one forward pass.
@@ -101,7 +109,7 @@ class Merges:
         kept = [m for m in self.found if _recurrence(m) is None or repeats[_recurrence(m)] == 1]
         for merge in kept:
             for role, sites in (
-                (Role.SKIP, merge.skip.sites),
+                (Role.SKIP, merge.skip.sites or merge.origin.sites),
                 (Role.SUM, merge.total.sites),
                 (Role.BRANCH, _end_sites(merge)),
             ):

@@ -5,7 +5,8 @@ import torch
 from torch import Tensor, nn
 
 import spp
-from tests.zoo.harness import assert_step_identical, examine, make, square, unmoved, x
+from tests.zoo.fingerprint import unmoved
+from tests.zoo.harness import assert_step_identical, examine, make, square, x
 
 pytestmark = [
     pytest.mark.filterwarnings("ignore:.*torch.jit.*deprecated:DeprecationWarning"),

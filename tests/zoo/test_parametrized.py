@@ -117,6 +117,24 @@ def test_sparse_gradients():
     assert row["numel"] == 36 and row["zero_fraction"] == pytest.approx(6 / 9)
 
 
+def test_sparse_outputs_count_as_their_dense_form():
+    class Thins(nn.Module):
+        def forward(self, x: Tensor) -> Tensor:
+            return (x * (x > 0)).to_sparse()
+
+    class Net(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.fc, self.thins, self.head = nn.Linear(6, 6), Thins(), nn.Linear(6, 4)
+
+        def forward(self, x: Tensor) -> Tensor:
+            return self.head(self.thins(self.fc(x)).to_dense())
+
+    trace = examine(Net, lambda: x(5, 6))
+    row = trace.frame.query("name == 'thins' and signal == 'activation'").iloc[0]
+    assert row["numel"] == 30 and 0.2 < row["zero_fraction"] < 0.8
+
+
 @pytest.mark.filterwarnings("ignore:Sparse:UserWarning")
 def test_a_sparse_batch():
     class Net(nn.Module):

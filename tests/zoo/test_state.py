@@ -10,7 +10,8 @@ import torch
 from torch import Tensor, nn
 
 import spp
-from tests.zoo.harness import assert_step_identical, examine, fingerprint, make, square, unmoved, x
+from tests.zoo.fingerprint import fingerprint, unmoved
+from tests.zoo.harness import assert_step_identical, examine, make, square, x
 
 
 class Changes(nn.Module):
@@ -189,54 +190,6 @@ def test_an_optimizer_behind_an_accumulation_node_cannot_be_silenced_and_is_name
     del node
 
 
-def test_every_hook_of_the_users_fires_once_in_order_and_stays():
-    log: list[str] = []
-
-    def build() -> nn.Module:
-        model = nn.Sequential(nn.Linear(6, 6), nn.Linear(6, 4))
-        first = model[0]
-        first.register_forward_pre_hook(lambda m, a: log.append("pre"))
-        first.register_forward_hook(lambda m, a, o: log.append("forward") or o * 2)
-        first.register_forward_hook(lambda m, a, o: log.append("second"), always_call=True)
-        first.register_full_backward_pre_hook(lambda m, g: log.append("backward pre"))
-        first.register_full_backward_hook(lambda m, i, o: log.append("backward"))
-        first.weight.register_hook(lambda g: log.append("weight") or g * 3)
-        return model
-
-    model, given = make(build), x(5, 6).requires_grad_()
-    square(model(given)).backward()
-    plain, weight = list(log), model[0].weight.grad.clone()
-    model.zero_grad()
-    given.grad = None
-    log.clear()
-    with unmoved(model, given):
-        trace = spp.trace(model, given, loss=square)
-    assert log == plain and sorted(log) == sorted(["pre", "forward", "second", "backward pre", "backward", "weight"])
-    row = trace.frame.query("name == '0' and output == 'weight' and signal == 'weight_gradient'").iloc[0]
-    assert row["abs_max"] == pytest.approx(weight.abs().max().item())
-    examine(build, lambda: x(5, 6).requires_grad_())
-
-
-def test_rows_hold_what_the_rest_of_the_model_receives():
-    def build() -> nn.Module:
-        model = nn.Sequential(nn.Linear(6, 6), nn.ReLU())
-        model[0].register_forward_hook(lambda m, a, o: o * 0 + 3)
-        return model
-
-    frame = spp.trace(build(), x(5, 6), loss=square).frame.query("signal == 'activation'").set_index("name")
-    assert frame.loc["0", "mean"] == frame.loc["1", "mean"] == 3
-
-
-def test_global_module_hooks_are_kept_and_fire():
-    seen = []
-    handle = nn.modules.module.register_module_forward_hook(lambda m, a, o: seen.append(type(m).__name__))
-    try:
-        examine(lambda: nn.Sequential(nn.Linear(6, 6)), lambda: x(5, 6), interrupted=False, rows=False)
-    finally:
-        handle.remove()
-    assert seen[:2] == ["Linear", "Sequential"] and len(seen) == 6
-
-
 def test_modules_that_cannot_be_copied():
     class Stubborn(nn.Module):
         def __init__(self) -> None:
@@ -253,81 +206,6 @@ def test_modules_that_cannot_be_copied():
             return self.fc(x)
 
     examine(Stubborn, lambda: x(5, 6))
-
-
-class Logged(Tensor):
-    """A subclass that follows every operation and counts them."""
-
-    seen = 0
-
-    @classmethod
-    def __torch_function__(cls, function, types, args=(), kwargs=None):
-        Logged.seen += 1
-        return super().__torch_function__(function, types, args, kwargs or {})
-
-
-def test_tensor_subclasses_are_stripped_for_measuring_only():
-    def build() -> nn.Module:
-        return nn.Sequential(nn.Linear(6, 6), nn.Tanh(), nn.Linear(6, 4))
-
-    def batch() -> Tensor:
-        return x(5, 6).as_subclass(Logged)
-
-    trace = examine(build, batch)
-    plain = spp.trace(make(build), x(5, 6), loss=square, channel_axis=lambda m, t: t.dim() - 1)
-    assert trace.frame.drop(columns="channels").equals(plain.frame.drop(columns="channels"))
-
-
-def test_measuring_calls_nothing_of_a_subclass():
-    model = nn.Sequential(nn.Linear(6, 6), nn.Tanh())
-    given = x(5, 6).as_subclass(Logged)
-    Logged.seen = 0
-    output = model(given)
-    plain = Logged.seen
-    loss = torch.zeros((), requires_grad=True)
-    Logged.seen = 0
-    spp.trace(model, given, loss=lambda output, target: loss * 1, signals=["activation", "gradient"])
-    assert Logged.seen == plain and isinstance(output, Logged)
-
-
-def test_a_wrapper_without_values_of_its_own_is_a_hole():
-    class Wrapper(Tensor):
-        @staticmethod
-        def __new__(cls, inner: Tensor):
-            made = Tensor._make_wrapper_subclass(cls, inner.shape, dtype=inner.dtype)
-            made.inner = inner
-            return made
-
-        @classmethod
-        def __torch_dispatch__(cls, function, types, args=(), kwargs=None):
-            plain = torch.utils._pytree.tree_map_only(Wrapper, lambda t: t.inner, (args, kwargs or {}))
-            return function(*plain[0], **plain[1])
-
-    class Wraps(nn.Module):
-        def forward(self, x: Tensor) -> Tensor:
-            return Wrapper(x.detach())
-
-    class Net(nn.Module):
-        def __init__(self) -> None:
-            super().__init__()
-            self.fc, self.wraps = nn.Linear(6, 4), Wraps()
-
-        def forward(self, x: Tensor) -> Tensor:
-            return self.fc(x) + self.wraps(x)[:, :4]
-
-    trace = examine(Net, lambda: x(5, 6), rows=False)
-    assert trace.unmeasured.query("name == 'wraps'")["reason"].tolist() == [
-        "a Wrapper wraps other tensors and has no values of its own"
-    ]
-
-
-def test_fake_tensors_are_refused():
-    from torch._subclasses.fake_tensor import FakeTensorMode
-
-    with FakeTensorMode():
-        model, given = nn.Linear(6, 4), torch.randn(5, 6)
-        with pytest.raises(spp.InputError, match="under a FakeTensorMode"):
-            spp.trace(model, given, loss=square)
 
 
 def test_a_trace_that_fails_in_restoring_one_thing_restores_the_others(monkeypatch):

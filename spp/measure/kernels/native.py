@@ -121,7 +121,16 @@ class _Library:
         sweep = library.spp_sweep
         pointer, whole = ctypes.c_void_p, ctypes.c_int64
         layout = (ctypes.c_int, whole, _Dims, _Dims, whole, whole, whole)
-        sweep.argtypes = [pointer, ctypes.c_int, *layout, ctypes.c_int, pointer, ctypes.c_double, ctypes.c_double, pointer]
+        sweep.argtypes = [
+            pointer,
+            ctypes.c_int,
+            *layout,
+            ctypes.c_int,
+            pointer,
+            ctypes.c_double,
+            ctypes.c_double,
+            pointer,
+        ]
         sweep.restype = ctypes.c_int
         summary = library.spp_summary
         summary.argtypes = [whole, pointer, pointer, ctypes.c_double, pointer]
