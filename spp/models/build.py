@@ -7,13 +7,13 @@ from typing import Any
 from torch import nn
 
 from spp.errors import InputError, UnknownNameError
-from spp.models.config import Config
+from spp.models.config import Config, ConvConfig
 from spp.models.efficientnet import EfficientNet, EfficientNetConfig
 from spp.models.ffn import FFN, FFNConfig
 from spp.models.resnet import ResNet, ResNetConfig
 from spp.models.resnetv2 import PreResNet
 from spp.models.table import ALIASES, VARIANTS
-from spp.nn.init import initialize_
+from spp.nn.init import initialize_, zero_gamma_
 
 
 def names() -> tuple[str, ...]:
@@ -68,8 +68,10 @@ def build(
         activation: A name of ``spp.nn.ACTIVATIONS``.
         init: A name of ``spp.nn.INITS``; it governs every convolution and Linear layer.
         num_classes: Outputs of the classifier.
-        changes: Any other field of the network's configuration: ``input_shape`` for all, ``depth`` and ``width`` for
-            ``ffn``, ``depths`` or ``stem`` for ResNets, ``drop_path`` and others for EfficientNets.
+        changes: Any other field of the network's configuration: ``input_shape``, ``norm_options``, ``gain`` and more for
+            all, ``depth`` and ``width`` for ``ffn``, ``residual``, ``se``, ``zero_gamma`` and ``drop_path`` for all others,
+            ``depths``, ``stem`` or ``shortcut`` for ResNets, ``width_multiplier`` and others for EfficientNets. A new
+            ``residual`` brings the norm and the init that belong to it, unless they are given too.
 
     Returns:
         The network, mapping ``(N, *input_shape)`` to ``(N, num_classes)``.
@@ -80,7 +82,12 @@ def build(
     """
     common = {"norm": norm, "activation": activation, "init": init, "num_classes": num_classes}
     row = config(name, **{key: value for key, value in common.items() if value is not None}, **changes)
-    return initialize_(_make(row), row.init)
+    model = initialize_(_make(row), row.init)
+    if row.head_init is not None:
+        initialize_(model.get_submodule("head"), row.head_init)
+    if isinstance(row, ConvConfig) and row.zero_gamma:
+        zero_gamma_(model)
+    return model
 
 
 def check_input(model: nn.Module | Config | str, shape: tuple[int, ...], *, batch: int | None = None) -> None:

@@ -8,8 +8,12 @@ from typing import Any, ClassVar, Self
 
 from spp.errors import InputError, UnknownNameError
 from spp.nn.activations import find_activation
+from spp.nn.convolutions import find_weight_norm
+from spp.nn.gains import GAINS
 from spp.nn.init import find_init
-from spp.nn.norms import BATCH_EPS, BATCH_MOMENTUM, find_norm
+from spp.nn.norms import BATCH_EPS, BATCH_MOMENTUM, NORMS, check_norm_options, find_norm, make_norm
+from spp.nn.residual import RESIDUALS, check_residual_options, find_residual
+from spp.nn.squeeze_excite import find_se_scale
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -24,8 +28,14 @@ class Config:
         norm: Name of ``spp.nn.NORMS``.
         activation: Name of ``spp.nn.ACTIVATIONS``.
         init: Name of ``spp.nn.INITS``.
-        batch_eps: What norms with batch statistics add to the variance.
+        norm_options: Options of the norm, as ``{"alpha": 1.0}`` for ``dyt``; kept as sorted pairs.
+        weight_norm: Rule of ``spp.nn.WEIGHT_NORMS`` for convolutions and Linear layers beside the norm, as weight
+            standardization beside GroupNorm; None for the norm's own, which is none for most.
+        gain: Name of ``spp.nn.GAINS`` for the activations; None for what the norm asks for.
+        batch_eps: What norms that extend BatchNorm add to the variance.
         batch_momentum: Weight of the newest batch in their running statistics.
+        alpha_dropout: Whether dropout, where the network has any, is SELU's own, which keeps mean and variance.
+        head_init: Name of ``spp.nn.INITS`` for the classifier; None for the same as elsewhere.
     """
 
     name: str
@@ -33,8 +43,13 @@ class Config:
     input_shape: tuple[int, ...] = (3, 224, 224)
     num_classes: int = 1000
     norm: str = "batch"
+    norm_options: Any = ()
+    weight_norm: str | None = None
     activation: str = "relu"
+    gain: str | None = None
     init: str = "he_fan_out"
+    head_init: str | None = None
+    alpha_dropout: bool = False
     batch_eps: float = BATCH_EPS
     batch_momentum: float = BATCH_MOMENTUM
 
@@ -44,6 +59,15 @@ class Config:
         find_norm(self.norm)
         find_activation(self.activation)
         find_init(self.init)
+        if self.head_init is not None:
+            find_init(self.head_init)
+        if self.gain is not None and self.gain not in GAINS:
+            raise UnknownNameError("gain", str(self.gain), GAINS)
+        object.__setattr__(self, "norm_options", self._pairs("norm_options"))
+        check_norm_options(self.norm, dict(self.norm_options))
+        if self.norm_options and find_norm(self.norm).weights is None:
+            make_norm(self.norm, 32, **dict(self.norm_options))  # an impossible value fails here, not in the middle
+        self._check_weight_norm()
         self._need_count("num_classes")
         shape = self.input_shape
         if not isinstance(shape, tuple | list) or not shape or not all(_is_count(size) for size in shape):
@@ -56,6 +80,40 @@ class Config:
         self._need_number("batch_eps", 0, float("inf"))
         self._need_number("batch_momentum", 0, 1)
         self.check_input(self.input_shape)
+
+    @property
+    def weight_rule(self) -> str | None:
+        """Name of ``spp.nn.WEIGHT_NORMS`` that convolutions and Linear layers follow, or None."""
+        return find_norm(self.norm).weights if self.weight_norm is None else self.weight_norm
+
+    @property
+    def activation_gain(self) -> str:
+        """Name of ``spp.nn.GAINS`` that the activations have."""
+        if self.gain is not None:
+            return self.gain
+        return "none" if self.weight_rule is None else find_weight_norm(self.weight_rule).activation_gain
+
+    def _check_weight_norm(self) -> None:
+        if self.weight_norm is None:
+            return
+        find_weight_norm(self.weight_norm)
+        own = find_norm(self.norm).weights
+        if own not in (None, self.weight_norm):
+            raise InputError(
+                f"norm {self.norm!r} already says what becomes of the weights",
+                received=f"weight_norm={self.weight_norm!r}",
+                where=f"model {self.name!r}",
+                remedy=f"Leave weight_norm out, or give norm='none' or a norm of activations with {self.weight_norm!r}.",
+            )
+
+    def _pairs(self, key: str) -> tuple[tuple[str, Any], ...]:
+        value = getattr(self, key)
+        try:
+            return tuple(sorted(dict(value).items()))
+        except (TypeError, ValueError) as error:
+            raise InputError(
+                f"{key} is a mapping from option to value", received=repr(value), where=f"model {self.name!r}"
+            ) from error
 
     @classmethod
     def changes(cls) -> tuple[str, ...]:
@@ -72,6 +130,8 @@ class Config:
         for key in changes:
             if key not in self.changes():
                 raise UnknownNameError("argument", key, self.changes(), where=f"model {self.name!r}")
+        if changes.get("norm", self.norm) != self.norm:
+            changes.setdefault("norm_options", ())  # one norm's options mean nothing to another
         return replace(self, **changes)
 
     def check_input(self, shape: tuple[int, ...], *, batch: int | None = None) -> None:
@@ -94,7 +154,75 @@ class Config:
 
 @dataclass(frozen=True, kw_only=True)
 class ConvConfig(Config):
-    """What every convolutional network has."""
+    """What every convolutional network has.
+
+    Attributes:
+        residual: Name of ``spp.nn.RESIDUALS``; the family takes those of its ``residuals``.
+        residual_options: Options of the rule, as ``{"alpha": 0.2}`` for ``nf``; kept as sorted pairs.
+        zero_gamma: Whether the scale that ends each residual branch starts at zero.
+        drop_path: Rate of stochastic depth at the last block; it grows linearly from 0 at the first.
+        se: Name of ``spp.nn.SE_SCALES``; ``none`` leaves squeeze-and-excitation out.
+        se_ratio: Squeezed channels as a share of the block's; 0 leaves squeeze-and-excitation out.
+        se_weight_norm: Rule of ``spp.nn.WEIGHT_NORMS`` for the two maps of squeeze-and-excitation, or None.
+    """
+
+    residual: str = "plain"
+    residual_options: Any = ()
+    zero_gamma: bool = False
+    drop_path: float = 0.0
+    se: str = "none"
+    se_ratio: float = 0.25
+    se_weight_norm: str | None = None
+
+    def __post_init__(self) -> None:
+        find_se_scale(self.se)
+        if self.se_weight_norm is not None:
+            find_weight_norm(self.se_weight_norm)
+        self._need_number("se_ratio", 0, 1)
+        self._need_number("drop_path", 0, 1 - 1e-6)
+        object.__setattr__(self, "residual_options", self._pairs("residual_options"))
+        check_residual_options(self.residual, dict(self.residual_options))
+        super().__post_init__()
+        self._check_residual()
+
+    @property
+    def residuals(self) -> tuple[str, ...]:
+        """The rules that the network can follow."""
+        return tuple(name for name in RESIDUALS if name not in ("nf", "fixup"))
+
+    def change(self, **changes: Any) -> Self:
+        """This row with some fields changed; a new ``residual`` brings the norm and the init that belong to it."""
+        rule = changes.get("residual", self.residual)
+        if rule != self.residual:
+            changes.setdefault("residual_options", ())
+            for key, value in find_residual(rule).implies.items():
+                changes.setdefault(key, value)
+        return super().change(**changes)
+
+    def _check_residual(self) -> None:
+        where = f"model {self.name!r}"
+        if self.residual not in self.residuals:
+            raise InputError(
+                f"residual rule {self.residual!r} is not made for this network",
+                where=where,
+                remedy=f"Rules for it: {', '.join(self.residuals)}.",
+            )
+        row = find_norm(self.norm)
+        if self.residual == "fixup" and self.norm != "none":
+            raise InputError(
+                "residual rule 'fixup' stands in place of a norm",
+                received=f"norm={self.norm!r}",
+                where=where,
+                remedy="Norms for it: none.",
+            )
+        if self.residual == "nf" and row.statistics:
+            fit = ", ".join(name for name, other in NORMS.items() if not other.statistics)
+            raise InputError(
+                "residual rule 'nf' foretells the variance, which a norm with statistics undoes",
+                received=f"norm={self.norm!r}",
+                where=where,
+                remedy=f"Norms for it: {fit}.",
+            )
 
     @property
     def total_stride(self) -> int:

@@ -10,8 +10,7 @@ from torch import Tensor, nn
 
 from spp.models.config import ConvConfig
 from spp.models.parts import Head, Parts, Stem
-from spp.nn.residual import StochasticDepth
-from spp.nn.squeeze_excite import SqueezeExcite
+from spp.nn.residual import NF_ALPHA, ExpectedVariance, ResidualBlock
 
 STEM_CHANNELS, HEAD_CHANNELS = 32, 1280
 
@@ -45,15 +44,16 @@ class EfficientNetConfig(ConvConfig):
         width_multiplier: Of the channels of stem, stages and head.
         depth_multiplier: Of the blocks of each stage.
         dropout: Before the classifier.
-        drop_path: Rate of stochastic depth at the last block; it grows linearly from 0 at the first.
-        se_ratio: Squeezed channels as a share of the channels that enter the block; 0 leaves SE out.
+        preactivation: Whether blocks begin with an activation, as normalizer-free ones do, rather than take the linear
+            output of the block before them; the stem then ends without one.
     """
 
     width_multiplier: float = 1.0
     depth_multiplier: float = 1.0
     dropout: float = 0.2
     drop_path: float = 0.2
-    se_ratio: float = 0.25
+    preactivation: bool = False
+    se: str = "plain"
     activation: str = "silu"
     init: str = "efficientnet"
     batch_eps: float = 1e-3
@@ -63,9 +63,12 @@ class EfficientNetConfig(ConvConfig):
         self._need_number("width_multiplier", 1e-3, 100)
         self._need_number("depth_multiplier", 1e-3, 100)
         self._need_number("dropout", 0, 1)
-        self._need_number("drop_path", 0, 1 - 1e-6)
-        self._need_number("se_ratio", 0, 1)
         super().__post_init__()
+
+    @property
+    def residuals(self) -> tuple[str, ...]:
+        """All rules but Fixup, which is defined for ResNet v1."""
+        return (*super().residuals, "nf")
 
     @property
     def total_stride(self) -> int:
@@ -83,10 +86,10 @@ class EfficientNetConfig(ConvConfig):
         return ceil(repeats * self.depth_multiplier)
 
 
-class MBConv(nn.Module):
+class MBConv(ResidualBlock):
     """Inverted bottleneck: 1x1 expansion, depthwise convolution, squeeze-and-excitation, 1x1 projection.
 
-    The projection is not activated. The input is added where the shape stays, after stochastic depth.
+    The projection is not activated. The input is merged where the shape stays.
 
     Args:
         parts: Maker of layers.
@@ -94,17 +97,28 @@ class MBConv(nn.Module):
         stage: Expansion, kernel and (unscaled) rest of the stage.
         outputs: Channels out.
         stride: Of the depthwise convolution.
-        squeezed: Channels inside squeeze-and-excitation; 0 leaves it out.
-        drop: Rate of stochastic depth.
+        preactivation: Whether the branch begins with an activation.
+        beta: Expected spread of the input, which the branch's input is divided by.
     """
 
+    branch_norm = "project_norm"
+
     def __init__(
-        self, parts: Parts, inputs: int, stage: Stage, outputs: int, *, stride: int, squeezed: int, drop: float
+        self,
+        parts: Parts,
+        inputs: int,
+        stage: Stage,
+        outputs: int,
+        *,
+        stride: int,
+        preactivation: bool = False,
+        beta: float = 1.0,
     ) -> None:
         super().__init__()
         width = inputs * stage.expand
-        self.merges = stride == 1 and inputs == outputs
-        layers: dict[str, nn.Module] = {}
+        self.beta = beta
+        self.branch = ("depthwise", "project") if stage.expand == 1 else ("expand", "depthwise", "project")
+        layers: dict[str, nn.Module | None] = {}
         if stage.expand > 1:
             layers["expand"] = parts.make_conv(inputs, width, 1)
             layers["expand_norm"] = parts.make_norm(width)
@@ -112,22 +126,27 @@ class MBConv(nn.Module):
         layers["depthwise"] = parts.make_conv(width, width, stage.kernel, stride=stride, groups=width)
         layers["depthwise_norm"] = parts.make_norm(width)
         layers["depthwise_act"] = parts.make_act()
-        if squeezed:
-            layers["se"] = SqueezeExcite(width, squeezed, parts.activation)
+        layers["se"] = parts.make_se(width, inputs)
         layers["project"] = parts.make_conv(width, outputs, 1)
-        layers["project_norm"] = parts.make_norm(outputs)
-        if self.merges:
-            layers["drop"] = StochasticDepth(drop)
-        for name, layer in layers.items():
-            self.add_module(name, layer)
+        layers["project_norm"] = parts.make_norm(outputs, activated=False)
+        self.pre_act = parts.make_act(after_norm=False) if preactivation else None
+        self.layers = tuple(name for name, layer in layers.items() if layer is not None)
+        for name in self.layers:
+            self.add_module(name, layers[name])
+
+    @property
+    def merges(self) -> bool:
+        """Whether the block has a skip."""
+        return bool(self.rule)
 
     def forward(self, x: Tensor) -> Tensor:
         """``(N, inputs, H, W)`` to ``(N, outputs, H / stride, W / stride)``."""
-        out = x
-        for layer in self.children():
-            out = layer(out)
+        out: Tensor = x if self.pre_act is None else self.pre_act(x)
+        out = out if self.beta == 1 else out * (1 / self.beta)
+        for name in self.layers:
+            out = getattr(self, name)(out)
         if self.merges:
-            out = out + x
+            out = self.weigh_branch(out) + self.weigh_skip(x)
         return out
 
 
@@ -137,24 +156,35 @@ class EfficientNet(nn.Module):
     def __init__(self, config: EfficientNetConfig) -> None:
         super().__init__()
         self.config = config
-        parts = Parts.of(config)
+        parts = Parts(config)
         channels = config.scale_channels(STEM_CHANNELS)
-        self.stem = Stem(parts, config.input_shape[0], channels, 3, stride=2, activated=True, pooled=False)
+        activated = not config.preactivation
+        self.stem = Stem(parts, config.input_shape[0], channels, 3, stride=2, activated=activated, pooled=False)
+        options = dict(config.residual_options)
+        expected = ExpectedVariance(options.get("alpha", NF_ALPHA))
         blocks = sum(config.scale_repeats(stage.repeats) for stage in STAGES)
         index = 0
         for number, stage in enumerate(STAGES, 1):
             outputs = config.scale_channels(stage.channels)
             members: list[nn.Module] = []
             for repeat in range(config.scale_repeats(stage.repeats)):
-                squeezed = max(1, int(channels * config.se_ratio)) if config.se_ratio else 0
                 stride = stage.stride if repeat == 0 else 1
-                drop = config.drop_path * index / blocks
-                members.append(MBConv(parts, channels, stage, outputs, stride=stride, squeezed=squeezed, drop=drop))
+                beta = expected.beta() if config.residual == "nf" else 1.0
+                member = MBConv(
+                    parts, channels, stage, outputs, stride=stride, preactivation=config.preactivation, beta=beta
+                )
+                if stride == 1 and channels == outputs:
+                    rate = config.drop_path * index / blocks
+                    member.set_residual(config.residual, outputs, options=options, drop_rate=rate)
+                    expected.identity_skip()
+                else:
+                    expected.no_skip()
+                members.append(member)
                 channels, index = outputs, index + 1
             self.add_module(f"stage{number}", nn.Sequential(*members))
         features = config.scale_channels(HEAD_CHANNELS)
         self.final = Stem(parts, channels, features, 1, stride=1, activated=True, pooled=False)
-        self.head = Head(features, config.num_classes, dropout=config.dropout)
+        self.head = Head(parts, features, config.num_classes, dropout=config.dropout)
 
     def forward(self, x: Tensor) -> Tensor:
         """``(N, C, H, W)`` to ``(N, num_classes)``."""

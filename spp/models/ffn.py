@@ -22,18 +22,28 @@ class FFNConfig(Config):
         depth: Number of Linear layers, the classifier included.
         width: Features of each hidden layer.
         first_norm: Norm after the first Linear layer; None for the same as after the others.
+        dropout: After each activation.
     """
 
     depth: int = 10
     width: int = 100
     first_norm: str | None = None
+    dropout: float = 0.0
 
     def __post_init__(self) -> None:
+        self._need_number("dropout", 0, 1)
         self._need_count("depth")
         self._need_count("width")
         if self.first_norm is not None:
             find_norm(self.first_norm)
         super().__post_init__()
+        if self.first_norm is not None and NORMS[self.first_norm].weights is not None:
+            raise InputError(
+                f"norm {self.first_norm!r} acts on the weights of the whole network",
+                received=f"first_norm={self.first_norm!r}",
+                where=f"model {self.name!r}",
+                remedy=f"Give norm={self.first_norm!r} instead.",
+            )
         for norm in (self.norm, self.first_norm):
             if norm is not None and NORMS[norm].spatial:
                 fit = ", ".join(known for known, row in NORMS.items() if not row.spatial)
@@ -75,18 +85,19 @@ class FFNConfig(Config):
 
 
 class Layer(nn.Module):
-    """Linear, norm, activation."""
+    """Linear, norm, activation, dropout if any."""
 
-    def __init__(self, parts: Parts, inputs: int, outputs: int) -> None:
+    def __init__(self, parts: Parts, inputs: int, outputs: int, *, dropout: float = 0.0) -> None:
         super().__init__()
-        self.linear = nn.Linear(inputs, outputs)
+        self.linear = parts.make_linear(inputs, outputs)
         self.norm = parts.make_norm(outputs)
         self.act = parts.make_act()
+        self.dropout = parts.make_dropout(dropout)
 
     def forward(self, x: Tensor) -> Tensor:
         """``(N, inputs)`` to ``(N, outputs)``."""
         out: Tensor = self.act(self.norm(self.linear(x)))
-        return out
+        return out if self.dropout is None else self.dropout(out)
 
 
 class Classifier(nn.Module):
@@ -111,12 +122,14 @@ class FFN(nn.Module):
     def __init__(self, config: FFNConfig) -> None:
         super().__init__()
         self.config = config
-        parts = Parts.of(config, dims=0)
+        parts = Parts(config, dims=0)
         self.flatten = nn.Flatten()
         features = config.features
         for index in range(1, config.depth):
             norm = config.first_norm if index == 1 and config.first_norm is not None else config.norm
-            self.add_module(f"layer{index}", Layer(replace(parts, norm=norm), features, config.width))
+            self.add_module(
+                f"layer{index}", Layer(replace(parts, norm=norm), features, config.width, dropout=config.dropout)
+            )
             features = config.width
         self.head = Classifier(features, config.num_classes)
 

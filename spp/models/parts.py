@@ -6,9 +6,11 @@ from dataclasses import dataclass
 
 from torch import Tensor, nn
 
-from spp.models.config import Config
+from spp.models.config import Config, ConvConfig
 from spp.nn.activations import make_activation
-from spp.nn.norms import BATCH_EPS, BATCH_MOMENTUM, make_norm
+from spp.nn.convolutions import WEIGHT_NORMS, StandardizedConv2d, StandardizedLinear
+from spp.nn.norms import find_norm, make_norm
+from spp.nn.squeeze_excite import SqueezeExcite
 
 
 @dataclass(frozen=True, slots=True)
@@ -16,40 +18,86 @@ class Parts:
     """A maker of layers. Blocks ask it for all of theirs, so that a norm or an activation is decided in one place.
 
     Attributes:
-        norm: Name of ``spp.nn.NORMS``.
-        activation: Name of ``spp.nn.ACTIVATIONS``.
-        batch_eps: What norms with batch statistics add to the variance.
-        batch_momentum: Weight of the newest batch in their running statistics.
+        config: What the network is.
         dims: Spatial axes of the tensors, 2 for images and 0 for vectors.
+        norm: Name of ``spp.nn.NORMS`` where it is not the configuration's.
     """
 
-    norm: str
-    activation: str
-    batch_eps: float = BATCH_EPS
-    batch_momentum: float = BATCH_MOMENTUM
+    config: Config
     dims: int = 2
+    norm: str | None = None
 
-    @classmethod
-    def of(cls, config: Config, *, dims: int = 2) -> Parts:
-        """The parts that ``config`` asks for."""
-        return cls(config.norm, config.activation, config.batch_eps, config.batch_momentum, dims)
+    @property
+    def activation(self) -> str:
+        """Name of the activation."""
+        return self.config.activation
 
     def make_conv(self, inputs: int, outputs: int, kernel: int, *, stride: int = 1, groups: int = 1) -> nn.Module:
-        """A convolution without bias that keeps the size of the map but for its stride (``kernel`` is odd).
+        """A convolution that keeps the size of the map but for its stride (``kernel`` is odd).
 
-        It has no bias under any norm, ``none`` included, so that arms differ in the norm alone.
+        It has no bias under any norm, ``none`` included, so that arms differ in the norm alone. Where the rule for weights
+        has a gain, the convolution has gain and bias, which are to it what scale and shift are to BatchNorm.
         """
-        return nn.Conv2d(inputs, outputs, kernel, stride=stride, padding=kernel // 2, groups=groups, bias=False)
-
-    def make_norm(self, channels: int) -> nn.Module:
-        """The norm for ``channels``."""
-        return make_norm(
-            self.norm, channels, dims=self.dims, batch_eps=self.batch_eps, batch_momentum=self.batch_momentum
+        rule, options = self._weights()
+        padding = kernel // 2
+        if rule is None:
+            return nn.Conv2d(inputs, outputs, kernel, stride=stride, padding=padding, groups=groups, bias=False)
+        return StandardizedConv2d(
+            inputs,
+            outputs,
+            kernel,
+            stride=stride,
+            padding=padding,
+            groups=groups,
+            bias=WEIGHT_NORMS[rule].gain,
+            rule=rule,
+            options=options,
         )
 
-    def make_act(self) -> nn.Module:
-        """A fresh activation."""
-        return make_activation(self.activation)
+    def make_linear(self, inputs: int, outputs: int) -> nn.Module:
+        """A Linear layer with bias."""
+        rule, options = self._weights()
+        if rule is None:
+            return nn.Linear(inputs, outputs)
+        return StandardizedLinear(inputs, outputs, rule=rule, options=options)
+
+    def make_norm(self, channels: int, *, activated: bool = True) -> nn.Module:
+        """The norm for ``channels``; ``activated`` says whether ``make_act`` follows directly."""
+        config = self.config
+        name = config.norm if self.norm is None else self.norm
+        return make_norm(
+            name,
+            channels,
+            dims=self.dims,
+            batch_eps=config.batch_eps,
+            batch_momentum=config.batch_momentum,
+            activated=activated,
+            **(dict(config.norm_options) if name == config.norm and find_norm(name).weights is None else {}),
+        )
+
+    def make_act(self, *, after_norm: bool = True) -> nn.Module:
+        """A fresh activation; directly behind a norm that brings its own, an identity."""
+        if after_norm and find_norm(self.config.norm if self.norm is None else self.norm).activates:
+            return nn.Identity()
+        return make_activation(self.config.activation, self.config.activation_gain)
+
+    def make_se(self, channels: int, block_channels: int) -> nn.Module | None:
+        """Squeeze-and-excitation of ``channels``, squeezed to a share of ``block_channels``; None where there is none."""
+        config = self.config
+        if not isinstance(config, ConvConfig) or config.se == "none" or not config.se_ratio:
+            return None
+        squeezed = max(1, int(block_channels * config.se_ratio))
+        return SqueezeExcite(channels, squeezed, config.activation, scale=config.se, weight_norm=config.se_weight_norm)
+
+    def make_dropout(self, rate: float) -> nn.Module | None:
+        """Dropout, or SELU's own where the configuration says so; None at rate 0."""
+        if not rate:
+            return None
+        return nn.AlphaDropout(rate) if self.config.alpha_dropout else nn.Dropout(rate)
+
+    def _weights(self) -> tuple[str | None, dict[str, float]]:
+        rule = self.config.weight_rule
+        return rule, dict(self.config.norm_options) if find_norm(self.config.norm).weights == rule else {}
 
 
 class Stem(nn.Module):
@@ -87,17 +135,19 @@ class Head(nn.Module):
     """The classifier of an image network: mean over space, dropout if any, Linear.
 
     Args:
+        parts: Maker of layers.
         inputs: Channels of the maps.
         num_classes: Outputs.
         dropout: Probability that a feature is dropped while training; 0 leaves the layer out.
     """
 
-    def __init__(self, inputs: int, num_classes: int, *, dropout: float = 0.0) -> None:
+    def __init__(self, parts: Parts, inputs: int, num_classes: int, *, dropout: float = 0.0) -> None:
         super().__init__()
         self.pool = nn.AdaptiveAvgPool2d(1)
         self.flatten = nn.Flatten()
-        if dropout:
-            self.dropout = nn.Dropout(dropout)
+        drop = parts.make_dropout(dropout)
+        if drop is not None:
+            self.dropout = drop
         self.fc = nn.Linear(inputs, num_classes)
 
     def forward(self, x: Tensor) -> Tensor:

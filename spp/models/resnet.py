@@ -1,61 +1,94 @@
-"""ResNet v1.5 (He et al. 2015, arXiv 1512.03385, with the stride on the 3x3 convolution) for ImageNet and CIFAR."""
+"""ResNet v1.5 (He et al. 2015, arXiv 1512.03385, with the stride on the 3x3 convolution) for ImageNet and CIFAR.
+
+The CIFAR networks of the same paper (20 to 110 layers) have three stages of widths 16, 32 and 64.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
 
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from spp.errors import InputError, UnknownNameError
 from spp.models.config import ConvConfig
 from spp.models.parts import Head, Parts, Stem
+from spp.nn.residual import NF_ALPHA, ExpectedVariance, ResidualBlock
 
-STAGE_WIDTHS = (64, 128, 256, 512)
 BLOCKS = ("basic", "bottleneck")
 STEMS = ("imagenet", "cifar")
+SHORTCUTS = ("projection", "pool", "pad")
 
 
 @dataclass(frozen=True, kw_only=True)
 class ResNetConfig(ConvConfig):
-    """A residual network of four stages.
+    """A residual network.
 
     Attributes:
         depths: Blocks of each stage.
+        widths: Width of each stage.
         block: ``basic`` (two 3x3 convolutions) or ``bottleneck`` (1x1, 3x3, 1x1 with four times the width).
         stem: ``imagenet`` (7x7 with stride 2, then max pooling) or ``cifar`` (3x3 with stride 1, no pooling).
         preactivation: Whether blocks begin with norm and activation (ResNet-V2) rather than end with them.
+        shortcut: What a skip does where the shape changes: ``projection`` (1x1 convolution with the stride), ``pool`` (2x2
+            average pooling, then a 1x1 convolution) or ``pad`` (every second pixel, zeros for the new channels; option A
+            of He et al., without parameters; not with ``preactivation``).
     """
 
-    depths: tuple[int, int, int, int] = (2, 2, 2, 2)
+    depths: tuple[int, ...] = (2, 2, 2, 2)
+    widths: tuple[int, ...] = (64, 128, 256, 512)
     block: str = "basic"
     stem: str = "imagenet"
     preactivation: bool = False
+    shortcut: str = "projection"
 
     fixed = ConvConfig.fixed | {"preactivation"}
 
     def __post_init__(self) -> None:
-        for kind, name, known in (("block", self.block, BLOCKS), ("stem", self.stem, STEMS)):
-            if name not in known:
-                raise UnknownNameError(kind, str(name), known)
-        depths = self.depths
-        if (
-            not isinstance(depths, tuple | list)
-            or len(depths) != 4
-            or not all(isinstance(depth, int) and depth >= 1 for depth in depths)
+        known = SHORTCUTS[:2] if self.preactivation else SHORTCUTS
+        for kind, name, names in (
+            ("block", self.block, BLOCKS),
+            ("stem", self.stem, STEMS),
+            ("shortcut", self.shortcut, known),
         ):
+            if name not in names:
+                raise UnknownNameError(kind, str(name), names, where=f"model {self.name!r}")
+        for key in ("depths", "widths"):
+            self._need_counts(key)
+        if len(self.depths) != len(self.widths):
             raise InputError(
-                "depths are four positive integers, as (3, 4, 6, 3)",
-                received=repr(depths),
+                "depths and widths have one number for each stage",
+                received=f"depths={self.depths} and widths={self.widths}",
+                where=f"model {self.name!r}",
+                remedy="Change both together.",
+            )
+        super().__post_init__()
+
+    def _need_counts(self, key: str) -> None:
+        value = getattr(self, key)
+        if (
+            not isinstance(value, tuple | list)
+            or not value
+            or not all(isinstance(number, int) and not isinstance(number, bool) and number >= 1 for number in value)
+        ):
+            example = "(3, 4, 6, 3)" if key == "depths" else "(64, 128, 256, 512)"
+            raise InputError(
+                f"{key} are positive integers, one for each stage, as {example}",
+                received=repr(value),
                 where=f"model {self.name!r}",
             )
-        object.__setattr__(self, "depths", tuple(depths))
-        super().__post_init__()
+        object.__setattr__(self, key, tuple(value))
+
+    @property
+    def residuals(self) -> tuple[str, ...]:
+        """All rules but those of the other kind of block: Fixup is defined for ResNet v1, NF for pre-activation."""
+        return (*super().residuals, "nf" if self.preactivation else "fixup")
 
     @property
     def total_stride(self) -> int:
-        """32 for the ImageNet stem, 8 for the CIFAR stem."""
-        return 32 if self.stem == "imagenet" else 8
+        """4 in the ImageNet stem and 2 in each stage but the first."""
+        return (4 if self.stem == "imagenet" else 1) << (len(self.widths) - 1)
 
     @property
     def expansion(self) -> int:
@@ -69,7 +102,7 @@ class ResNetConfig(ConvConfig):
         return Stem(
             parts,
             self.input_shape[0],
-            STAGE_WIDTHS[0],
+            self.widths[0],
             kernel,
             stride=stride,
             activated=not self.preactivation,
@@ -77,8 +110,11 @@ class ResNetConfig(ConvConfig):
         )
 
 
-class BasicBlock(nn.Module):
+class BasicBlock(ResidualBlock):
     """Two 3x3 convolutions; the second norm's output is merged with the shortcut, then activated."""
+
+    branch = ("conv1", "conv2")
+    branch_norm = "norm2"
 
     def __init__(self, parts: Parts, inputs: int, width: int, *, stride: int) -> None:
         super().__init__()
@@ -86,21 +122,28 @@ class BasicBlock(nn.Module):
         self.norm1 = parts.make_norm(width)
         self.act1 = parts.make_act()
         self.conv2 = parts.make_conv(width, width, 3)
-        self.norm2 = parts.make_norm(width)
+        self.norm2 = parts.make_norm(width, activated=False)
+        self.se = parts.make_se(width, width)
         self.shortcut = _project(parts, inputs, width, stride)
-        self.act2 = parts.make_act()
+        self.act2 = parts.make_act(after_norm=False)
 
     def forward(self, x: Tensor) -> Tensor:
         """``(N, inputs, H, W)`` to ``(N, width, H / stride, W / stride)``."""
-        out: Tensor = self.act1(self.norm1(self.conv1(x)))
-        out = self.norm2(self.conv2(out))
+        x = self.enter(x)
+        out: Tensor = self.act1(self.between(0, self.norm1(self.conv1(x))))
+        out = self.norm2(self.conv2(self.between(1, out)))
+        out = out if self.se is None else self.se(out)
         shortcut = x if self.shortcut is None else self.shortcut(x)
-        out = self.act2(out + shortcut)
+        out = self.weigh_branch(out) + self.weigh_skip(shortcut)
+        out = self.act2(out)
         return out
 
 
-class Bottleneck(nn.Module):
+class Bottleneck(ResidualBlock):
     """1x1 to ``width``, 3x3 with the stride, 1x1 to ``4 width``; merged with the shortcut, then activated."""
+
+    branch = ("conv1", "conv2", "conv3")
+    branch_norm = "norm3"
 
     def __init__(self, parts: Parts, inputs: int, width: int, *, stride: int) -> None:
         super().__init__()
@@ -111,45 +154,69 @@ class Bottleneck(nn.Module):
         self.norm2 = parts.make_norm(width)
         self.act2 = parts.make_act()
         self.conv3 = parts.make_conv(width, 4 * width, 1)
-        self.norm3 = parts.make_norm(4 * width)
+        self.norm3 = parts.make_norm(4 * width, activated=False)
+        self.se = parts.make_se(4 * width, 4 * width)
         self.shortcut = _project(parts, inputs, 4 * width, stride)
-        self.act3 = parts.make_act()
+        self.act3 = parts.make_act(after_norm=False)
 
     def forward(self, x: Tensor) -> Tensor:
         """``(N, inputs, H, W)`` to ``(N, 4 width, H / stride, W / stride)``."""
-        out: Tensor = self.act1(self.norm1(self.conv1(x)))
-        out = self.act2(self.norm2(self.conv2(out)))
-        out = self.norm3(self.conv3(out))
+        x = self.enter(x)
+        out: Tensor = self.act1(self.between(0, self.norm1(self.conv1(x))))
+        out = self.act2(self.between(2, self.norm2(self.conv2(self.between(1, out)))))
+        out = self.norm3(self.conv3(self.between(3, out)))
+        out = out if self.se is None else self.se(out)
         shortcut = x if self.shortcut is None else self.shortcut(x)
-        out = self.act3(out + shortcut)
+        out = self.weigh_branch(out) + self.weigh_skip(shortcut)
+        out = self.act3(out)
         return out
 
 
 class Projection(nn.Module):
-    """The shortcut where the shape changes: strided 1x1 convolution, then norm."""
+    """The shortcut where the shape changes: 1x1 convolution with the stride, then norm; or pooling in place of the stride."""
 
     def __init__(self, parts: Parts, inputs: int, outputs: int, stride: int) -> None:
         super().__init__()
-        self.conv = parts.make_conv(inputs, outputs, 1, stride=stride)
-        self.norm = parts.make_norm(outputs)
+        pooled = stride > 1 and shortcut_of(parts) == "pool"
+        if pooled:
+            self.pool = make_pool(stride)
+        self.conv = parts.make_conv(inputs, outputs, 1, stride=1 if pooled else stride)
+        self.norm = parts.make_norm(outputs, activated=False)
 
     def forward(self, x: Tensor) -> Tensor:
         """``(N, inputs, H, W)`` to ``(N, outputs, H / stride, W / stride)``."""
-        out: Tensor = self.norm(self.conv(x))
-        return out
+        for layer in self.children():
+            x = layer(x)
+        return x
+
+
+class Pad(nn.Module):
+    """The shortcut without parameters: every ``stride``-th pixel, and zeros for the channels that are new."""
+
+    def __init__(self, channels: int, stride: int) -> None:
+        super().__init__()
+        self.channels, self.stride = channels, stride
+
+    def forward(self, x: Tensor) -> Tensor:
+        """``(N, inputs, H, W)`` to ``(N, inputs + channels, H / stride, W / stride)``."""
+        return F.pad(x[:, :, :: self.stride, :: self.stride], (0, 0, 0, 0, 0, self.channels))
+
+    def extra_repr(self) -> str:
+        """Show new channels and stride."""
+        return f"{self.channels}, stride={self.stride}"
 
 
 class ResNet(nn.Module):
-    """``stem``, ``stage1`` to ``stage4``, ``head``."""
+    """``stem``, ``stage1`` and so on, ``head``."""
 
     def __init__(self, config: ResNetConfig) -> None:
         super().__init__()
         self.config = config
-        parts = Parts.of(config)
+        parts = Parts(config)
         block = Bottleneck if config.block == "bottleneck" else BasicBlock
         self.stem = config.make_stem(parts)
         channels = add_stages(self, config, parts, block)
-        self.head = Head(channels, config.num_classes)
+        self.head = Head(parts, channels, config.num_classes)
 
     def forward(self, x: Tensor) -> Tensor:
         """``(N, C, H, W)`` to ``(N, num_classes)``."""
@@ -158,22 +225,47 @@ class ResNet(nn.Module):
         return x
 
 
-def add_stages(network: nn.Module, config: ResNetConfig, parts: Parts, block: Callable[..., nn.Module]) -> int:
-    """Give ``network`` its children ``stage1`` to ``stage4``; all but the first halve the map in their first block.
+def add_stages(network: nn.Module, config: ResNetConfig, parts: Parts, block: Callable[..., ResidualBlock]) -> int:
+    """Give ``network`` its children ``stage1`` and so on; all but the first halve the map in their first block.
 
     Returns:
         The channels that the last stage ends with.
     """
-    channels = STAGE_WIDTHS[0]
-    for stage, (width, depth) in enumerate(zip(STAGE_WIDTHS, config.depths, strict=True), 1):
+    channels, options = config.widths[0], dict(config.residual_options)
+    expected = ExpectedVariance(options.get("alpha", NF_ALPHA))
+    index, total = 0, sum(config.depths)
+    for stage, (width, depth) in enumerate(zip(config.widths, config.depths, strict=True), 1):
         blocks: list[nn.Module] = []
-        for index in range(depth):
-            stride = 2 if stage > 1 and index == 0 else 1
-            blocks.append(block(parts, channels, width, stride=stride))
+        for number in range(depth):
+            stride = 2 if stage > 1 and number == 0 else 1
+            member = block(parts, channels, width, stride=stride)
             channels = width * config.expansion
+            member.set_residual(config.residual, channels, options=options, drop_rate=config.drop_path * index / total)
+            if config.residual == "nf":
+                member.beta = expected.beta()
+                if member.shortcut is None:
+                    expected.identity_skip()
+                else:
+                    expected.projected_skip()
+            blocks.append(member)
+            index += 1
         network.add_module(f"stage{stage}", nn.Sequential(*blocks))
     return channels
 
 
-def _project(parts: Parts, inputs: int, outputs: int, stride: int) -> Projection | None:
-    return None if stride == 1 and inputs == outputs else Projection(parts, inputs, outputs, stride)
+def shortcut_of(parts: Parts) -> str:
+    """What a skip does where the shape changes: a name of ``SHORTCUTS``."""
+    return parts.config.shortcut if isinstance(parts.config, ResNetConfig) else SHORTCUTS[0]
+
+
+def make_pool(stride: int) -> nn.Module:
+    """Average pooling over the pixels that a stride would choose from."""
+    return nn.AvgPool2d(stride, stride, ceil_mode=True, count_include_pad=False)
+
+
+def _project(parts: Parts, inputs: int, outputs: int, stride: int) -> nn.Module | None:
+    if stride == 1 and inputs == outputs:
+        return None
+    if shortcut_of(parts) == "pad":
+        return Pad(outputs - inputs, stride)
+    return Projection(parts, inputs, outputs, stride)

@@ -3,19 +3,25 @@
 A block that changes the shape feeds its projection with the normalized activation too, so that the variance of the
 signal starts anew there. With BatchNorm, ReLU and weights of variance 2/fan_in, the average channel variance after
 block k of such a stage is (k + 1)(1 - 1/pi), the curve that Signal Propagation Plots are read against
-(Brock et al. 2021, arXiv 2101.08692).
+(Brock et al. 2021, arXiv 2101.08692). Under the rule ``nf`` the same blocks make their NF-ResNet: the activated input is
+divided by its expected spread, and the branch is scaled by alpha.
 """
 
 from __future__ import annotations
 
+from collections import OrderedDict
+
 from torch import Tensor, nn
 
 from spp.models.parts import Head, Parts
-from spp.models.resnet import ResNetConfig, add_stages
+from spp.models.resnet import ResNetConfig, add_stages, make_pool, shortcut_of
+from spp.nn.residual import ResidualBlock
 
 
-class PreBasicBlock(nn.Module):
+class PreBasicBlock(ResidualBlock):
     """Norm, activation, 3x3 convolution, twice over; the last convolution's output is merged with the shortcut."""
+
+    branch = ("conv1", "conv2")
 
     def __init__(self, parts: Parts, inputs: int, width: int, *, stride: int) -> None:
         super().__init__()
@@ -26,19 +32,24 @@ class PreBasicBlock(nn.Module):
         self.norm2 = parts.make_norm(width)
         self.act2 = parts.make_act()
         self.conv2 = parts.make_conv(width, width, 3)
+        self.se = parts.make_se(width, width)
 
     def forward(self, x: Tensor) -> Tensor:
         """``(N, inputs, H, W)`` to ``(N, width, H / stride, W / stride)``."""
         out: Tensor = self.act1(self.norm1(x))
+        out = out if self.beta == 1 else out * (1 / self.beta)
         shortcut = x if self.shortcut is None else self.shortcut(out)
         out = self.conv1(out)
         out = self.conv2(self.act2(self.norm2(out)))
-        out = out + shortcut
+        out = out if self.se is None else self.se(out)
+        out = self.weigh_branch(out) + self.weigh_skip(shortcut)
         return out
 
 
-class PreBottleneck(nn.Module):
+class PreBottleneck(ResidualBlock):
     """Norm and activation before each of 1x1, 3x3 with the stride, and 1x1 to ``4 width``; then the merge."""
+
+    branch = ("conv1", "conv2", "conv3")
 
     def __init__(self, parts: Parts, inputs: int, width: int, *, stride: int) -> None:
         super().__init__()
@@ -52,30 +63,33 @@ class PreBottleneck(nn.Module):
         self.norm3 = parts.make_norm(width)
         self.act3 = parts.make_act()
         self.conv3 = parts.make_conv(width, 4 * width, 1)
+        self.se = parts.make_se(4 * width, 4 * width)
 
     def forward(self, x: Tensor) -> Tensor:
         """``(N, inputs, H, W)`` to ``(N, 4 width, H / stride, W / stride)``."""
         out: Tensor = self.act1(self.norm1(x))
+        out = out if self.beta == 1 else out * (1 / self.beta)
         shortcut = x if self.shortcut is None else self.shortcut(out)
         out = self.conv1(out)
         out = self.conv2(self.act2(self.norm2(out)))
         out = self.conv3(self.act3(self.norm3(out)))
-        out = out + shortcut
+        out = out if self.se is None else self.se(out)
+        out = self.weigh_branch(out) + self.weigh_skip(shortcut)
         return out
 
 
 class PreResNet(nn.Module):
-    """``stem``, ``stage1`` to ``stage4``, ``final.norm`` and ``final.act``, ``head``."""
+    """``stem``, ``stage1`` and so on, ``final.norm`` and ``final.act``, ``head``."""
 
     def __init__(self, config: ResNetConfig) -> None:
         super().__init__()
         self.config = config
-        parts = Parts.of(config)
+        parts = Parts(config)
         block = PreBottleneck if config.block == "bottleneck" else PreBasicBlock
         self.stem = config.make_stem(parts)
         channels = add_stages(self, config, parts, block)
         self.final = NormAct(parts, channels)
-        self.head = Head(channels, config.num_classes)
+        self.head = Head(parts, channels, config.num_classes)
 
     def forward(self, x: Tensor) -> Tensor:
         """``(N, C, H, W)`` to ``(N, num_classes)``."""
@@ -99,4 +113,8 @@ class NormAct(nn.Module):
 
 
 def _project(parts: Parts, inputs: int, outputs: int, stride: int) -> nn.Module | None:
-    return None if stride == 1 and inputs == outputs else parts.make_conv(inputs, outputs, 1, stride=stride)
+    if stride == 1 and inputs == outputs:
+        return None
+    if stride > 1 and shortcut_of(parts) == "pool":
+        return nn.Sequential(OrderedDict(pool=make_pool(stride), conv=parts.make_conv(inputs, outputs, 1)))
+    return parts.make_conv(inputs, outputs, 1, stride=stride)

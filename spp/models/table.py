@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 from types import MappingProxyType
+from typing import Any
 
 from spp.models.config import Config
 from spp.models.efficientnet import EfficientNetConfig
@@ -32,8 +34,40 @@ EFFICIENTNETS = {
 }
 
 
+CIFAR_RESNETS = (20, 32, 44, 56, 110)
+"""Depths of the CIFAR networks of He et al. 2015: 6n + 2 layers."""
+
+#          what each of the thesis' arms (Dewyse 2025) changes about EfficientNet-B0, and its description
+SELU = {"activation": "selu", "init": "lecun"}
+MAGNITUDE = {"residual": "mp", "se": "magnitude", "head_init": "small_normal"}
+EFFNET_ARMS: Mapping[str, tuple[str, Mapping[str, Any]]] = {
+    "sn": ("self-normalizing: SELU, LeCun init, no norm", {"norm": "none", **SELU}),
+    "snmp": ("sn with magnitude-preserving sums and squeeze-and-excitation", {"norm": "none", **SELU, **MAGNITUDE}),
+    "snmp_learned": (
+        "snmp with learned sums",
+        {"norm": "none", **SELU, **MAGNITUDE, "residual": "mp_learned"},
+    ),
+    "dyt": ("DyT in place of BatchNorm", {"norm": "dyt"}),
+    "dyt_sn": ("DyT, alpha 1, with SELU and LeCun init", {"norm": "dyt", "norm_options": {"alpha": 1.0}, **SELU}),
+    "ws": ("weight standardization everywhere, no norm", {"norm": "ws", "se_weight_norm": "ws"}),
+    "ws_sn": ("ws with SELU and LeCun init", {"norm": "ws", "se_weight_norm": "ws", **SELU}),
+    "ws_se_sn": (
+        "sn with weight standardization in squeeze-and-excitation alone",
+        {"norm": "none", "se_weight_norm": "ws", **SELU},
+    ),
+    "nf": (
+        "normalizer-free after Brock et al. 2021, betas reset where a block has no skip",
+        {"residual": "nf", "norm": "scaled_ws", "se": "doubled", "preactivation": True, "init": "lecun"},
+    ),
+    "gain": (
+        "no norm, but an init that counts groups and the activation's gain: the control of norm=none",
+        {"norm": "none", "init": "lecun", "gain": "rms"},
+    ),
+}
+
+
 def _rows() -> list[Config]:
-    rows: list[Config] = [
+    return [
         FFNConfig(
             name="ffn",
             description="fully connected, 10 layers of width 100 on 3x32x32 images (Dewyse 2025)",
@@ -41,45 +75,100 @@ def _rows() -> list[Config]:
             num_classes=100,
             norm="batch_minus",
             first_norm="batch",
-        )
+        ),
+        *_resnets("resnet", "ResNet v1.5"),
+        *_resnets("resnetv2_", "pre-activation ResNet", preactivation=True),
+        *_cifar_resnets(),
+        *_normalizer_free_resnets(),
+        *_efficientnets(),
     ]
-    for version, preactivation in (("resnet", False), ("resnetv2_", True)):
-        kind = "pre-activation ResNet" if preactivation else "ResNet v1.5"
+
+
+def _resnets(version: str, kind: str, **fields: Any) -> list[Config]:
+    rows: list[Config] = []
+    cifar: dict[str, Any] = {"stem": "cifar", "input_shape": (3, 32, 32), "num_classes": 10}
+    for suffix, more, where in (("", dict[str, Any](), ""), ("_cifar", cifar, ", with the stem for 32x32 images")):
         for depth, (depths, block) in RESNETS.items():
             rows.append(
                 ResNetConfig(
-                    name=f"{version}{depth}",
-                    description=f"{kind}, {depth} layers",
+                    name=f"{version}{depth}{suffix}",
+                    description=f"{kind}, {depth} layers{where}",
                     depths=depths,
                     block=block,
-                    preactivation=preactivation,
+                    **fields,
+                    **more,
                 )
             )
-        for depth, (depths, block) in RESNETS.items():
-            rows.append(
-                ResNetConfig(
-                    name=f"{version}{depth}_cifar",
-                    description=f"{kind}, {depth} layers, with the stem for 32x32 images",
-                    depths=depths,
-                    block=block,
-                    preactivation=preactivation,
-                    stem="cifar",
-                    input_shape=(3, 32, 32),
-                    num_classes=10,
-                )
-            )
-    for number, (width, depth_multiplier, side, dropout) in EFFICIENTNETS.items():
+    return rows
+
+
+def _cifar_resnets() -> list[Config]:
+    return [
+        ResNetConfig(
+            name=f"resnet{depth}",
+            description=f"ResNet for CIFAR, {depth} layers of width 16 to 64 (He et al. 2015)",
+            depths=((depth - 2) // 6,) * 3,
+            widths=(16, 32, 64),
+            stem="cifar",
+            shortcut="pad",
+            input_shape=(3, 32, 32),
+            num_classes=10,
+        )
+        for depth in CIFAR_RESNETS
+    ]
+
+
+def _normalizer_free_resnets() -> list[Config]:
+    rows: list[Config] = []
+    for depth in (50, 101):
+        depths, block = RESNETS[depth]
         rows.append(
-            EfficientNetConfig(
-                name=f"effnet_b{number}",
-                description=f"EfficientNet-B{number} at {side}x{side} (Tan & Le 2019)",
-                width_multiplier=width,
-                depth_multiplier=depth_multiplier,
-                dropout=dropout,
-                input_shape=(3, side, side),
+            ResNetConfig(
+                name=f"nf_resnet{depth}",
+                description=f"NF-ResNet, {depth} layers: scaled weight standardization, no norm (Brock et al. 2021)",
+                depths=depths,
+                block=block,
+                preactivation=True,
+                norm="scaled_ws",
+                residual="nf",
+                init="lecun",
+                head_init="small_normal",
+                drop_path=0.1,
             )
         )
+    depths, block = RESNETS[50]
+    rows.append(
+        ResNetConfig(
+            name="fixup_resnet50",
+            description="ResNet v1.5, 50 layers, with Fixup in place of norms (Zhang et al. 2019)",
+            depths=depths,
+            block=block,
+            norm="none",
+            residual="fixup",
+            init="fixup",
+        )
+    )
     return rows
+
+
+def _efficientnets() -> list[Config]:
+    rows = [
+        EfficientNetConfig(
+            name=f"effnet_b{number}",
+            description=f"EfficientNet-B{number} at {side}x{side} (Tan & Le 2019)",
+            width_multiplier=width,
+            depth_multiplier=depth_multiplier,
+            dropout=dropout,
+            input_shape=(3, side, side),
+        )
+        for number, (width, depth_multiplier, side, dropout) in EFFICIENTNETS.items()
+    ]
+    b0 = rows[0]
+    arms = [
+        replace(b0, name=f"{b0.name}_{arm}", description=f"EfficientNet-B0, {description}", **fields)
+        for arm, (description, fields) in EFFNET_ARMS.items()
+    ]
+    return [*rows, *arms]
 
 
 VARIANTS: Mapping[str, Config] = MappingProxyType({row.name: row for row in _rows()})

@@ -1,16 +1,70 @@
 """Activations by name: ``make_activation("silu")`` is a fresh module, never in place.
 
 In-place activations would overwrite the values that a trace of the layer before them reports to its reader, and save
-nothing that matters here.
+nothing that matters here. ``make_activation("silu", gain="gamma")`` multiplies with a gain of ``spp.nn.gains``.
 """
+
+from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from functools import cache, partial
 from types import MappingProxyType
 
-from torch import nn
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
 
 from spp.errors import UnknownNameError
+from spp.nn.gains import gain_of
+
+
+def squared_relu(x: Tensor) -> Tensor:
+    """``max(x, 0)^2`` (So et al. 2021, arXiv 2109.08668)."""
+    return F.relu(x).square()
+
+
+class Elementwise(nn.Module):
+    """An element-wise function that torch has no module for.
+
+    Args:
+        name: The name of ``ACTIVATIONS`` it belongs to.
+        function: From a tensor to one of the same shape; it can be pickled.
+    """
+
+    def __init__(self, name: str, function: Callable[[Tensor], Tensor]) -> None:
+        super().__init__()
+        self.name, self.function = name, function
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Apply the function."""
+        return self.function(x)
+
+    def extra_repr(self) -> str:
+        """Show the name."""
+        return self.name
+
+
+class ScaledActivation(nn.Module):
+    """An activation times a constant gain.
+
+    Args:
+        name: A name of ``ACTIVATIONS``.
+        gain: The number it is multiplied with.
+    """
+
+    def __init__(self, name: str, gain: float) -> None:
+        super().__init__()
+        self.name, self.gain = name, gain
+        self.function = find_activation(name).function
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Apply the activation and scale it."""
+        return self.function(x) * self.gain
+
+    def extra_repr(self) -> str:
+        """Show the activation's name and the gain."""
+        return f"{self.name}, gain={self.gain:.6g}"
 
 
 @dataclass(frozen=True, slots=True)
@@ -19,32 +73,59 @@ class Activation:
 
     Attributes:
         make: Builds the module.
+        function: The same as a function of a tensor.
         description: One line.
+        kinks: Where it, or its derivative, jumps.
     """
 
     make: Callable[[], nn.Module]
+    function: Callable[[Tensor], Tensor]
     description: str
+    kinks: tuple[float, ...] = ()
+
+
+def _elementwise(name: str, function: Callable[[Tensor], Tensor]) -> Callable[[], nn.Module]:
+    return lambda: Elementwise(name, function)
+
+
+def identity(x: Tensor) -> Tensor:
+    """``x`` itself."""
+    return x
 
 
 ACTIVATIONS: Mapping[str, Activation] = MappingProxyType(
     {
-        "relu": Activation(nn.ReLU, "max(x, 0)"),
-        "relu6": Activation(nn.ReLU6, "min(max(x, 0), 6)"),
-        "leaky_relu": Activation(nn.LeakyReLU, "x for x > 0, else 0.01 x"),
-        "elu": Activation(nn.ELU, "x for x > 0, else exp(x) - 1 (Clevert et al. 2015)"),
-        "selu": Activation(nn.SELU, "self-normalizing ELU; wants init=lecun (Klambauer et al. 2017)"),
-        "gelu": Activation(nn.GELU, "x Phi(x), with the normal distribution function Phi (Hendrycks & Gimpel 2016)"),
-        "gelu_tanh": Activation(lambda: nn.GELU(approximate="tanh"), "GELU in its tanh approximation"),
-        "silu": Activation(nn.SiLU, "x sigmoid(x), also called swish (Ramachandran et al. 2017)"),
-        "mish": Activation(nn.Mish, "x tanh(softplus(x)) (Misra 2019)"),
-        "hard_swish": Activation(nn.Hardswish, "x min(max(x + 3, 0), 6) / 6 (Howard et al. 2019)"),
-        "softplus": Activation(nn.Softplus, "log(1 + exp(x))"),
-        "sigmoid": Activation(nn.Sigmoid, "1 / (1 + exp(-x))"),
-        "hard_sigmoid": Activation(nn.Hardsigmoid, "min(max(x + 3, 0), 6) / 6"),
-        "tanh": Activation(nn.Tanh, "hyperbolic tangent"),
-        "hard_tanh": Activation(nn.Hardtanh, "min(max(x, -1), 1)"),
-        "softsign": Activation(nn.Softsign, "x / (1 + |x|)"),
-        "identity": Activation(nn.Identity, "no nonlinearity: a linear network"),
+        "relu": Activation(nn.ReLU, F.relu, "max(x, 0)", (0.0,)),
+        "relu6": Activation(nn.ReLU6, F.relu6, "min(max(x, 0), 6)", (0.0, 6.0)),
+        "leaky_relu": Activation(nn.LeakyReLU, F.leaky_relu, "x for x > 0, else 0.01 x", (0.0,)),
+        "squared_relu": Activation(
+            _elementwise("squared_relu", squared_relu), squared_relu, "max(x, 0)^2 (So et al. 2021)", (0.0,)
+        ),
+        "elu": Activation(nn.ELU, F.elu, "x for x > 0, else exp(x) - 1 (Clevert et al. 2015)", (0.0,)),
+        "celu": Activation(nn.CELU, F.celu, "continuously differentiable ELU (Barron 2017); ELU for alpha = 1", (0.0,)),
+        "selu": Activation(nn.SELU, F.selu, "self-normalizing ELU; wants init=lecun (Klambauer et al. 2017)", (0.0,)),
+        "gelu": Activation(
+            nn.GELU, F.gelu, "x Phi(x), with the normal distribution function Phi (Hendrycks & Gimpel 2016)"
+        ),
+        "gelu_tanh": Activation(
+            partial(nn.GELU, approximate="tanh"), partial(F.gelu, approximate="tanh"), "GELU in its tanh approximation"
+        ),
+        "silu": Activation(nn.SiLU, F.silu, "x sigmoid(x), also called swish (Ramachandran et al. 2017)"),
+        "mish": Activation(nn.Mish, F.mish, "x tanh(softplus(x)) (Misra 2019)"),
+        "hard_swish": Activation(
+            nn.Hardswish, F.hardswish, "x min(max(x + 3, 0), 6) / 6 (Howard et al. 2019)", (-3.0, 3.0)
+        ),
+        "softplus": Activation(nn.Softplus, F.softplus, "log(1 + exp(x))"),
+        "log_sigmoid": Activation(nn.LogSigmoid, F.logsigmoid, "-log(1 + exp(-x))"),
+        "sigmoid": Activation(nn.Sigmoid, torch.sigmoid, "1 / (1 + exp(-x))"),
+        "hard_sigmoid": Activation(nn.Hardsigmoid, F.hardsigmoid, "min(max(x + 3, 0), 6) / 6", (-3.0, 3.0)),
+        "tanh": Activation(nn.Tanh, torch.tanh, "hyperbolic tangent"),
+        "hard_tanh": Activation(nn.Hardtanh, F.hardtanh, "min(max(x, -1), 1)", (-1.0, 1.0)),
+        "tanhshrink": Activation(nn.Tanhshrink, F.tanhshrink, "x - tanh(x)"),
+        "softsign": Activation(nn.Softsign, F.softsign, "x / (1 + |x|)", (0.0,)),
+        "erf": Activation(_elementwise("erf", torch.erf), torch.erf, "error function, the solvable sigmoid of theory"),
+        "sin": Activation(_elementwise("sin", torch.sin), torch.sin, "sine (Sitzmann et al. 2020)"),
+        "identity": Activation(nn.Identity, identity, "no nonlinearity: a linear network"),
     }
 )
 """Every activation by name."""
@@ -61,10 +142,31 @@ def find_activation(name: str) -> Activation:
     return ACTIVATIONS[name]
 
 
-def make_activation(name: str) -> nn.Module:
-    """Build the activation called ``name``, with its source's default constants.
+@cache
+def gain(activation: str, kind: str = "gamma") -> float:
+    """The gain of an activation; see ``spp.nn.gains``.
+
+    Args:
+        activation: A name of ``ACTIVATIONS``.
+        kind: A name of ``GAINS``: ``gamma`` for unit variance, ``rms`` for unit second moment, ``none`` for 1.
 
     Raises:
-        UnknownNameError: No activation has that name.
+        UnknownNameError: One of the names does not exist.
     """
-    return find_activation(name).make()
+    row = find_activation(activation)
+    return gain_of(row.function, kind, kinks=row.kinks)
+
+
+def make_activation(name: str, scale: str | float = "none") -> nn.Module:
+    """Build the activation called ``name``, with its source's default constants.
+
+    Args:
+        name: A name of ``ACTIVATIONS``.
+        scale: A name of ``GAINS``, or a number to multiply with.
+
+    Raises:
+        UnknownNameError: No activation or no gain has that name.
+    """
+    factor = gain(name, scale) if isinstance(scale, str) else scale
+    row = find_activation(name)
+    return row.make() if abs(factor - 1) < 1e-12 else ScaledActivation(name, factor)

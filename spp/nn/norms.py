@@ -1,21 +1,31 @@
-"""Normalization layers by name: ``make_norm("group", 64)`` for a tensor ``(N, 64, H, W)``.
+"""Norms and their rivals by name: ``make_norm("group", 64)`` for a tensor ``(N, 64, H, W)``.
 
 Every row of ``NORMS`` stands where BatchNorm stands in the original network, so that a norm is an argument of a
 model. torch's own modules are used where they exist. ``batch_minus`` and ``affine`` are the two halves of BatchNorm
 (Peerthum & Stamp 2023, arXiv 2303.12818): normalization without shift and scale, and shift and scale without
 normalization; ``batch`` is the second after the first.
+
+Rows with ``weights`` act on the weights of convolutions and Linear layers instead (``spp.nn.convolutions``): the layer at
+the norm's own place is then an identity. Rows with ``activates`` are norm and activation in one.
 """
 
+from __future__ import annotations
+
+import inspect
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from math import gcd
 from types import MappingProxyType
+from typing import Any
 
-import torch
-from torch import Tensor, nn
+from torch import nn
 
 from spp.errors import InputError, UnknownNameError
-from spp.nn import functional
+from spp.nn.activating_norms import EvoNormB0, EvoNormS0, FilterResponseNorm
+from spp.nn.affine import DYT_ALPHA, AffineLayer, DyT
+from spp.nn.batch_norms import D_MAX, GHOST_BATCH, R_MAX, BatchRenorm, GhostBatchNorm
+from spp.nn.channel_norms import ChannelLayerNorm, ChannelRMSNorm, ChannelsLast
+from spp.nn.convolutions import check_options, find_weight_norm
 
 BATCH_EPS = 1e-5
 """torch's default for what BatchNorm adds to the variance."""
@@ -25,112 +35,30 @@ MAX_GROUPS = 32
 """Groups of GroupNorm in its paper (Wu & He 2018, arXiv 1803.08494)."""
 
 
-class AffineLayer(nn.Module):
-    """Shift and scale per channel, without normalization; the identity at init, bit for bit.
-
-    ``y[n, c, ...] = weight[c] * x[n, c, ...] + bias[c]`` for ``x`` of shape ``(N, C, *spatial)``; weight starts at 1,
-    bias at (negative) zero. Source: Peerthum & Stamp 2023, arXiv 2303.12818.
-
-    Args:
-        num_channels: ``C``.
-    """
-
-    def __init__(self, num_channels: int) -> None:
-        super().__init__()
-        self.num_channels = num_channels
-        self.weight = nn.Parameter(torch.empty(num_channels))
-        self.bias = nn.Parameter(torch.empty(num_channels))
-        self.reset_parameters()
-
-    def reset_parameters(self) -> None:
-        """Make the layer the identity again."""
-        nn.init.ones_(self.weight)
-        # -0.0 is the neutral element of floating addition; +0.0 would turn an input of -0.0 into +0.0.
-        nn.init.constant_(self.bias, -0.0)
-
-    def forward(self, x: Tensor) -> Tensor:
-        """Scale and shift ``x``."""
-        return functional.affine(x, self.weight, self.bias)
-
-    def extra_repr(self) -> str:
-        """Show the number of channels."""
-        return str(self.num_channels)
-
-
-class ChannelLayerNorm(nn.Module):
-    """LayerNorm over axis 1, the channels, at each position of a channels-first tensor (as in ConvNeXt).
-
-    Statistics are per sample and position, over ``C`` values; scale and shift are per channel and start at 1 and 0.
-    (Statistics over channels and space together are GroupNorm with one group.)
-
-    Args:
-        num_channels: ``C`` of the input ``(N, C, *spatial)``.
-        eps: Added to the biased variance.
-    """
-
-    def __init__(self, num_channels: int, eps: float = 1e-5) -> None:
-        super().__init__()
-        self.num_channels, self.eps = num_channels, eps
-        self.weight = nn.Parameter(torch.ones(num_channels))
-        self.bias = nn.Parameter(torch.zeros(num_channels))
-
-    def reset_parameters(self) -> None:
-        """Set scale to 1 and shift to 0."""
-        nn.init.ones_(self.weight)
-        nn.init.zeros_(self.bias)
-
-    def forward(self, x: Tensor) -> Tensor:
-        """Normalize ``x`` over its channels."""
-        return functional.channel_layer_norm(x, self.weight, self.bias, self.eps)
-
-    def extra_repr(self) -> str:
-        """Show channels and eps."""
-        return f"{self.num_channels}, eps={self.eps}"
-
-
-class ChannelRMSNorm(nn.Module):
-    """RMSNorm over axis 1, the channels, at each position of a channels-first tensor.
-
-    The mean square is per sample and position, over ``C`` values; the scale is per channel and starts at 1.
-
-    Args:
-        num_channels: ``C`` of the input ``(N, C, *spatial)``.
-        eps: Added to the mean square; None takes the machine epsilon of the input's dtype, as ``torch.nn.RMSNorm``.
-    """
-
-    def __init__(self, num_channels: int, eps: float | None = None) -> None:
-        super().__init__()
-        self.num_channels, self.eps = num_channels, eps
-        self.weight = nn.Parameter(torch.ones(num_channels))
-
-    def reset_parameters(self) -> None:
-        """Set the scale to 1."""
-        nn.init.ones_(self.weight)
-
-    def forward(self, x: Tensor) -> Tensor:
-        """Normalize ``x`` over its channels."""
-        return functional.channel_rms_norm(x, self.weight, self.eps)
-
-    def extra_repr(self) -> str:
-        """Show channels and eps."""
-        return f"{self.num_channels}, eps={self.eps}"
-
-
 @dataclass(frozen=True, slots=True)
 class Place:
     """Where a norm goes, which is all that a factory needs to know.
 
     Attributes:
-        channels: Size of axis 1 of the tensor.
+        channels: Size of the channel axis.
         dims: Number of spatial axes: 0 for ``(N, C)``, 2 for ``(N, C, H, W)``.
         batch_eps: What norms with batch statistics add to the variance.
         batch_momentum: Weight of the newest batch in their running statistics.
+        activated: Whether an activation follows directly.
+        last: Whether the channels are the last axis, after any number of others.
     """
 
     channels: int
     dims: int
     batch_eps: float = BATCH_EPS
     batch_momentum: float = BATCH_MOMENTUM
+    activated: bool = True
+    last: bool = False
+
+    @property
+    def axis(self) -> int:
+        """The channel axis."""
+        return -1 if self.last else 1
 
 
 @dataclass(frozen=True, slots=True)
@@ -138,56 +66,117 @@ class Norm:
     """A row of ``NORMS``.
 
     Attributes:
-        make: Builds the layer for a place.
+        make: Builds the layer for a place; its keyword arguments are the norm's options.
         description: One line.
+        statistics: Whether it takes any statistics of activations.
         spatial: Whether it takes statistics over space alone, hence needs maps of more than one element.
         batch: Whether it takes statistics over the batch, hence needs more than one value per channel to train.
+        activates: Whether it brings its own activation, in place of the one behind it.
+        normalizes_alone: Whether it is still a norm without that activation.
+        weights: Name of ``spp.nn.WEIGHT_NORMS`` where it acts on weights; its options are then the rule's.
     """
 
-    make: Callable[[Place], nn.Module]
+    make: Callable[..., nn.Module]
     description: str
+    statistics: bool = True
     spatial: bool = False
     batch: bool = False
+    activates: bool = False
+    normalizes_alone: bool = True
+    weights: str | None = None
+
+    @property
+    def options(self) -> tuple[str, ...]:
+        """Names of the options that it takes."""
+        if self.weights is not None:
+            return find_weight_norm(self.weights).options
+        return tuple(inspect.signature(self.make).parameters)[1:]
 
 
-def _batch(place: Place, *, affine: bool = True) -> nn.Module:
+def _none(place: Place) -> nn.Module:
+    return nn.Identity()
+
+
+def _batch(place: Place) -> nn.Module:
+    return _torch_batch(place, affine=True)
+
+
+def _batch_minus(place: Place) -> nn.Module:
+    return _torch_batch(place, affine=False)
+
+
+def _torch_batch(place: Place, *, affine: bool) -> nn.Module:
     layer = (nn.BatchNorm1d, nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d)[place.dims]
     return layer(place.channels, eps=place.batch_eps, momentum=place.batch_momentum, affine=affine)
 
 
-def _batch_minus(place: Place) -> nn.Module:
-    return _batch(place, affine=False)
+def _affine(place: Place) -> nn.Module:
+    return AffineLayer(place.channels, channel_axis=place.axis)
 
 
 def _layer(place: Place) -> nn.Module:
-    return nn.LayerNorm(place.channels) if place.dims == 0 else ChannelLayerNorm(place.channels)
+    return nn.LayerNorm(place.channels) if place.last or place.dims == 0 else ChannelLayerNorm(place.channels)
 
 
 def _rms(place: Place) -> nn.Module:
-    return nn.RMSNorm(place.channels) if place.dims == 0 else ChannelRMSNorm(place.channels)
+    return nn.RMSNorm(place.channels) if place.last or place.dims == 0 else ChannelRMSNorm(place.channels)
 
 
-def _group(place: Place) -> nn.Module:
+def _group(place: Place, groups: int | None = None) -> nn.Module:
+    return nn.GroupNorm(_groups(place, groups), place.channels)
+
+
+def _groups(place: Place, groups: int | None) -> int:
+    if groups is not None:
+        return groups
     groups = gcd(MAX_GROUPS, place.channels)
-    if place.dims == 0 and groups == place.channels > 1:
+    if (place.dims == 0 or place.last) and groups == place.channels > 1:
         groups //= 2  # a lone value normalized by itself is zero, whatever it was
-    return nn.GroupNorm(groups, place.channels)
+    return groups
 
 
-def _instance(place: Place) -> nn.Module:
-    return (nn.InstanceNorm1d, nn.InstanceNorm2d, nn.InstanceNorm3d)[place.dims - 1](place.channels)
+def _instance(place: Place, affine: bool = False) -> nn.Module:
+    layer = (nn.InstanceNorm1d, nn.InstanceNorm2d, nn.InstanceNorm3d)[place.dims - 1]
+    return layer(place.channels, affine=affine)
+
+
+def _frn(place: Place, learned_eps: bool | None = None) -> nn.Module:
+    learned = place.dims == 0 if learned_eps is None else learned_eps
+    return FilterResponseNorm(place.channels, learned_eps=learned, activated=place.activated)
+
+
+def _evo_b0(place: Place) -> nn.Module:
+    return EvoNormB0(place.channels, activated=place.activated)
+
+
+def _evo_s0(place: Place, groups: int | None = None) -> nn.Module:
+    return EvoNormS0(place.channels, _groups(place, groups), activated=place.activated)
+
+
+def _dyt(place: Place, alpha: float = DYT_ALPHA) -> nn.Module:
+    return DyT(place.channels, alpha, channel_axis=place.axis)
+
+
+def _renorm(place: Place, r_max: float = R_MAX, d_max: float = D_MAX, ramp: bool = True) -> nn.Module:
+    layer = BatchRenorm(place.channels, place.batch_eps, place.batch_momentum, r_max=r_max, d_max=d_max, ramp=ramp)
+    return layer
+
+
+def _ghost(place: Place, ghost: int = GHOST_BATCH) -> nn.Module:
+    return GhostBatchNorm(place.channels, ghost, place.batch_eps, place.batch_momentum)
 
 
 NORMS: Mapping[str, Norm] = MappingProxyType(
     {
-        "none": Norm(lambda place: nn.Identity(), "no normalization (the layer is an identity)"),
+        "none": Norm(_none, "no normalization (the layer is an identity)", statistics=False),
         "batch": Norm(_batch, "BatchNorm (Ioffe & Szegedy 2015)", batch=True),
         "batch_minus": Norm(
             _batch_minus, "BatchNorm-minus: BatchNorm without shift and scale (Peerthum & Stamp 2023)", batch=True
         ),
         "affine": Norm(
-            lambda place: AffineLayer(place.channels),
+            _affine,
             "AffineLayer: BatchNorm's shift and scale without normalization (Peerthum & Stamp 2023)",
+            statistics=False,
         ),
         "layer": Norm(_layer, "LayerNorm over the channels of each position (Ba et al. 2016)"),
         "group": Norm(_group, "GroupNorm with 32 groups, or the largest power of two that divides (Wu & He 2018)"),
@@ -195,6 +184,47 @@ NORMS: Mapping[str, Norm] = MappingProxyType(
             _instance, "InstanceNorm over space, without shift and scale (Ulyanov et al. 2016)", spatial=True
         ),
         "rms": Norm(_rms, "RMSNorm over the channels of each position (Zhang & Sennrich 2019)"),
+        "batch_renorm": Norm(
+            _renorm, "Batch Renormalization: BatchNorm corrected to its running statistics (Ioffe 2017)", batch=True
+        ),
+        "ghost_batch": Norm(_ghost, "BatchNorm over virtual batches of 32 (Hoffer et al. 2017)", batch=True),
+        "frn": Norm(
+            _frn,
+            "filter response normalization and its threshold, for norm and activation (Singh & Krishnan 2019)",
+            activates=True,
+        ),
+        "evonorm_b0": Norm(
+            _evo_b0,
+            "EvoNorm-B0, batch statistics, for norm and activation (Liu et al. 2020)",
+            batch=True,
+            activates=True,
+            normalizes_alone=False,
+        ),
+        "evonorm_s0": Norm(
+            _evo_s0,
+            "EvoNorm-S0, sample statistics, for norm and activation (Liu et al. 2020)",
+            activates=True,
+            normalizes_alone=False,
+        ),
+        "dyt": Norm(_dyt, "DyT: a learned tanh, no statistics (Zhu et al. 2025)", statistics=False),
+        "ws": Norm(
+            _none, "weight standardization and no norm (Qiao et al. 2019; Dewyse 2025)", statistics=False, weights="ws"
+        ),
+        "scaled_ws": Norm(
+            _none,
+            "scaled weight standardization, gamma in the activations (Brock et al. 2021)",
+            statistics=False,
+            weights="scaled_ws",
+        ),
+        "centred_wn": Norm(
+            _none, "centred weight normalization (Huang et al. 2017)", statistics=False, weights="centred_wn"
+        ),
+        "mp": Norm(
+            _none,
+            "magnitude-preserving weights, rms gain in the activations (Karras et al. 2023)",
+            statistics=False,
+            weights="mp",
+        ),
     }
 )
 """Every norm by name, in the order of the documentation."""
@@ -211,6 +241,21 @@ def find_norm(name: str) -> Norm:
     return NORMS[name]
 
 
+def check_norm_options(name: str, options: Mapping[str, Any]) -> None:
+    """Raise unless the norm takes these options, whatever the place.
+
+    Raises:
+        UnknownNameError: The norm or an option does not exist.
+        InputError: A value is not possible.
+    """
+    row = find_norm(name)
+    if row.weights is not None:
+        check_options(row.weights, options)
+    for key in options:
+        if key not in row.options:
+            raise UnknownNameError("option", key, row.options, where=f"norm {name!r}")
+
+
 def make_norm(
     name: str,
     channels: int,
@@ -218,21 +263,29 @@ def make_norm(
     dims: int = 2,
     batch_eps: float = BATCH_EPS,
     batch_momentum: float = BATCH_MOMENTUM,
+    activated: bool = True,
+    channels_last: bool = False,
+    **options: Any,
 ) -> nn.Module:
     """Build a normalization layer for tensors ``(N, channels, *spatial)``.
 
     Args:
         name: A name of ``NORMS``.
-        channels: Size of axis 1, at least 1.
+        channels: Size of the channel axis, at least 1.
         dims: Number of spatial axes, 0 to 3.
-        batch_eps: What ``batch`` and ``batch_minus`` add to the variance; others keep their own.
+        batch_eps: What norms that extend BatchNorm add to the variance; others keep their own.
         batch_momentum: Weight of the newest batch in their running statistics.
+        activated: Whether an activation follows directly: norms that bring their own are without it where none does.
+        channels_last: Whether the layer is for ``(N, *positions, channels)``, of any rank; ``dims`` then says no more
+            than whether there are positions.
+        options: The norm's own, as ``alpha`` for ``dyt``.
 
     Raises:
-        UnknownNameError: No norm has that name.
-        InputError: The norm is not defined there, as InstanceNorm on ``(N, C)``.
+        UnknownNameError: No norm, or none of its options, has that name.
+        InputError: The norm is not defined there, as InstanceNorm on ``(N, C)``, or an option's value is not possible.
     """
     row = find_norm(name)
+    check_norm_options(name, options)
     if dims not in (0, 1, 2, 3):
         raise InputError("a norm has 0 to 3 spatial axes", received=f"dims={dims!r}")
     if channels < 1:
@@ -244,4 +297,18 @@ def make_norm(
             received="(N, C)",
             remedy=f"Norms for (N, C): {fit}.",
         )
-    return row.make(Place(channels, dims, batch_eps, batch_momentum))
+    if row.weights is not None:
+        return row.make(Place(channels, dims))
+    if channels_last:
+        dims = min(dims, 1)
+    place = Place(channels, dims, batch_eps, batch_momentum, activated, channels_last)
+    try:
+        layer = row.make(place, **options)
+    except (ValueError, TypeError) as error:
+        if isinstance(error, InputError):
+            raise
+        shown = ", ".join(f"{key}={value!r}" for key, value in options.items())
+        where = f"norm {name!r} of {channels} channels"
+        raise InputError("an option is not possible there", received=shown, where=where, remedy=f"{error}.") from error
+    wrapped = channels_last and not isinstance(layer, nn.Identity | nn.LayerNorm | nn.RMSNorm | AffineLayer | DyT)
+    return ChannelsLast(layer) if wrapped else layer

@@ -16,9 +16,9 @@ from spp.nn.norms import make_norm
 
 SMALL = [
     ("ffn", {"depth": 4, "width": 16, "input_shape": (3, 8, 8)}),
-    ("resnet18_cifar", {"depths": (1, 1, 1, 1), "input_shape": (3, 16, 16)}),
-    ("resnetv2_18", {"depths": (1, 1, 1, 1), "input_shape": (3, 64, 64)}),
-    ("effnet_b0", {"input_shape": (3, 64, 64), "width_multiplier": 0.25}),
+    ("resnet18_cifar", {"depths": (1, 1, 1), "widths": (16, 16, 32), "input_shape": (3, 8, 8)}),
+    ("resnetv2_50", {"depths": (2, 1), "widths": (8, 16), "input_shape": (3, 16, 16)}),
+    ("effnet_b0", {"input_shape": (3, 64, 64), "width_multiplier": 0.25, "depth_multiplier": 0.3}),
 ]
 SMALL_IDS = [name for name, _ in SMALL]
 
@@ -58,11 +58,16 @@ def test_every_norm_runs_forward_and_backward_and_stands_at_every_place(name, ch
             models.build(name, norm=norm, **changes)
         return
     torch.manual_seed(0)
-    model = models.build(name, norm=norm, num_classes=7, **changes)
-    out = model(torch.randn(3, *model.config.input_shape))
+    # in double: plain weight standardization multiplies the variance by the fan_in in every layer
+    model = models.build(name, norm=norm, num_classes=7, **changes).double()
+    out = model(torch.randn(3, *model.config.input_shape, dtype=torch.float64))
     assert out.shape == (3, 7)
     out.square().mean().backward()
     assert all(p.grad is not None and p.grad.isfinite().all() for p in model.parameters())
+    rule = NORMS[norm].weights
+    layers = [m for path, m in model.named_modules() if isinstance(m, nn.Conv2d | nn.Linear) and ".se." not in path]
+    assert {getattr(layer, "rule", None) for layer in layers if layer is not model.head.fc} == {rule}
+    assert type(model.head.fc) is nn.Linear
 
     wanted = type(make_norm(norm, 8, dims=0 if name == "ffn" else 2))
     found = [module for path, module in model.named_modules() if path.rpartition(".")[2].rstrip("123").endswith("norm")]
@@ -81,9 +86,24 @@ def test_the_activation_is_everywhere_and_never_in_place(name, changes, activati
     assert len(found) == len({id(module) for module in found})
 
 
+NARROWING = {"delta_orthogonal": ("resnetv2_50", "effnet_b0"), "fixup": ("ffn",)}
+"""Networks that an init does not fit."""
+
+
+@pytest.mark.parametrize("init", NARROWING)
+def test_an_init_that_does_not_fit_says_so(init):
+    for name, changes in SMALL:
+        if name in NARROWING[init]:
+            with pytest.raises(InputError, match=r"has at least as many outputs|scales residual branches"):
+                models.build(name, init=init, **changes)
+
+
 @pytest.mark.parametrize("init", INITS)
 @pytest.mark.parametrize(("name", "changes"), SMALL, ids=SMALL_IDS)
 def test_the_init_decides_the_weights_and_the_seed_decides_the_numbers(name, changes, init):
+    if name in NARROWING.get(init, ()):
+        return
+
     def weights(init, seed):
         torch.manual_seed(seed)
         return [p.detach() for p in models.build(name, init=init, **changes).parameters()]
@@ -130,11 +150,11 @@ def test_fields_of_the_configuration_are_arguments():
         (lambda: models.build("ffn", first_norm="btch"), r"unknown norm 'btch'\. Did you mean .*'batch'"),
         (
             lambda: models.build("ffn", dept=3),
-            r"model 'ffn': unknown argument 'dept'\. Did you mean 'depth'\? Known: input_shape, num_classes, norm, ",
+            r"model 'ffn': unknown argument 'dept'\. Did you mean 'depth' or 'dropout'\? Known: input_shape, ",
         ),
         (
             lambda: models.build("resnet18", stem="cifer"),
-            r"unknown stem 'cifer'\. Did you mean 'cifar'\? Known: imagenet",
+            r"model 'resnet18': unknown stem 'cifer'\. Did you mean 'cifar'\? Known: imagenet",
         ),
         (lambda: models.build("resnet18", block="x"), r"unknown block 'x'\. Known: basic, bottleneck\."),
     ],
@@ -153,7 +173,17 @@ def test_unknown_names(call, message):
         ("ffn", {"width": 2.5}, r"width is a positive integer; got 2\.5\."),
         ("ffn", {"input_shape": (3, 0)}, r"positive integers as \(3, 224, 224\); got \(3, 0\)\."),
         ("resnet18", {"input_shape": 224}, r"positive integers as \(3, 224, 224\); got 224\."),
-        ("resnet18", {"depths": (1, 2)}, r"depths are four positive integers, as \(3, 4, 6, 3\); got \(1, 2\)\."),
+        (
+            "resnet18",
+            {"depths": (1, 2, 0, 1)},
+            r"depths are positive integers, one .*, as \(3, 4, 6, 3\); got \(1, 2, 0, 1\)",
+        ),
+        (
+            "resnet18",
+            {"widths": 64},
+            r"widths are positive integers, one for each stage, as \(64, 128, 256, 512\); got 64",
+        ),
+        ("resnet18", {"depths": (1, 2)}, r"depths and widths have one number for each stage; got depths=\(1, 2\) and"),
         ("effnet_b0", {"dropout": 2}, r"dropout is a number from 0 to 1; got 2\."),
         ("effnet_b0", {"drop_path": 1}, r"drop_path is a number from 0 to 0\.999999; got 1\."),
         (

@@ -3,7 +3,8 @@ import torch
 
 from spp import models
 from spp.data import gaussian
-from spp.nn import SqueezeExcite, StochasticDepth
+from spp.nn import SqueezeExcite
+from spp.nn.residual import residual_blocks
 
 CHANNELS = {
     0: [32, 16, 24, 40, 80, 112, 192, 320, 1280],
@@ -52,7 +53,7 @@ def test_squeeze_excite_is_a_quarter_of_the_channels_that_enter_the_block():
 def test_drop_path_grows_linearly_with_the_block():
     model = meta(0)
     blocks = [block for stage in range(1, 8) for block in model.get_submodule(f"stage{stage}")]
-    rates = {index: block.drop.rate for index, block in enumerate(blocks) if block.merges}
+    rates = {index: block.drop_rate for index, block in enumerate(blocks) if block.merges}
     assert rates == {index: pytest.approx(0.2 * index / 16) for index in (2, 4, 6, 7, 9, 10, 12, 13, 14)}
 
 
@@ -86,7 +87,7 @@ def test_parts_can_be_left_out():
     with torch.device("meta"):
         model = models.build("effnet_b0", se_ratio=0, dropout=0, drop_path=0)
     assert not any(isinstance(module, SqueezeExcite | torch.nn.Dropout) for module in model.modules())
-    assert {module.rate for module in model.modules() if isinstance(module, StochasticDepth)} == {0}
+    assert {block.drop_rate for block in residual_blocks(model).values()} == {0}
 
 
 def last_variance(norm, init):

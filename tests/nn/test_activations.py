@@ -5,7 +5,7 @@ import pytest
 import torch
 
 from spp.errors import UnknownNameError
-from spp.nn import ACTIVATIONS, make_activation
+from spp.nn import ACTIVATIONS, ScaledActivation, gain, make_activation
 
 X = np.array([-7.0, -2.0, -0.3, 0.0, 0.4, 1.5, 8.0])
 SIGMOID = 1 / (1 + np.exp(-X))
@@ -30,6 +30,12 @@ EXPECTED = {
     "tanh": np.tanh(X),
     "hard_tanh": np.clip(X, -1, 1),
     "softsign": X / (1 + np.abs(X)),
+    "squared_relu": np.maximum(X, 0) ** 2,
+    "celu": np.where(X > 0, X, np.expm1(X)),
+    "log_sigmoid": -np.log1p(np.exp(-X)),
+    "tanhshrink": X - np.tanh(X),
+    "erf": np.array([math.erf(x) for x in X]),
+    "sin": np.sin(X),
     "identity": X,
 }
 
@@ -40,6 +46,22 @@ def test_matches_its_formula_and_leaves_the_input_alone(name):
     y = make_activation(name)(x)
     np.testing.assert_allclose(y.numpy(), EXPECTED[name], rtol=1e-12, atol=1e-14)
     assert np.array_equal(x.numpy(), X)
+
+
+@pytest.mark.parametrize("name", ACTIVATIONS)
+def test_function_and_module_are_the_same_and_a_gain_multiplies_it(name):
+    x = torch.from_numpy(X)
+    assert torch.equal(ACTIVATIONS[name].function(x), make_activation(name)(x))
+    torch.testing.assert_close(make_activation(name, 2.5)(x), 2.5 * make_activation(name)(x), rtol=1e-12, atol=0)
+    torch.testing.assert_close(
+        make_activation(name, "rms")(x), gain(name, "rms") * make_activation(name)(x), rtol=1e-12, atol=1e-12
+    )
+
+
+def test_a_gain_of_one_is_no_gain():
+    assert type(make_activation("selu", "gamma")) is torch.nn.SELU
+    assert type(make_activation("relu", "none")) is torch.nn.ReLU
+    assert type(make_activation("relu", "gamma")) is ScaledActivation
 
 
 def test_each_call_is_a_new_module():

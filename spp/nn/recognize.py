@@ -1,0 +1,194 @@
+"""Which modules of a foreign model are norms, and what they compute.
+
+torch's own norms are known by their class. Other classes with "norm" in their name (torchvision, timm and transformers have
+dozens) are known by what they do: the module is tried on a small input, and its output is compared with LayerNorm and RMSNorm
+along either channel axis, with scale ``w``, ``1 + w`` or none. What fits none of them is left alone, with the reason.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _BatchNorm
+from torch.nn.modules.instancenorm import _InstanceNorm
+from torch.nn.parameter import is_lazy
+
+from spp.nn.activating_norms import EvoNormB0, EvoNormS0, FilterResponseNorm
+from spp.nn.affine import AffineLayer, DyT
+from spp.nn.batch_norms import BatchRenorm
+from spp.nn.channel_norms import ChannelLayerNorm, ChannelRMSNorm, ChannelsFirst, ChannelsLast
+
+FUSED = ("drop", "act")
+"""Children of a norm that timm fuses with what follows."""
+
+
+@dataclass(frozen=True, slots=True)
+class Recognized:
+    """What is known of a norm.
+
+    Attributes:
+        channels: Size of its channel axis.
+        last: Whether that is the last axis.
+        dims: Number of spatial axes, where the module's class tells.
+        weight: Scale per channel, or None. The module's own parameter where the scale is that.
+        bias: Shift per channel, or None.
+        running: Running mean and variance, or None.
+        drop, act: What is fused behind the norm, or None.
+    """
+
+    channels: int
+    last: bool
+    dims: int | None
+    weight: Tensor | None
+    bias: Tensor | None
+    running: tuple[Tensor, Tensor] | None = None
+    drop: nn.Module | None = None
+    act: nn.Module | None = None
+
+
+def recognize(module: nn.Module) -> Recognized | str | None:
+    """What ``module`` is: a norm that can be replaced, a norm that cannot with the reason, or None for no norm."""
+    kind = getattr(module, "original_name", None) or type(module).__name__
+    if isinstance(module, torch.jit.ScriptModule):
+        return "it is compiled by TorchScript" if "norm" in kind.lower() and not list(module.children()) else None
+    known = _by_class(module)
+    if known is not None:
+        return known
+    if "norm" not in kind.lower() and not isinstance(module, nn.LayerNorm | nn.RMSNorm):
+        return None
+    children = {name: child for name, child in module.named_children() if name not in FUSED}
+    if children:
+        return None  # a block with a norm in its name; its parts are looked at one by one
+    return _by_trial(module)
+
+
+def _by_class(module: nn.Module) -> Recognized | str | None:
+    if any(is_lazy(p) for p in module.parameters(recurse=False)):
+        return "it is lazy: it knows its channels after a first batch"
+    weight, bias = getattr(module, "weight", None), getattr(module, "bias", None)
+    match module:
+        case _BatchNorm():
+            dims = 2 if isinstance(module, nn.BatchNorm2d) else 3 if isinstance(module, nn.BatchNorm3d) else None
+            return _fused(module, module.num_features, False, dims, weight, bias)
+        case BatchRenorm():
+            return Recognized(module.num_channels, False, None, weight, bias)
+        case nn.GroupNorm():
+            return _fused(module, module.num_channels, False, None, weight, bias)
+        case _InstanceNorm():
+            places = (nn.InstanceNorm1d, nn.InstanceNorm2d, nn.InstanceNorm3d)
+            found = next((n for n, cls in enumerate(places, 1) if isinstance(module, cls)), None)
+            return _fused(module, module.num_features, False, found, weight, bias)
+        case AffineLayer() | DyT():
+            return Recognized(module.num_channels, module.channel_axis == -1, None, weight, bias)
+        case ChannelLayerNorm() | ChannelRMSNorm():
+            return Recognized(module.num_channels, False, None, weight, bias)
+        case FilterResponseNorm() | EvoNormB0() | EvoNormS0():
+            return "it is norm and activation in one, and the activation would be lost"
+        case ChannelsLast() | ChannelsFirst():
+            inner = recognize(module.norm)
+            if not isinstance(inner, Recognized):
+                return inner
+            return Recognized(inner.channels, isinstance(module, ChannelsLast), None, inner.weight, inner.bias)
+        case nn.LocalResponseNorm() | nn.CrossMapLRN2d():
+            return "it normalizes over neighbouring channels, of whatever number"
+    if type(module) in (nn.LayerNorm, nn.RMSNorm):
+        shape = module.normalized_shape
+        assert isinstance(shape, tuple)
+        if len(shape) != 1:
+            return f"it normalizes over several axes, {tuple(shape)}"
+        return Recognized(int(shape[0]), True, None, weight, bias)
+    buffers = dict(module.named_buffers(recurse=False))
+    if {"weight", "bias", "running_mean", "running_var"} <= set(buffers):  # BatchNorm with everything frozen
+        return _fused(module, buffers["weight"].numel(), False, 2, buffers["weight"], buffers["bias"])
+    return None
+
+
+def _fused(
+    module: nn.Module, channels: int, last: bool, dims: int | None, weight: Tensor | None, bias: Tensor | None
+) -> Recognized:
+    mean, var = (getattr(module, name, None) for name in ("running_mean", "running_var"))
+    running = (mean, var) if isinstance(mean, Tensor) and isinstance(var, Tensor) else None
+    drop, act = (child if isinstance(child := getattr(module, name, None), nn.Module) else None for name in FUSED)
+    return Recognized(channels, last, dims, weight, bias, running, drop, act)
+
+
+def _by_trial(module: nn.Module) -> Recognized | str:
+    own = dict(module.named_parameters(recurse=False))
+    extra = sorted(set(own) - {"weight", "bias"})
+    if extra:
+        return f"it has parameters beyond scale and shift: {', '.join(extra)}"
+    weight, bias = own.get("weight"), own.get("bias")
+    if any(p is not None and (p.ndim != 1 or p.is_meta) for p in (weight, bias)):
+        return "it is no norm over one channel axis, or lies on the meta device"
+    channels = _channels(module, weight, bias)
+    if channels is None:
+        return "it does not say its number of channels"
+    for last in (True, False):
+        for scale in _scales(weight):
+            if _computes(module, channels, last, scale, bias):
+                return _fused(module, channels, last, None if last else 2, scale, bias)
+    return "it computes neither LayerNorm nor RMSNorm of one input"
+
+
+def _channels(module: nn.Module, weight: Tensor | None, bias: Tensor | None) -> int | None:
+    for parameter in (weight, bias):
+        if parameter is not None:
+            return parameter.numel()
+    shape = getattr(module, "normalized_shape", None)
+    if isinstance(shape, tuple | list) and len(shape) == 1:
+        return int(shape[0])
+    return None
+
+
+def _scales(weight: Tensor | None) -> list[Tensor | None]:
+    """The scales that a norm may make of its weight; Gemma's is one more than the parameter."""
+    if weight is None:
+        return [None]
+    return [weight, nn.Parameter(1 + weight.detach(), requires_grad=weight.requires_grad)]
+
+
+@torch.no_grad()
+def _computes(module: nn.Module, channels: int, last: bool, scale: Tensor | None, bias: Tensor | None) -> bool:
+    like = scale if scale is not None else bias
+    dtype = torch.get_default_dtype() if like is None else like.dtype
+    device = torch.device("cpu") if like is None else like.device
+    shape = (2, 3, channels) if last else (2, 3, 2, channels)
+    count = torch.arange(2 * 3 * channels * (1 if last else 2), dtype=torch.float64)
+    # large, so that no eps matters, and with a mean, which tells LayerNorm from RMSNorm
+    x = (10 * torch.sin(1.7 * count + 0.3) + 4).reshape(shape).to(device, dtype)  # (..., channels)
+    given = x if last else x.movedim(-1, 1)
+    with _evaluating(module):
+        try:
+            out = module.forward(given.clone())
+        except Exception:
+            return False
+    if not isinstance(out, Tensor) or out.shape != given.shape:
+        return False
+    tolerance = 2e-2 if dtype in (torch.float16, torch.bfloat16) else 1e-3
+    wide = x.double()
+    factor = None if scale is None else scale.detach().double()
+    shift = None if bias is None else bias.detach().double()
+    rms = F.rms_norm(wide, (channels,), factor, 0.0)
+    for candidate in (F.layer_norm(wide, (channels,), factor, shift, 0.0), rms if shift is None else rms + shift):
+        expected = candidate if last else candidate.movedim(-1, 1)
+        act = getattr(module, "act", None)
+        expected = act(expected.to(dtype)).double() if isinstance(act, nn.Module) else expected
+        if torch.allclose(out.double(), expected, rtol=tolerance, atol=tolerance):
+            return True
+    return False
+
+
+@contextmanager
+def _evaluating(module: nn.Module) -> Iterator[None]:
+    flags = {m: m.training for m in module.modules()}
+    module.eval()
+    try:
+        yield
+    finally:
+        for m, training in flags.items():
+            m.training = training

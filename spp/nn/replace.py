@@ -1,0 +1,265 @@
+"""Another norm in any model: ``spp.nn.replace_norm(model, "dyt")`` for torchvision's, timm's, transformers' or your own."""
+
+from __future__ import annotations
+
+from collections import Counter, OrderedDict
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _BatchNorm
+from torch.nn.modules.instancenorm import _InstanceNorm
+
+from spp.nn.affine import AffineLayer
+from spp.nn.batch_norms import BatchRenorm
+from spp.nn.channel_norms import ChannelLayerNorm, ChannelRMSNorm, ChannelsFirst, ChannelsLast
+from spp.nn.convolutions import STANDARDIZED, WEIGHT_NORMS
+from spp.nn.norms import Norm, check_norm_options, find_norm, make_norm
+from spp.nn.recognize import Recognized, recognize
+
+SAME_EPS = (nn.LayerNorm, nn.RMSNorm, nn.GroupNorm, _InstanceNorm, ChannelLayerNorm, ChannelRMSNorm)
+"""Norms whose eps means the same: it is added to a variance or mean square, and is not part of a paper's recipe."""
+
+
+@dataclass(frozen=True, slots=True)
+class Swap:
+    """A layer that was replaced.
+
+    Attributes:
+        name: Its qualified name.
+        before: Class of the old layer.
+        after: Class of the new one.
+        kept: What of the old layer the new one took over: ``weight``, ``bias``, ``running statistics``,
+            ``eps``.
+        lost: What it had no place for.
+    """
+
+    name: str
+    before: str
+    after: str
+    kept: tuple[str, ...] = ()
+    lost: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Left:
+    """A layer that was left as it is.
+
+    Attributes:
+        name: Its qualified name.
+        type: Its class.
+        reason: Why, as half a sentence.
+    """
+
+    name: str
+    type: str
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
+class Replacement:
+    """What ``replace_norm`` did; ``str()`` of it is an account for people.
+
+    Attributes:
+        model: The model, the same object unless it was itself a norm.
+        norm: Name of the new norm.
+        replaced: The layers that were replaced, in the model's order.
+        left: The norms, and for rules of weights the convolutions, that were not.
+        notes: What else was changed.
+    """
+
+    model: nn.Module
+    norm: str
+    replaced: tuple[Swap, ...]
+    left: tuple[Left, ...]
+    notes: tuple[str, ...] = ()
+
+    def __str__(self) -> str:
+        counts = Counter((swap.before, swap.after) for swap in self.replaced)
+        lines = [f"{self.norm}: {len(self.replaced)} layers replaced, {len(self.left)} left"]
+        lines += [f"  {number} {before} -> {after}" for (before, after), number in counts.items()]
+        lost = Counter(name for swap in self.replaced for name in swap.lost)
+        lines += [f"  without a place in the new layer: {number} {name}" for name, number in lost.items()]
+        for kind, reason in Counter((left.type, left.reason) for left in self.left):
+            names = [left.name or "the model" for left in self.left if (left.type, left.reason) == (kind, reason)]
+            shown = ", ".join(names[:3]) + (", ..." if len(names) > 3 else "")
+            lines.append(f"  left: {len(names)} {kind} ({shown}): {reason}")
+        return "\n".join(lines + [f"  {note}" for note in self.notes])
+
+
+def replace_norm(model: nn.Module, name: str, **options: Any) -> Replacement:
+    """Put the norm called ``name`` in place of every norm of ``model``, in place.
+
+    New layers have the channels, axis, device, precision and training flag of the old ones. Scale and shift are kept, as the
+    very same parameters where that is possible, so that an optimizer still holds them; running statistics are kept where
+    both layers have them. Activations that timm fuses with a norm stay behind the new one, or give way to norms that bring
+    their own. Rules for weights (``ws``, ``scaled_ws``, ``centred_wn``, ``mp``) standardize the convolutions, and leave of
+    each norm its scale and shift, as ``AffineLayer``; the activations' gain goes into the weights by the option ``gamma``,
+    as ``gamma=spp.nn.gain("relu")``.
+
+    Args:
+        model: Any module. Bundled networks take ``norm=`` when they are built, which does more (biases, activations).
+        name: A name of ``NORMS``.
+        options: The norm's own, as ``alpha`` for ``dyt``.
+
+    Returns:
+        What was replaced, what was left and why, and the model (another object only if it was itself a norm).
+
+    Raises:
+        UnknownNameError: No norm, or none of its options, has that name.
+        InputError: An option's value is not possible.
+    """
+    row = find_norm(name)
+    check_norm_options(name, options)
+    replaced: list[Swap] = []
+    left: list[Left] = []
+    new: dict[int, nn.Module] = {}
+    inside: tuple[str, ...] = ()
+    for path, module in model.named_modules():
+        if inside and path.startswith(inside):
+            continue
+        if row.weights is not None and isinstance(module, nn.modules.conv._ConvNd):
+            outcome = _standardize(path, module, row.weights, options)
+        else:
+            found = recognize(module)
+            if found is None:
+                continue
+            inside = (*inside, f"{path}." if path else "")
+            outcome = found if isinstance(found, str) else _swap(path, module, found, name, row, options)
+        if isinstance(outcome, str):
+            left.append(Left(path, type(module).__name__, outcome))
+            continue
+        new[id(module)], swap = outcome
+        replaced.append(swap)
+    notes = _keep_off_the_fast_path(model, new)
+    for parent in list(model.modules()):
+        for key, child in parent._modules.items():
+            if child is not None and id(child) in new:
+                parent._modules[key] = new[id(child)]
+    return Replacement(new.get(id(model), model), name, tuple(replaced), tuple(left), notes)
+
+
+def _swap(
+    path: str, module: nn.Module, found: Recognized, name: str, row: Norm, options: dict[str, Any]
+) -> tuple[nn.Module, Swap] | str:
+    fused = found.act is not None and not isinstance(found.act, nn.Identity)
+    if row.activates and not fused and not row.normalizes_alone:
+        return f"{name} is norm and activation in one, and no activation is fused with this norm"
+    if row.spatial and found.dims is None:
+        return f"{name} takes statistics over space, and the module does not say that it has any"
+    layer: nn.Module
+    if row.weights is not None:
+        bare = found.weight is None and found.bias is None
+        layer = nn.Identity() if bare else AffineLayer(found.channels, channel_axis=-1 if found.last else 1)
+    else:
+        layer = make_norm(
+            name,
+            found.channels,
+            dims=1 if found.dims is None else found.dims,
+            activated=fused,
+            channels_last=found.last,
+            **_own_epsilon(module, row),
+            **options,
+        )
+        if isinstance(layer, nn.BatchNorm1d) and not isinstance(module, nn.BatchNorm1d):
+            layer = ChannelsFirst(layer)
+    kept, lost = _take_over(layer, found, module)
+    layer = _like(layer, module, found)
+    if found.drop is not None or found.act is not None:
+        act = nn.Identity() if row.activates and fused else found.act
+        parts = OrderedDict(norm=layer, drop=found.drop, act=act)
+        layer = nn.Sequential(OrderedDict((key, part) for key, part in parts.items() if part is not None))
+    layer.train(module.training)
+    return layer, Swap(path, type(module).__name__, _inner(layer), kept, lost)
+
+
+def _own_epsilon(module: nn.Module, row: Norm) -> dict[str, float]:
+    """BatchNorm's eps and momentum, for another norm of that family."""
+    if not (row.batch and isinstance(module, _BatchNorm)):
+        return {}
+    momentum = {} if module.momentum is None else {"batch_momentum": module.momentum}
+    return {"batch_eps": module.eps, **momentum}
+
+
+@torch.no_grad()
+def _take_over(layer: nn.Module, found: Recognized, module: nn.Module) -> tuple[tuple[str, ...], tuple[str, ...]]:
+    kept, lost = [], []
+    target = layer.norm if isinstance(layer, ChannelsLast | ChannelsFirst) else layer
+    for key, value in (("weight", found.weight), ("bias", found.bias)):
+        if value is None:
+            continue
+        if isinstance(getattr(target, key, None), nn.Parameter):
+            frozen = not isinstance(value, nn.Parameter)
+            setattr(target, key, nn.Parameter(value.clone(), requires_grad=False) if frozen else value)
+            kept.append(key)
+        else:
+            lost.append(key)
+    if found.running is not None and isinstance(getattr(target, "running_mean", None), Tensor):
+        mean, var = found.running
+        target.get_buffer("running_mean").data = mean.clone()
+        if isinstance(target, BatchRenorm):
+            target.running_std.data = (var + target.eps).sqrt()
+        else:
+            target.get_buffer("running_var").data = var.clone()
+        kept.append("running statistics")
+    eps = next(
+        (value for name in ("eps", "variance_epsilon") if isinstance(value := getattr(module, name, None), float)), None
+    )
+    if isinstance(target, SAME_EPS) and eps is not None:
+        target.eps = eps
+        kept.append("eps")
+    return tuple(kept), tuple(lost)
+
+
+def _like(layer: nn.Module, module: nn.Module, found: Recognized) -> nn.Module:
+    """``layer`` where the old one lies, in its precision."""
+    tensors = [found.weight, found.bias, *(found.running or ()), *module.parameters(), *module.buffers()]
+    like = next((t for t in tensors if t is not None and t.is_floating_point()), None)
+    return layer if like is None else layer.to(like.device, like.dtype)
+
+
+def _inner(layer: nn.Module) -> str:
+    """Class of the norm within its adapters, with theirs in front."""
+    inner = layer.get_submodule("norm") if isinstance(layer, nn.Sequential | ChannelsLast | ChannelsFirst) else None
+    return type(layer).__name__ if inner is None else f"{type(layer).__name__}({_inner(inner)})"
+
+
+def _standardize(
+    path: str, conv: nn.modules.conv._ConvNd, rule: str, options: dict[str, Any]
+) -> tuple[nn.Module, Swap] | str:
+    cls = STANDARDIZED.get(type(conv))
+    if cls is None:
+        return "its class is not one of torch's plain convolutions"
+    if conv.weight[0].numel() == 1 and WEIGHT_NORMS[rule].centred:
+        return "each output has a single input, which centring would make zero"
+    with torch.device("meta"):  # its tensors are the old layer's
+        layer = cls(
+            conv.in_channels,
+            conv.out_channels,
+            conv.kernel_size,
+            stride=conv.stride,
+            padding=conv.padding,
+            dilation=conv.dilation,
+            groups=conv.groups,
+            bias=conv.bias is not None,
+            padding_mode=conv.padding_mode,
+            rule=rule,
+            gain=False,
+            options=options,
+        )
+    for key, parameter in conv.named_parameters(recurse=False):
+        layer.register_parameter(key, parameter)
+    layer.train(conv.training)
+    kept = ("weight",) if conv.bias is None else ("weight", "bias")
+    return layer, Swap(path, type(conv).__name__, f"{cls.__name__}({rule})", kept)
+
+
+def _keep_off_the_fast_path(model: nn.Module, new: dict[int, nn.Module]) -> tuple[str, ...]:
+    """Switch off the kernel that TransformerEncoderLayer evaluates with: it would take the new weights for LayerNorm's."""
+    changed = 0
+    for layer in model.modules():
+        if isinstance(layer, nn.TransformerEncoderLayer) and {id(layer.norm1), id(layer.norm2)} & set(new):
+            layer.activation_relu_or_gelu = 0
+            changed += 1
+    return (f"fused evaluation switched off in {changed} TransformerEncoderLayer",) if changed else ()
