@@ -156,11 +156,14 @@ def _factory(request: Request, changes: dict[str, Any], shape: tuple[int, ...] |
         ) from error
     if not callable(factory):
         raise InputError("the factory can be called", received=type(factory).__name__, where=request.model)
+    swap = "norm" in changes and not _takes(factory, "norm")
+    if swap:
+        changes = {key: value for key, value in changes.items() if key != "norm"}
     try:
         inspect.signature(factory).bind(**changes)
     except TypeError as error:
-        asked = ", ".join(f"{key}={value!r}" for key, value in changes.items()) or "no arguments"
-        raise InputError(f"the factory can be called with {asked}", received=str(error), where=request.model) from error
+        given = ", ".join(f"{key}={value!r}" for key, value in changes.items()) or "no arguments"
+        raise InputError(f"the factory can be called with {given}", received=str(error), where=request.model) from error
 
     def make() -> nn.Module:
         try:
@@ -171,13 +174,45 @@ def _factory(request: Request, changes: dict[str, Any], shape: tuple[int, ...] |
             ) from error
         if not isinstance(model, nn.Module):
             raise InputError("the factory returns a torch module", received=type(model).__name__, where=request.model)
-        return model
+        return _swapped(model, request.norm, facts) if swap and request.norm is not None else model
 
     if request.image_size is not None:
         shape = (SHAPE[0], *request.image_size)
-    facts = {"model": request.model, **{key: changes.get(key) for key in ("norm", "activation", "init", "num_classes")}}
+    asked = {**changes, "norm": request.norm}
+    facts: dict[str, Any] = {
+        "model": request.model,
+        **{key: asked.get(key) for key in ("norm", "activation", "init", "num_classes")},
+    }
     label = "-".join(part for part in (attribute.rpartition(".")[2], request.norm) if part)
     return Plan(label, facts, shape or SHAPE, make)
+
+
+def _takes(factory: Callable[..., Any], argument: str) -> bool:
+    """Whether a factory has an argument of that name, or takes any."""
+    kinds = {name: parameter.kind for name, parameter in inspect.signature(factory).parameters.items()}
+    return argument in kinds or inspect.Parameter.VAR_KEYWORD in kinds.values()
+
+
+def _swapped(model: nn.Module, norm: str, facts: dict[str, Any]) -> nn.Module:
+    """``norm`` in place of the norms of a user's own network; what was left, and why, goes into the facts.
+
+    Raises:
+        InputError: There was nothing to replace.
+    """
+    from spp.errors import InputError
+    from spp.nn import replace_norm
+
+    done = replace_norm(model, norm)
+    facts["replaced"] = len(done.replaced)
+    facts["left"] = {left.name: left.reason for left in done.left}
+    if not done.replaced:
+        raise InputError(
+            f"--norm {norm} finds norms to replace",
+            received=f"a {type(model).__name__} with none that can be",
+            where=str(facts["model"]),
+            remedy="Leave --norm out, or build the network with another norm in the factory.",
+        )
+    return done.model
 
 
 def _list(keys: list[str]) -> str:

@@ -81,7 +81,11 @@ _OPTIONS = (
         metavar="NAME",
         help="A bundled network (`spp list models`), or package.module:factory, a callable returning a torch module.",
     ),
-    click.option("--norm", metavar="NAME", help="Normalization (`spp list norms`); the network's own if left out."),
+    click.option(
+        "--norm",
+        metavar="NAME",
+        help="Normalization (`spp list norms`); the network's own if left out. In a network of your own, norms are replaced.",
+    ),
     click.option("--activation", metavar="NAME", help="Activation (`spp list activations`)."),
     click.option("--init", metavar="NAME", help="Initialization (`spp list inits`)."),
     click.option("--num-classes", type=click.IntRange(min=1), metavar="N", help="Number of outputs."),

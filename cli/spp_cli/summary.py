@@ -56,6 +56,9 @@ def heading(run: dict[str, Any]) -> list[str]:
     threads = f" ({run['threads']} threads)" if run["device"] == "cpu" else ""
     mode = "training" if run["training"] else "evaluation"
     took = f"traced in {run['seconds']:.1f} s"
+    if "replaced" in run:
+        left = f", {len(run['left'])} left as they were (run.json says why)" if run["left"] else ""
+        settings.append(f"{run['replaced']} layers replaced{left}")
     return [
         f"{run['model']}: {', '.join([*settings, mode + ' mode'])}",
         f"{run['parameters']:,} parameters, seed {run['seed']}, {run['device']}{threads}, {took}",

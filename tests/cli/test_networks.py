@@ -2,6 +2,7 @@
 
 from pathlib import Path
 
+import pandas as pd
 import pytest
 import torch
 
@@ -29,6 +30,9 @@ def number():
 class Cracked(nn.Module):
     def forward(self, x):
         raise ArithmeticError("cracked")
+
+def normed():
+    return nn.Sequential(nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4), nn.Flatten(), nn.BatchNorm1d(4 * 36), nn.Linear(4 * 36, 2))
 
 def cracked():
     return nn.Sequential(nn.Flatten(), Cracked())
@@ -60,7 +64,8 @@ def test_a_factory_of_the_current_folder(spp, factories):
         ("nothing", (), "--model names a factory as package.module:factory; got AttributeError"),
         ("answer", (), "the factory can be called; got int."),
         ("number", (), "the factory returns a torch module; got int."),
-        ("plain", ("--norm", "batch"), "the factory can be called with norm='batch'; got got an unexpected keyword"),
+        ("plain", ("--init", "he"), "the factory can be called with init='he'; got got an unexpected keyword"),
+        ("plain", ("--norm", "dyt"), "--norm dyt finds norms to replace; got a Sequential with none that can be."),
         ("broken", (), "the factory returns a model; got ValueError: no weights today."),
     ],
 )
@@ -70,6 +75,26 @@ def test_factories_that_do_not_work(spp, factories, name, words, line):
     assert done.err.startswith(f"Error: {factories}:{name}: {line}")
     assert len(done.err.splitlines()) == 1
     assert not Path("runs").exists()
+
+
+def test_the_norms_of_a_users_network_are_replaced(spp, factories):
+    words = (
+        "--model",
+        f"{factories}:normed",
+        "--norm",
+        "dyt",
+        "--batch-size",
+        "2",
+        "--image-size",
+        "8",
+        "--no-figures",
+    )
+    run = spp("analyze", *words, "--json").json["run"]
+    assert (run["norm"], run["replaced"], run["left"]) == ("dyt", 2, {})
+    shown = spp("analyze", *words)
+    assert "norm dyt, 2 layers replaced" in shown.out
+    frame = pd.read_parquet(Path("runs/normed-dyt/frame.parquet"))
+    assert set(frame.loc[frame["name"].isin(["1", "3"]), "type"]) == {"DyT"}
 
 
 def test_a_module_that_is_not_there(spp):
