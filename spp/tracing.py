@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import platform
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
@@ -18,7 +19,7 @@ from torch.nn.parallel import DistributedDataParallel
 import spp
 from spp.errors import InputError
 from spp.frame import store
-from spp.frame.build import build_blocks, build_frame, build_modules, build_unmeasured
+from spp.frame.build import build_blocks, build_exponents, build_frame, build_modules, build_unmeasured
 from spp.frame.schema import BlockColumn, Column
 from spp.frame.tally import Tally
 from spp.loss import Batch, LossFunction, Objective, batches_of, is_iterable_of_batches, to_device
@@ -27,6 +28,7 @@ from spp.measure.capture import Capture
 from spp.measure.channels import ChannelAxis
 from spp.measure.facts import module_facts
 from spp.measure.sites import Selection, roster
+from spp.measure.stage import Depth
 from spp.measure.state import Restore, kept, preserved, set_aside
 from spp.signals import ALL, Signal
 
@@ -42,6 +44,8 @@ class Trace:
         blocks: One row per residual merge, see :data:`spp.frame.schema.BLOCK_COLUMNS`.
         modules: One row per module, see :data:`spp.frame.schema.MODULE_COLUMNS`.
         unmeasured: One row per thing that could not be measured, with the reason.
+        exponents: How many values lie in each power of two, where asked for (``exponents=True``), else empty; see
+            :data:`spp.frame.schema.EXPONENT_COLUMNS`.
         run: Facts about the run (batch size, loss, seed, versions, ...); add your own before saving.
     """
 
@@ -52,8 +56,10 @@ class Trace:
         modules: pd.DataFrame,
         unmeasured: pd.DataFrame,
         run: dict[str, Any],
+        exponents: pd.DataFrame | None = None,
     ) -> None:
         self.frame, self.blocks, self.modules, self.unmeasured, self.run = frame, blocks, modules, unmeasured, run
+        self.exponents = build_exponents([]) if exponents is None else exponents
 
     def plot(self, kind: str = "layers", **options: Any) -> SignalPlot:
         """Draw the Signal Propagation Plot; ``kind`` and ``options`` as for :func:`spp.plot.signal_plot`."""
@@ -75,6 +81,7 @@ class Trace:
             StoreError: The folder holds something already or cannot be written; nothing is left half-written.
         """
         tables = {"frame": self.frame, "blocks": self.blocks, "modules": self.modules, "unmeasured": self.unmeasured}
+        tables["exponents"] = self.exponents
         return store.write(folder, tables, self.run, overwrite=overwrite, csv=csv)
 
     def __repr__(self) -> str:
@@ -93,7 +100,8 @@ def load(folder: str | Path) -> Trace:
         StoreError: It is no run folder, was written by a later version, or is damaged.
     """
     tables, run = store.read(folder)
-    return Trace(tables["frame"], tables["blocks"], tables["modules"], tables["unmeasured"], run)
+    exponents = tables.get("exponents")
+    return Trace(tables["frame"], tables["blocks"], tables["modules"], tables["unmeasured"], run, exponents)
 
 
 def trace(
@@ -110,6 +118,8 @@ def trace(
     restore: Restore = True,
     seed: int = 0,
     progress: bool = False,
+    moments: int = 2,
+    exponents: bool = False,
 ) -> Trace:
     """Measure how signals travel through ``model``: one forward and one backward pass per batch, nothing changed.
 
@@ -132,6 +142,9 @@ def trace(
             parameters too, for a forward that writes to them.
         seed: Seed of the probe.
         progress: Show a progress bar over batches.
+        moments: 4 measures the kurtosis too, at the cost of some float64 passes over every tensor.
+        exponents: Count the values by power of two, into ``trace.exponents``; :func:`spp.frame.precision.lost_shares` reads
+            from it what float16, bfloat16 and fp8 would flush to zero or overflow.
 
     Returns:
         The trace; ``trace.frame`` has one row per observed tensor.
@@ -142,9 +155,13 @@ def trace(
     """
     wanted = _signals(signals)
     _check(model, batches, loss_scale, restore)
+    if moments not in (2, 4):
+        raise InputError("moments is 2, or 4 for the kurtosis too", received=repr(moments), where="moments")
+    several = is_iterable_of_batches(batch) and batches != 1
+    depth = Depth(mergeable=several, fourth=moments == 4, histogram=exponents)
     kernel = kernels.choose()
     entries = roster(model, include, exclude)
-    capture = Capture(entries, wanted, channel_axis, loss_scale, is_iterable_of_batches(batch) and batches != 1)
+    capture = Capture(entries, wanted, channel_axis, loss_scale, depth)
     objective, tally = Objective(loss, seed), Tally()
     sizes: list[int | None] = []
     losses: list[float | None] = []
@@ -190,24 +207,21 @@ def trace(
             "python": platform.python_version(),
         },
     }
-    return Trace(frame, blocks, build_modules(facts), build_unmeasured(tally.holes), run)
+    unmeasured = build_unmeasured(tally.holes)
+    return Trace(frame, blocks, build_modules(facts), unmeasured, run, build_exponents(tally.rows))
 
 
 def _shown(batch: Any, batches: int | None, progress: bool) -> Iterable[Batch]:
     """The batches, at most so many, with a progress bar where asked for."""
-    source = batches_of(batch)
-    many = is_iterable_of_batches(batch)
-    if progress:
-        from tqdm.auto import tqdm
+    source = itertools.islice(batches_of(batch), batches)
+    if not progress:
+        return source
+    from tqdm.auto import tqdm
 
-        total = min(
-            (n for n in (batches, len(batch) if many and hasattr(batch, "__len__") else None) if n), default=None
-        )
-        source = iter(tqdm(source, total=total if many else 1, desc="tracing", unit="batch"))
-    for number, one in enumerate(source):
-        yield one
-        if batches is not None and number + 1 >= batches:
-            return
+    many = is_iterable_of_batches(batch)
+    known = (batches, len(batch) if many and hasattr(batch, "__len__") else None)
+    total = min((n for n in known if n), default=None)
+    return iter(tqdm(source, total=total if many else 1, desc="tracing", unit="batch"))
 
 
 @contextmanager

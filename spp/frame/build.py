@@ -12,10 +12,12 @@ import pandas as pd
 from spp.frame.schema import (
     BLOCK_COLUMNS,
     COLUMNS,
+    EXPONENT_COLUMNS,
     MODULE_COLUMNS,
     UNMEASURED_COLUMNS,
     BlockColumn,
     Column,
+    ExponentColumn,
     ModuleColumn,
     Spec,
     UnmeasuredColumn,
@@ -24,6 +26,7 @@ from spp.frame.tally import Row, Tally
 from spp.measure.facts import ModuleFacts
 from spp.measure.holes import Hole
 from spp.measure.moments import Array, Summary, summarize
+from spp.measure.shape import LOWEST, Reduced, Shaped, kurtosis, plain_sums
 from spp.nested import dtype_name, shape_name
 from spp.signals import ALL
 
@@ -40,7 +43,7 @@ def build_frame(rows: Sequence[Row], blocks: Iterable[str], step: int = 0) -> pd
         step: The training step, 0 for a trace.
     """
     rows = sorted(rows, key=lambda r: (_SIGNAL_ORDER[r.signal], r.depth if r.depth is not None else 1 << 60))
-    numbers = summarize([row.moments for row in rows])
+    numbers = summarize([plain_sums(row.moments) for row in rows])
     bounded = np.array([row.bounded for row in rows], dtype=bool)
     var = numbers.var
     low, high = numbers.min, numbers.max
@@ -74,9 +77,35 @@ def build_frame(rows: Sequence[Row], blocks: Iterable[str], step: int = 0) -> pd
         Column.DEAD_FRACTION: numbers.dead_fraction,
         Column.SATURATED_FRACTION: np.where(bounded, numbers.saturated_fraction, np.nan),
         Column.NONFINITE: numbers.nonfinite,
-        Column.KURTOSIS: np.full(len(rows), np.nan),
+        Column.KURTOSIS: np.array([_kurtosis(row.moments) for row in rows], dtype=np.float64),
     }
     return _table(columns, COLUMNS)
+
+
+def build_exponents(rows: Sequence[Row]) -> pd.DataFrame:
+    """How many values lie in each power of two, one row per tensor and power that occurs; empty unless asked for."""
+    found: dict[ExponentColumn, list[object]] = {column: [] for column in EXPONENT_COLUMNS}
+    for row in rows:
+        if not isinstance(row.moments, Shaped) or row.moments.histogram is None:
+            continue
+        counts = row.moments.histogram.cpu()
+        for k in counts.nonzero().flatten().tolist():
+            values = (row.name, row.call, row.output, str(row.signal), k + LOWEST, int(counts[k]))
+            for column, value in zip(found, values, strict=True):
+                found[column].append(value)
+    columns: dict[ExponentColumn, object] = {
+        column: pd.Categorical(values, categories=list(map(str, EXPONENT_COLUMNS[column].categories)))
+        if EXPONENT_COLUMNS[column].categories
+        else np.array(values, dtype=np.int64)
+        if EXPONENT_COLUMNS[column].dtype == "int64"
+        else values
+        for column, values in found.items()
+    }
+    return _table(columns, EXPONENT_COLUMNS)
+
+
+def _kurtosis(moments: Reduced) -> float:
+    return kurtosis(moments.fourth) if isinstance(moments, Shaped) and moments.fourth is not None else float("nan")
 
 
 def build_blocks(tally: Tally, step: int = 0) -> pd.DataFrame:
@@ -95,7 +124,7 @@ def build_blocks(tally: Tally, step: int = 0) -> pd.DataFrame:
         for which, pairs in enumerate((after, branch)):
             present = [k for k, pair in enumerate(pairs) if pair[i] is not None]
             found[name, which] = present
-            numbers[name, which] = summarize([m for k in present if (m := pairs[k][i]) is not None])
+            numbers[name, which] = summarize([plain_sums(m) for k in present if (m := pairs[k][i]) is not None])
 
     def column(name: str, which: int, statistic: str) -> Array:
         out = np.full(len(merges), np.nan)

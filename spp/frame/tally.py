@@ -8,9 +8,10 @@ import torch
 
 from spp.errors import InputError
 from spp.measure.holes import Hole
-from spp.measure.moments import Digest, Reduced
+from spp.measure.moments import Moments
 from spp.measure.passes import Pass
 from spp.measure.residual import Merge
+from spp.measure.shape import Reduced, Shaped
 from spp.measure.sites import Site
 from spp.signals import Role, Signal
 
@@ -173,6 +174,8 @@ def _main(sites: list[Site]) -> Site | None:
 
 
 def _merged(old: Reduced, new: Reduced) -> Reduced:
-    if isinstance(old, Digest) or isinstance(new, Digest):
-        raise TypeError("numbers without their sums cannot be merged; the capture was told that nothing would be")
-    return old.merge(new)
+    if isinstance(old, Moments) and isinstance(new, Moments):
+        return old.merge(new)
+    if isinstance(old, Shaped) and isinstance(new, Shaped):
+        return old.merge(new)
+    raise TypeError("numbers without their sums cannot be merged; the capture was told that nothing would be")

@@ -28,7 +28,7 @@ from spp.measure.lineage import Lineage, Value
 from spp.measure.passes import Aside, Objective, Pass
 from spp.measure.residual import Merge, Merges
 from spp.measure.sites import Call, Entry, Placer, Site
-from spp.measure.stage import BACKWARD, FORWARD, IDLE, Stage
+from spp.measure.stage import BACKWARD, FORWARD, IDLE, Depth, Stage
 from spp.measure.weights import Weights, leaves_outside
 from spp.nested import describe, walk
 from spp.signals import Signal
@@ -45,22 +45,22 @@ class Capture:
         signals: Which signals to measure.
         axis: The user's ``channel_axis``.
         loss_scale: What the loss is multiplied by; measured gradients are divided by it.
-        mergeable: Whether the passes of several batches will be merged.
+        depth: What is wanted of every tensor beyond its second moments.
     """
 
     def __init__(
-        self, entries: list[Entry], signals: frozenset[Signal], axis: ChannelAxis, loss_scale: float, mergeable: bool
+        self, entries: list[Entry], signals: frozenset[Signal], axis: ChannelAxis, loss_scale: float, depth: Depth
     ) -> None:
         self._entries = {id(e.module): e for e in entries}
         self._by_name = {e.name: e for e in entries}
         self._signals, self._axis, self._loss_scale = signals, axis, loss_scale
         self._wants_backward = bool(signals & {Signal.GRADIENT, Signal.WEIGHT_GRADIENT})
-        self._mergeable = mergeable
+        self._wanted_depth = depth
         self._stack: list[Call] = []
         self._begin()
 
     def _begin(self) -> None:
-        self._pass, self._stage, self._depth = Pass(), Stage(self._mergeable), 0
+        self._pass, self._stage, self._depth = Pass(), Stage(self._wanted_depth), 0
         self._gradients = Gradients(self._stage, self._loss_scale)
         self._weights = Weights(self._stage, self._signals, self._computed_weight)
         self._lineage, self._placer, self._failure = Lineage(), Placer(self._axis), Failure()

@@ -17,7 +17,7 @@ from torch import Tensor
 
 from spp.measure.channels import is_reducible
 from spp.measure.lineage import Value, version_of
-from spp.measure.moments import Reduced
+from spp.measure.shape import Reduced
 from spp.measure.sites import Call, Site
 from spp.measure.stage import BACKWARD, Stage
 from spp.nested import walk

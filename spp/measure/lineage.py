@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 from torch import Tensor
 
-from spp.measure.moments import Reduced
+from spp.measure.shape import Reduced
 from spp.measure.sites import Call, Site
 
 if TYPE_CHECKING:

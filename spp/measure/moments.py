@@ -118,7 +118,7 @@ class Moments:
             )
         return Moments(merge_packed(self.packed, other.packed))
 
-    def same(self, other: Reduced) -> bool:
+    def same(self, other: object) -> bool:
         """Whether both hold the very same numbers."""
         return isinstance(other, Moments) and torch.equal(self.packed, other.packed)
 
@@ -154,7 +154,7 @@ class Digest:
             return None
         return cls(numbers, tensor.shape[axis] if axis is not None and tensor.dim() else 1)
 
-    def same(self, other: Reduced) -> bool:
+    def same(self, other: object) -> bool:
         """Whether both hold the very same numbers."""
         return isinstance(other, Digest) and bool(np.array_equal(self.numbers, other.numbers, equal_nan=True))
 
@@ -162,9 +162,6 @@ class Digest:
         """The numbers of every element times ``factor`` (> 0)."""
         return Digest(self.numbers * factor**_POWERS, self.channels)
 
-
-Reduced = Moments | Digest
-"""What is known of a tensor: mergeable sums, or its numbers only."""
 
 _DEGREE = {"mean": 1, "min": 1, "max": 1, "var": 2, "mean_square": 2, "acsm": 2, "acv": 2}
 _POWERS = np.array([_DEGREE.get(name, 0) for name in native.SUMMARY])
@@ -189,7 +186,7 @@ class Summary:
     nonfinite: npt.NDArray[np.int64]
 
 
-def summarize(readings: Sequence[Reduced]) -> Summary:
+def summarize(readings: Sequence[Moments | Digest]) -> Summary:
     """Turn the sums of ``R`` readings into numbers, all at once, after one transfer to the host.
 
     With n_c, m_c, s_c the count, mean and sum of squared deviations of channel c, N = sum_c n_c, and averages over the

@@ -5,13 +5,16 @@ They cost more than the sweep (a float64 pass each) and are therefore only compu
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from enum import IntEnum
 
 import torch
 from torch import Tensor
 
+from spp.errors import InputError
 from spp.measure.kernels.layout import plain
+from spp.measure.moments import Digest, Moments
 
 LOWEST, HIGHEST = -160, 160
 """Exponents told apart; what lies beyond is counted in the first or last bin. float32 reaches from -149 to 128."""
@@ -122,3 +125,83 @@ def lost(histogram: Tensor, number_format: Format) -> tuple[float, float]:
     low = histogram[: max(0, number_format.flush - LOWEST)].sum()
     high = histogram[number_format.overflow - LOWEST :].sum()
     return float(low) / total, float(high) / total
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Shaped:
+    """Moments with what was asked for beside them; merges and scales like them.
+
+    Attributes:
+        moments: The per-channel moments.
+        fourth: See :func:`fourth_moments`; None where not asked for.
+        histogram: See :func:`exponents`; None where not asked for.
+    """
+
+    moments: Moments
+    fourth: Tensor | None
+    histogram: Tensor | None
+
+    @classmethod
+    def of(
+        cls, tensor: Tensor, axis: int | None, ends: tuple[float, float] | None, *, fourth: bool, histogram: bool
+    ) -> Shaped:
+        """Reduce one tensor in every way that is asked for."""
+        return cls(
+            Moments.of(tensor, axis, ends=ends),
+            fourth_moments(tensor) if fourth else None,
+            exponents(tensor) if histogram else None,
+        )
+
+    @property
+    def channels(self) -> int:
+        """Number of channels."""
+        return self.moments.channels
+
+    def merge(self, other: Shaped) -> Shaped:
+        """Both sets of elements together."""
+        return Shaped(
+            self.moments.merge(other.moments),
+            None if self.fourth is None or other.fourth is None else merge_fourth(self.fourth, other.fourth),
+            None if self.histogram is None or other.histogram is None else self.histogram + other.histogram,
+        )
+
+    def same(self, other: object) -> bool:
+        """Whether both hold the very same moments."""
+        return isinstance(other, Shaped) and self.moments.same(other.moments)
+
+    def scaled(self, factor: float) -> Shaped:
+        """Every element times ``factor`` (> 0).
+
+        Raises:
+            InputError: There is a histogram, and the factor is no power of two.
+        """
+        histogram = self.histogram
+        if histogram is not None:
+            mantissa, exponent = math.frexp(factor)
+            if mantissa != 0.5:
+                raise InputError(
+                    "a histogram over powers of two is scaled by a power of two",
+                    received=f"a factor of {factor:g}",
+                    where="loss_scale",
+                    remedy="Pass a power of two, as 1024.0",
+                )
+            histogram = _shifted(histogram, exponent - 1)
+        powers = torch.tensor([0, 1, 2, 3, 4], dtype=torch.float64)
+        fourth = None if self.fourth is None else self.fourth * factor ** powers.to(self.fourth.device)
+        return Shaped(self.moments.scaled(factor), fourth, histogram)
+
+
+def _shifted(histogram: Tensor, by: int) -> Tensor:
+    """The histogram of the values times ``2^by``; the ends gather what leaves the range."""
+    out = torch.zeros_like(histogram)
+    where = (torch.arange(len(histogram), device=histogram.device) + by).clamp(0, len(histogram) - 1)
+    return out.scatter_add_(0, where, histogram)
+
+
+Reduced = Moments | Digest | Shaped
+"""What is known of a tensor: mergeable sums, its numbers only, or sums and what was asked for beside them."""
+
+
+def plain_sums(reduced: Reduced) -> Moments | Digest:
+    """Without what was asked for beside the second moments."""
+    return reduced.moments if isinstance(reduced, Shaped) else reduced

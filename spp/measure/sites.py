@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from spp.errors import InputError, UnknownNameError
 from spp.measure.channels import ChannelAxis, Layout, channel_axis, layout_of, range_of
-from spp.measure.moments import Reduced
+from spp.measure.shape import Reduced
 from spp.signals import Role, Signal
 
 Predicate = Callable[[str, nn.Module], bool]

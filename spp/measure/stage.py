@@ -5,13 +5,15 @@ from __future__ import annotations
 import threading
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
 from enum import Enum
 
 import torch
 from torch import Tensor
 from torch.utils._python_dispatch import _disable_current_modes
 
-from spp.measure.moments import Digest, Moments, Reduced
+from spp.measure.moments import Digest, Moments
+from spp.measure.shape import Reduced, Shaped
 
 
 class Phase(Enum):
@@ -25,19 +27,34 @@ class Phase(Enum):
 IDLE, FORWARD, BACKWARD = Phase.IDLE, Phase.FORWARD, Phase.BACKWARD
 
 
+@dataclass(frozen=True, slots=True)
+class Depth:
+    """What is wanted of every tensor beyond its second moments.
+
+    Attributes:
+        mergeable: Whether several passes will be merged, so that each channel's sums are to be kept.
+        fourth: Whether fourth moments are wanted.
+        histogram: Whether the distribution over powers of two is.
+    """
+
+    mergeable: bool = True
+    fourth: bool = False
+    histogram: bool = False
+
+
 class Stage:
     """The phase of one capture, and the thread whose calls it is about.
 
     Attributes:
         phase: What arrives now.
         thread: Identity of the thread that runs the forward pass; calls on other threads are not the pass's own.
-        mergeable: Whether further passes will be merged with this one, so that each channel's sums are to be kept.
+        depth: What a reduction is to give.
     """
 
-    __slots__ = ("mergeable", "phase", "thread")
+    __slots__ = ("depth", "phase", "thread")
 
-    def __init__(self, mergeable: bool) -> None:
-        self.phase, self.thread, self.mergeable = IDLE, threading.get_ident(), mergeable
+    def __init__(self, depth: Depth) -> None:
+        self.phase, self.thread, self.depth = IDLE, threading.get_ident(), depth
 
     @contextmanager
     def during(self, phase: Phase) -> Iterator[None]:
@@ -74,7 +91,10 @@ class Stage:
                 self.phase = FORWARD
 
     def _reduce(self, tensor: Tensor, axis: int | None, ends: tuple[float, float] | None) -> Reduced:
-        if not self.mergeable:
+        depth = self.depth
+        if depth.fourth or depth.histogram:
+            return Shaped.of(tensor, axis, ends, fourth=depth.fourth, histogram=depth.histogram)
+        if not depth.mergeable:
             digest = Digest.of(tensor, axis, ends=ends)
             if digest is not None:
                 return digest

@@ -17,7 +17,7 @@ from torch.nn.utils.weight_norm import WeightNorm
 from spp.measure.channels import is_reducible, weight_axis
 from spp.measure.gradients import Gradients
 from spp.measure.holes import Hole, no_weight_gradient
-from spp.measure.moments import Reduced
+from spp.measure.shape import Reduced
 from spp.measure.sites import Call, Entry, Site
 from spp.measure.stage import Stage
 from spp.signals import Signal
