@@ -7,6 +7,7 @@ dictionary, which ``model.modules()`` does not know, are found on the way and tr
 from __future__ import annotations
 
 from collections import Counter, OrderedDict, defaultdict, deque
+from operator import is_
 from typing import Any
 
 import numpy as np
@@ -60,7 +61,12 @@ class Belongings:
             items = module.__dict__.copy()
             self._attributes.append((module, type(module), items))
             for name, value in items.items():
-                if type(value) not in _PLAIN:
+                kind = type(value)
+                if kind in _PLAIN:
+                    continue
+                if kind in _CONTAINERS and not value:  # most are dictionaries of hooks that nobody registered
+                    self._containers.append((value, None))
+                else:
                     self._look(value, hidden, deeper=name not in _REGISTERED)
             own = module._parameters.items()
         for name, parameter in own:
@@ -113,7 +119,7 @@ class Belongings:
             if type(module) is not cls:
                 module.__class__ = cls
             attributes = module.__dict__
-            if len(attributes) != len(items) or any(attributes.get(k) is not v for k, v in items.items()):
+            if attributes.keys() != items.keys() or not all(map(is_, attributes.values(), items.values())):
                 attributes.clear()
                 attributes.update(items)
         put_back(self._containers)
@@ -153,7 +159,7 @@ def _same_items(a: Any, b: Any) -> bool:
     if len(a) != len(b):
         return False
     if isinstance(a, dict):
-        return all(k is j and v is w for (k, v), (j, w) in zip(a.items(), b.items(), strict=True))
+        return all(map(is_, a.keys(), b.keys())) and all(map(is_, a.values(), b.values()))
     if isinstance(a, set):
         return bool(a == b)
-    return all(v is w for v, w in zip(a, b, strict=True))
+    return all(map(is_, a, b))

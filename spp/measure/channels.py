@@ -148,11 +148,19 @@ def _unbatched_rank(module: nn.Module) -> int | None:
 
 
 _PLAIN_DISPATCH = Tensor.__torch_dispatch__
+_ORDINARY = frozenset({Tensor, nn.Parameter})
+_is_transformed = torch._C._functorch.is_functorch_wrapped_tensor
 
 
 def is_reducible(tensor: Tensor) -> str:
     """Why a tensor cannot be reduced, or "" when it can."""
-    if torch._C._functorch.is_functorch_wrapped_tensor(tensor):
+    if type(tensor) in _ORDINARY and tensor.is_cpu and tensor.is_floating_point() and tensor.layout is torch.strided:
+        return "" if not (_is_transformed(tensor) or tensor.is_nested) else _irreducible(tensor)
+    return _irreducible(tensor)
+
+
+def _irreducible(tensor: Tensor) -> str:
+    if _is_transformed(tensor):
         return "inside a functorch transform (vmap, grad, jvp) a tensor stands for a batch of tensors"
     if tensor.device.type == "meta":
         return "tensors on the meta device have no values"
