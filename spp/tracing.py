@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import itertools
 import platform
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
@@ -36,6 +36,13 @@ if TYPE_CHECKING:
     from spp.plot import SignalPlot
 
 
+Table = pd.DataFrame | Callable[[], pd.DataFrame]
+
+
+def _no_exponents() -> pd.DataFrame:
+    return build_exponents([])
+
+
 class Trace:
     """What was measured, as data frames; holds no tensor and no module.
 
@@ -53,13 +60,38 @@ class Trace:
         self,
         frame: pd.DataFrame,
         blocks: pd.DataFrame,
-        modules: pd.DataFrame,
-        unmeasured: pd.DataFrame,
+        modules: Table,
+        unmeasured: Table,
         run: dict[str, Any],
-        exponents: pd.DataFrame | None = None,
+        exponents: Table = _no_exponents,
     ) -> None:
-        self.frame, self.blocks, self.modules, self.unmeasured, self.run = frame, blocks, modules, unmeasured, run
-        self.exponents = build_exponents([]) if exponents is None else exponents
+        self.frame, self.blocks, self.run = frame, blocks, run
+        self._later: dict[str, Table] = {"modules": modules, "unmeasured": unmeasured, "exponents": exponents}
+
+    @property
+    def modules(self) -> pd.DataFrame:
+        """One row per module."""
+        return self._table("modules")
+
+    @property
+    def unmeasured(self) -> pd.DataFrame:
+        """One row per thing that could not be measured."""
+        return self._table("unmeasured")
+
+    @property
+    def exponents(self) -> pd.DataFrame:
+        """Counts by power of two, where asked for."""
+        return self._table("exponents")
+
+    def _table(self, name: str) -> pd.DataFrame:
+        """A table that is built when it is first looked at: most traces are asked for their frame alone."""
+        table = self._later[name]
+        if not isinstance(table, pd.DataFrame):
+            table = self._later[name] = table()
+        return table
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {**self.__dict__, "_later": {name: self._table(name) for name in self._later}}
 
     def plot(self, kind: str = "layers", **options: Any) -> SignalPlot:
         """Draw the Signal Propagation Plot; ``kind`` and ``options`` as for :func:`spp.plot.signal_plot`."""
@@ -100,8 +132,8 @@ def load(folder: str | Path) -> Trace:
         StoreError: It is no run folder, was written by a later version, or is damaged.
     """
     tables, run = store.read(folder)
-    exponents = tables.get("exponents")
-    return Trace(tables["frame"], tables["blocks"], tables["modules"], tables["unmeasured"], run, exponents)
+    four = tables["frame"], tables["blocks"], tables["modules"], tables["unmeasured"]
+    return Trace(*four, run, tables.get("exponents", _no_exponents))
 
 
 def trace(
@@ -207,8 +239,9 @@ def trace(
             "python": platform.python_version(),
         },
     }
-    unmeasured = build_unmeasured(tally.holes)
-    return Trace(frame, blocks, build_modules(facts), unmeasured, run, build_exponents(tally.rows))
+    unmeasured = build_unmeasured(tally.holes)  # now: what it is made of holds modules
+    counted = build_exponents(tally.rows) if exponents else _no_exponents
+    return Trace(frame, blocks, lambda: build_modules(facts), unmeasured, run, counted)
 
 
 def _shown(batch: Any, batches: int | None, progress: bool) -> Iterable[Batch]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from enum import StrEnum
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import numpy as np
 import pandas as pd
@@ -28,7 +28,7 @@ from spp.measure.holes import Hole
 from spp.measure.moments import Array, Summary, summarize
 from spp.measure.shape import LOWEST, Reduced, Shaped, kurtosis, plain_sums
 from spp.nested import dtype_name, shape_name
-from spp.signals import ALL
+from spp.signals import ALL, Signal
 
 _C = TypeVar("_C", bound=StrEnum)
 _SIGNAL_ORDER = {signal: i for i, signal in enumerate(ALL)}
@@ -54,10 +54,10 @@ def build_frame(rows: Sequence[Row], blocks: Iterable[str], step: int = 0) -> pd
         Column.NAME: [row.name for row in rows],
         Column.CALL: np.array([row.call for row in rows], dtype=np.int64),
         Column.OUTPUT: [row.output for row in rows],
-        Column.TYPE: pd.Categorical([row.type for row in rows]),
+        Column.TYPE: _open_category([row.type for row in rows]),
         Column.LEAF: np.array([row.leaf for row in rows], dtype=bool),
-        Column.SIGNAL: _category([row.signal for row in rows], COLUMNS[Column.SIGNAL]),
-        Column.ROLE: _category([row.role for row in rows], COLUMNS[Column.ROLE]),
+        Column.SIGNAL: _category([row.signal for row in rows], COLUMNS[Column.SIGNAL].categories),
+        Column.ROLE: _category([row.role for row in rows], COLUMNS[Column.ROLE].categories),
         Column.BLOCK: [enclosing(row.name) for row in rows],
         Column.SHAPE: [shape_name(row.shape) for row in rows],
         Column.DTYPE: [dtype_name(row.dtype) for row in rows],
@@ -157,7 +157,7 @@ def build_modules(facts: Sequence[ModuleFacts]) -> pd.DataFrame:
     columns: dict[ModuleColumn, object] = {
         ModuleColumn.NAME: [f.name for f in facts],
         ModuleColumn.ALIASES: [" ".join(f.aliases) for f in facts],
-        ModuleColumn.TYPE: pd.Categorical([f.type for f in facts]),
+        ModuleColumn.TYPE: _open_category([f.type for f in facts]),
         ModuleColumn.DEPTH: _integers([f.depth for f in facts]),
         ModuleColumn.CALLS: np.array([f.calls for f in facts], dtype=np.int64),
         ModuleColumn.LEAF: np.array([f.leaf for f in facts], dtype=bool),
@@ -179,10 +179,10 @@ def build_unmeasured(holes: Sequence[Hole]) -> pd.DataFrame:
     unique = list({hole.key: hole for hole in holes}.values())
     columns: dict[UnmeasuredColumn, object] = {
         UnmeasuredColumn.NAME: [h.entry.name for h in unique],
-        UnmeasuredColumn.TYPE: pd.Categorical([h.entry.type for h in unique]),
+        UnmeasuredColumn.TYPE: _open_category([h.entry.type for h in unique]),
         UnmeasuredColumn.CALL: _integers([h.call for h in unique]),
         UnmeasuredColumn.OUTPUT: [h.output for h in unique],
-        UnmeasuredColumn.SIGNAL: _category([h.signal for h in unique], UNMEASURED_COLUMNS[UnmeasuredColumn.SIGNAL]),
+        UnmeasuredColumn.SIGNAL: _category([h.signal for h in unique], tuple(Signal)),
         UnmeasuredColumn.REASON: [h.reason for h in unique],
     }
     return _table(columns, UNMEASURED_COLUMNS)
@@ -213,8 +213,20 @@ def _integers(values: Sequence[int | None]) -> pd.arrays.IntegerArray:
     return pd.arrays.IntegerArray(np.array([v or 0 for v in values], dtype=np.int64), missing)
 
 
-def _category(values: Sequence[StrEnum | None], spec: Spec) -> pd.Categorical:
-    return pd.Categorical([None if v is None else str(v) for v in values], categories=[str(c) for c in spec.categories])
+def _category(values: Sequence[str | None], categories: Iterable[str]) -> pd.Categorical:
+    """Like ``pd.Categorical(values, categories)``, at a tenth of the time: the codes are looked up here."""
+    names = [str(c) for c in categories]
+    code: dict[str | None, int] = {name: i for i, name in enumerate(names)}
+    code[None] = -1
+    codes = np.array([code[v] for v in values], dtype=np.int8 if len(names) < 128 else np.int32)
+    dtype: Any = pd.CategoricalDtype(names)
+    look_up: Any = pd.Categorical.from_codes  # typed for integer categories alone
+    out: pd.Categorical = look_up(codes, dtype=dtype, validate=False)
+    return out
+
+
+def _open_category(values: Sequence[str]) -> pd.Categorical:
+    return _category(values, sorted(set(values)))
 
 
 def _table(columns: Mapping[_C, object], specs: Mapping[_C, Spec]) -> pd.DataFrame:
