@@ -10,6 +10,7 @@ from enum import Enum
 
 import torch
 from torch import Tensor
+from torch._functorch.pyfunctorch import temporarily_clear_interpreter_stack
 from torch.utils._python_dispatch import _disable_current_modes
 
 from spp.measure.moments import Digest, Moments
@@ -79,8 +80,11 @@ class Stage:
         if forward:
             self.phase = IDLE
         try:
-            if torch._C._is_any_autocast_enabled() or modes_active():
+            transformed = torch._C._functorch.peek_interpreter_stack() is not None
+            if transformed or torch._C._is_any_autocast_enabled() or modes_active():
                 with ExitStack() as stack:
+                    if transformed:  # inside torch.func.grad even a plain tensor's copy would be a wrapper
+                        stack.enter_context(temporarily_clear_interpreter_stack())
                     stack.enter_context(torch.autocast(tensor.device.type, enabled=False))
                     stack.enter_context(_disable_current_modes())
                     stack.enter_context(torch._C.DisableTorchFunction())

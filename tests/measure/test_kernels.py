@@ -148,14 +148,19 @@ SCRIPT = """
 import torch
 from spp.measure import kernels
 from spp.measure.kernels import native
+native.PATIENCE = {patience}
 print(native.status())
 print(kernels.reduce_channels(torch.ones(3, 4), 1)[0].tolist())
 """
 
 
-def _run(**environment: str) -> subprocess.CompletedProcess[str]:
+def _run(patience: float = 60, **environment: str) -> subprocess.CompletedProcess[str]:
     return subprocess.run(
-        [sys.executable, "-c", SCRIPT], env={**os.environ, **environment}, capture_output=True, text=True, check=False
+        [sys.executable, "-c", SCRIPT.format(patience=patience)],
+        env={**os.environ, **environment},
+        capture_output=True,
+        text=True,
+        check=False,
     )
 
 
@@ -207,7 +212,7 @@ def test_a_slow_compiler_does_not_hold_up_the_trace(tmp_path):
     compiler = tmp_path / "cc"
     compiler.write_text('#!/bin/sh\ncase $1 in --version) echo slow 1;; *) sleep 8; exec cc "$@";; esac\n')
     compiler.chmod(0o755)
-    done = _run(CC=str(compiler), SPP_CACHE=str(tmp_path / "cache"))
+    done = _run(native.PATIENCE, CC=str(compiler), SPP_CACHE=str(tmp_path / "cache"))
     assert "native=False" in done.stdout and "still compiling after 3 s" in done.stdout
 
 

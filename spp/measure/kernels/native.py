@@ -209,9 +209,13 @@ def _takes(tensor: Tensor, axis: int | None) -> Plan | None:
 
 def _run(tensor: Tensor, plan: Plan, table: int | None, dead: float, summary: int | None) -> int:
     assert _LIBRARY.sweep is not None  # _takes has asked
+    try:
+        address = tensor.data_ptr()
+    except RuntimeError:  # a wrapper without storage of its own, as inside torch.func.grad
+        return 1
     threads = torch.get_num_threads() if plan.numel > GRAIN and _LIBRARY.threaded else 1
     failed: int = _LIBRARY.sweep(
-        tensor.data_ptr(),
+        address,
         DTYPES[tensor.dtype],
         plan.columns,
         plan.dims,
