@@ -47,7 +47,8 @@ class Batch:
     @property
     def size(self) -> int | None:
         """Length of the first tensor's first axis."""
-        return next((len(t) for _, t in tensors_in((self.args, self.kwargs)) if t.dim()), None)
+        with torch._C.DisableTorchFunctionSubclass():
+            return next((len(t) for _, t in tensors_in((self.args, self.kwargs)) if t.dim()), None)
 
 
 def is_iterable_of_batches(batch: Any) -> bool:
@@ -117,6 +118,13 @@ def to_device(batch: Batch, model: nn.Module) -> Batch:
     """
     devices = {p.device for p in model.parameters()}
     device = devices.pop() if len(devices) == 1 else None
+    with torch._C.DisableTorchFunctionSubclass():
+        ready = all(
+            (device is None or t.device == device) and not t.is_inference() and (t.is_leaf or not t.requires_grad)
+            for t in batch.tensors()
+        )
+    if ready:
+        return batch
 
     def moved(tensor: Tensor) -> Tensor:
         if device is not None and tensor.device != device:
@@ -127,9 +135,10 @@ def to_device(batch: Batch, model: nn.Module) -> Batch:
             return tensor.detach().requires_grad_()
         return tensor
 
-    if all(moved(t) is t for t in batch.tensors()):
-        return batch
-    args, kwargs, target = torch.utils._pytree.tree_map_only(Tensor, moved, (batch.args, batch.kwargs, batch.target))
+    with torch.inference_mode(False):
+        args, kwargs, target = torch.utils._pytree.tree_map_only(
+            Tensor, moved, (batch.args, batch.kwargs, batch.target)
+        )
     return Batch(args, kwargs, target)
 
 

@@ -1,6 +1,6 @@
 """Looking into what modules take and give: tensors inside nested structures, and one-line descriptions for errors."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import fields, is_dataclass
 from typing import Any
 
@@ -23,24 +23,35 @@ def tensors_in(value: Any, path: str = "") -> Iterator[tuple[str, Tensor]]:
             yield where, item
 
 
-def walk(value: Any, path: str = "") -> Iterator[tuple[str, Any]]:
-    """Like :func:`tensors_in`, and also the objects that nothing is known about; plain numbers and text are passed over."""
+def walk(value: Any, path: str = "", above: tuple[int, ...] = ()) -> Iterator[tuple[str, Any]]:
+    """Like :func:`tensors_in`, and also the objects that nothing is known about; plain numbers and text are passed over.
+
+    Args:
+        value: What to look into.
+        path: Its own path.
+        above: Identities of what it lies in, so that a container inside itself ends the walk.
+    """
     if isinstance(value, Tensor):
         yield path, value
-    elif isinstance(value, PackedSequence):
-        yield _join(path, "data"), value.data
+        return
+    if isinstance(value, _PLAIN) or id(value) in above:
+        return
+    items: Iterable[tuple[Any, Any]]
+    if isinstance(value, PackedSequence):
+        items = (("data", value.data),)
     elif isinstance(value, Mapping):
-        for key, item in value.items():
-            yield from walk(item, _join(path, str(key)))
+        items = value.items()
     elif isinstance(value, tuple | list):
         names = getattr(value, "_fields", None) or range(len(value))
-        for name, item in zip(names, value, strict=True):
-            yield from walk(item, _join(path, str(name)))
+        items = zip(names, value, strict=True)
     elif is_dataclass(value) and not isinstance(value, type):
-        for field in fields(value):
-            yield from walk(getattr(value, field.name, None), _join(path, field.name))
-    elif not isinstance(value, _PLAIN):
+        items = ((field.name, getattr(value, field.name, None)) for field in fields(value))
+    else:
         yield path, value
+        return
+    inside = (*above, id(value))
+    for name, item in items:
+        yield from walk(item, _join(path, str(name)), inside)
 
 
 def describe(value: Any) -> str:

@@ -1,14 +1,6 @@
-"""The vocabulary: which signals are observed, which part a tensor plays at a residual merge, and what a reading is."""
+"""The vocabulary: which signals are observed, and which part a tensor plays at a residual merge."""
 
-from __future__ import annotations
-
-from dataclasses import dataclass
 from enum import StrEnum
-from typing import TYPE_CHECKING
-
-if TYPE_CHECKING:
-    from spp.measure.moments import Moments
-    from spp.measure.sites import Site
 
 
 class Signal(StrEnum):
@@ -34,12 +26,3 @@ class Role(StrEnum):
     BRANCH = "residual_branch"
     SKIP = "residual_skip"
     SUM = "residual_sum"
-
-
-@dataclass(frozen=True, slots=True)
-class Reading:
-    """One tensor, reduced: where it was seen, as which signal, and its moments."""
-
-    site: Site
-    signal: Signal
-    moments: Moments

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import itertools
 import platform
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -16,19 +19,28 @@ from torch.nn.parallel import DistributedDataParallel
 import spp
 from spp.errors import InputError
 from spp.frame import store
-from spp.frame.build import build_blocks, build_frame, build_modules, build_unmeasured
+from spp.frame.build import build_blocks, build_exponents, build_frame, build_modules, build_unmeasured
 from spp.frame.schema import BlockColumn, Column
 from spp.frame.tally import Tally
 from spp.loss import Batch, LossFunction, Objective, batches_of, is_iterable_of_batches, to_device
+from spp.measure import kernels
 from spp.measure.capture import Capture
 from spp.measure.channels import ChannelAxis
 from spp.measure.facts import module_facts
 from spp.measure.sites import Selection, roster
+from spp.measure.stage import Depth
 from spp.measure.state import Restore, kept, preserved, set_aside
 from spp.signals import ALL, Signal
 
 if TYPE_CHECKING:
     from spp.plot import SignalPlot
+
+
+Table = pd.DataFrame | Callable[[], pd.DataFrame]
+
+
+def _no_exponents() -> pd.DataFrame:
+    return build_exponents([])
 
 
 class Trace:
@@ -39,6 +51,8 @@ class Trace:
         blocks: One row per residual merge, see :data:`spp.frame.schema.BLOCK_COLUMNS`.
         modules: One row per module, see :data:`spp.frame.schema.MODULE_COLUMNS`.
         unmeasured: One row per thing that could not be measured, with the reason.
+        exponents: How many values lie in each power of two, where asked for (``exponents=True``), else empty; see
+            :data:`spp.frame.schema.EXPONENT_COLUMNS`.
         run: Facts about the run (batch size, loss, seed, versions, ...); add your own before saving.
     """
 
@@ -46,17 +60,46 @@ class Trace:
         self,
         frame: pd.DataFrame,
         blocks: pd.DataFrame,
-        modules: pd.DataFrame,
-        unmeasured: pd.DataFrame,
+        modules: Table,
+        unmeasured: Table,
         run: dict[str, Any],
+        exponents: Table = _no_exponents,
     ) -> None:
-        self.frame, self.blocks, self.modules, self.unmeasured, self.run = frame, blocks, modules, unmeasured, run
+        self.frame, self.blocks, self.run = frame, blocks, run
+        self._later: dict[str, Table] = {"modules": modules, "unmeasured": unmeasured, "exponents": exponents}
+
+    @property
+    def modules(self) -> pd.DataFrame:
+        """One row per module."""
+        return self._table("modules")
+
+    @property
+    def unmeasured(self) -> pd.DataFrame:
+        """One row per thing that could not be measured."""
+        return self._table("unmeasured")
+
+    @property
+    def exponents(self) -> pd.DataFrame:
+        """Counts by power of two, where asked for."""
+        return self._table("exponents")
+
+    def _table(self, name: str) -> pd.DataFrame:
+        """A table that is built when it is first looked at: most traces are asked for their frame alone."""
+        table = self._later[name]
+        if not isinstance(table, pd.DataFrame):
+            table = self._later[name] = table()
+        return table
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {**self.__dict__, "_later": {name: self._table(name) for name in self._later}}
 
     def plot(self, kind: str = "layers", **options: Any) -> SignalPlot:
         """Draw the Signal Propagation Plot; ``kind`` and ``options`` as for :func:`spp.plot.signal_plot`."""
         from spp.plot import signal_plot
 
-        return signal_plot(kind, frame=self.frame, blocks=self.blocks, run=self.run, **options)
+        return signal_plot(
+            kind, frame=self.frame, blocks=self.blocks, run=self.run, unmeasured=self.unmeasured, **options
+        )
 
     def save(self, folder: str | Path, *, overwrite: bool = False, csv: bool = True) -> Path:
         """Write a run folder that :func:`spp.load` gives back; returns its path.
@@ -70,6 +113,7 @@ class Trace:
             StoreError: The folder holds something already or cannot be written; nothing is left half-written.
         """
         tables = {"frame": self.frame, "blocks": self.blocks, "modules": self.modules, "unmeasured": self.unmeasured}
+        tables["exponents"] = self.exponents
         return store.write(folder, tables, self.run, overwrite=overwrite, csv=csv)
 
     def __repr__(self) -> str:
@@ -88,7 +132,8 @@ def load(folder: str | Path) -> Trace:
         StoreError: It is no run folder, was written by a later version, or is damaged.
     """
     tables, run = store.read(folder)
-    return Trace(tables["frame"], tables["blocks"], tables["modules"], tables["unmeasured"], run)
+    four = tables["frame"], tables["blocks"], tables["modules"], tables["unmeasured"]
+    return Trace(*four, run, tables.get("exponents", _no_exponents))
 
 
 def trace(
@@ -105,6 +150,8 @@ def trace(
     restore: Restore = True,
     seed: int = 0,
     progress: bool = False,
+    moments: int = 2,
+    exponents: bool = False,
 ) -> Trace:
     """Measure how signals travel through ``model``: one forward and one backward pass per batch, nothing changed.
 
@@ -127,6 +174,9 @@ def trace(
             parameters too, for a forward that writes to them.
         seed: Seed of the probe.
         progress: Show a progress bar over batches.
+        moments: 4 measures the kurtosis too, at the cost of some float64 passes over every tensor.
+        exponents: Count the values by power of two, into ``trace.exponents``; :func:`spp.frame.precision.lost_shares` reads
+            from it what float16, bfloat16 and fp8 would flush to zero or overflow.
 
     Returns:
         The trace; ``trace.frame`` has one row per observed tensor.
@@ -137,15 +187,20 @@ def trace(
     """
     wanted = _signals(signals)
     _check(model, batches, loss_scale, restore)
+    if moments not in (2, 4):
+        raise InputError("moments is 2, or 4 for the kurtosis too", received=repr(moments), where="moments")
+    several = is_iterable_of_batches(batch) and batches != 1
+    depth = Depth(mergeable=several, fourth=moments == 4, histogram=exponents)
+    kernel = kernels.choose()
     entries = roster(model, include, exclude)
-    capture = Capture(entries, wanted, channel_axis, loss_scale)
+    capture = Capture(entries, wanted, channel_axis, loss_scale, depth)
     objective, tally = Objective(loss, seed), Tally()
     sizes: list[int | None] = []
     losses: list[float | None] = []
     with preserved(model, batch, restore):
         for one in _shown(batch, batches, progress):
             ready = to_device(one, model)
-            with kept(one.tensors()), _undistributed(model):
+            with kept(one.tensors(), (one.args, one.kwargs, one.target)), _undistributed(model):
                 tally.add(
                     capture.run(
                         lambda ready=ready: model(*ready.args, **ready.kwargs),  # type: ignore[misc]
@@ -171,6 +226,7 @@ def trace(
         if any(v is not None for v in losses)
         else None,
         "loss_scale": loss_scale,
+        "kernels": "native" if kernel.native else "reference",
         "signals": [str(s) for s in ALL if s in wanted],
         "seed": seed,
         "device": str(next((p.device for p in model.parameters()), torch.device("cpu"))),
@@ -183,35 +239,43 @@ def trace(
             "python": platform.python_version(),
         },
     }
-    return Trace(frame, blocks, build_modules(facts), build_unmeasured(tally.holes), run)
+    unmeasured = build_unmeasured(tally.holes)  # now: what it is made of holds modules
+    counted = build_exponents(tally.rows) if exponents else _no_exponents
+    return Trace(frame, blocks, lambda: build_modules(facts), unmeasured, run, counted)
 
 
 def _shown(batch: Any, batches: int | None, progress: bool) -> Iterable[Batch]:
     """The batches, at most so many, with a progress bar where asked for."""
-    source = batches_of(batch)
+    source = itertools.islice(batches_of(batch), batches)
+    if not progress:
+        return source
+    from tqdm.auto import tqdm
+
     many = is_iterable_of_batches(batch)
-    if progress:
-        from tqdm.auto import tqdm
-
-        total = min(
-            (n for n in (batches, len(batch) if many and hasattr(batch, "__len__") else None) if n), default=None
-        )
-        source = iter(tqdm(source, total=total if many else 1, desc="tracing", unit="batch"))
-    for number, one in enumerate(source):
-        yield one
-        if batches is not None and number + 1 >= batches:
-            return
+    known = (batches, len(batch) if many and hasattr(batch, "__len__") else None)
+    total = min((n for n in known if n), default=None)
+    return iter(tqdm(source, total=total if many else 1, desc="tracing", unit="batch"))
 
 
-def _undistributed(model: nn.Module) -> Any:
-    """DistributedDataParallel must not average gradients of a pass that is thrown away."""
-    from contextlib import ExitStack
+@contextmanager
+def _undistributed(model: nn.Module) -> Iterator[None]:
+    """Make DistributedDataParallel call its module and nothing else, so that one rank alone can trace.
 
-    stack = ExitStack()
-    for module in model.modules():
-        if isinstance(module, DistributedDataParallel):
-            stack.enter_context(module.no_sync())
-    return stack
+    Its own forward broadcasts buffers and, once, the order of its buckets, under ``no_sync`` too; its backward averages
+    gradients only after such a forward.
+    """
+    wrappers = [m for m in model.modules() if isinstance(m, DistributedDataParallel)]
+    for wrapper in wrappers:
+        wrapper.__dict__["forward"] = partial(_pass_on, wrapper.module)
+    try:
+        yield
+    finally:
+        for wrapper in wrappers:
+            wrapper.__dict__.pop("forward", None)
+
+
+def _pass_on(module: nn.Module, *args: Any, **kwargs: Any) -> Any:
+    return module(*args, **kwargs)
 
 
 def _signals(signals: Iterable[Signal | str]) -> frozenset[Signal]:
@@ -229,10 +293,10 @@ def _signals(signals: Iterable[Signal | str]) -> frozenset[Signal]:
 def _check(model: object, batches: int | None, loss_scale: float, restore: object) -> None:
     if not isinstance(model, nn.Module):
         raise InputError("a model is a torch.nn.Module", received=f"a {type(model).__name__}", where="model")
-    if any(p.is_meta for p in model.parameters()):
+    if any(p.is_meta or hasattr(p, "fake_mode") for p in model.parameters()):
         raise InputError(
             "a model that is traced has values",
-            received="parameters on the meta device",
+            received="parameters on the meta device or under a FakeTensorMode",
             where="model",
             remedy="Move it with model.to_empty(device='cpu') and initialize it first",
         )

@@ -10,7 +10,8 @@ import torch
 from torch import nn
 
 import spp
-from spp.frame.schema import BLOCK_COLUMNS, COLUMNS, MODULE_COLUMNS, UNMEASURED_COLUMNS, check
+from spp.frame.precision import lost_shares
+from spp.frame.schema import BLOCK_COLUMNS, COLUMNS, EXPONENT_COLUMNS, MODULE_COLUMNS, UNMEASURED_COLUMNS, check
 from tests.oracle import assert_matches, columns, record
 
 LAST = (nn.Linear, nn.LayerNorm, nn.Flatten)
@@ -281,3 +282,45 @@ def test_a_failing_loss_is_explained():
         spp.trace(small(), images(), loss=lambda output, target: output)
     with pytest.raises(spp.InputError, match="class indices lie between 0 and 4; got values from 0 to 7"):
         spp.trace(small(), (images(), torch.tensor([0, 1, 2, 7])))
+
+
+def test_fourth_moments_and_exponents_where_asked_for(tmp_path):
+    generator = torch.Generator().manual_seed(0)
+    model, x = nn.Sequential(nn.Identity(), nn.Tanh()), torch.randn(64, 100, generator=generator)
+    plain = spp.trace(model, x)
+    assert plain.frame["kurtosis"].isna().all() and plain.exponents.empty
+    whole = spp.trace(model, x, moments=4, exponents=True)
+    parts = spp.trace(model, list(x.split(16)), moments=4, exponents=True)
+    rows = whole.frame.query("signal == 'activation'").set_index("name")
+    d = x.double() - x.double().mean()
+    assert rows.loc["0", "kurtosis"] == pytest.approx(((d**4).mean() / (d**2).mean() ** 2).item(), rel=1e-9)
+    np.testing.assert_allclose(whole.frame["kurtosis"].iloc[:3], parts.frame["kurtosis"].iloc[:3], rtol=1e-9)
+    counted = whole.exponents.query("name == '0' and signal == 'activation'")
+    assert counted["count"].sum() == 6400
+    k = np.floor(np.log2(x.abs().double().numpy()))
+    assert dict(zip(counted["exponent"], counted["count"], strict=True)) == dict(
+        zip(*map(np.ndarray.tolist, np.unique(k.astype(int), return_counts=True)), strict=True)
+    )
+    pd.testing.assert_frame_equal(whole.exponents.iloc[: len(counted)], parts.exponents.iloc[: len(counted)])
+    pd.testing.assert_frame_equal(
+        spp.load(whole.save(tmp_path / "run")).exponents, check(whole.exponents, EXPONENT_COLUMNS)
+    )
+    with pytest.raises(spp.InputError, match="moments is 2, or 4 for the kurtosis too; got 3"):
+        spp.trace(model, x, moments=3)
+
+
+def test_what_a_number_format_would_lose():
+    x = torch.tensor([[1.0, 2.0**-30, 2.0**17, 0.0]])
+    exponents = spp.trace(nn.Sequential(nn.Identity()), x, exponents=True).exponents
+    row = lost_shares(exponents, "float16").query("name == '0' and signal == 'activation'").iloc[0]
+    assert (row["flushed"], row["overflowed"]) == (pytest.approx(1 / 3), pytest.approx(1 / 3))
+    row = lost_shares(exponents, "bfloat16").query("name == '0' and signal == 'activation'").iloc[0]
+    assert (row["flushed"], row["overflowed"]) == (0, 0)
+    with pytest.raises(spp.InputError, match=r"unknown number format 'fp16'.*Did you mean 'float16'"):
+        lost_shares(exponents, "fp16")
+
+
+def test_a_run_can_be_saved_into_the_current_empty_folder(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    spp.trace(small(), images()).save(".")
+    assert spp.load(".").run["model"] == "Sequential" and (tmp_path / "frame.csv").exists()

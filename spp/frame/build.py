@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from enum import StrEnum
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import numpy as np
 import pandas as pd
@@ -12,10 +12,12 @@ import pandas as pd
 from spp.frame.schema import (
     BLOCK_COLUMNS,
     COLUMNS,
+    EXPONENT_COLUMNS,
     MODULE_COLUMNS,
     UNMEASURED_COLUMNS,
     BlockColumn,
     Column,
+    ExponentColumn,
     ModuleColumn,
     Spec,
     UnmeasuredColumn,
@@ -24,8 +26,9 @@ from spp.frame.tally import Row, Tally
 from spp.measure.facts import ModuleFacts
 from spp.measure.holes import Hole
 from spp.measure.moments import Array, Summary, summarize
+from spp.measure.shape import LOWEST, Reduced, Shaped, kurtosis, plain_sums
 from spp.nested import dtype_name, shape_name
-from spp.signals import ALL
+from spp.signals import ALL, Signal
 
 _C = TypeVar("_C", bound=StrEnum)
 _SIGNAL_ORDER = {signal: i for i, signal in enumerate(ALL)}
@@ -40,7 +43,7 @@ def build_frame(rows: Sequence[Row], blocks: Iterable[str], step: int = 0) -> pd
         step: The training step, 0 for a trace.
     """
     rows = sorted(rows, key=lambda r: (_SIGNAL_ORDER[r.signal], r.depth if r.depth is not None else 1 << 60))
-    numbers = summarize([row.moments for row in rows])
+    numbers = summarize([plain_sums(row.moments) for row in rows])
     bounded = np.array([row.bounded for row in rows], dtype=bool)
     var = numbers.var
     low, high = numbers.min, numbers.max
@@ -51,10 +54,10 @@ def build_frame(rows: Sequence[Row], blocks: Iterable[str], step: int = 0) -> pd
         Column.NAME: [row.name for row in rows],
         Column.CALL: np.array([row.call for row in rows], dtype=np.int64),
         Column.OUTPUT: [row.output for row in rows],
-        Column.TYPE: pd.Categorical([row.type for row in rows]),
+        Column.TYPE: _open_category([row.type for row in rows]),
         Column.LEAF: np.array([row.leaf for row in rows], dtype=bool),
-        Column.SIGNAL: _category([row.signal for row in rows], COLUMNS[Column.SIGNAL]),
-        Column.ROLE: _category([row.role for row in rows], COLUMNS[Column.ROLE]),
+        Column.SIGNAL: _category([row.signal for row in rows], COLUMNS[Column.SIGNAL].categories),
+        Column.ROLE: _category([row.role for row in rows], COLUMNS[Column.ROLE].categories),
         Column.BLOCK: [enclosing(row.name) for row in rows],
         Column.SHAPE: [shape_name(row.shape) for row in rows],
         Column.DTYPE: [dtype_name(row.dtype) for row in rows],
@@ -74,9 +77,35 @@ def build_frame(rows: Sequence[Row], blocks: Iterable[str], step: int = 0) -> pd
         Column.DEAD_FRACTION: numbers.dead_fraction,
         Column.SATURATED_FRACTION: np.where(bounded, numbers.saturated_fraction, np.nan),
         Column.NONFINITE: numbers.nonfinite,
-        Column.KURTOSIS: np.full(len(rows), np.nan),
+        Column.KURTOSIS: np.array([_kurtosis(row.moments) for row in rows], dtype=np.float64),
     }
     return _table(columns, COLUMNS)
+
+
+def build_exponents(rows: Sequence[Row]) -> pd.DataFrame:
+    """How many values lie in each power of two, one row per tensor and power that occurs; empty unless asked for."""
+    found: dict[ExponentColumn, list[object]] = {column: [] for column in EXPONENT_COLUMNS}
+    for row in rows:
+        if not isinstance(row.moments, Shaped) or row.moments.histogram is None:
+            continue
+        counts = row.moments.histogram.cpu()
+        for k in counts.nonzero().flatten().tolist():
+            values = (row.name, row.call, row.output, str(row.signal), k + LOWEST, int(counts[k]))
+            for column, value in zip(found, values, strict=True):
+                found[column].append(value)
+    columns: dict[ExponentColumn, object] = {
+        column: pd.Categorical(values, categories=list(map(str, EXPONENT_COLUMNS[column].categories)))
+        if EXPONENT_COLUMNS[column].categories
+        else np.array(values, dtype=np.int64)
+        if EXPONENT_COLUMNS[column].dtype == "int64"
+        else values
+        for column, values in found.items()
+    }
+    return _table(columns, EXPONENT_COLUMNS)
+
+
+def _kurtosis(moments: Reduced) -> float:
+    return kurtosis(moments.fourth) if isinstance(moments, Shaped) and moments.fourth is not None else float("nan")
 
 
 def build_blocks(tally: Tally, step: int = 0) -> pd.DataFrame:
@@ -95,7 +124,7 @@ def build_blocks(tally: Tally, step: int = 0) -> pd.DataFrame:
         for which, pairs in enumerate((after, branch)):
             present = [k for k, pair in enumerate(pairs) if pair[i] is not None]
             found[name, which] = present
-            numbers[name, which] = summarize([m for k in present if (m := pairs[k][i]) is not None])
+            numbers[name, which] = summarize([plain_sums(m) for k in present if (m := pairs[k][i]) is not None])
 
     def column(name: str, which: int, statistic: str) -> Array:
         out = np.full(len(merges), np.nan)
@@ -128,7 +157,7 @@ def build_modules(facts: Sequence[ModuleFacts]) -> pd.DataFrame:
     columns: dict[ModuleColumn, object] = {
         ModuleColumn.NAME: [f.name for f in facts],
         ModuleColumn.ALIASES: [" ".join(f.aliases) for f in facts],
-        ModuleColumn.TYPE: pd.Categorical([f.type for f in facts]),
+        ModuleColumn.TYPE: _open_category([f.type for f in facts]),
         ModuleColumn.DEPTH: _integers([f.depth for f in facts]),
         ModuleColumn.CALLS: np.array([f.calls for f in facts], dtype=np.int64),
         ModuleColumn.LEAF: np.array([f.leaf for f in facts], dtype=bool),
@@ -150,10 +179,10 @@ def build_unmeasured(holes: Sequence[Hole]) -> pd.DataFrame:
     unique = list({hole.key: hole for hole in holes}.values())
     columns: dict[UnmeasuredColumn, object] = {
         UnmeasuredColumn.NAME: [h.entry.name for h in unique],
-        UnmeasuredColumn.TYPE: pd.Categorical([h.entry.type for h in unique]),
+        UnmeasuredColumn.TYPE: _open_category([h.entry.type for h in unique]),
         UnmeasuredColumn.CALL: _integers([h.call for h in unique]),
         UnmeasuredColumn.OUTPUT: [h.output for h in unique],
-        UnmeasuredColumn.SIGNAL: _category([h.signal for h in unique], UNMEASURED_COLUMNS[UnmeasuredColumn.SIGNAL]),
+        UnmeasuredColumn.SIGNAL: _category([h.signal for h in unique], tuple(Signal)),
         UnmeasuredColumn.REASON: [h.reason for h in unique],
     }
     return _table(columns, UNMEASURED_COLUMNS)
@@ -184,8 +213,20 @@ def _integers(values: Sequence[int | None]) -> pd.arrays.IntegerArray:
     return pd.arrays.IntegerArray(np.array([v or 0 for v in values], dtype=np.int64), missing)
 
 
-def _category(values: Sequence[StrEnum | None], spec: Spec) -> pd.Categorical:
-    return pd.Categorical([None if v is None else str(v) for v in values], categories=[str(c) for c in spec.categories])
+def _category(values: Sequence[str | None], categories: Iterable[str]) -> pd.Categorical:
+    """Like ``pd.Categorical(values, categories)``, at a tenth of the time: the codes are looked up here."""
+    names = [str(c) for c in categories]
+    code: dict[str | None, int] = {name: i for i, name in enumerate(names)}
+    code[None] = -1
+    codes = np.array([code[v] for v in values], dtype=np.int8 if len(names) < 128 else np.int32)
+    dtype: Any = pd.CategoricalDtype(names)
+    look_up: Any = pd.Categorical.from_codes  # typed for integer categories alone
+    out: pd.Categorical = look_up(codes, dtype=dtype, validate=False)
+    return out
+
+
+def _open_category(values: Sequence[str]) -> pd.Categorical:
+    return _category(values, sorted(set(values)))
 
 
 def _table(columns: Mapping[_C, object], specs: Mapping[_C, Spec]) -> pd.DataFrame:

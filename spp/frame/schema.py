@@ -224,6 +224,29 @@ UNMEASURED_COLUMNS: dict[UnmeasuredColumn, Spec] = {
     UnmeasuredColumn.REASON: Spec("str", "reason", "why"),
 }
 
+
+class ExponentColumn(StrEnum):
+    """Columns of ``trace.exponents``, one row per observed tensor and power of two that occurs in it."""
+
+    NAME = "name"
+    CALL = "call"
+    OUTPUT = "output"
+    SIGNAL = "signal"
+    EXPONENT = "exponent"
+    COUNT = "count"
+
+
+EXPONENT_COLUMNS: dict[ExponentColumn, Spec] = {
+    ExponentColumn.NAME: Spec("str", "module", "qualified module name"),
+    ExponentColumn.CALL: Spec("int64", "call", "0 for the module's first call in the pass"),
+    ExponentColumn.OUTPUT: Spec("str", "output", "which output, or the parameter's name"),
+    ExponentColumn.SIGNAL: Spec("category", "signal", "which signal", tuple(Signal)),
+    ExponentColumn.EXPONENT: Spec(
+        "int64", "exponent", "k of magnitudes in [2^k, 2^(k+1)); the ends, -160 and 160, gather the rest"
+    ),
+    ExponentColumn.COUNT: Spec("int64", "count", "how many finite, non-zero values"),
+}
+
 STATISTICS: tuple[Column, ...] = (
     Column.MEAN,
     Column.VAR,

@@ -19,6 +19,7 @@ from spp.errors import StoreError
 from spp.frame.schema import (
     BLOCK_COLUMNS,
     COLUMNS,
+    EXPONENT_COLUMNS,
     MODULE_COLUMNS,
     UNMEASURED_COLUMNS,
     VERSION,
@@ -32,7 +33,10 @@ TABLES: dict[str, Mapping[Any, Spec]] = {
     "blocks": BLOCK_COLUMNS,
     "modules": MODULE_COLUMNS,
     "unmeasured": UNMEASURED_COLUMNS,
+    "exponents": EXPONENT_COLUMNS,
 }
+OPTIONAL = ("exponents",)
+"""Tables that are written only where they hold something."""
 
 
 def check_writable(folder: str | Path, *, overwrite: bool = False) -> Path:
@@ -103,11 +107,18 @@ def write(
     try:
         draft.chmod(0o755)
         for name, table in tables.items():
+            if name in OPTIONAL and table.empty:
+                continue
             table.to_parquet(draft / f"{name}.parquet", index=False)
         if csv:
             tables["frame"].to_csv(draft / "frame.csv", index=False)
         (draft / RUN_FILE).write_text(facts + "\n", encoding="utf-8")
-        if path.is_dir():
+        if path.is_dir() and not any(path.iterdir()):
+            for file in sorted(
+                draft.iterdir(), key=lambda f: f.name == RUN_FILE
+            ):  # run.json last: with it the run is whole
+                file.replace(path / file.name)
+        elif path.is_dir():
             old = Path(tempfile.mkdtemp(prefix=f".{path.name}-", dir=path.parent))
             path.rename(old / "old")
             draft.rename(path)
@@ -147,6 +158,8 @@ def read(folder: str | Path) -> tuple[dict[str, pd.DataFrame], dict[str, Any]]:
         )
     tables = {}
     for name, columns in TABLES.items():
+        if name in OPTIONAL and not (path / f"{name}.parquet").exists():
+            continue
         try:
             table = pd.read_parquet(path / f"{name}.parquet")
         except Exception as error:

@@ -7,10 +7,11 @@ from dataclasses import dataclass, field
 import torch
 
 from spp.errors import InputError
-from spp.measure.capture import Pass
 from spp.measure.holes import Hole
 from spp.measure.moments import Moments
+from spp.measure.passes import Pass
 from spp.measure.residual import Merge
+from spp.measure.shape import Reduced, Shaped
 from spp.measure.sites import Site
 from spp.signals import Role, Signal
 
@@ -32,7 +33,7 @@ class Row:
     shape: torch.Size
     dtype: torch.dtype
     bounded: bool
-    moments: Moments
+    moments: Reduced
 
 
 @dataclass(slots=True, eq=False)
@@ -48,7 +49,7 @@ class MergeRow:
     transition: bool
     depth: int | None
     after: tuple[Key | None, Key | None]
-    stream: list[Moments | None] = field(default_factory=lambda: [None, None])
+    stream: list[Reduced | None] = field(default_factory=lambda: [None, None])
 
 
 class Tally:
@@ -85,19 +86,19 @@ class Tally:
             self._merge(merge, result.merges)
         self.holes += result.holes
 
-    def after(self, merge: MergeRow) -> tuple[Moments | None, Moments | None]:
+    def after(self, merge: MergeRow) -> tuple[Reduced | None, Reduced | None]:
         """Moments of the stream after a merge, and of its gradient."""
         value, gradient = (self._moments(key) for key in merge.after)
         return value or merge.stream[0], gradient or merge.stream[1]
 
-    def branch(self, merge: MergeRow) -> tuple[Moments | None, Moments | None]:
+    def branch(self, merge: MergeRow) -> tuple[Reduced | None, Reduced | None]:
         """Moments at the end of the residual branch, and of the gradient there."""
         if merge.branch_key is None:
             return None, None
         gradient = (*merge.branch_key[:3], Signal.GRADIENT)
         return self._moments(merge.branch_key), self._moments(gradient)
 
-    def _moments(self, key: Key | None) -> Moments | None:
+    def _moments(self, key: Key | None) -> Reduced | None:
         row = None if key is None else self._rows.get(key)
         return None if row is None else row.moments
 
@@ -105,7 +106,7 @@ class Tally:
     def _key(site: Site, signal: Signal) -> Key:
         return (*site.key, signal)
 
-    def _put(self, site: Site, signal: Signal, moments: Moments) -> None:
+    def _put(self, site: Site, signal: Signal, moments: Reduced) -> None:
         key = self._key(site, signal)
         row = self._rows.get(key)
         if row is None:
@@ -127,7 +128,7 @@ class Tally:
             )
             return
         try:
-            row.moments = row.moments.merge(moments)
+            row.moments = _merged(row.moments, moments)
         except InputError as error:
             error.where = f"module {site.entry.name!r} ({site.entry.type}), {signal}"
             raise
@@ -142,7 +143,7 @@ class Tally:
             for i, moments in enumerate((merge.stream.value, merge.stream.gradient)):
                 old = row.stream[i]
                 if moments is not None:
-                    row.stream[i] = moments if old is None else old.merge(moments)
+                    row.stream[i] = moments if old is None else _merged(old, moments)
 
     def _merge_row(self, merge: Merge, merges: list[Merge]) -> MergeRow:
         following = next((m for m in merges if m.block is merge.block and m.number > merge.number), None)
@@ -158,7 +159,7 @@ class Tally:
             number=merge.number,
             branch_name=merge.branch.entry.name,
             branch_key=None if end is None else self._key(end, Signal.ACTIVATION),
-            skip_name=merge.skip.producers[0].entry.name if merge.skip.producers else None,
+            skip_name=merge.origin.producers[0].entry.name if merge.origin.producers else None,
             transition=merge.transition,
             depth=depth,
             after=(None, None)
@@ -170,3 +171,11 @@ class Tally:
 def _main(sites: list[Site]) -> Site | None:
     """The output of a call that carries the signal: its lone tensor, else its first."""
     return next((s for s in sites if s.output == ""), sites[0] if sites else None)
+
+
+def _merged(old: Reduced, new: Reduced) -> Reduced:
+    if isinstance(old, Moments) and isinstance(new, Moments):
+        return old.merge(new)
+    if isinstance(old, Shaped) and isinstance(new, Shaped):
+        return old.merge(new)
+    raise TypeError("numbers without their sums cannot be merged; the capture was told that nothing would be")

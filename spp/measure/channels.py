@@ -147,14 +147,37 @@ def _unbatched_rank(module: nn.Module) -> int | None:
     return None
 
 
+_PLAIN_DISPATCH = Tensor.__torch_dispatch__
+_ORDINARY = frozenset({Tensor, nn.Parameter})
+_is_transformed = torch._C._functorch.is_functorch_wrapped_tensor
+
+
 def is_reducible(tensor: Tensor) -> str:
     """Why a tensor cannot be reduced, or "" when it can."""
-    if torch._C._functorch.is_functorch_wrapped_tensor(tensor):
+    if type(tensor) in _ORDINARY and tensor.is_cpu and tensor.is_floating_point() and tensor.layout is torch.strided:
+        return "" if not (_is_transformed(tensor) or tensor.is_nested) else _irreducible(tensor)
+    return _irreducible(tensor)
+
+
+def _irreducible(tensor: Tensor) -> str:
+    if _is_transformed(tensor):
         return "inside a functorch transform (vmap, grad, jvp) a tensor stands for a batch of tensors"
     if tensor.device.type == "meta":
         return "tensors on the meta device have no values"
+    if type(tensor).__torch_dispatch__ is not _PLAIN_DISPATCH and _is_wrapper(tensor):
+        return f"a {type(tensor).__name__} wraps other tensors and has no values of its own"
     if tensor.is_nested:
         return "nested tensors have no common shape"
     if tensor.dtype is torch.bool or not (tensor.is_floating_point() or tensor.is_complex() or tensor.is_quantized):
         return f"{'boolean' if tensor.dtype is torch.bool else 'integer'} output"
     return ""
+
+
+def _is_wrapper(tensor: Tensor) -> bool:
+    """Whether a tensor is but a handle on others, as distributed, fake and many user-made ones are."""
+    if hasattr(tensor, "fake_mode"):
+        return True
+    try:
+        return tensor.numel() > 0 and tensor.untyped_storage().data_ptr() == 0
+    except RuntimeError:
+        return True

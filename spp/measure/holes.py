@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
+from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
-from spp.measure.sites import Entry, Site, callable_module
+from spp.measure.sites import Call, Entry, Site, callable_module
 from spp.signals import Signal
 
 
@@ -58,13 +59,48 @@ def no_weight_gradient(site: Site, parameter: Tensor, backward_ran: bool) -> Hol
 
 
 def never_called(entries: list[Entry]) -> Iterator[Hole]:
-    """Selected modules that could have been called and were not; lists and dictionaries of modules cannot be."""
+    """Selected modules that could have been called and were not seen to be; lists and dictionaries of modules cannot be."""
     scripted = [e.name for e in entries if isinstance(e.module, torch.jit.ScriptModule)]
     for entry in entries:
         if entry.calls or not entry.selected or not callable_module(entry.module):
             continue
         if any(entry.name != name and entry.name.startswith(f"{name}." if name else "") for name in scripted):
             reason = "never called where it can be seen: calls inside a scripted module are not Python calls"
+        elif entry.elsewhere:
+            reason = "called on another thread only; a trace follows the thread that calls the model"
+        elif entry.name.rpartition(".")[2] == "_orig_mod":
+            reason = "runs as a part of the wrapper that torch.compile put around it, whose rows are its own"
+        elif _own_call(type(entry.module)):
+            reason = (
+                "never called where it can be seen: its class replaces __call__ and does not go through nn.Module's"
+            )
         else:
-            reason = "never called in this pass; its parent may use its parameters directly"
+            reason = "never called in this pass; its parent may use its parameters or call its forward directly"
         yield Hole(entry, None, "", Signal.ACTIVATION, reason)
+
+
+def unregistered(strangers: Iterable[tuple[nn.Module, Entry]]) -> Iterator[Hole]:
+    """Modules that ran inside the model without being part of it, under the module that called them."""
+    for module, caller in strangers:
+        name = next((f"{key}" for key, value in _reach(vars(caller.module)) if value is module), "")
+        kind = type(module).__name__
+        reason = f"the {kind} called here is not registered: model.modules() does not know it (a plain list, a closure)"
+        yield Hole(caller, None, name or kind, Signal.ACTIVATION, reason)
+
+
+def first_depth(calls: list[Call]) -> int | None:
+    """Depth of the first call that came to its end."""
+    return next((call.depth for call in calls if call.depth >= 0), None)
+
+
+def _reach(attributes: dict[str, Any]) -> Iterator[tuple[str, Any]]:
+    for name, value in attributes.items():
+        yield name, value
+        if isinstance(value, list | tuple):
+            yield from ((f"{name}.{i}", item) for i, item in enumerate(value))
+        elif isinstance(value, dict):
+            yield from ((f"{name}.{key}", item) for key, item in value.items())
+
+
+def _own_call(kind: type) -> bool:
+    return any("__call__" in vars(c) for c in kind.__mro__[: kind.__mro__.index(nn.Module)])

@@ -22,7 +22,8 @@ import torch
 from torch import Tensor
 
 from spp.errors import InputError
-from spp.measure.kernels import reduce_channels
+from spp.measure import kernels
+from spp.measure.kernels import native, reduce_channels
 from spp.measure.kernels.layout import Row, merge_packed
 
 Array = npt.NDArray[np.float64]
@@ -117,6 +118,10 @@ class Moments:
             )
         return Moments(merge_packed(self.packed, other.packed))
 
+    def same(self, other: object) -> bool:
+        """Whether both hold the very same numbers."""
+        return isinstance(other, Moments) and torch.equal(self.packed, other.packed)
+
     def scaled(self, factor: float) -> Moments:
         """The moments of every element times ``factor`` (> 0)."""
         packed = self.packed.clone()
@@ -125,6 +130,41 @@ class Moments:
         packed[Row.MIN] *= factor
         packed[Row.MAX] *= factor
         return Moments(packed)
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Digest:
+    """The numbers of a tensor that nothing will be merged with: its channels' sums are not kept.
+
+    A trace of one batch needs no more, and the tables of all channels are most of what a trace would hold in memory.
+
+    Attributes:
+        numbers: In the order of ``native.SUMMARY``.
+        channels: Number of channels.
+    """
+
+    numbers: Array
+    channels: int
+
+    @classmethod
+    def of(cls, tensor: Tensor, axis: int | None, *, ends: tuple[float, float] | None = None) -> Digest | None:
+        """Reduce one tensor as :meth:`Moments.of` does; None where no kernel does it in one go."""
+        numbers = kernels.digest(tensor, axis, DEAD_SPREAD, ends)
+        if numbers is None:
+            return None
+        return cls(numbers, tensor.shape[axis] if axis is not None and tensor.dim() else 1)
+
+    def same(self, other: object) -> bool:
+        """Whether both hold the very same numbers."""
+        return isinstance(other, Digest) and bool(np.array_equal(self.numbers, other.numbers, equal_nan=True))
+
+    def scaled(self, factor: float) -> Digest:
+        """The numbers of every element times ``factor`` (> 0)."""
+        return Digest(self.numbers * factor**_POWERS, self.channels)
+
+
+_DEGREE = {"mean": 1, "min": 1, "max": 1, "var": 2, "mean_square": 2, "acsm": 2, "acv": 2}
+_POWERS = np.array([_DEGREE.get(name, 0) for name in native.SUMMARY])
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -146,7 +186,7 @@ class Summary:
     nonfinite: npt.NDArray[np.int64]
 
 
-def summarize(moments: Sequence[Moments]) -> Summary:
+def summarize(readings: Sequence[Moments | Digest]) -> Summary:
     """Turn the sums of ``R`` readings into numbers, all at once, after one transfer to the host.
 
     With n_c, m_c, s_c the count, mean and sum of squared deviations of channel c, N = sum_c n_c, and averages over the
@@ -156,8 +196,29 @@ def summarize(moments: Sequence[Moments]) -> Summary:
     - mean_square = (sum_c s_c + sum_c n_c m_c^2) / N
     - acsm = average_c m_c^2, acv = average_c s_c / n_c (Brock, De & Smith 2021, section 3)
     """
-    sizes = np.array([m.channels for m in moments], dtype=np.int64)
-    tables = _to_host([m.packed for m in moments])
+    sizes = np.array([r.channels for r in readings], dtype=np.int64)
+    out = np.empty((len(native.SUMMARY), len(readings)))
+    whole = [i for i, r in enumerate(readings) if isinstance(r, Digest)]
+    if whole:
+        out[:, whole] = np.stack([r.numbers for r in readings if isinstance(r, Digest)], axis=1)
+    if len(whole) < len(readings):
+        tables = [r.packed for r in readings if isinstance(r, Moments)]
+        rest = [i for i, r in enumerate(readings) if isinstance(r, Moments)]
+        fast = native.summarize(tables, DEAD_SPREAD) if kernels.uses_native() else None
+        out[:, rest] = fast if fast is not None else _summarize(tables, sizes[rest])
+    numbers = dict(zip(native.SUMMARY, out, strict=True))
+    nonfinite = numbers.pop("nonfinite")
+    return Summary(
+        channels=sizes,
+        numel=(numbers.pop("total") + nonfinite).astype(np.int64),
+        nonfinite=nonfinite.astype(np.int64),
+        **numbers,
+    )
+
+
+def _summarize(packed: Sequence[Tensor], sizes: npt.NDArray[np.int64]) -> list[Array]:
+    """The reference: NumPy over all channels of all readings side by side."""
+    tables = _to_host(packed)
     starts = np.concatenate([[0], np.cumsum(sizes)[:-1]]).astype(np.int64)
     filled = sizes > 0
 
@@ -185,22 +246,21 @@ def summarize(moments: Sequence[Moments]) -> Summary:
         var = (squares + add(count * centred * centred)) / total
         limit = DEAD_SPREAD * np.sqrt(np.repeat(np.nan_to_num(mean_square), sizes))
         dead = (count > 0) & ((np.sqrt(channel_var) < limit) | (tables[Row.ZEROS] == count))
-        nonfinite = add(tables[Row.NONFINITE])
-        return Summary(
-            channels=sizes,
-            numel=(total + nonfinite).astype(np.int64),
-            mean=whole_mean,
-            var=var,
-            mean_square=mean_square,
-            acsm=add(np.where(count > 0, mean * mean, 0.0)) / live,
-            acv=add(channel_var) / live,
-            min=extreme(np.minimum, tables[Row.MIN]),
-            max=extreme(np.maximum, tables[Row.MAX]),
-            zero_fraction=add(tables[Row.ZEROS]) / total,
-            dead_fraction=add(dead.astype(np.float64)) / live,
-            saturated_fraction=add(tables[Row.SATURATED]) / total,
-            nonfinite=nonfinite.astype(np.int64),
-        )
+        numbers = {
+            "total": total,
+            "nonfinite": add(tables[Row.NONFINITE]),
+            "mean": whole_mean,
+            "var": var,
+            "mean_square": mean_square,
+            "acsm": add(np.where(count > 0, mean * mean, 0.0)) / live,
+            "acv": add(channel_var) / live,
+            "min": extreme(np.minimum, tables[Row.MIN]),
+            "max": extreme(np.maximum, tables[Row.MAX]),
+            "zero_fraction": add(tables[Row.ZEROS]) / total,
+            "dead_fraction": add(dead.astype(np.float64)) / live,
+            "saturated_fraction": add(tables[Row.SATURATED]) / total,
+        }
+    return [numbers[name] for name in native.SUMMARY]
 
 
 def _to_host(tables: Sequence[Tensor]) -> Array:

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from spp.errors import InputError, UnknownNameError
 from spp.measure.channels import ChannelAxis, Layout, channel_axis, layout_of, range_of
-from spp.measure.moments import Moments
+from spp.measure.shape import Reduced
 from spp.signals import Role, Signal
 
 Predicate = Callable[[str, nn.Module], bool]
@@ -35,6 +35,7 @@ class Entry:
         ends: Values at or beyond which its output counts as saturated, if it is a bounded activation.
         weight_of: For a module inside a parametrization, the module and parameter it makes; its outputs are weights.
         calls: Its calls in the current pass, in order.
+        elsewhere: Whether it was called on another thread in the current pass.
     """
 
     module: nn.Module
@@ -47,6 +48,7 @@ class Entry:
     ends: tuple[float, float] | None
     weight_of: tuple[str, str] | None = None
     calls: list[Call] = field(default_factory=list)
+    elsewhere: bool = False
 
 
 @dataclass(slots=True, eq=False)
@@ -102,8 +104,8 @@ class Site:
     axis: int | None
     is_weight: bool = False
     role: Role | None = None
-    value: Moments | None = None
-    gradient: Moments | None = None
+    value: Reduced | None = None
+    gradient: Reduced | None = None
     waits: bool = False
     hooked: bool = False
     is_view: bool = False

@@ -1,4 +1,4 @@
-"""Parameters and the effective weights that old-style weight and spectral norms make of them.
+"""Parameters, the effective weights that weight and spectral norms make of them, and the gradients of both.
 
 Parameters are read from ``module._parameters``, never through ``getattr(module, "weight")``: with a parametrization that would
 run modules (a spectral norm would advance its power iteration), and on quantized modules ``weight`` is a method.
@@ -6,13 +6,89 @@ run modules (a spectral norm would advance its power iteration), and on quantize
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 import torch
 from torch import Tensor, nn
 from torch.nn.parameter import UninitializedParameter
 from torch.nn.utils.spectral_norm import SpectralNorm
 from torch.nn.utils.weight_norm import WeightNorm
+
+from spp.measure.channels import is_reducible, weight_axis
+from spp.measure.gradients import Gradients
+from spp.measure.holes import Hole, no_weight_gradient
+from spp.measure.shape import Reduced
+from spp.measure.sites import Call, Entry, Site
+from spp.measure.stage import Stage
+from spp.signals import Signal
+
+
+class Weights:
+    """Reads the weights of a pass, and after the backward their gradients.
+
+    Args:
+        stage: Reduces tensors unseen.
+        signals: Which signals to measure.
+        computed: Called with the site and the tensor of a weight that is itself computed (by a weight norm, or handed in by
+            ``functional_call``): its gradient arrives like an output's.
+    """
+
+    def __init__(self, stage: Stage, signals: frozenset[Signal], computed: Callable[[Site, Tensor], None]) -> None:
+        self.wanted = bool(signals & {Signal.WEIGHT, Signal.WEIGHT_GRADIENT})
+        self.sites: list[Site] = []
+        self._stage, self._signals, self._computed = stage, signals, computed
+        self._leaves: list[tuple[Site, Tensor]] = []
+        self._values: dict[tuple[int, int | None], Reduced] = {}
+
+    def read(self, entry: Entry, call: Call | None) -> Iterator[Hole]:
+        """Read what ``entry`` owns, at its first ``call`` or, where it never ran, at the end of the pass."""
+        for name, tensor in parameters_of(entry.module):
+            if reason := is_reducible(tensor):
+                number = None if call is None else call.number
+                yield Hole(entry, number, name, Signal.WEIGHT, reason.replace("output", "parameter"))
+                continue
+            site = self._site(entry, call, name, tensor)
+            if tensor.requires_grad and not tensor.is_leaf:
+                self._computed(site, tensor)
+                continue
+            if Signal.WEIGHT in self._signals:
+                key = id(tensor), site.axis
+                if key not in self._values:  # one that is tied to another is reduced once
+                    self._values[key] = self._stage.reduce(tensor, site.axis)
+                site.value = self._values[key]
+            self.sites.append(site)
+            self._leaves.append((site, tensor))
+        if call is not None:
+            for name, tensor in effective_weights(entry.module):
+                self._computed(self._site(entry, call, name, tensor), tensor)
+
+    def read_gradients(self, gradients: Gradients) -> None:
+        """Read ``.grad`` of every parameter, while it is the pass's own, and take it away again."""
+        if Signal.WEIGHT_GRADIENT not in self._signals:
+            return
+        done: dict[tuple[int, int | None], Reduced] = {}
+        for site, parameter in self._leaves:
+            gradient = parameter.grad
+            if gradient is None:
+                continue
+            key = id(parameter), site.axis
+            if key not in done:
+                done[key] = gradients.unscaled(self._stage.reduce(gradient, site.axis))
+            site.gradient = done[key]
+        for _, parameter in self._leaves:
+            parameter.grad = None
+
+    def holes(self, backward_ran: bool) -> Iterator[Hole]:
+        """The parameters that got no gradient."""
+        if Signal.WEIGHT_GRADIENT in self._signals:
+            for site, parameter in self._leaves:
+                if site.gradient is None:
+                    yield no_weight_gradient(site, parameter, backward_ran)
+
+    @staticmethod
+    def _site(entry: Entry, call: Call | None, name: str, tensor: Tensor) -> Site:
+        axis = weight_axis(entry.module, name, tensor.dim())
+        return Site(entry, call, name, tensor.shape, tensor.dtype, axis, is_weight=True)
 
 
 def parameters_of(module: nn.Module) -> Iterator[tuple[str, Tensor]]:

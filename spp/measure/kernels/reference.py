@@ -1,29 +1,42 @@
 """The reference reduction, in torch operations: runs on every device, dtype and layout.
 
 A tensor is seen as ``(outer, channel, inner)`` in the order its memory lies in, without copying it. Long inner runs are
-reduced first, over the last axis; short ones over the outer axis first: these are the reductions torch has fast kernels
-for. Squares are taken of deviations from a pivot near the mean and combined in float64 (Chan et al. 1983), so nothing
-cancels. Work goes in chunks that stay in cache, which also bounds the temporary memory.
+reduced over the last axis, short ones over the outer axis: these are the reductions torch has fast kernels for. Squares are
+taken of deviations from a pivot near the mean and combined in float64 (Chan et al. 1983), so nothing cancels. Work goes in
+pieces that stay in cache, through one scratch buffer, which also bounds the temporary memory. Where float32 would lose
+digits (a mean far above the spread, squares out of range), the same is done again in float64.
 """
 
+import itertools
 import math
+import threading
+from collections.abc import Callable
 
+import numpy as np
 import torch
 from torch import Tensor
 
-from spp.measure.kernels.layout import Row, empty_table, merge_packed
+from spp.measure.kernels.layout import Row, empty_table
 
 CHUNK = 1 << 18
-"""Elements worked on at a time: 1 MiB of float32, which a core's second-level cache holds."""
+"""Elements worked on at a time: with the scratch buffer 2 MiB of float32, which a core's second-level cache holds."""
 
 SHORT = 64
 """Inner runs shorter than this are slow to reduce over the last axis."""
 
+PACKED = 128
+"""Inner runs shorter than this are laid side by side first, where a channel has several: small copies for long runs."""
+
+LONG = 1 << 15
+"""Runs longer than this are cut, so that a float32 sum keeps its digits."""
+
 SAFE = (1e-15, 1e15)
-"""Spreads whose squares neither underflow nor overflow float32; outside, squares are taken in float64."""
+"""Spreads whose squares neither underflow nor overflow float32."""
 
 TILT = 256.0
-"""Where |mean| exceeds this many standard deviations, float32 sums lose digits that a second centring brings back."""
+"""Where |mean| exceeds this many standard deviations, float32 sums lose too many digits."""
+
+_scratch = threading.local()
 
 
 def reduce(tensor: Tensor, axis: int | None, ends: tuple[float, float] | None = None) -> Tensor:
@@ -31,18 +44,32 @@ def reduce(tensor: Tensor, axis: int | None, ends: tuple[float, float] | None = 
     x, repeats = _memory_order(tensor, axis)
     if x.numel() == 0:
         return empty_table(x.shape[1], x.device)
-    table = _reduce_chunk(x, ends) if x.numel() <= CHUNK else _reduce_in_chunks(x, ends)
+    table = _table(x)
+    if ends is not None:
+        table[Row.SATURATED] = saturated(tensor, axis, ends) / repeats
     if repeats != 1:
         for row in (Row.COUNT, Row.M2, Row.ZEROS, Row.NONFINITE, Row.SATURATED):
             table[row] *= repeats
     return table
 
 
+def _table(x: Tensor) -> Tensor:
+    if x.device.type != "cpu":
+        return _masked(x)  # nothing may wait for a number from the device
+    if x.shape[0] == x.shape[2] == 1:
+        return _single(x.reshape(-1))
+    for wide in (False, True):
+        table = _pieces(x, wide=wide or x.dtype is torch.float64)
+        if table is not None:
+            return table
+    channels = max(1, CHUNK // (x.shape[0] * x.shape[2]))
+    return torch.cat([_masked(part) for part in torch.split(x, channels, dim=1)], dim=1)
+
+
 def _memory_order(tensor: Tensor, axis: int | None) -> tuple[Tensor, int]:
     """View ``tensor`` as ``(outer, C, inner)``; expanded axes are dropped, and how often they repeat comes second.
 
-    Axes that memory does not let collapse stay apart as further leading axes folded by a copy of the smaller part only
-    when there is no view; dense tensors of any permutation always have one.
+    Dense tensors of any permutation have such a view; where slicing left gaps that keep axes apart, the numbers are copied.
     """
     if tensor.dim() == 0:
         return tensor.reshape(1, 1, 1), 1
@@ -80,85 +107,152 @@ def _collapse(axes: list[tuple[int, int]]) -> list[tuple[int, int]]:
     return runs or [(1, 1)]
 
 
-def _reduce_in_chunks(x: Tensor, ends: tuple[float, float] | None) -> Tensor:
+def _pieces(x: Tensor, *, wide: bool) -> Tensor | None:
+    """The table of ``(outer, C, inner)``; None where a value is not finite, or float32 would lose digits."""
     outer, channels, inner = x.shape
-    if outer > 1:
-        step = max(1, CHUNK // (channels * inner))
-        parts = torch.split(x, step, dim=0)
-    elif channels > 1:
-        return torch.cat([reduce(part, 1, ends) for part in torch.split(x, max(1, CHUNK // inner), dim=1)], dim=1)
+    if inner >= PACKED or outer == 1:
+        length, runs = _by_rows(x, wide)
+    elif inner > 1 and outer * inner >= SHORT:
+        length, runs = _packed(x, wide)
     else:
-        parts = torch.split(x, CHUNK, dim=2)
-    table = reduce(parts[0], 1, ends)
-    for part in parts[1:]:
-        table = merge_packed(table, reduce(part, 1, ends))
-    return table
-
-
-def _reduce_chunk(x: Tensor, ends: tuple[float, float] | None) -> Tensor:
-    """One chunk ``(outer, C, inner)``. On the CPU the extremes decide what more is needed; elsewhere nothing may wait."""
-    if x.dtype in (torch.float16, torch.bfloat16) or x.element_size() == 1:
-        x = x.to(torch.float32)
-    if x.device.type != "cpu":
-        return _reduce_masked(x, ends)
-    short = x.shape[2] < SHORT
-    over = 0 if short else 2
-    low, high = x.amin(over), x.amax(over)
+        length, runs = _by_columns(x.reshape(outer, channels * inner), wide)
+        runs = runs.reshape(5, -1, channels, inner)
+    low, high = _fold(runs[0], torch.amin), _fold(runs[1], torch.amax)
     least, most = float(low.min()), float(high.max())
     if not (math.isfinite(least) and math.isfinite(most)):
-        return _reduce_masked(x, ends)
-    spread = most - least
-    if x.dtype is not torch.float64 and not (SAFE[0] < spread < SAFE[1]):
-        x = x.to(torch.float64)
-    length = x.shape[over]
-    pivot = x.sum(over).div_(length)
-    centred = x - pivot.unsqueeze(over)
-    m2 = _squares(centred, over, short).to(torch.float64)
-    mean = pivot.to(torch.float64)
-    if max(abs(least), abs(most)) > TILT * spread / 2 or _tilted(mean, m2, length):
-        shift = centred.sum(over, dtype=torch.float64)
-        mean = mean + shift / length
-        m2 = (m2 - shift * shift / length).clamp_(min=0)
-    nonzero = torch.ne(x, 0, out=centred).sum(over) if least <= 0 <= most else None
-    runs = mean.shape[1 if short else 0]
-    keep = 1 if short else 0  # the axis of (C, inner) or (outer, C) that is not the channel
-    table = torch.empty(len(Row), x.shape[1], dtype=torch.float64, device=x.device)
-    total = float(length * runs)
-    table[Row.COUNT] = total
-    if runs == 1:
-        table[Row.MEAN], table[Row.M2] = mean.squeeze(keep), m2.squeeze(keep)
-        table[Row.MIN], table[Row.MAX] = low.squeeze(keep), high.squeeze(keep)
-    else:
-        whole = mean.mean(keep)
-        off = mean - whole.unsqueeze(keep)
-        table[Row.MEAN] = whole
-        table[Row.M2] = m2.sum(keep) + (off * off).sum(keep) * length
-        table[Row.MIN], table[Row.MAX] = low.amin(keep), high.amax(keep)
-    if nonzero is None:
-        table[Row.ZEROS] = 0.0
-    else:
-        table[Row.ZEROS] = total - nonzero.sum(keep, dtype=torch.float64)
-    table[Row.NONFINITE] = 0.0
-    table[Row.SATURATED] = _saturated(x, ends) if ends is not None else 0.0
+        return None
+    total, m2 = runs[2], runs[3]
+    if not wide:
+        tilted = total * total > m2 * (length * TILT * TILT)
+        if not (SAFE[0] < most - least < SAFE[1]) or bool(tilted.any()):
+            return None
+    count = float(outer * inner)
+    table = torch.zeros((len(Row), channels), dtype=torch.float64)
+    mean = _fold(total, torch.sum) / count
+    off = total / length - mean.unsqueeze(1)
+    table[Row.COUNT] = count
+    table[Row.MEAN] = mean
+    table[Row.M2] = _fold(off.square_().mul_(length).add_(m2), torch.sum)
+    table[Row.MIN], table[Row.MAX] = low, high
+    table[Row.ZEROS] = count - _fold(runs[4], torch.sum)
     return table
 
 
-def _squares(centred: Tensor, over: int, short: bool) -> Tensor:
-    if short:
-        return (centred * centred).sum(over)
-    norm: Tensor = torch.linalg.vector_norm(centred, dim=over)
-    return norm.to(torch.float64).square_()
+def _fold(runs: Tensor, by: Callable[..., Tensor]) -> Tensor:
+    """``(pieces, C, columns) -> (C,)``: one axis at a time, which torch does faster than two."""
+    runs = by(runs, 2) if runs.shape[2] > 1 else runs.squeeze(2)
+    return by(runs, 0) if runs.shape[0] > 1 else runs.squeeze(0)
 
 
-def _tilted(mean: Tensor, m2: Tensor, length: int) -> bool:
-    return bool(((mean * mean) * length > (TILT * TILT) * m2).any())
+def _by_rows(x: Tensor, wide: bool) -> tuple[Tensor, Tensor]:
+    """Length of each piece of a run, and extremes, sum, squared deviations and non-zeros, ``(5, outer, C, pieces)``."""
+    inner = x.shape[2]
+    cut = inner // LONG * LONG if inner > LONG else inner
+    parts = [x[..., :cut].unfold(2, min(LONG, inner), min(LONG, inner))] + (
+        [x[..., cut:].unsqueeze(2)] if cut < inner else []
+    )
+    lengths, found = [], []
+    for part in parts:
+        outer, channels, pieces, run = part.shape
+        out = _outputs((outer, channels, pieces), part.dtype, wide)
+        step = max(1, CHUNK // run)
+        if channels * pieces <= step:
+            many = step // (channels * pieces)
+            for i in range(0, outer, many):
+                _reduce_into(part[i : i + many], 3, out[:, i : i + many], wide)
+        else:
+            many, fold = max(1, step // pieces), min(pieces, step)
+            for o, c, k in itertools.product(range(outer), range(0, channels, many), range(0, pieces, fold)):
+                _reduce_into(part[o, c : c + many, k : k + fold], 2, out[:, o, c : c + many, k : k + fold], wide)
+        lengths += [float(run)] * pieces
+        found.append(out.to(torch.float64))
+    return torch.tensor(lengths, dtype=torch.float64), found[0] if len(found) == 1 else torch.cat(found, 3)
 
 
-def _saturated(x: Tensor, ends: tuple[float, float]) -> Tensor:
-    return ((x <= ends[0]) | (x >= ends[1])).sum((0, 2), dtype=torch.float64)
+def _packed(x: Tensor, wide: bool) -> tuple[Tensor, Tensor]:
+    """The same after the runs of one channel were laid side by side, a cache's worth of channels at a time."""
+    outer, channels, inner = x.shape
+    many = max(1, CHUNK // (outer * inner))
+    found = []
+    for c in range(0, channels, many):
+        part = x[:, c : c + many].transpose(0, 1)
+        beside = _buffer(part, part.dtype, "pack").copy_(part)
+        length, runs = _by_rows(beside.view(1, len(part), outer * inner), wide)
+        found.append(runs)
+    return length, found[0] if len(found) == 1 else torch.cat(found, 2)
 
 
-def _reduce_masked(x: Tensor, ends: tuple[float, float] | None) -> Tensor:
+def _by_columns(x: Tensor, wide: bool) -> tuple[Tensor, Tensor]:
+    """The same of each column of ``(outer, columns)``, in pieces of rows: ``(pieces, 1, 1)`` and ``(5, pieces, columns)``."""
+    outer, columns = x.shape
+    rows = min(outer, LONG, max(64, CHUNK // columns))
+    pieces = -(-outer // rows)
+    out = _outputs((pieces, columns), x.dtype, wide)
+    many = max(1, CHUNK // rows)
+    for p, c in itertools.product(range(pieces), range(0, columns, many)):
+        _reduce_into(x[p * rows : (p + 1) * rows, c : c + many], 0, out[:, p, c : c + many], wide)
+    lengths = torch.full((pieces, 1, 1), float(rows), dtype=torch.float64)
+    lengths[-1] = outer - rows * (pieces - 1)
+    return lengths, out.to(torch.float64)
+
+
+def _outputs(shape: tuple[int, ...], dtype: torch.dtype, wide: bool) -> Tensor:
+    """Room for extremes, sums, squared deviations and non-zeros; those of half precision are kept as float32."""
+    kind = torch.float64 if wide else torch.float32 if dtype.itemsize < 4 else dtype
+    return torch.empty((5, *shape), dtype=kind)
+
+
+def _reduce_into(part: Tensor, over: int, out: Tensor, wide: bool) -> None:
+    """Reduce one piece that stays in cache."""
+    low, high, total, m2, nonzero = out.unbind(0)
+    if part.dtype is not out.dtype:
+        part = part.to(out.dtype)
+    work = _buffer(part, out.dtype)
+    torch.amin(part, over, out=low)
+    torch.amax(part, over, out=high)
+    torch.sum(part, over, out=total)
+    centred = torch.sub(part, (total / part.shape[over]).unsqueeze(over), out=work)
+    shift = centred.sum(over) if wide else None
+    torch.sum(centred.square_(), over, out=m2)
+    if shift is not None:
+        m2.sub_(shift.square_().div_(part.shape[over])).clamp_(min=0)
+    torch.sum(torch.ne(part, 0, out=work), over, out=nonzero)
+
+
+def _buffer(like: Tensor, kind: torch.dtype, purpose: str = "work") -> Tensor:
+    """Scratch of the shape of ``like``, one per thread: fresh pages cost more than the arithmetic on them."""
+    held: dict[tuple[str, torch.dtype], Tensor] = _scratch.__dict__.setdefault("held", {})
+    size = like.numel()
+    buffer = held.get((purpose, kind))
+    if buffer is None or buffer.numel() < size:
+        buffer = torch.empty(max(size, CHUNK), dtype=kind)
+        if size <= 4 * CHUNK:
+            held[purpose, kind] = buffer
+    return buffer[:size].view(like.shape)
+
+
+def _single(x: Tensor) -> Tensor:
+    """One element a channel, as in a bias."""
+    values = np.asarray(x.to(torch.float64).numpy())
+    finite = np.isfinite(values)
+    table = np.zeros((len(Row), len(values)))
+    table[Row.COUNT] = finite
+    table[Row.MEAN] = np.where(finite, values, 0)
+    table[Row.MIN] = np.where(finite, values, np.inf)
+    table[Row.MAX] = np.where(finite, values, -np.inf)
+    table[Row.ZEROS] = values == 0
+    table[Row.NONFINITE] = ~finite
+    return torch.from_numpy(table)
+
+
+def saturated(x: Tensor, axis: int | None, ends: tuple[float, float]) -> Tensor:
+    """How many finite values of each channel lie at or beyond either end, ``(C,)`` float64."""
+    beyond = ((x <= ends[0]) | (x >= ends[1])) & (x.abs() != torch.inf)
+    rest = [d for d in range(x.dim()) if axis is None or d != axis % x.dim()]
+    return (beyond.sum(rest) if rest else beyond).to(torch.float64).reshape(-1)
+
+
+def _masked(x: Tensor) -> Tensor:
     """Any values, NaN and infinities included, in float64 and without looking at a number from the host."""
     finite = torch.isfinite(x)
     count = finite.sum((0, 2)).to(torch.float64)
@@ -174,6 +268,5 @@ def _reduce_masked(x: Tensor, ends: tuple[float, float] | None) -> Tensor:
     table[Row.MAX] = torch.where(finite, values, -torch.inf).amax((0, 2))
     table[Row.ZEROS] = (x == 0).sum((0, 2)).to(torch.float64)
     table[Row.NONFINITE] = float(x.shape[0] * x.shape[2]) - count
-    inside = finite if ends is None else finite & ((values <= ends[0]) | (values >= ends[1]))
-    table[Row.SATURATED] = inside.sum((0, 2)).to(torch.float64) if ends is not None else 0.0
+    table[Row.SATURATED] = 0.0
     return table

@@ -1,0 +1,1 @@
+"""The command line of ``spp``; the library knows nothing of it."""

@@ -1,0 +1,142 @@
+"""``spp analyze``: one model, one trace, numbers and figures on disk, a summary in the terminal."""
+
+from __future__ import annotations
+
+import json
+import math
+import sys
+import time
+from dataclasses import asdict
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from spp_cli.console import plain_warnings
+from spp_cli.options import Request, analyze_options, argv
+
+if TYPE_CHECKING:
+    from spp.tracing import Trace
+    from spp_cli.inputs import Samples
+    from spp_cli.networks import Plan
+
+
+EXAMPLES = """\b
+Examples:
+  spp analyze --model effnet_b0 --norm none
+  spp analyze --model resnet50 --norm batch_minus --data digits --image-size 64
+  spp analyze --model mypackage.networks:make --checkpoint weights.pt --eval
+"""
+
+
+@click.command(short_help="Trace one model, write its numbers and its plots.", epilog=EXAMPLES)
+@analyze_options
+def analyze(**given: Any) -> None:
+    """Trace one model: one forward and one backward pass per batch.
+
+    Prints what ran, a table along the network and the most striking facts. Writes to the run folder: frame.parquet and
+    frame.csv (every statistic of every tensor), spp.png and spp.pdf (by layer), spp-blocks.png and spp-blocks.pdf (by
+    residual block, where there are any), and run.json (what is needed to run it again).
+    """
+    request = Request(**given)
+    with plain_warnings():
+        _run(request)
+
+
+def _run(request: Request) -> None:
+    from spp.diagnosis.facts import striking
+    from spp_cli import inputs, networks, summary
+    from spp_cli.folders import claim
+
+    device = _device(request.device)
+    samples = inputs.read_file(request)
+    plan = networks.plan(request, None if samples is None else tuple(samples.inputs.shape[1:]))
+    with claim(plan.label, request.out, overwrite=request.overwrite) as folder:
+        if samples is None:
+            samples = inputs.draw(request, plan.shape, plan.facts["num_classes"])
+        trace = _trace(request, plan, samples, device)
+        files = _write(trace, folder, figures=not request.no_figures)
+    facts = striking(trace.frame)
+    if request.as_json:
+        report = {
+            "folder": str(folder),
+            "files": files,
+            "run": trace.run,
+            "facts": [asdict(fact) for fact in facts],
+            "components": summary.component_rows(trace),
+        }
+        click.echo(json.dumps(_plain(report), indent=2, allow_nan=False))
+    elif request.quiet:
+        click.echo(str(folder))
+    else:
+        summary.show(trace, facts, folder, files)
+
+
+def _trace(request: Request, plan: Plan, samples: Samples, device: str) -> Trace:
+    """Build the network, trace it, and add to ``trace.run`` what it takes to do it again."""
+    import torch
+
+    import spp
+    from spp_cli import inputs, networks
+
+    model = networks.build(request, plan, device)
+    if request.loss == "probe":
+        samples = inputs.Samples(samples.inputs, None)
+    batches = inputs.Batches(samples, request.batch_size)
+    started = time.perf_counter()
+    trace = spp.trace(
+        model,
+        batches,
+        include=list(request.include) or None,
+        exclude=list(request.exclude) or None,
+        seed=request.seed,
+        progress=request.batches > 1 and not request.quiet and sys.stderr.isatty(),
+    )
+    trace.run.update(
+        plan.facts,
+        data=request.data,
+        input_shape=list(plan.shape),
+        threads=torch.get_num_threads(),
+        seconds=round(time.perf_counter() - started, 3),
+        arguments=asdict(request),
+        argv=argv(request),
+    )
+    return trace
+
+
+def _write(trace: Trace, folder: Path, *, figures: bool) -> list[str]:
+    """Save the trace and its figures; return the names of the files.
+
+    The numbers come first: a figure that fails must not take them along. ``claim`` has made sure that what is replaced
+    is an empty folder, or a run that the user gave up with ``--overwrite``.
+    """
+    trace.save(folder, overwrite=True)
+    for kind, stem in (("layers", "spp"), ("blocks", "spp-blocks")):
+        if figures and (kind == "layers" or not trace.blocks.empty):
+            plot = trace.plot(kind)
+            for suffix in (".png", ".pdf"):
+                plot.save(folder / f"{stem}{suffix}")
+    return sorted(path.name for path in folder.iterdir() if path.is_file())
+
+
+def _device(name: str) -> str:
+    import torch
+
+    from spp.errors import InputError
+
+    if name == "auto":
+        return "cuda" if torch.cuda.is_available() else "cpu"
+    if name == "cuda" and not torch.cuda.is_available():
+        raise InputError("torch sees a CUDA device", received="none", where="--device", remedy="Use --device cpu.")
+    return name
+
+
+def _plain(value: Any) -> Any:
+    """``value`` as JSON knows it: numbers that are not finite become null."""
+    if isinstance(value, dict):
+        return {str(key): _plain(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [_plain(item) for item in value]
+    if isinstance(value, float) and not math.isfinite(value):
+        return None
+    return value if isinstance(value, str | int | float | bool | None) else str(value)

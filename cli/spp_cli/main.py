@@ -1,0 +1,70 @@
+"""The command ``spp``: one file per command, loaded when it is asked for.
+
+The files of this package import only click and the standard library at the top, and everything else where it is used:
+``spp --help`` answers before torch would have started to load.
+"""
+
+from __future__ import annotations
+
+import sys
+from difflib import get_close_matches
+from importlib import import_module
+from typing import Any
+
+import click
+
+COMMANDS = {
+    "analyze": "spp_cli.analyze:analyze",
+    "list": "spp_cli.listing:list_names",
+    "info": "spp_cli.info:info",
+}
+"""Name of each command and where it is."""
+
+
+class Refusal(click.ClickException):
+    """What the library refuses on purpose, shown as one line: exit code 2, as for any other wrong usage."""
+
+    exit_code = 2
+
+
+class LazyGroup(click.Group):
+    """A group whose commands are imported when they are looked up."""
+
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        """Names of all commands, in the order of the help."""
+        return list(COMMANDS)
+
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
+        """The command of that name, or None."""
+        if cmd_name not in COMMANDS:
+            return None
+        module, _, attribute = COMMANDS[cmd_name].partition(":")
+        command: click.Command = getattr(import_module(module), attribute)
+        return command
+
+    def resolve_command(
+        self, ctx: click.Context, args: list[str]
+    ) -> tuple[str | None, click.Command | None, list[str]]:
+        """The command that ``args`` begin with; an unknown name is answered with the nearest ones."""
+        name = args[0]
+        if name not in COMMANDS and not name.startswith("-"):
+            near = get_close_matches(name, COMMANDS, n=1)
+            hint = f" Did you mean {near[0]!r}?" if near else f" Commands: {', '.join(COMMANDS)}."
+            ctx.fail(f"No such command {name!r}.{hint}")
+        return super().resolve_command(ctx, args)
+
+    def invoke(self, ctx: click.Context) -> Any:
+        """Run the command; an error of the library becomes one line and exit code 2."""
+        try:
+            return super().invoke(ctx)
+        except Exception as error:
+            errors = sys.modules.get("spp.errors")  # not loaded: then the error cannot be one of these
+            if errors is not None and isinstance(error, errors.SppError):
+                raise Refusal(str(error)) from error
+            raise
+
+
+@click.group(cls=LazyGroup, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
+@click.version_option(package_name="torch-spp", prog_name="spp")
+def cli() -> None:
+    """Measure how a signal travels through a neural network, forward and backward, and draw it."""

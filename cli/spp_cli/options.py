@@ -1,0 +1,156 @@
+"""The options of ``spp analyze`` and what they ask for, as one record that ``run.json`` keeps."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, TypeVar
+
+import click
+
+F = TypeVar("F", bound=Callable[..., Any])
+
+LOSSES = ("auto", "probe", "cross_entropy")
+DEVICES = ("auto", "cpu", "cuda")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Request:
+    """One call of ``spp analyze``: every option under its own name, as the user gave it or by default."""
+
+    model: str
+    norm: str | None
+    activation: str | None
+    init: str | None
+    num_classes: int | None
+    image_size: tuple[int, int] | None
+    checkpoint: str | None
+    eval_mode: bool
+    data: str
+    batch_size: int
+    batches: int
+    seed: int
+    loss: str
+    include: tuple[str, ...]
+    exclude: tuple[str, ...]
+    device: str
+    out: str | None
+    overwrite: bool
+    no_figures: bool
+    as_json: bool
+    quiet: bool
+
+
+def image_size(ctx: click.Context, param: click.Parameter, value: str | None) -> tuple[int, int] | None:
+    """``224`` or ``224x160`` (height x width) as a pair of pixels."""
+    if value is None:
+        return None
+    parts = value.lower().split("x")
+    if len(parts) > 2 or not all(part.isascii() and part.isdigit() and int(part) > 0 for part in parts):
+        raise click.BadParameter(f"{value!r} is no size in pixels, as 224, or height x width, as 224x160.", ctx, param)
+    return int(parts[0]), int(parts[-1])
+
+
+def argv(request: Request) -> list[str]:
+    """The words after ``spp`` that ask for ``request``; defaults are spelled out, so that later ones do not matter."""
+    words = ["analyze"]
+    for option in analyze_options(click.Command("analyze")).params:
+        name, value = option.opts[0], getattr(request, str(option.name))
+        if value is True:
+            words.append(name)
+        elif isinstance(value, tuple) and option.multiple:
+            words += [word for item in value for word in (name, item)]
+        elif isinstance(value, tuple):
+            words += [name, "x".join(str(side) for side in value)]
+        elif value is not None and value is not False:
+            words += [name, str(value)]
+    return words
+
+
+def analyze_options(command: F) -> F:
+    """Add every option of ``Request`` to ``command``."""
+    for option in reversed(_OPTIONS):
+        command = option(command)
+    return command
+
+
+_OPTIONS = (
+    click.option(
+        "--model",
+        required=True,
+        metavar="NAME",
+        help="A bundled network (`spp list models`), or package.module:factory, a callable returning a torch module.",
+    ),
+    click.option(
+        "--norm",
+        metavar="NAME",
+        help="Normalization (`spp list norms`); the network's own if left out. In a network of your own, norms are replaced.",
+    ),
+    click.option("--activation", metavar="NAME", help="Activation (`spp list activations`)."),
+    click.option("--init", metavar="NAME", help="Initialization (`spp list inits`)."),
+    click.option("--num-classes", type=click.IntRange(min=1), metavar="N", help="Number of outputs."),
+    click.option(
+        "--image-size",
+        callback=image_size,
+        metavar="SIZE",
+        help="Pixels, as 224 or 224x160; the network's own if left out.",
+    ),
+    click.option(
+        "--checkpoint",
+        metavar="FILE",
+        type=click.Path(exists=True, dir_okay=False),
+        help="Weights to load: a state dict saved by torch (nothing else is unpickled).",
+    ),
+    click.option("--eval", "eval_mode", is_flag=True, help="Trace in evaluation mode (default: training mode)."),
+    click.option(
+        "--data",
+        default="gaussian",
+        show_default=True,
+        metavar="NAME|FILE",
+        help="gaussian, digits, or a .npy or .pt file with the samples along its first axis.",
+    ),
+    click.option(
+        "--batch-size",
+        type=click.IntRange(min=1),
+        default=32,
+        show_default=True,
+        metavar="N",
+        help="Samples per batch.",
+    ),
+    click.option(
+        "--batches",
+        type=click.IntRange(min=1),
+        default=1,
+        show_default=True,
+        metavar="N",
+        help="Batches, merged exactly.",
+    ),
+    click.option(
+        "--seed",
+        type=click.IntRange(min=0, max=2**63 - 1),
+        default=0,
+        show_default=True,
+        metavar="N",
+        help="Of weights, data and probe.",
+    ),
+    click.option(
+        "--loss",
+        type=click.Choice(LOSSES),
+        default="auto",
+        show_default=True,
+        help="What is propagated backwards: auto takes cross_entropy where the data have targets, else a random probe.",
+    ),
+    click.option("--include", multiple=True, metavar="GLOB", help="Observe only modules of these names; repeatable."),
+    click.option("--exclude", multiple=True, metavar="GLOB", help="Leave out modules of these names; repeatable."),
+    click.option("--device", type=click.Choice(DEVICES), default="auto", show_default=True, help="Where to compute."),
+    click.option(
+        "--out",
+        metavar="DIR",
+        type=click.Path(),
+        help="Run folder; runs/MODEL-NORM if left out, numbered where that is taken.",
+    ),
+    click.option("--overwrite", is_flag=True, help="Replace the run that is in --out."),
+    click.option("--no-figures", is_flag=True, help="Write the numbers only."),
+    click.option("--json", "as_json", is_flag=True, help="Print one JSON object instead of text."),
+    click.option("--quiet", "-q", is_flag=True, help="Print only the run folder."),
+)

@@ -1,0 +1,96 @@
+"""The main path: a network cut into consecutive components, in the order in which the signal meets them.
+
+Leaves are too fine for a summary: the gate of a squeeze-excite block lies beside the path, and the convolutions of a
+residual branch may shrink while the sum grows. A component is a residual block, a sibling of the same class that has no
+skip (as the first block of each EfficientNet stage), or the outermost module that holds neither. Where a network has no
+residual block, containers that hold more than half of the leaves are opened until none does.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterator
+
+import pandas as pd
+
+from spp.frame.schema import Column
+from spp.signals import Signal
+
+
+def components(frame: pd.DataFrame) -> dict[str, list[str]]:
+    """Cut the network of ``frame`` into components.
+
+    Args:
+        frame: A frame of one step, with the columns of ``spp.frame.schema.COLUMNS``.
+
+    Returns:
+        The leaves of each component, by the component's qualified name; both in the order of the first pass. Empty when
+        no activation of a leaf was measured.
+    """
+    rows = frame[frame[Column.SIGNAL] == Signal.ACTIVATION].dropna(subset=[Column.DEPTH]).sort_values(Column.DEPTH)
+    types = dict(zip(rows[Column.NAME].astype(str), rows[Column.TYPE].astype(str), strict=True))
+    leaves = list(dict.fromkeys(rows.loc[rows[Column.LEAF], Column.NAME].astype(str)))
+    blocks = _blocks(frame, types)
+    opened = {""} | {ancestor for block in blocks for ancestor in _prefixes(block) if ancestor != block}
+    if not blocks:
+        _open_large(leaves, opened)
+    found: dict[str, list[str]] = {}
+    for leaf in leaves:
+        found.setdefault(_component(leaf, blocks, opened), []).append(leaf)
+    return found
+
+
+def along(frame: pd.DataFrame, signal: Signal) -> pd.DataFrame:
+    """Return the rows of ``signal`` at the end of each component, in forward order, indexed by the component's name.
+
+    The end of a component is its own output where that was measured, else the output of its last leaf; of several calls
+    the last one counts, of several outputs the first.
+    """
+    rows = frame[(frame[Column.SIGNAL] == signal) & frame[Column.DEPTH].notna()]
+    last_call = rows.groupby(Column.NAME)[Column.CALL].transform("max")
+    rows = rows[rows[Column.CALL] == last_call].drop_duplicates(Column.NAME).set_index(Column.NAME, drop=False)
+    ends: list[str] = []
+    labels: list[str] = []
+    for component, leaves in components(frame).items():
+        present = [name for name in (component, *reversed(leaves)) if name in rows.index]
+        if present:
+            ends.append(present[0])
+            labels.append(component)
+    path = rows.loc[ends]
+    path.index = pd.Index(labels, dtype="str", name="component")
+    return path.sort_values(Column.DEPTH, kind="stable")
+
+
+def _blocks(frame: pd.DataFrame, types: dict[str, str]) -> set[str]:
+    """Residual blocks and their siblings of the same class, innermost ones only."""
+    residual = {str(name) for name in frame[Column.BLOCK].dropna().unique()} - {""}
+    classes = {types[name] for name in residual if name in types}
+    blocks = residual | {name for name, kind in types.items() if kind in classes and name}
+    outer = {prefix for name in blocks for prefix in _prefixes(name) if prefix != name}
+    return blocks - outer
+
+
+def _component(leaf: str, blocks: set[str], opened: set[str]) -> str:
+    """Name of the component that ``leaf`` belongs to: its block, else the shortest prefix that is not opened."""
+    prefixes = list(_prefixes(leaf))
+    for prefix in prefixes:
+        if prefix in blocks:
+            return prefix
+    return next((prefix for prefix in prefixes if prefix not in opened), leaf)
+
+
+def _open_large(leaves: list[str], opened: set[str]) -> None:
+    """Add to ``opened`` every container that holds more than half of ``leaves``, outermost first."""
+    while True:
+        sizes = Counter(_component(leaf, set(), opened) for leaf in leaves)
+        large = [name for name, size in sizes.items() if 2 * size > len(leaves) and name not in leaves]
+        if not large:
+            return
+        opened.update(large)
+
+
+def _prefixes(name: str) -> Iterator[str]:
+    """``a``, ``a.b``, ``a.b.c`` for ``a.b.c``."""
+    parts = name.split(".")
+    for end in range(1, len(parts) + 1):
+        yield ".".join(parts[:end])

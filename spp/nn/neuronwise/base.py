@@ -1,0 +1,208 @@
+"""What neuron-wise layers share: options, statistics, and the gradients of weight and bias."""
+
+from __future__ import annotations
+
+from typing import Any, Self
+
+import torch
+from torch import Tensor, nn
+
+from spp.errors import InputError, UnknownNameError
+from spp.nn.neuronwise.gradient import WeightGradient
+from spp.nn.neuronwise.outer import Outer
+from spp.nn.neuronwise.regions import Nonlinearity, check_weighting
+from spp.nn.neuronwise.statistics import Region, measure, merge_, neuron_blocks, per_neuron
+from spp.nn.neuronwise.transform import check_mode, transform
+
+STATISTICS = ("batch", "running")
+"""Where mean and spread come from: the batch of this backward pass, or moving averages over passes."""
+RUNNING = ("running_share", "running_mean", "running_var")
+
+
+def widened(dtype: torch.dtype) -> torch.dtype:
+    """What statistics of tensors of ``dtype`` are computed and kept in: float32 for half precision."""
+    return torch.float32 if dtype in (torch.float16, torch.bfloat16) else dtype
+
+
+def narrowed(gradient: Tensor, dtype: torch.dtype) -> Tensor:
+    """A gradient in ``dtype``; finite values stay finite, others stay what they are, for a loss scaler to see."""
+    if gradient.dtype == dtype:
+        return gradient
+    most = torch.finfo(dtype).max
+    return torch.where(gradient.isfinite(), gradient.clamp(-most, most), gradient).to(dtype)
+
+
+class NeuronwiseLayer(nn.Module):
+    """What the layers share: options, statistics and the weight gradient.
+
+    Attributes:
+        activation: The ``Nonlinearity`` that follows the layer.
+        mode: A name of ``spp.nn.neuronwise.MODES``.
+        statistics: ``batch`` or ``running``.
+        weighting: A name of ``spp.nn.neuronwise.WEIGHTINGS``.
+        eps: Added to the variance.
+        momentum: Weight of the newest pass in running statistics; 0 freezes them.
+        sync: Whether statistics are taken over all ranks of the default process group.
+    """
+
+    weight: Tensor
+    bias: Any
+    running_share: Tensor
+    running_mean: Tensor
+    running_var: Tensor
+
+    def set_neuronwise(
+        self,
+        activation: str | nn.Module | Nonlinearity,
+        *,
+        mode: str = "coords",
+        statistics: str = "batch",
+        weighting: str = "clamp",
+        eps: float = 1e-5,
+        momentum: float = 0.1,
+        sync: bool = False,
+    ) -> None:
+        """Check and set the options, and forget all statistics.
+
+        Raises:
+            UnknownNameError: A name is in none of the tables.
+            InputError: The mode needs a bias, or a number is out of range.
+        """
+        self.activation = Nonlinearity.of(activation)
+        check_mode(mode, bias=self.bias is not None)
+        if statistics not in STATISTICS:
+            raise UnknownNameError("statistics", str(statistics), STATISTICS)
+        check_weighting(weighting)
+        if not eps >= 0:
+            raise InputError("eps is at least 0", received=repr(eps))
+        if not 0 <= momentum <= 1:
+            raise InputError("momentum is in [0, 1]", received=repr(momentum))
+        self.mode, self.statistics, self.weighting = mode, statistics, weighting
+        self.eps, self.momentum, self.sync = eps, momentum, sync
+        weight = self.weight.detach()
+        wide = widened(weight.dtype)
+        start = (
+            weight.new_zeros(len(weight), dtype=wide),
+            torch.zeros_like(weight, dtype=wide),
+            torch.ones_like(weight, dtype=wide),
+        )
+        if statistics == "running":
+            for name, tensor in zip(RUNNING, start, strict=True):
+                self.register_buffer(name, tensor)
+        else:
+            # No buffers: DistributedDataParallel would send them to all ranks before every forward pass.
+            features = weight.shape[1] * getattr(self, "groups", 1)
+            self._newest = (*start, self.outer().spread(weight.new_zeros(features, dtype=wide)).clone())
+
+    def neuronwise_statistics(self) -> dict[str, Tensor]:
+        """Statistics of each neuron's inputs over its linear region.
+
+        Returns:
+            ``input_mean`` and ``input_std``, of the shape of the weight ``(O, *F)``, and ``active_share`` ``(O,)``, the mean of
+            the region's weights over samples. They are those of the newest backward pass, or the running ones. A neuron whose
+            region has been empty has no statistics: NaN, and an active share of 0. Empty before the first backward pass.
+        """
+        if self.statistics == "running":
+            share, mean, var = (getattr(self, name).detach() for name in RUNNING)
+        else:
+            share, offset, var, pivot = self._newest
+            mean = offset + pivot
+        if not bool(share.any()):
+            return {}
+        hole = per_neuron(share == 0, mean)
+        return {
+            "input_mean": mean.masked_fill(hole, torch.nan),
+            "input_std": var.sqrt().masked_fill(hole, torch.nan),
+            "active_share": share.clone(),
+        }
+
+    def outer(self) -> Outer:
+        """How this kind of layer sums neuron times input."""
+        raise NotImplementedError
+
+    def tap(self, x: Tensor, z: Tensor, weight: Tensor) -> Tensor:
+        """Outputs ``z`` of the layer with a detached weight, made to give weight and bias their gradient.
+
+        Args:
+            x: The layer's inputs.
+            z: Its outputs; the same tensor is returned.
+            weight: Its weight, not detached.
+        """
+        result: Tensor = WeightGradient.apply(z, x.detach(), weight, self.bias, self)  # type: ignore[no-untyped-call]
+        return result
+
+    def gradients(self, x: Tensor, p: Tensor, delta: Tensor, weight_dtype: torch.dtype) -> tuple[Tensor, Tensor]:
+        """Neuron-wise gradients of weight and bias; keeps or updates the statistics.
+
+        Args:
+            x: Inputs of the layer.
+            p: How much each sample counts in each neuron's region.
+            delta: Gradient with respect to the outputs, of the shape of ``p``.
+            weight_dtype: What the gradients are returned in.
+        """
+        dtype = widened(delta.dtype)
+        outer = self.outer()
+        running = self.statistics == "running"
+        reuse = (None, None) if running or self._newest[1].dtype != dtype else self._newest[1:3]
+        region = measure(outer, x, delta, p, dtype, sync=self.sync, reuse=reuse)
+        trained = self.bias is not None and self.bias.requires_grad
+        biases = []
+        for rows in neuron_blocks(region.weight_gradient):
+            part = region.of(rows)
+            part.centre_()
+            offset, var = self._running(part, rows) if running else (part.offset, part.var)
+            spare = part.var if running else None
+            _, bias = transform(
+                self.mode,
+                part.weight_gradient,
+                part.bias_gradient,
+                offset,
+                part.pivot,
+                var,
+                self.eps,
+                bias=trained,
+                scratch=spare,
+            )
+            biases.append(bias)
+        if not running:
+            for kept, new in zip(self._newest, (region.share, region.offset, region.var), strict=False):
+                if kept is not new:
+                    kept.copy_(new)
+            self._newest[3].copy_(region.pivot)
+        return narrowed(region.weight_gradient, weight_dtype), narrowed(torch.cat(biases), weight_dtype)
+
+    def _running(self, region: Region, rows: slice) -> tuple[Tensor, Tensor]:
+        """Update the running statistics of some neurons and return offset and variance made of them."""
+        dtype = region.var.dtype
+        buffers = [getattr(self, name)[rows] for name in RUNNING]
+        share, mean, var = wide = [buffer.to(dtype) for buffer in buffers]
+        if self.training and self.momentum > 0:
+            merge_(share, mean, var, region, self.momentum)
+            for buffer, kept in zip(buffers, wide, strict=True):
+                if buffer is not kept:
+                    buffer.copy_(kept)
+        return torch.sub(mean, region.pivot, out=region.offset), var
+
+    def _load_from_state_dict(self, state_dict: dict[str, Any], prefix: str, *rest: Any) -> None:
+        # Checkpoints of the ordinary layer have no statistics: those of this layer stay as they are then.
+        own = [name for name in RUNNING if name in self._buffers]
+        if own and not any(prefix + name in state_dict for name in own):
+            state_dict = {**state_dict, **{prefix + name: self._buffers[name] for name in own}}
+        super()._load_from_state_dict(state_dict, prefix, *rest)
+
+    def _apply(self, fn: Any, recurse: bool = True) -> Self:
+        # Statistics follow the weight to its device, but stay wide where it becomes half precision.
+        super()._apply(fn, recurse)  # type: ignore[no-untyped-call]
+        wide = widened(self.weight.dtype)
+        if self.statistics == "running":
+            for name in RUNNING:
+                self._buffers[name] = getattr(self, name).to(wide)
+        else:
+            share, offset, var, pivot = (fn(tensor).to(wide) for tensor in self._newest)
+            self._newest = share, offset, var, pivot
+        return self
+
+    def extra_repr(self) -> str:
+        """Show torch's own arguments, then the options."""
+        options = f"activation={self.activation.name}, mode={self.mode}, statistics={self.statistics}"
+        return f"{super().extra_repr()}, {options}"

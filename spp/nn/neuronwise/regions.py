@@ -1,0 +1,166 @@
+"""Which samples belong to a neuron's linear region, and how much: ``P = phi'(z)``, made non-negative.
+
+For ReLU ``P`` is the mask of the samples where the neuron is active. For other nonlinearities it makes the region's mean
+a centre of gravity. Where ``phi'`` changes sign (SiLU, GELU, Mish, Hardswish) a weighting says what a negative one counts.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from functools import partial
+from types import MappingProxyType
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from spp.errors import InputError, UnknownNameError
+from spp.nn.activations import ACTIVATIONS, make_activation
+
+aten = torch.ops.aten
+
+
+def _between(z: Tensor, low: float, high: float) -> Tensor:
+    return (z > low) & (z < high)
+
+
+def _leaky(z: Tensor, slope: float) -> Tensor:
+    derivative: Tensor = aten.leaky_relu_backward(torch.ones_like(z), z, slope, False)
+    return derivative
+
+
+def _elu(z: Tensor, alpha: float, scale: float, input_scale: float) -> Tensor:
+    derivative: Tensor = aten.elu_backward(torch.ones_like(z), alpha, scale, input_scale, False, z)
+    return derivative
+
+
+def _with_ones(z: Tensor, backward: str, *arguments: Any, **options: Any) -> Tensor:
+    """The derivative as torch's own backward kernel has it, from an upstream gradient of ones."""
+    derivative: Tensor = getattr(aten, backward)(torch.ones_like(z), z, *arguments, **options)
+    return derivative
+
+
+def _sigmoid(z: Tensor) -> Tensor:
+    y = torch.sigmoid(z)
+    return y * (1 - y)
+
+
+def _tanh(z: Tensor) -> Tensor:
+    return 1 - torch.tanh(z).square()
+
+
+def _softsign(z: Tensor) -> Tensor:
+    return (1 + z.abs()).square().reciprocal()
+
+
+def _log_sigmoid(z: Tensor) -> Tensor:
+    return torch.sigmoid(-z)
+
+
+def _positive(z: Tensor) -> Tensor:
+    return z > 0
+
+
+def _everywhere(z: Tensor) -> Tensor:
+    return torch.ones_like(z, dtype=torch.bool)
+
+
+SELU_ALPHA, SELU_SCALE = 1.6732632423543772848170429916717, 1.0507009873554804934193349852946
+
+DERIVATIVES: Mapping[type[nn.Module], Callable[[Any], Callable[[Tensor], Tensor]]] = MappingProxyType(
+    {
+        nn.ReLU: lambda m: _positive,
+        nn.ReLU6: lambda m: partial(_between, low=0.0, high=6.0),
+        nn.Hardtanh: lambda m: partial(_between, low=m.min_val, high=m.max_val),
+        nn.LeakyReLU: lambda m: partial(_leaky, slope=m.negative_slope),
+        nn.ELU: lambda m: partial(_elu, alpha=m.alpha, scale=1.0, input_scale=1.0),
+        nn.CELU: lambda m: partial(_elu, alpha=m.alpha, scale=1.0, input_scale=1.0 / m.alpha),
+        nn.SELU: lambda m: partial(_elu, alpha=SELU_ALPHA, scale=SELU_SCALE, input_scale=1.0),
+        nn.GELU: lambda m: partial(_with_ones, backward="gelu_backward", approximate=m.approximate),
+        nn.SiLU: lambda m: partial(_with_ones, backward="silu_backward"),
+        nn.Mish: lambda m: partial(_with_ones, backward="mish_backward"),
+        nn.Hardswish: lambda m: partial(_with_ones, backward="hardswish_backward"),
+        nn.Hardsigmoid: lambda m: partial(_with_ones, backward="hardsigmoid_backward"),
+        nn.Softplus: lambda m: partial(_with_ones, backward="softplus_backward", beta=m.beta, threshold=m.threshold),
+        nn.Sigmoid: lambda m: _sigmoid,
+        nn.LogSigmoid: lambda m: _log_sigmoid,
+        nn.Tanh: lambda m: _tanh,
+        nn.Softsign: lambda m: _softsign,
+        nn.Identity: lambda m: _everywhere,
+    }
+)
+"""For each known kind of activation, the function that gives its derivative, with the module's constants."""
+
+WEIGHTINGS: Mapping[str, str] = MappingProxyType(
+    {
+        "clamp": "negative derivatives count nothing",
+        "abs": "derivatives count by their magnitude",
+        "square": "the squared derivative, the Gauss-Newton weight",
+    }
+)
+"""Every weighting by name, with its meaning; all agree for ReLU, the first two for every monotone nonlinearity."""
+
+
+@dataclass(frozen=True, slots=True)
+class Nonlinearity:
+    """An element-wise nonlinearity, as far as its linear regions are concerned.
+
+    Attributes:
+        name: What error messages and ``repr`` call it.
+        derivative: ``phi'`` of a tensor, of the same shape; a mask where the derivative is only 0 or 1.
+    """
+
+    name: str
+    derivative: Callable[[Tensor], Tensor]
+
+    @classmethod
+    def of(cls, activation: str | nn.Module | Nonlinearity) -> Nonlinearity:
+        """The nonlinearity of a name of ``spp.nn.ACTIVATIONS`` or of an activation module, with its constants.
+
+        Raises:
+            UnknownNameError: No activation has that name.
+            InputError: The module is of a kind whose derivative is not known.
+        """
+        if isinstance(activation, Nonlinearity):
+            return activation
+        if isinstance(activation, str):
+            if activation not in ACTIVATIONS:
+                raise UnknownNameError("activation", activation, ACTIVATIONS)
+            activation = make_activation(activation)
+        make = DERIVATIVES.get(type(activation))
+        if make is None:
+            known = ", ".join(kind.__name__ for kind in DERIVATIVES)
+            raise InputError(
+                "activation= is the name of an activation or a module of a kind whose derivative is known",
+                received=type(activation).__name__,
+                remedy=f"Known kinds: {known}. For another, pass Nonlinearity(name, derivative).",
+            )
+        return cls(repr(activation).replace(", inplace=True", "").replace("inplace=True", ""), make(activation))
+
+    def region(self, z: Tensor, weighting: str) -> Tensor:
+        """How much each sample counts in each neuron's linear region.
+
+        Args:
+            z: Pre-activations, any shape.
+            weighting: A name of ``WEIGHTINGS``.
+
+        Returns:
+            ``P`` of the shape of ``z``, at least 0: boolean where the derivative is only 0 or 1, else of the dtype of ``z``.
+        """
+        p = self.derivative(z)
+        if p.dtype == torch.bool:
+            return p
+        match weighting:
+            case "abs":
+                return p.abs()
+            case "square":
+                return p.square()
+            case _:
+                return p.clamp(min=0)
+
+
+def check_weighting(weighting: str) -> None:
+    """Raise unless ``weighting`` is a name of ``WEIGHTINGS``."""
+    if weighting not in WEIGHTINGS:
+        raise UnknownNameError("weighting", str(weighting), WEIGHTINGS)

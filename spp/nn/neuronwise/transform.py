@@ -1,0 +1,99 @@
+"""From an ordinary gradient and the statistics of a linear region to the neuron-wise gradient.
+
+A neuron is ``z = w.x + b``. With mean ``M`` and spread ``s`` of its inputs over its region, ``u = (x - M) / s`` and
+``z = v.u + c`` where ``v = w s`` and ``c = b + w.M``. The gradient in those coordinates is ``g_v = (gW - M gb) / s`` and
+``g_c = gb``, so that the ordinary gradients of weight and bias are enough: no tensor of samples by neurons by features.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from types import MappingProxyType
+
+import torch
+from torch import Tensor
+
+from spp.errors import InputError, UnknownNameError
+
+MODES: Mapping[str, str] = MappingProxyType(
+    {
+        "coords": "gradient descent in standardized coordinates, mapped back; always a descent direction",
+        "coords_centre": "the same in centred coordinates, without dividing by the spread",
+        "outer": "standardized inputs in the outer product, used on the ordinary weights as they are; can ascend",
+        "outer_centre": "centred inputs in the outer product; can ascend",
+    }
+)
+"""Every mode by name, with its meaning."""
+
+
+def check_mode(mode: str, *, bias: bool) -> None:
+    """Raise unless ``mode`` is a name of ``MODES`` that fits a layer with or without a bias.
+
+    Raises:
+        UnknownNameError: No mode has that name.
+        InputError: ``coords_centre`` without a bias, which has nowhere to put the shift of coordinates.
+    """
+    if mode not in MODES:
+        raise UnknownNameError("mode", str(mode), MODES)
+    if mode == "coords_centre" and not bias:
+        raise InputError(
+            "mode 'coords_centre' moves the bias to make up for the centring, so it needs one",
+            received="a layer without bias",
+            remedy="Use bias=True, or mode 'coords', which then only divides by the variance.",
+        )
+
+
+def transform(
+    mode: str,
+    centred: Tensor,
+    bias_gradient: Tensor,
+    offset: Tensor,
+    pivot: Tensor,
+    var: Tensor,
+    eps: float,
+    *,
+    bias: bool,
+    scratch: Tensor | None = None,
+) -> tuple[Tensor, Tensor]:
+    """The neuron-wise gradients of weight and bias.
+
+    The ordinary weight gradient comes as ``sum_n delta_n (x_n - pivot)``, which loses nothing to cancellation when inputs
+    are far from zero. In the table ``c = gW - M gb`` and ``s^2 = var + eps``:
+
+    | mode | weight | bias | without bias |
+    |---|---|---|---|
+    | ``outer_centre`` | c | gb | c |
+    | ``outer`` | c / s | gb | c / s |
+    | ``coords_centre`` | c | gb - sum_f M_f c_f | gW |
+    | ``coords`` | c / s^2 | gb - sum_f M_f c_f / s_f^2 | gW / s^2 |
+
+    Args:
+        mode: A name of ``MODES``.
+        centred: ``(O, *F)``, the gradient of the weight for inputs minus pivot; overwritten.
+        bias_gradient: ``(O,)``, ``gb = sum_n delta_n``, also where the layer has no bias.
+        offset: ``(O, *F)``, the region's mean minus pivot.
+        pivot: What was subtracted, broadcast to ``(O, *F)``.
+        var: ``(O, *F)``, the region's biased variance.
+        eps: Added to the variance.
+        bias: Whether the layer has a bias that is trained.
+        scratch: ``(O, *F)``, may be overwritten; may be ``var`` itself.
+
+    Returns:
+        Gradients of weight ``(O, *F)`` and bias ``(O,)``.
+    """
+    per_neuron = bias_gradient.view(-1, *(1,) * (centred.ndim - 1))  # (O, 1, ...)
+    if mode.startswith("coords") and not bias:
+        whole = centred.add_(pivot * per_neuron)  # gW
+        return (whole.div_(var + eps) if mode == "coords" else whole), bias_gradient
+    weight = centred.addcmul_(offset, per_neuron, value=-1)  # c = gW - M gb
+    if mode == "outer_centre":
+        return weight, bias_gradient
+    scratch = torch.add(var, eps, out=scratch)
+    if mode == "outer":
+        return weight.div_(scratch.sqrt_()), bias_gradient
+    if mode == "coords":
+        weight = weight.div_(scratch)
+    # sum_f M_f weight_f, the pivot's part apart, so that M itself is never built
+    shift = torch.mul(offset, weight, out=scratch).flatten(1).sum(1)  # (O,)
+    shift += torch.mul(pivot, weight, out=scratch).flatten(1).sum(1)
+    return weight, bias_gradient - shift

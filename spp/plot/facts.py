@@ -1,0 +1,79 @@
+"""The sentence, the heading and the metadata that say what a figure shows, from a run's facts and the panels.
+
+Facts are a mapping; any of the keys may be missing: ``model``, ``norm``, ``init``, ``activation``, ``data``, ``batch_size``,
+``input_shape``, ``seed``, ``parameters``, ``loss``.
+"""
+
+from collections.abc import Iterable, Mapping
+
+from spp.plot.panels import PLURAL, Grid
+from spp.signals import Signal
+
+Facts = Mapping[str, object]
+
+SUBJECT = {"layers": "module", "blocks": "residual block"}
+"""What stands on the x axis of each kind."""
+
+
+def heading(run: Facts, step: int) -> str:
+    """Return one line for over the figure, as ``effnet_b0 · norm none · init he · batch 32 · seed 0``."""
+    parts = [str(run["model"])] if run.get("model") else []
+    parts += [f"{key} {run[key]}" for key in ("norm", "init", "activation") if run.get(key) is not None]
+    if run.get("batch_size") is not None:
+        parts.append(f"batch {run['batch_size']}{_of_shape(run)}")
+    parts += [f"{key} {run[key]}" for key in ("data", "seed") if run.get(key) is not None]
+    return " · ".join([*parts, f"step {step}"] if step else parts)
+
+
+def caption(run: Facts, grid: Grid, kind: str, step: int) -> str:
+    """Return the caption: one sentence with the model, norm, init, input, batch, seed and what is drawn."""
+    statistics = _listed(dict.fromkeys(panel.title.partition(", ")[0] for row in grid for panel in row))
+    signals = _listed(dict.fromkeys(_signal_phrase(panel.signal, run) for row in grid for panel in row))
+    sentence = f"Signal propagation plot of {run.get('model') or 'a network'}"
+    details = [f"{key} {run[key]}" for key in ("norm", "init", "activation") if run.get(key) is not None]
+    parameters = run.get("parameters")
+    if isinstance(parameters, int):
+        details.append(f"{parameters:,} parameters")
+    if details:
+        sentence += f" ({', '.join(details)})"
+    if run.get("batch_size") is not None:
+        data = f" {run['data']}" if run.get("data") else ""
+        sentence += f" on a batch of {run['batch_size']}{data} inputs{_of_shape(run)}"
+    elif run.get("data"):
+        sentence += f" on {run['data']} inputs{_of_shape(run)}"
+    if run.get("seed") is not None:
+        sentence += f", seed {run['seed']}"
+    if step:
+        sentence += f", at training step {step}"
+    size = grid[0][0].size
+    places = f"{size} {SUBJECT[kind]}{'' if size == 1 else 's'}"
+    return f"{sentence}: {statistics} of {signals} over {places} in execution order."
+
+
+def entries(run: Facts) -> str:
+    """Return the facts as ``key=value`` pairs, sorted by key, for a file's metadata."""
+    flat: dict[str, object] = {}
+    for key, value in run.items():
+        flat |= {f"{key}.{inner}": v for inner, v in value.items()} if isinstance(value, Mapping) else {key: value}
+    return "; ".join(f"{key}={flat[key]}" for key in sorted(flat) if flat[key] is not None)
+
+
+def _signal_phrase(signal: Signal, run: Facts) -> str:
+    if signal is Signal.GRADIENT:
+        loss = f" of the loss ({run['loss']})" if run.get("loss") else ""
+        return f"gradients{loss} with respect to the activations"
+    return PLURAL[signal]
+
+
+def _of_shape(run: Facts) -> str:
+    shape = run.get("input_shape")
+    if shape is None or shape == "":
+        return ""
+    if isinstance(shape, Iterable) and not isinstance(shape, str):
+        return f" of {'×'.join(str(size) for size in shape)}"
+    return f" of {str(shape).replace('x', '×')}"
+
+
+def _listed(words: Iterable[str]) -> str:
+    *most, last = words
+    return f"{', '.join(most)} and {last}" if most else last

@@ -1,0 +1,241 @@
+"""``SignalPlot``: panels laid out on a page, with a caption, ready for a notebook, a paper or a slide."""
+
+from dataclasses import dataclass
+from io import BytesIO
+from pathlib import Path
+from typing import Any
+
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
+from matplotlib.text import Text
+from matplotlib.transforms import Bbox
+
+from spp.errors import InputError
+from spp.plot import facts
+from spp.plot.draw import Drawn, draw_panel, marker_of, nonfinite_mark, transition_mark, zero_mark
+from spp.plot.fit import fit_stage_names, fit_text, fit_ticks
+from spp.plot.panels import Grid, Panel
+from spp.plot.stages import Family
+from spp.plot.style import FAINT, INK, Look, Style, applied, style_named
+
+GREY = Look(INK, "#BBBBBB", "-", "o")
+"""The legend stands for all rows, so it has no hue."""
+
+NARROWEST = 19.0
+"""Width of a column of panels, in letters' heights, below which columns are stacked."""
+
+HIGH, LOW = 1.3, 0.82
+"""A single row is higher by this factor; more than three rows are lower, so that the figure fits on a page."""
+
+FORMATS = ("png", "pdf", "svg")
+
+
+class SignalPlot:
+    """A drawn figure.
+
+    Attributes:
+        figure_: The matplotlib figure.
+        axes_: One Axes per panel, in the order of ``panels``.
+        artists_: What was drawn on each Axes, in the same order.
+        panels: The data, row by row.
+        caption: One sentence for below the figure.
+        kind: ``layers`` or ``blocks``.
+        step: The training step shown; 0 for a trace.
+    """
+
+    figure_: Figure
+    axes_: tuple[Axes, ...]
+    artists_: tuple[Drawn, ...]
+
+    def __init__(
+        self,
+        grid: Grid,
+        *,
+        kind: str,
+        step: int,
+        run: facts.Facts,
+        style: str = "notebook",
+        width: str | float = "double",
+    ) -> None:
+        self.kind, self.step, self.run = kind, step, dict(run)
+        self.panels: tuple[Panel, ...] = tuple(panel for row in grid for panel in row)
+        self.caption = facts.caption(run, grid, kind, step)
+        self._grid, self._style, self._width = grid, style, width
+        made = _make(grid, style_named(style), width, facts.heading(run, step))
+        self.figure_, self.axes_, self.artists_ = made.figure, made.axes, made.artists
+
+    def save(self, path: str | Path, *, style: str | None = None, width: str | float | None = None) -> Path:
+        """Write the figure to ``path`` and return that path; the suffix (png, pdf or svg) is the format.
+
+        The same panels always give the same bytes. The caption and the run's facts go into the file's metadata.
+
+        Args:
+            path: File to write; one that exists is replaced.
+            style: ``paper``, ``notebook`` or ``slides``; that of the figure when left out.
+            width: ``single``, ``double`` or inches; that of the figure when left out.
+
+        Raises:
+            InputError: Another suffix, or a folder that is not there.
+        """
+        target = Path(path)
+        form = target.suffix.lower().removeprefix(".")
+        if form not in FORMATS:
+            raise InputError(
+                f"a figure is saved as {', '.join(FORMATS)}", received=f"the suffix {target.suffix!r}", where=str(path)
+            )
+        content = self._rendered(form, style or self._style, self._width if width is None else width)
+        try:
+            target.write_bytes(content)
+        except OSError as error:
+            raise InputError(
+                "a figure is saved where one can write", received=error.strerror or str(error), where=str(path)
+            ) from error
+        return target
+
+    def _repr_png_(self) -> bytes:
+        return self._rendered("png", self._style, self._width)
+
+    def _rendered(self, form: str, style: str, width: str | float) -> bytes:
+        chosen = style_named(style)
+        if (style, width) == (self._style, self._width):
+            figure = self.figure_
+        else:
+            figure = _make(self._grid, chosen, width, facts.heading(self.run, self.step)).figure
+        buffer = BytesIO()
+        with applied(chosen):
+            figure.savefig(buffer, format=form, metadata=self._metadata(form))
+        return buffer.getvalue()
+
+    def _metadata(self, form: str) -> dict[str, str | None]:
+        title, keywords = facts.heading(self.run, self.step) or "signal propagation plot", facts.entries(self.run)
+        if form == "pdf":
+            return {
+                "Title": title,
+                "Subject": self.caption,
+                "Keywords": keywords,
+                "Creator": "spp",
+                "CreationDate": None,
+            }
+        if form == "svg":
+            return {"Title": title, "Description": self.caption, "Keywords": keywords, "Creator": "spp", "Date": None}
+        return {"Title": title, "Description": self.caption, "Comment": keywords, "Software": "spp"}
+
+
+@dataclass(frozen=True, slots=True)
+class _Made:
+    figure: Figure
+    axes: tuple[Axes, ...]
+    artists: tuple[Drawn, ...]
+
+
+def _make(grid: Grid, style: Style, width: str | float, title: str) -> _Made:
+    """Lay out, draw, let matplotlib settle the margins, then fit in what depends on the size."""
+    inches = style.width(width)
+    page = _arranged(grid, inches, style)
+    rows, columns = len(page), max(len(row) for row in page)
+    with applied(style):
+        row = style.row * (HIGH if rows == 1 else 1.0 if rows <= 3 else LOW)
+        figure = Figure(figsize=(inches, rows * row + style.font * 0.09), layout="constrained")
+        figure.set_layout_engine("constrained", w_pad=0.03, h_pad=0.03, hspace=0.02, wspace=0.02)
+        axes = {
+            panel: figure.add_subplot(rows, columns, 1 + r * columns + c)
+            for r, row in enumerate(page)
+            for c, panel in enumerate(row)
+        }
+        drawn = {panel: draw_panel(panel, ax) for panel, ax in axes.items()}
+        _dress(page, axes, style)
+        _legend(figure, tuple(drawn.values()), style, inches)
+        if style.title and title:
+            heading = figure.suptitle(title, fontsize=style.font)
+            fit_text(heading, title, 0.98 * figure.bbox.width)
+        texts = [text for ax in axes.values() for text in (ax.title, ax.xaxis.label, ax.yaxis.label, *ax.texts)]
+        words = {text: text.get_text() for text in texts}
+        engine = figure.get_layout_engine()
+        assert engine is not None
+        for _ in range(2):  # what is fitted in changes the margins, and margins change what fits
+            engine.execute(figure)
+            _fit(page, axes, words)
+        engine.execute(figure)
+        figure.set_layout_engine("none")
+        for panel in page[0]:
+            fit_stage_names(axes[panel], panel)
+    ordered = [panel for row in grid for panel in row]
+    return _Made(figure, tuple(axes[panel] for panel in ordered), tuple(drawn[panel] for panel in ordered))
+
+
+def _arranged(grid: Grid, inches: float, style: Style) -> Grid:
+    """Return the grid as it is where columns are wide enough to be read, else one column, statistic by statistic."""
+    columns = max(len(row) for row in grid)
+    if columns == 1 or 72 * inches / columns >= NARROWEST * style.font:
+        return grid
+    return tuple((row[c],) for c in range(columns) for row in grid if c < len(row))
+
+
+def _dress(page: Grid, axes: dict[Panel, Axes], style: Style) -> None:
+    """Say each thing once: the statistic over its first panel, the signal at its row, what x is under the last row."""
+    said: set[str] = set()
+    for r, row in enumerate(page):
+        for c, panel in enumerate(row):
+            ax = axes[panel]
+            if panel.title not in said:
+                ax.set_title(
+                    panel.title[:1].upper() + panel.title[1:], pad=style.small + 6 if panel.stages and r == 0 else 4
+                )
+            said.add(panel.title)
+            if c and row[0].signal is panel.signal:
+                ax.set_ylabel(ax.get_ylabel().partition("\n")[2])
+            if r < len(page) - 1 or (len(row) > 2 and c != len(row) // 2):
+                ax.set_xlabel("")
+    next(iter(axes.values())).get_figure(root=True).align_ylabels()  # type: ignore[union-attr]
+
+
+def _room(extents: list[Bbox], column: int, width: float) -> float:
+    """Return how wide a text may be that is centred on one Axes of a row, up to its neighbours' texts and the page's edges."""
+    centres = [float(extent.x0 + extent.x1) / 2 for extent in extents]
+    centre = centres[column]
+    edges = [centre, width - centre, *(abs(other - centre) / 2 for other in centres if other != centre)]
+    return 1.94 * min(edges)
+
+
+def _fit(page: Grid, axes: dict[Panel, Axes], words: dict[Text, str]) -> None:
+    """Break texts and choose labels so that they fit the Axes as they now are; ``words`` are the texts unbroken."""
+    for r, row in enumerate(page):
+        extents = [axes[panel].get_window_extent() for panel in row]
+        for c, panel in enumerate(row):
+            ax = axes[panel]
+            fit_ticks(ax, panel, labelled=r == len(page) - 1)
+            room = _room(extents, c, ax.get_figure(root=True).bbox.width)  # type: ignore[union-attr]
+            rooms = {ax.title: room, ax.xaxis.label: room, ax.yaxis.label: extents[c].height}
+            rooms |= dict.fromkeys(ax.texts, 0.95 * extents[c].width)
+            for text, length in rooms.items():
+                fit_text(text, words[text], length)
+
+
+def _legend(figure: Figure, drawn: tuple[Drawn, ...], style: Style, inches: float) -> None:
+    size = 0.5 * style.font
+    handles: list[Line2D] = []
+    for family in Family:
+        if any(family in one.points for one in drawn):
+            handles.append(_handle(str(family), marker_of(family, GREY, size)))
+    extra: list[tuple[str, bool, dict[str, Any]]] = [
+        ("transition block", any(one.transitions for one in drawn), transition_mark(size)),
+        ("zero (exact or to rounding)", any(one.zeros for one in drawn), zero_mark(GREY, size)),
+        ("non-finite values", any(one.nonfinite for one in drawn), nonfinite_mark(size)),
+    ]
+    handles += [_handle(name, look) for name, present, look in extra if present]
+    if handles:
+        lengths = [0.55 * style.small * (len(str(handle.get_label())) + 5) for handle in handles]  # about, in points
+        columns = len(handles) if sum(lengths) < 72 * inches else max(1, int(72 * inches / max(lengths)))
+        figure.legend(
+            handles=handles,
+            loc="outside lower center",
+            ncols=columns,
+            handletextpad=0.2,
+            columnspacing=1.2,
+            borderpad=0.1,
+        )
+
+
+def _handle(name: str, look: dict[str, Any]) -> Line2D:
+    return Line2D([], [], linestyle="none", color=FAINT, label=name, **look)

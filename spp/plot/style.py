@@ -1,0 +1,151 @@
+"""How figures look: one style per occasion, as a context, and one palette for the signals.
+
+A style is a set of matplotlib parameters that holds inside a ``with`` block and nowhere else::
+
+    with applied(STYLES["paper"]):
+        figure = Figure(figsize=(6.75, 5.0))
+
+The hues are those of Okabe and Ito (2008), which remain apart under the common forms of colour blindness. A line style and a
+marker go with each, so that signals can be told apart in a grey print too.
+"""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+
+import matplotlib.style
+
+from spp.errors import InputError, UnknownNameError
+from spp.plot.stages import Family
+from spp.signals import Signal
+
+
+@dataclass(frozen=True, slots=True)
+class Look:
+    """How one signal is drawn: ``colour`` for points, ``tint`` for what should stay in the background."""
+
+    colour: str
+    tint: str
+    line: str
+    marker: str
+
+
+PALETTE: dict[Signal, Look] = {
+    Signal.ACTIVATION: Look("#0072B2", "#8CC4E4", "-", "o"),
+    Signal.WEIGHT: Look("#B34700", "#EBB48C", "--", "s"),
+    Signal.GRADIENT: Look("#007A5A", "#8ACDB9", "-.", "^"),
+    Signal.WEIGHT_GRADIENT: Look("#A8437F", "#E3B0CE", ":", "D"),
+}
+
+FAMILY_MARKERS: dict[Family, str] = {
+    Family.WEIGHTED: "o",
+    Family.NORM: "s",
+    Family.ACTIVATION: "^",
+    Family.OTHER: "+",
+}
+"""Marker by layer family; ``draw`` adds whether it is filled."""
+
+INK, FAINT, BAND, ALARM = "#222222", "#8C8C8C", "#EFEFEF", "#C00000"
+"""Text, secondary lines, stage bands, and what must not be overlooked."""
+
+
+@dataclass(frozen=True, slots=True)
+class Style:
+    """One occasion.
+
+    Attributes:
+        name: Name to ask for it by.
+        font: Size of labels in points; ticks and stage names are ``small``.
+        small: The smaller size, in points.
+        dpi: Dots per inch of a PNG.
+        single: Width of a figure over one column, in inches.
+        double: Width of a figure over the whole page, in inches.
+        row: Height of one row of panels, in inches.
+        title: Whether the facts stand over the figure; in a paper they belong into the caption.
+    """
+
+    name: str
+    font: float
+    small: float
+    dpi: int
+    single: float
+    double: float
+    row: float
+    title: bool
+
+    def width(self, width: str | float) -> float:
+        """Return ``width`` in inches, where it may be ``"single"`` or ``"double"``.
+
+        Raises:
+            InputError: A number that is not between 1 and 50 inches.
+            UnknownNameError: Another word.
+        """
+        if isinstance(width, str):
+            if width not in ("single", "double"):
+                raise UnknownNameError("width", width, ("single", "double"), where="width")
+            return self.single if width == "single" else self.double
+        if not 1.0 <= width <= 50.0:
+            raise InputError("a width is between 1 and 50 inches", received=repr(width), where="width")
+        return float(width)
+
+
+STYLES: dict[str, Style] = {
+    "paper": Style("paper", font=8.0, small=7.0, dpi=300, single=3.35, double=6.75, row=1.35, title=False),
+    "notebook": Style("notebook", font=9.0, small=8.0, dpi=150, single=5.0, double=9.0, row=1.75, title=True),
+    "slides": Style("slides", font=14.0, small=12.0, dpi=150, single=6.5, double=12.8, row=2.1, title=True),
+}
+
+
+def style_named(name: str) -> Style:
+    """Return the style called ``name``; raises ``UnknownNameError`` with the ones there are."""
+    if name not in STYLES:
+        raise UnknownNameError("style", name, STYLES, where="style")
+    return STYLES[name]
+
+
+@contextmanager
+def applied(style: Style) -> Iterator[None]:
+    """Hold the style's parameters, over matplotlib's own defaults, for the length of a ``with`` block.
+
+    The reader's own settings are left out on purpose, so that the same frame gives the same bytes everywhere, and come back
+    unchanged afterwards.
+    """
+    thin = style.font / 14
+    parameters: dict[str, object] = {
+        "font.family": "DejaVu Sans",  # comes with matplotlib, so it is there on every machine
+        "font.size": style.font,
+        "axes.labelsize": style.font,
+        "axes.titlesize": style.font,
+        "figure.titlesize": style.font + 1,
+        "xtick.labelsize": style.small,
+        "ytick.labelsize": style.small,
+        "legend.fontsize": style.small,
+        "text.color": INK,
+        "axes.labelcolor": INK,
+        "axes.edgecolor": INK,
+        "xtick.color": INK,
+        "ytick.color": INK,
+        "axes.linewidth": thin,
+        "xtick.major.width": thin,
+        "ytick.major.width": thin,
+        "xtick.minor.width": thin * 0.8,
+        "ytick.minor.width": thin * 0.8,
+        "xtick.major.size": style.font * 0.35,
+        "ytick.major.size": style.font * 0.35,
+        "xtick.minor.size": style.font * 0.2,
+        "ytick.minor.size": style.font * 0.2,
+        "lines.linewidth": style.font / 9,
+        "axes.spines.top": False,
+        "axes.spines.right": False,
+        "axes.axisbelow": True,
+        "legend.frameon": False,
+        "figure.dpi": style.dpi,
+        "savefig.dpi": style.dpi,
+        "savefig.facecolor": "white",
+        "pdf.fonttype": 42,  # TrueType: Type 3 fonts are refused by publishers
+        "ps.fonttype": 42,
+        "svg.fonttype": "none",  # text remains text
+        "svg.hashsalt": "spp",  # else the ids in an SVG are drawn anew at each save
+    }
+    with matplotlib.style.context(["default", parameters]):
+        yield

@@ -1,0 +1,216 @@
+"""``spp analyze`` end to end, as a user meets it."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pandas as pd
+import pytest
+import torch
+from click.testing import CliRunner
+
+import spp as library
+from spp_cli.main import cli
+
+WORDS = ("analyze", "--model", "resnet18_cifar", "--batch-size", "4", "--seed", "3")
+FILES = [
+    "blocks.parquet",
+    "frame.csv",
+    "frame.parquet",
+    "modules.parquet",
+    "run.json",
+    "spp-blocks.pdf",
+    "spp-blocks.png",
+    "spp.pdf",
+    "spp.png",
+    "unmeasured.parquet",
+]
+
+
+@pytest.fixture(scope="module")
+def ran(tmp_path_factory):
+    """One run of a residual network: the folder it ran in, and what it printed."""
+    folder = tmp_path_factory.mktemp("ran")
+    before = Path.cwd()
+    os.chdir(folder)
+    try:
+        result = CliRunner().invoke(cli, WORDS)
+    finally:
+        os.chdir(before)
+    assert result.exit_code == 0, result.output
+    return folder, result
+
+
+def test_the_run_folder_holds_everything(ran):
+    folder = ran[0] / "runs" / "resnet18_cifar-batch"
+    assert sorted(path.name for path in folder.iterdir()) == FILES
+    assert (folder / "spp.png").read_bytes().startswith(b"\x89PNG")
+    assert (folder / "spp-blocks.pdf").read_bytes().startswith(b"%PDF")
+
+
+def test_the_numbers_are_those_of_the_library(ran):
+    torch.manual_seed(3)
+    model = library.models.build("resnet18_cifar")
+    expected = library.trace(model, library.data.gaussian(4, (3, 32, 32), seed=3), seed=3)
+    found = library.load(ran[0] / "runs" / "resnet18_cifar-batch")
+    pd.testing.assert_frame_equal(found.frame, expected.frame)
+    pd.testing.assert_frame_equal(found.blocks, expected.blocks)
+
+
+def test_what_is_printed(ran):
+    lines = ran[1].stdout.splitlines()
+    assert lines[0] == "resnet18_cifar: norm batch, activation relu, init he_fan_out, training mode"
+    assert lines[1].startswith("11,173,962 parameters, seed 3, ")
+    assert lines[2] == "gaussian 4 x 3x32x32, loss probe"
+    assert lines[4].split() == ["component", "ACSM", "ACV", "branch", "ACV", "gradient", "leaves"]
+    names = [line.split()[0] for line in lines[6:16]]
+    assert names == ["stem", *(f"stage{stage}.{block}" for stage in range(1, 5) for block in range(2)), "head"]
+    assert [line[:2] for line in lines if line[:2] in ("1.", "2.", "3.", "4.")] == ["1.", "2.", "3."]
+    assert lines[-1] == f"runs/resnet18_cifar-batch: {' '.join(FILES)}"
+    assert ran[1].stderr == ""
+
+
+def test_a_pipe_gets_80_columns_and_no_colours(ran):
+    *text, files = ran[1].stdout.splitlines()
+    assert max(len(line) for line in text) <= 80
+    assert "\x1b" not in ran[1].stdout
+    assert files.endswith("unmeasured.parquet")  # a path is never broken over two lines
+
+
+def test_the_table_shows_the_frame(ran):
+    found = library.load(ran[0] / "runs" / "resnet18_cifar-batch")
+    ends = found.frame[found.frame.signal == "activation"].set_index("name")
+    for line in ran[1].stdout.splitlines()[7:15]:
+        name, acsm, acv, branch, *_ = line.split()
+        assert float(acsm) == pytest.approx(ends.loc[name, "acsm"], rel=6e-3)
+        assert float(acv) == pytest.approx(ends.loc[name, "acv"], rel=6e-3)
+        expected = found.blocks.set_index("block").loc[name, "branch_acv"]
+        assert float(branch) == pytest.approx(expected, rel=6e-3)
+
+
+def test_run_json_is_enough_to_run_it_again(ran, spp):
+    run = json.loads((ran[0] / "runs" / "resnet18_cifar-batch" / "run.json").read_text())
+    assert run["versions"]["torch"] == torch.__version__
+    done = spp(*run["argv"], "--no-figures", "--out", "again")
+    assert done.code == 0
+    pd.testing.assert_frame_equal(
+        library.load("again").frame, library.load(ran[0] / "runs" / "resnet18_cifar-batch").frame
+    )
+
+
+def test_networks_without_residual_blocks_get_no_block_figure(spp, tiny):
+    done = spp(*(word for word in tiny if word != "--no-figures"))
+    assert done.code == 0
+    assert sorted(path.name for path in Path("runs/ffn-batch_minus").iterdir()) == [
+        name for name in FILES if "spp-blocks" not in name
+    ]
+    assert "branch ACV" not in done.out
+
+
+def test_an_existing_run_is_never_overwritten_silently(spp, tiny):
+    assert spp(*tiny, "--quiet").out == "runs/ffn-batch_minus\n"
+    before = Path("runs/ffn-batch_minus/frame.csv").read_bytes()
+    assert spp(*tiny, "--quiet", "--seed", "1").out == "runs/ffn-batch_minus-2\n"
+    refused = spp(*tiny, "--seed", "1", "--out", "runs/ffn-batch_minus")
+    assert refused.code == 2
+    assert refused.err == (
+        "Error: --out: a run folder is new or empty; got runs/ffn-batch_minus. Choose another folder, or add --overwrite.\n"
+    )
+    assert Path("runs/ffn-batch_minus/frame.csv").read_bytes() == before
+    assert spp(*tiny, "--seed", "1", "--out", "runs/ffn-batch_minus", "--overwrite").code == 0
+    assert Path("runs/ffn-batch_minus/frame.csv").read_bytes() != before
+
+
+def test_numbers_without_figures(spp, tiny):
+    assert spp(*tiny).code == 0
+    found = sorted(path.name for path in Path("runs/ffn-batch_minus").iterdir())
+    assert found == [name for name in FILES if not name.startswith("spp")]
+
+
+def test_json_is_one_object_and_nothing_else(spp, tiny):
+    done = spp(*tiny, "--json")
+    assert done.err == ""
+    assert set(done.json) == {"folder", "files", "run", "facts", "components"}
+    assert len(done.json["facts"]) == 3
+    assert [row["component"] for row in done.json["components"]][:2] == ["flatten", "layer1"]
+    assert set(done.json["files"]) == {path.name for path in Path(done.json["folder"]).iterdir()}
+
+
+def test_json_stays_valid_where_numbers_are_not(spp, tiny):
+    """NaN is no JSON; every number of a network fed with NaN is missing."""
+    torch.save(torch.full((4, 3, 8, 8), float("nan")), "mine.pt")
+    done = spp(*tiny, "--norm", "none", "--data", "mine.pt", "--json")
+    assert done.code == 0
+    components = json.loads(done.out, parse_constant=pytest.fail)["components"]
+    assert components[0]["acv"] is None
+
+
+@pytest.mark.parametrize(
+    ("words", "line"),
+    [
+        (("--model", "ffn", "--norm", "bach"), "unknown norm 'bach'. Did you mean 'batch', "),
+        (("--model", "effnet_b0", "--image-size", "8"), "model 'effnet_b0': an image is at least 32x32"),
+        (
+            ("--model", "ffn", "--batch-size", "1"),
+            "takes statistics over the batch, so it trains on more than one sample",
+        ),
+    ],
+)
+def test_bad_input_is_one_line_and_leaves_nothing(spp, words, line):
+    done = spp("analyze", *words)
+    assert (done.code, done.out) == (2, "")
+    assert line in done.err
+    assert len(done.err.splitlines()) == 1
+    assert not Path("runs").exists()
+
+
+def test_a_folder_that_cannot_be_written_is_found_before_the_work(spp, tiny, monkeypatch):
+    Path("file").write_text("in the way")
+    monkeypatch.setattr(library, "trace", lambda *_, **__: pytest.fail("the work began"))
+    done = spp(*tiny, "--out", "file/run")
+    assert done.code == 2
+    assert done.err == (
+        "Error: --out: the run folder can be written; got file/run (Not a directory). Choose another folder with --out.\n"
+    )
+
+
+def test_a_missing_gpu_is_said(spp, tiny):
+    if torch.cuda.is_available():
+        pytest.skip("there is a GPU here")
+    done = spp(*tiny, "--device", "cuda")
+    assert done.err == "Error: --device: torch sees a CUDA device; got none. Use --device cpu.\n"
+
+
+def test_selections(spp, tiny):
+    assert spp(*tiny, "--include", "layer2*", "--include", "head*", "--exclude", "*.act", "--out", "run").code == 0
+    names = set(library.load("run").frame["name"])
+    assert names == {"layer2", "layer2.linear", "layer2.norm", "head", "head.fc"}
+
+
+def test_a_selection_of_nothing_is_bad_input(spp, tiny):
+    done = spp(*tiny, "--include", "nothing*")
+    assert done.code == 2
+    assert len(done.err.splitlines()) == 1
+    assert not Path("runs").exists()
+
+
+def test_no_progress_bar_in_a_pipe(tmp_path, tiny):
+    code = f"from spp_cli.main import cli; cli({[*tiny, '--batches', '3', '--quiet']})"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=tmp_path, check=True)
+    assert (done.stdout, done.stderr) == ("runs/ffn-batch_minus\n", "")
+
+
+def test_a_progress_bar_on_a_terminal(tmp_path, tiny):
+    """On a pseudo-terminal, since only that looks like one from inside; it ends full."""
+    termios = pytest.importorskip("termios", reason="no pseudo-terminals on this system")
+    above, below = os.openpty()
+    termios.tcsetwinsize(below, (24, 80))
+    code = f"from spp_cli.main import cli; cli({[*tiny, '--batches', '3', '--json']})"
+    done = subprocess.run([sys.executable, "-c", code], stdout=subprocess.PIPE, stderr=below, cwd=tmp_path, check=True)
+    os.close(below)
+    shown = os.read(above, 100_000).decode()
+    os.close(above)
+    assert "3/3" in shown
+    assert json.loads(done.stdout)["run"]["batches"] == 3

@@ -1,0 +1,161 @@
+"""``--data``: bundled data by name, files of one's own, and what they must hold."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+import spp as library
+
+
+def activations(folder: str):
+    frame = library.load(folder).frame
+    return frame[frame.signal == "activation"].set_index("name")
+
+
+def test_four_small_batches_hold_what_a_large_one_holds(spp):
+    for name, words in {"one": ("16", "1"), "four": ("4", "4")}.items():
+        done = spp(
+            "analyze",
+            "--model",
+            "ffn",
+            "--norm",
+            "none",
+            "--batch-size",
+            words[0],
+            "--batches",
+            words[1],
+            "--out",
+            name,
+        )
+        assert done.code == 0
+    one, four = activations("one"), activations("four")
+    np.testing.assert_allclose(four["mean_square"], one["mean_square"], rtol=1e-5)
+    np.testing.assert_allclose(four["acv"], one["acv"], rtol=1e-5)
+
+
+def test_digits_bring_their_classes(spp, tiny):
+    assert spp(*tiny, "--data", "digits", "--json").json["run"]["loss"] == "cross_entropy"
+    assert spp(*tiny, "--data", "digits", "--loss", "probe", "--json").json["run"]["loss"] == "probe"
+    assert spp(*tiny, "--loss", "cross_entropy", "--json").json["run"]["loss"] == "cross_entropy"
+    assert spp(*tiny, "--json").json["run"]["loss"] == "probe"
+
+
+def test_more_digits_than_there_are(spp):
+    done = spp("analyze", "--model", "ffn", "--no-figures", "--data", "digits", "--batch-size", "2000")
+    assert done.code == 2
+    assert done.err == "Error: the digits are 1797 images; got n=2000. Ask for at most 1797.\n"
+
+
+def test_an_array_of_ones_own(spp):
+    array = np.random.default_rng(0).normal(size=(6, 1, 8, 8))
+    np.save("mine.npy", array)
+    done = spp("analyze", "--model", "ffn", "--no-figures", "--data", "mine.npy", "--batch-size", "4", "--out", "run")
+    assert done.code == 0
+    first = activations("run").loc["flatten"]
+    assert first["mean_square"] == pytest.approx(np.mean(array[:4].astype(np.float32) ** 2), rel=1e-6)
+    assert first["shape"] == "4x64"
+
+
+def test_nan_in_the_data_is_measured_and_reported(spp):
+    array = np.ones((4, 3, 8, 8), np.float32)
+    array[2, 0, 0, 0] = np.nan
+    np.save("mine.npy", array)
+    done = spp(
+        "analyze",
+        "--model",
+        "ffn",
+        "--no-figures",
+        "--norm",
+        "none",
+        "--data",
+        "mine.npy",
+        "--batch-size",
+        "4",
+        "--out",
+        "run",
+    )
+    assert done.code == 0
+    assert "1. Non-finite activations appear first in flatten (0.13 % of them)" in done.out
+    assert activations("run").loc["flatten", "nonfinite"] == 1
+
+
+def test_a_pair_of_inputs_and_targets(spp):
+    torch.save((torch.randn(4, 3, 8, 8), torch.tensor([0, 1, 2, 3])), "mine.pt")
+    words = (
+        "analyze",
+        "--model",
+        "ffn",
+        "--no-figures",
+        "--data",
+        "mine.pt",
+        "--batch-size",
+        "2",
+        "--batches",
+        "2",
+        "--json",
+    )
+    run = spp(*words).json["run"]
+    assert (run["loss"], run["samples"], run["data"]) == ("cross_entropy", 4, "mine.pt")
+
+
+@pytest.mark.parametrize(
+    ("save", "line"),
+    [
+        (lambda: None, "Error: --data: there is a file of that name; got mine.pt.\n"),
+        (
+            lambda: torch.save({"a": 1}, "mine.pt"),
+            "the file holds a tensor, or a pair of inputs and targets; got dict.",
+        ),
+        (lambda: torch.save(torch.zeros(5, dtype=torch.int64), "mine.pt"), "got shape (5,), dtype int64."),
+        (lambda: torch.save(torch.zeros(3, 3, 8, 8), "mine.pt"), "--batches 1 need 4 samples; got 3. Ask for fewer."),
+        (lambda: torch.save(torch.nn.Linear(1, 1), "mine.pt"), "the file holds tensors saved by torch.save; got "),
+    ],
+)
+def test_files_that_do_not_do(spp, tiny, save, line):
+    save()
+    done = spp(*tiny, "--data", "mine.pt")
+    assert done.code == 2
+    assert line in done.err
+    assert len(done.err.splitlines()) == 1
+
+
+@pytest.mark.parametrize(
+    ("save", "line"),
+    [
+        (lambda: None, "Error: --data: there is a file of that name; got mine.npy.\n"),
+        (
+            lambda: np.save("mine.npy", np.array([{}])),
+            "Error: mine.npy: the file holds an array of numbers; got Object arrays",
+        ),
+        (lambda: np.save("mine.npy", np.array(["a"])), "Error: mine.npy: the file holds an array of numbers; got "),
+        (lambda: Path("mine.npy").write_text("text"), "Error: mine.npy: the file holds an array of numbers; got "),
+        (lambda: np.save("mine.npy", np.zeros((4, 2, 2), np.complex64)), "got shape (4, 2, 2), dtype complex64."),
+    ],
+)
+def test_arrays_that_do_not_do(spp, tiny, save, line):
+    save()
+    done = spp(*tiny, "--data", "mine.npy")
+    assert done.code == 2
+    assert line in done.err
+    assert len(done.err.splitlines()) == 1
+
+
+def test_cross_entropy_needs_targets(spp, tiny):
+    np.save("mine.npy", np.zeros((4, 3, 8, 8), np.float32))
+    done = spp(*tiny, "--data", "mine.npy", "--loss", "cross_entropy")
+    assert done.code == 2
+    assert done.err == (
+        "Error: mine.npy: cross_entropy needs targets; got inputs only. "
+        "Save the pair (inputs, targets) with torch.save.\n"
+    )
+
+
+def test_unknown_data(spp, tiny):
+    done = spp(*tiny, "--data", "digit")
+    assert done.code == 2
+    assert (
+        done.err
+        == "Error: --data: unknown data 'digit'. Did you mean 'digits'? Known: gaussian, digits, FILE.npy, FILE.pt.\n"
+    )

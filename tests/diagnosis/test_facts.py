@@ -1,0 +1,168 @@
+"""The striking facts: on frames written by hand, where the sentence is known, and on real traces."""
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch import nn
+
+import spp
+from spp.diagnosis.facts import striking
+from spp.errors import InputError
+from spp.signals import Signal
+
+
+def by_theme(frame) -> dict[str, str]:
+    return {fact.theme: fact.sentence for fact in striking(frame, limit=99)}
+
+
+def both(name: str, acv: float, gradient: float, **more) -> list[dict]:
+    """A layer's activation and gradient, without a mean."""
+    activation = {"name": name, "acsm": 0.0, "acv": acv, **more}
+    return [activation, {"name": name, "acsm": 0.0, "acv": gradient, "signal": "gradient"}]
+
+
+def deep(rows: list[dict]) -> list[dict]:
+    """Give every row of a layer the layer's depth."""
+    order = list(dict.fromkeys(row["name"] for row in rows))
+    return [{**row, "depth": order.index(row["name"])} for row in rows]
+
+
+def test_collapse_names_both_ends_and_the_steepest_step(frame_of):
+    frame = frame_of([{"name": n, "acsm": 0.0, "acv": v} for n, v in zip("abcd", (1.0, 0.5, 1e-5, 5e-6), strict=True)])
+    assert by_theme(frame)["activations"] == (
+        "Activations collapse: their mean square falls 2e+05-fold from a (1) to d (5e-06), "
+        "most of it at c (50,000-fold)."
+    )
+
+
+def test_a_mild_change_is_said_mildly(frame_of):
+    frame = frame_of([{"name": n, "acsm": 0.0, "acv": v} for n, v in zip("abc", (1.0, 4.0, 64.0), strict=True)])
+    assert by_theme(frame)["activations"] == (
+        "Activations grow: their mean square rises 64.0-fold from a (1) to c (64), most of it at c (16.0-fold)."
+    )
+
+
+def test_a_kept_scale_is_a_fact_too(frame_of):
+    frame = frame_of([{"name": n, "acsm": 0.0, "acv": v} for n, v in zip("abc", (1.0, 2.0, 1.5), strict=True)])
+    assert by_theme(frame)["activations"] == (
+        "Activations keep their scale: their mean square stays between 1 (a) and 2 (b)."
+    )
+
+
+def test_gradients_are_followed_backwards(frame_of):
+    frame = frame_of(deep([*both("a", 1, 1e-8), *both("b", 1, 1e-4), *both("c", 1, 1.0)]))
+    assert by_theme(frame)["gradients"] == (
+        "Gradients, followed backwards, vanish: their mean square falls 1e+08-fold from c (1) to a (1e-08), "
+        "most of it at b (10,000-fold)."
+    )
+
+
+def test_the_first_non_finite_layer_is_named_in_the_direction_of_the_signal(frame_of):
+    rows = [*both("a", 1, 1), *both("b", 1, 1), *both("c", 1, 1)]
+    for row in rows:
+        broken = "ab" if row.get("signal") == "gradient" else "bc"
+        row["nonfinite"] = 8 if row["name"] in broken else 0
+    facts = striking(frame_of(deep(rows)))
+    assert [fact.sentence for fact in facts[:2]] == [
+        "Non-finite activations appear first in b (25 % of them), and 1 further layer after it.",
+        "Non-finite gradients appear first in b (25 % of them), and 1 further layer after it.",
+    ]
+
+
+def test_exact_zeros_are_named_and_leave_the_ratio_finite(frame_of):
+    frame = frame_of([{"name": n, "acsm": 0.0, "acv": v} for n, v in zip("abcd", (1.0, 2.0, 0.0, 0.0), strict=True)])
+    facts = by_theme(frame)
+    assert facts["zero activations"] == "All activations at the end of c and of 1 further component are exactly zero."
+    assert facts["activations"].startswith("Activations keep their scale")
+
+
+def test_dead_channels_saturation_and_mean_shift(frame_of):
+    frame = frame_of(
+        [
+            {"name": "a", "dead_fraction": 0.75, "acsm": 6.0, "acv": 2.0},
+            {"name": "b", "dead_fraction": 0.25, "saturated_fraction": 0.5},
+            {"name": "c", "acsm": 3.0, "acv": 2.0},
+        ]
+    )
+    facts = by_theme(frame)
+    assert facts["dead"] == (
+        "75 % of the channels of a are dead (constant over the batch); in 1 further layer it is 5 % or more."
+    )
+    assert facts["saturated"] == "50 % of the values of b are saturated."
+    assert facts["mean shift"] == (
+        "The mean dominates in a: its average channel squared mean is 3 times its average channel variance, "
+        "and outweighs it in 1 further component."
+    )
+
+
+def test_one_value_per_channel_has_no_spread_to_judge(frame_of):
+    frame = frame_of([{"name": "a", "numel": 4, "shape": "1x4", "dead_fraction": 1.0, "acsm": 1.0, "acv": 0.0}])
+    assert not {"dead", "mean shift"} & set(by_theme(frame))
+
+
+def weight(name: str, rms: float, gradient: float) -> list[dict]:
+    return [
+        {"name": name, "output": "weight", "signal": signal, "acsm": 0.0, "acv": value**2}
+        for signal, value in (("weight", rms), ("weight_gradient", gradient))
+    ]
+
+
+def test_relative_gradients_and_weights_that_none_reaches(frame_of):
+    frame = frame_of([*weight("a", 1.0, 1e-6), *weight("b", 0.1, 1e-3), *weight("c", 1.0, 0.0)])
+    facts = by_theme(frame)
+    assert facts["relative gradients"] == (
+        "Relative to its weight, the gradient of a.weight is the smallest and that of b.weight the largest, "
+        "10,000-fold apart (by rms)."
+    )
+    assert facts["unreached weights"] == "No gradient reaches c.weight: it is exactly zero."
+
+
+def test_several_steps_and_negative_limits_are_refused(frame_of):
+    frame = frame_of([{"name": "a"}, {"name": "b"}])
+    with pytest.raises(InputError, match=r"limit: limit is a number of facts; got -1\."):
+        striking(frame, limit=-1)
+    with pytest.raises(InputError, match=r"frame: facts are told of one step; got several steps\. Select one\."):
+        striking(frame.assign(step=range(2)))
+
+
+def test_an_empty_frame_has_no_facts(frame_of):
+    assert striking(frame_of([])) == []
+
+
+@settings(deadline=None, max_examples=20)
+@given(power=st.integers(-20, 20), seed=st.integers(0, 5))
+def test_scaling_a_signal_changes_no_fact(power, seed):
+    """Ratios within a network do not see a factor on every activation, gradient or weight gradient."""
+    torch.manual_seed(seed)
+    model = nn.Sequential(nn.Linear(6, 8), nn.ReLU(), nn.Linear(8, 8), nn.Tanh(), nn.Linear(8, 3))
+    frame = spp.trace(model, torch.randn(16, 6)).frame
+    scaled = frame.copy()
+    squares, plain = ["var", "mean_square", "acsm", "acv"], ["mean", "std", "rms", "min", "max", "abs_max"]
+    for signal in (Signal.ACTIVATION, Signal.GRADIENT, Signal.WEIGHT_GRADIENT):
+        rows = scaled["signal"] == signal
+        scaled.loc[rows, squares] *= 4.0**power
+        scaled.loc[rows, plain] *= 2.0**power
+    before, after = striking(frame, limit=99), striking(scaled, limit=99)
+    assert [(fact.theme, fact.where) for fact in before] == [(fact.theme, fact.where) for fact in after]
+    assert [fact.severity for fact in before] == pytest.approx([fact.severity for fact in after])
+
+
+def test_real_traces_tell_a_collapse_from_a_kept_scale():
+    batch = spp.data.gaussian(4, (3, 32, 32), seed=0)
+    worst = {}
+    for norm in ("none", "batch"):
+        torch.manual_seed(0)
+        worst[norm] = by_theme(spp.trace(spp.models.build("effnet_b0", norm=norm), batch).frame)["activations"]
+    assert worst["none"].startswith("Activations collapse")
+    assert not worst["batch"].startswith("Activations collapse")
+
+
+def test_a_nan_in_the_data_is_the_first_fact():
+    batch = spp.data.gaussian(4, (5,), seed=0)
+    batch[1, 2] = float("nan")
+    model = nn.Sequential(nn.Linear(5, 8), nn.ReLU(), nn.Linear(8, 2))
+    first = striking(spp.trace(model, batch).frame)[0]
+    assert first.theme == "non-finite activations"
+    assert first.where == "0"
+    assert first.sentence.startswith("Non-finite activations appear first in 0 (25 % of them)")

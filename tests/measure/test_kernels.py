@@ -1,0 +1,231 @@
+"""Both reductions against a float64 NumPy oracle, over every layout and dtype; and who chooses between them."""
+
+import os
+import subprocess
+import sys
+import warnings
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+
+from spp.errors import InputError
+from spp.measure import kernels
+from spp.measure.kernels import compile as compiling
+from spp.measure.kernels import native, reference
+from spp.measure.kernels.layout import Row, plain
+from tests.measure.arrays import FLOATS, LAYOUTS, assert_table, oracle, tensors
+
+NATIVE = native.status().native
+needs_native = pytest.mark.skipif(not NATIVE, reason=f"no C kernel here: {native.status().reason}")
+PATHS = [pytest.param(native.reduce, id="native", marks=needs_native), pytest.param(reference.reduce, id="reference")]
+
+
+@pytest.mark.parametrize("reduce", PATHS)
+@given(case=tensors())
+@settings(max_examples=100, deadline=None)
+def test_tables_equal_the_oracle(reduce, case):
+    x, axis = case
+    table = reduce(x, axis)
+    if reduce is native.reduce and x.numel() == 0:
+        assert table is None
+        return
+    assert_table(table, x, axis, second=1e-12 if reduce is native.reduce else 1e-6)
+
+
+@pytest.mark.parametrize("reduce", PATHS)
+@pytest.mark.parametrize("layout", LAYOUTS, ids=lambda f: f.__name__)
+@pytest.mark.parametrize("dtype", FLOATS, ids=str)
+@pytest.mark.parametrize("shape", [(6, 5, 9, 11), (2, 3, 4, 3, 2, 3), (1, 9_001), (9, 130, 3)])
+def test_every_layout_and_dtype(reduce, layout, dtype, shape):
+    x = layout(torch.randn(shape, dtype=torch.float64).add(0.5).to(dtype))
+    for axis in (None, *range(x.dim())):
+        assert_table(reduce(x, axis), x, axis, second=1e-12 if reduce is native.reduce else 1e-6)
+
+
+@pytest.mark.parametrize("reduce", PATHS)
+@pytest.mark.parametrize("shape", [(64, 8, 40, 40), (4096, 48), (3, 100_000)])
+def test_a_mean_far_above_the_spread_costs_no_digits(reduce, shape):
+    x = (torch.randn(shape, dtype=torch.float64) * 1e-2 + 1e4).float()  # float32 resolves 1e-3 here
+    assert_table(reduce(x, 1 if len(shape) > 2 else len(shape) - 1), x, 1, second=1e-5)
+    x = (torch.randn(shape, dtype=torch.float64) + 1e3).float()
+    assert_table(reduce(x, 1), x, 1, second=1e-6)
+
+
+@pytest.mark.parametrize("reduce", PATHS)
+def test_two_to_the_25_elements(reduce):
+    x = torch.empty(2**25).uniform_(-1, 3, generator=torch.Generator().manual_seed(0))
+    table = reduce(x, None)
+    wide = x.double()
+    mean = wide.mean().item()
+    assert table[Row.COUNT].item() == 2**25
+    assert table[Row.MEAN].item() == pytest.approx(mean, abs=1e-7)
+    assert table[Row.M2].item() == pytest.approx((wide - mean).square_().sum().item(), rel=1e-6)
+
+
+@pytest.mark.parametrize("reduce", PATHS)
+def test_half_precision_near_overflow_is_widened_first(reduce):
+    x = torch.full((4, 6, 50), 60_000.0, dtype=torch.float16)
+    x[:, :, ::2] = -60_000.0
+    table = reduce(x, 1)
+    assert_table(table, x, 1, second=1e-6)
+    assert np.isfinite(table.numpy()).all()
+    x[0, 0, 0] = float("inf")
+    assert_table(reduce(x, 1), x, 1, second=1e-6)
+
+
+@pytest.mark.parametrize("reduce", PATHS)
+def test_floats_whose_squares_leave_the_range_of_floats(reduce):
+    for scale in (1e-25, 1e25):
+        x = torch.randn(3, 4, 80, dtype=torch.float64).mul(scale).float()
+        assert_table(reduce(x, 1), x, 1, second=1e-6)
+
+
+@needs_native
+@pytest.mark.parametrize("threads", [1, 2, 3])
+def test_threads_change_nothing_but_rounding(threads):
+    x = torch.randn(7, 33, 41, 43)
+    torch.set_num_threads(threads)
+    for axis in (None, 0, 1, 3):
+        assert_table(native.reduce(x, axis), x, axis, second=1e-12)
+
+
+@needs_native
+def test_the_kernel_copies_nothing():
+    x = torch.randn(2, 64, 500, 500)[:, :, 1:-1, 1:-1].transpose(0, 1)
+    plan = native.plan_of(x.shape, x.stride(), 0)
+    assert plan is not None and plan.numel == x.numel() and plan.run == 498
+    assert_table(native.reduce(x, 0), x, 0, second=1e-12)
+
+
+def test_what_is_not_a_plain_float_tensor_is_made_one():
+    assert plain(torch.tensor([True, False])).tolist() == [1.0, 0.0]
+    assert plain(torch.tensor([3, 4])).dtype is torch.float64
+    assert plain(torch.tensor([3 + 4j])).tolist() == [5.0]
+    assert plain(torch.eye(2).to_sparse()).tolist() == [[1.0, 0.0], [0.0, 1.0]]
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # torch means to drop this dtype one day; until then people's models have it
+        quantized = torch.quantize_per_tensor(torch.tensor([1.0, 2.0]), 0.5, 0, torch.qint8)
+    assert plain(quantized).tolist() == [1.0, 2.0]
+
+    class Sub(torch.Tensor):
+        pass
+
+    assert type(plain(torch.ones(2).as_subclass(Sub))) is torch.Tensor
+    parameter = torch.nn.Parameter(torch.ones(2))
+    assert not plain(parameter).requires_grad and plain(parameter).data_ptr() == parameter.data_ptr()
+
+
+def test_empty_tensors_give_the_neutral_table():
+    for shape, axis in (((0, 3), 1), ((3, 0), 1), ((0,), None), ((2, 0, 4), 2)):
+        table = kernels.reduce_channels(torch.empty(shape), axis)
+        assert table.shape[1] == (shape[axis] if axis is not None else 1)
+        assert_table(table, torch.empty(shape), axis, second=0)
+
+
+def test_values_at_the_ends_of_a_range_are_counted():
+    x = torch.tensor([[-1.0, -0.99, 0.0, 0.995], [1.0, 0.5, float("nan"), float("inf")]])
+    table = kernels.reduce_channels(x, 0, (-0.99, 0.99))
+    assert table[Row.SATURATED].tolist() == [3.0, 1.0]
+
+
+@pytest.mark.parametrize(("value", "native_wanted"), [("off", False), ("auto", NATIVE)])
+def test_the_environment_chooses(monkeypatch, value, native_wanted):
+    monkeypatch.setenv("SPP_KERNELS", value)
+    assert kernels.choose().native is native_wanted
+    monkeypatch.undo()
+    kernels.choose()
+
+
+def test_a_wrong_choice_says_so(monkeypatch):
+    monkeypatch.setenv("SPP_KERNELS", "fast")
+    with pytest.raises(InputError, match="environment: SPP_KERNELS is auto, off or require; got 'fast'"):
+        kernels.choose()
+
+
+SCRIPT = """
+import torch
+from spp.measure import kernels
+from spp.measure.kernels import native
+native.PATIENCE = {patience}
+print(native.status())
+print(kernels.reduce_channels(torch.ones(3, 4), 1)[0].tolist())
+"""
+
+
+def _run(patience: float = 60, **environment: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [sys.executable, "-c", SCRIPT.format(patience=patience)],
+        env={**os.environ, **environment},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+
+
+def test_without_a_compiler_the_reference_serves(tmp_path):
+    nowhere = {"PATH": str(tmp_path), "CC": "", "SPP_CACHE": str(tmp_path / "cache")}
+    done = _run(**nowhere)
+    assert (
+        "native=False" in done.stdout and "no C compiler found" in done.stdout and "[3.0, 3.0, 3.0, 3.0]" in done.stdout
+    )
+    assert done.stderr == ""
+    required = _run(**nowhere, SPP_KERNELS="require")
+    assert required.returncode and "SPP_KERNELS=require needs the C kernel; got no C compiler found" in required.stderr
+
+
+def test_a_failing_compiler_is_named_and_leaves_nothing(tmp_path):
+    compiler = tmp_path / "cc"
+    compiler.write_text(
+        "#!/bin/sh\ncase $1 in --version) echo broken 1;; *) echo 'cc: no such luck' >&2; exit 1;; esac\n"
+    )
+    compiler.chmod(0o755)
+    done = _run(CC=str(compiler), SPP_CACHE=str(tmp_path / "cache"))
+    assert "native=False" in done.stdout and "no such luck" in done.stdout
+    assert list((tmp_path / "cache").iterdir()) == []
+
+
+@needs_native
+def test_the_library_is_built_once_in_a_private_folder(tmp_path):
+    cache = tmp_path / "cache"
+    first = _run(SPP_CACHE=str(cache))
+    built = list(cache.iterdir())
+    assert "native=True" in first.stdout and len(built) == 1 and built[0].suffix == ".so"
+    assert cache.stat().st_mode & 0o077 == 0
+    stamp = built[0].stat().st_mtime_ns
+    _run(SPP_CACHE=str(cache))
+    assert [p.stat().st_mtime_ns for p in cache.iterdir()] == [stamp]
+
+
+@needs_native
+def test_a_library_that_others_could_have_written_is_not_loaded(tmp_path):
+    cache = tmp_path / "cache"
+    cache.mkdir()
+    cache.chmod(0o777)
+    done = _run(SPP_CACHE=str(cache))
+    assert "native=False" in done.stdout and "can be written by others" in done.stdout
+
+
+@needs_native
+def test_a_slow_compiler_does_not_hold_up_the_trace(tmp_path):
+    compiler = tmp_path / "cc"
+    compiler.write_text('#!/bin/sh\ncase $1 in --version) echo slow 1;; *) sleep 8; exec cc "$@";; esac\n')
+    compiler.chmod(0o755)
+    done = _run(native.PATIENCE, CC=str(compiler), SPP_CACHE=str(tmp_path / "cache"))
+    assert "native=False" in done.stdout and "still compiling after 3 s" in done.stdout
+
+
+def test_digests_tell_compilers_and_flags_apart():
+    compiler = compiling.find_compiler()
+    if compiler is None:
+        pytest.skip("no C compiler on this machine")
+    paths = {compiling.plan(compiler, attempt).path for attempt in range(len(compiling.ATTEMPTS))}
+    assert len(paths) == len(compiling.ATTEMPTS)
+
+
+def test_the_oracle_itself_on_numbers_worked_by_hand():
+    """SCIENCE 1.1: x[n, c] = [[1, 2], [3, 4]] has ACSM 6.5 and ACV 1."""
+    table = oracle(torch.tensor([[1.0, 2.0], [3.0, 4.0]]), 1)
+    assert (table[Row.MEAN] ** 2).mean() == 6.5
+    assert (table[Row.M2] / table[Row.COUNT]).mean() == 1.0

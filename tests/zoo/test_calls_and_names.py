@@ -1,0 +1,237 @@
+"""Who is called, how often, under which name, and in which way."""
+
+import threading
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+import spp
+from tests.zoo.harness import examine, square, x
+
+
+class Thrice(nn.Module):
+    """One module, called three times."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.fc, self.act = nn.Linear(6, 6), nn.Tanh()
+
+    def forward(self, x: Tensor) -> Tensor:
+        for _ in range(3):
+            x = self.act(self.fc(x))
+        return x
+
+
+def test_a_module_called_three_times_has_three_rows():
+    trace = examine(Thrice, lambda: x(5, 6))
+    rows = trace.frame.query("name == 'fc' and signal == 'activation'")
+    assert rows["call"].tolist() == [0, 1, 2] and rows["depth"].tolist() == [0, 2, 4]
+    assert trace.modules.set_index("name").loc["fc", "calls"] == 3
+    assert len(trace.frame.query("name == 'fc' and signal == 'weight' and output == 'weight'")) == 1
+
+
+def test_one_module_under_two_names_is_one_module():
+    def build() -> nn.Module:
+        fc = nn.Linear(6, 6)
+        model = nn.Sequential(fc, nn.ReLU())
+        model.again = fc
+        return model
+
+    trace = examine(build, lambda: x(5, 6))
+    assert trace.modules.set_index("name").loc["0", "aliases"] == "again"
+    assert trace.frame.query("type == 'Linear' and signal == 'activation'")["call"].tolist() == [0, 1]
+
+
+class Tied(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.embed, self.head = nn.Embedding(7, 4), nn.Linear(4, 7, bias=False)
+        self.head.weight = self.embed.weight
+
+    def forward(self, tokens: Tensor) -> Tensor:
+        return self.head(self.embed(tokens))
+
+
+def test_tied_weights_carry_the_total_gradient():
+    trace = examine(Tied, lambda: torch.arange(6).reshape(2, 3))
+    rows = trace.frame.query("signal == 'weight_gradient'").set_index("name")
+    assert rows.loc["embed", "mean_square"] == rows.loc["head", "mean_square"] > 0
+    assert trace.modules.set_index("name").loc["head", "tied"] == "weight=embed.weight"
+
+
+def test_modules_that_are_never_called_are_listed_and_their_weights_measured():
+    class Net(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.used, self.idle, self.parts = nn.Linear(6, 4), nn.Linear(6, 4), nn.ModuleList([nn.Linear(6, 4)])
+
+        def forward(self, x: Tensor) -> Tensor:
+            return self.used(x)
+
+    trace = examine(Net, lambda: x(5, 6))
+    holes = trace.unmeasured.query("signal == 'activation'")
+    assert holes["name"].tolist() == ["idle", "parts.0"] and holes["reason"].str.startswith("never called").all()
+    assert trace.frame.query("signal == 'weight' and name == 'idle'")["depth"].isna().all()
+    reasons = trace.unmeasured.query("signal == 'weight_gradient' and name == 'idle'")["reason"]
+    assert reasons.str.contains("the loss does not depend on this parameter").all() and len(reasons) == 2
+
+
+def test_a_forward_that_is_called_directly_is_never_seen_and_said_to_be():
+    class Net(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.fc = nn.Linear(6, 4)
+
+        def forward(self, x: Tensor) -> Tensor:
+            return self.fc.forward(x)
+
+    trace = examine(Net, lambda: x(5, 6))
+    assert "call its forward directly" in trace.unmeasured.query("name == 'fc'")["reason"].item()
+    assert trace.unmeasured["name"].tolist() == ["fc"]
+
+
+@pytest.mark.parametrize("build", [nn.Identity, lambda: nn.Sequential(nn.Identity(), nn.Dropout(0.0))])
+def test_identity(build):
+    def batch() -> Tensor:
+        return x(5, 6).requires_grad_()
+
+    trace = examine(build, batch)
+    assert set(trace.frame["signal"]) == {"activation", "gradient"}
+
+
+def test_identity_shares_its_tensor_and_so_its_gradient_with_the_skip():
+    class Net(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.fc, self.same = nn.Linear(6, 6), nn.Identity()
+
+        def forward(self, x: Tensor) -> Tensor:
+            y = self.fc(x)
+            return self.same(y) * 2 + y
+
+    trace = examine(Net, lambda: x(5, 6))
+    rows = trace.frame.query("signal == 'gradient'").set_index("name")
+    assert rows.loc["same", "mean_square"] == rows.loc["fc", "mean_square"]
+    assert rows.loc["fc", "mean_square"] == pytest.approx(9 * rows.loc["", "mean_square"], rel=1e-5)
+
+
+def test_a_class_that_replaces_call_is_seen_where_it_goes_through_nn_module():
+    class Through(nn.Linear):
+        def __call__(self, *args, **kwargs):
+            return super().__call__(*args, **kwargs) * 2
+
+    class Around(nn.Linear):
+        def __call__(self, x: Tensor) -> Tensor:
+            return self.forward(x)
+
+    class Net(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.through, self.around = Through(6, 6), Around(6, 4)
+
+        def forward(self, x: Tensor) -> Tensor:
+            return self.around(self.through(x))
+
+    trace = examine(Net, lambda: x(5, 6))
+    assert len(trace.frame.query("name == 'through' and signal == 'activation'")) == 1
+    assert "replaces __call__" in trace.unmeasured.query("name == 'around'")["reason"].item()
+
+
+def test_modules_in_a_plain_list_are_named_as_holes_and_left_as_they_were():
+    class Net(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.fc, self.hidden = nn.Linear(6, 6), [nn.BatchNorm1d(6), {"last": nn.Linear(6, 4)}]
+
+        def forward(self, x: Tensor) -> Tensor:
+            return self.hidden[1]["last"](self.hidden[0](self.fc(x)))
+
+    model = Net()
+    mean = model.hidden[0].running_mean.clone()
+    trace = examine(Net, lambda: x(5, 6))
+    spp.trace(model, x(5, 6), loss=square)
+    assert torch.equal(model.hidden[0].running_mean, mean) and model.hidden[0].num_batches_tracked == 0
+    assert model.hidden[1]["last"].weight.grad is None
+    assert trace.unmeasured["output"].tolist() == ["hidden.0", "Linear"]
+    assert trace.unmeasured["reason"].str.contains("not registered").all()
+
+
+def test_calls_on_other_threads_are_holes():
+    class Net(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.here, self.there = nn.Linear(6, 4), nn.Linear(6, 4)
+
+        def forward(self, x: Tensor) -> Tensor:
+            result: list[Tensor] = []
+            worker = threading.Thread(target=lambda: result.append(self.there(x)))
+            worker.start()
+            worker.join()
+            return self.here(x) + result[0]
+
+    trace = examine(Net, lambda: x(5, 6))
+    assert "another thread" in trace.unmeasured.query("name == 'there'")["reason"].item()
+    assert trace.unmeasured["name"].tolist() == ["there"]
+
+
+def test_another_thread_that_uses_the_model_meanwhile_is_left_alone():
+    stop, errors, calls = threading.Event(), [], []
+
+    def serve(model: nn.Module) -> None:
+        try:
+            while not stop.is_set():
+                with torch.no_grad():
+                    model(x(3, 6, seed=5))
+                calls.append(1)
+        except Exception as error:
+            errors.append(error)
+
+    model = Thrice()
+    worker = threading.Thread(target=serve, args=(model,))
+    worker.start()
+    try:
+        traces = [spp.trace(model, x(5, 6), loss=square) for _ in range(5)]
+    finally:
+        stop.set()
+        worker.join()
+    assert not errors and calls
+    quiet = spp.trace(model, x(5, 6), loss=square)
+    assert all(t.frame.equals(quiet.frame) and t.unmeasured.equals(quiet.unmeasured) for t in traces)
+
+
+def test_data_parallel_on_a_cpu_is_its_module():
+    trace = examine(lambda: nn.DataParallel(nn.Linear(6, 4)), lambda: x(5, 6))
+    assert set(trace.frame["name"]) == {"", "module"}
+
+
+def test_kwargs_only():
+    class Net(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.fc = nn.Linear(6, 4)
+
+        def forward(self, *, left: Tensor, right: Tensor, scale: float = 1.0) -> Tensor:
+            return self.fc(input=left * right * scale)
+
+    examine(Net, lambda: {"left": x(5, 6), "right": x(5, 6, seed=2), "scale": 0.5})
+
+
+def test_include_leaves_the_rest_alone():
+    trace = spp.trace(Thrice(), x(5, 6), include="act", loss=square)
+    assert set(trace.frame["name"]) == {"act"} and trace.unmeasured.empty
+
+
+def test_a_trace_inside_a_forward():
+    class Net(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.fc, self.other = nn.Linear(6, 4), nn.Linear(6, 4)
+
+        def forward(self, x: Tensor) -> Tensor:
+            inner = spp.trace(self.other, x, loss=square)
+            assert len(inner.frame) == 6
+            return self.fc(x)
+
+    trace = examine(Net, lambda: x(5, 6), rows=False)
+    assert set(trace.frame.query("signal == 'activation'")["name"]) == {"", "fc", "other"}

@@ -1,0 +1,258 @@
+"""Weights that are computed: norms old and new, parametrizations, functional calls, lazy and sparse ones."""
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor, nn
+from torch.func import functional_call, stack_module_state, vmap
+from torch.nn.utils import parametrizations, parametrize
+
+import spp
+from tests.oracle import array, assert_matches, columns
+from tests.zoo.harness import examine, make, square, x
+
+
+def with_(change):
+    def build() -> nn.Module:
+        return nn.Sequential(change(nn.Linear(6, 6)), nn.Tanh(), nn.Linear(6, 4))
+
+    return build
+
+
+class Symmetric(nn.Module):
+    def forward(self, w: Tensor) -> Tensor:
+        return w.triu() + w.triu(1).T
+
+
+NORMS = {
+    "weight_norm": parametrizations.weight_norm,
+    "spectral_norm": parametrizations.spectral_norm,
+    "orthogonal": parametrizations.orthogonal,
+    "symmetric": lambda m: parametrize.register_parametrization(m, "weight", Symmetric()) and m,
+    "two of them": lambda m: parametrizations.spectral_norm(
+        parametrize.register_parametrization(m, "weight", Symmetric()) and m
+    ),
+}
+
+
+@pytest.mark.parametrize("change", NORMS.values(), ids=NORMS.keys())
+def test_a_parametrized_weight_has_its_raw_parameters_and_its_effective_weight(change):
+    build = with_(change)
+    trace = examine(build, lambda: x(5, 6), rows=False)
+    weights = trace.frame.query("signal == 'weight'")
+    effective = weights.query("name == '0' and output == 'weight'")
+    assert len(effective) == 1
+    gradient = trace.frame.query("signal == 'weight_gradient' and name == '0' and output == 'weight'")
+    assert len(gradient) == 1
+    model = make(build)
+    seen: dict[str, Tensor] = {}
+    plain = nn.functional.linear
+
+    def spy(inputs: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
+        if "weight" not in seen:
+            seen["weight"] = array(weight)
+            weight.register_hook(lambda g: seen.__setitem__("gradient", array(g)))
+        return plain(inputs, weight, bias)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(nn.functional, "linear", spy)
+        square(model(x(5, 6))).backward()
+    assert_matches(effective.iloc[0].to_dict(), columns(seen["weight"], 0), where="effective weight")
+    assert_matches(gradient.iloc[0].to_dict(), columns(seen["gradient"], 0), where="its gradient")
+    raw = {n for n, _ in model.named_parameters()}
+    rows = {f"{r['name']}.{r['output']}" for r in weights.to_dict("records")} - {"0.weight"}
+    assert raw <= rows | {"0.weight"}
+
+
+@pytest.mark.filterwarnings("ignore:.*weight_norm.*deprecated:FutureWarning")
+@pytest.mark.parametrize("change", [nn.utils.weight_norm, nn.utils.spectral_norm], ids=["weight_norm", "spectral_norm"])
+def test_the_old_norms(change):
+    build = with_(change)
+    trace = examine(build, lambda: x(5, 6), rows=False)
+    row = trace.frame.query("name == '0' and signal == 'weight' and output == 'weight'").iloc[0]
+    model = make(build)
+    model(x(5, 6))
+    assert_matches(row.to_dict(), columns(array(model[0].weight), 0), where="effective weight")
+    assert len(trace.frame.query("name == '0' and signal == 'weight_gradient' and output == 'weight'")) == 1
+    raw = {n.partition(".")[2] for n, _ in model.named_parameters() if n.startswith("0.")}
+    assert raw <= set(trace.frame.query("name == '0' and signal == 'weight_gradient'")["output"])
+
+
+def test_reading_a_weight_does_not_advance_a_power_iteration():
+    model = with_(parametrizations.spectral_norm)()
+    before = {n: b.clone() for n, b in model.named_buffers()}
+    spp.trace(model, x(5, 6), loss=square, include="2")
+    assert all(torch.equal(b, before[n]) for n, b in model.named_buffers())
+
+
+LAZY = {
+    "linear": lambda: nn.Sequential(nn.LazyLinear(5), nn.ReLU()),
+    "convolution and norm": lambda: nn.Sequential(nn.LazyConv1d(5, 1), nn.LazyBatchNorm1d()),
+}
+
+
+@pytest.mark.parametrize("build", LAZY.values(), ids=LAZY.keys())
+def test_lazy_modules_stay_lazy(build):
+    def batch() -> Tensor:
+        return x(5, 6, 3) if len(build()) == 2 and isinstance(build()[0], nn.LazyConv1d) else x(5, 6)
+
+    trace = examine(build, batch, rows=False)
+    model = build()
+    spp.trace(model, batch(), loss=square)
+    assert isinstance(model[0].weight, nn.UninitializedParameter) and type(model[0]).__name__.startswith("Lazy")
+    assert {"weight", "bias"} <= set(trace.frame.query("name == '0' and signal == 'weight_gradient'")["output"])
+
+
+def test_sparse_gradients():
+    class Net(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.embed, self.fc = nn.Embedding(9, 4, sparse=True), nn.Linear(4, 2)
+
+        def forward(self, tokens: Tensor) -> Tensor:
+            return self.fc(self.embed(tokens))
+
+    trace = examine(Net, lambda: torch.tensor([[1, 2, 2], [3, 1, 1]]))
+    row = trace.frame.query("name == 'embed' and signal == 'weight_gradient'").iloc[0]
+    assert row["numel"] == 36 and row["zero_fraction"] == pytest.approx(6 / 9)
+
+
+def test_sparse_outputs_count_as_their_dense_form():
+    class Thins(nn.Module):
+        def forward(self, x: Tensor) -> Tensor:
+            return (x * (x > 0)).to_sparse()
+
+    class Net(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.fc, self.thins, self.head = nn.Linear(6, 6), Thins(), nn.Linear(6, 4)
+
+        def forward(self, x: Tensor) -> Tensor:
+            return self.head(self.thins(self.fc(x)).to_dense())
+
+    trace = examine(Net, lambda: x(5, 6))
+    row = trace.frame.query("name == 'thins' and signal == 'activation'").iloc[0]
+    assert row["numel"] == 30 and 0.2 < row["zero_fraction"] < 0.8
+
+
+@pytest.mark.filterwarnings("ignore:Sparse:UserWarning")
+def test_a_sparse_batch():
+    class Net(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.weight = nn.Parameter(torch.randn(6, 4))
+
+        def forward(self, x: Tensor) -> Tensor:
+            return torch.sparse.mm(x, self.weight)
+
+    examine(Net, lambda: (x(5, 6) * (x(5, 6, seed=3) > 0)).to_sparse())
+
+
+def test_a_functional_call_inside_reads_the_weights_that_were_used():
+    class Net(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.fc, self.scale = nn.Linear(6, 4), nn.Parameter(torch.tensor(2.0))
+
+        def forward(self, x: Tensor) -> Tensor:
+            return functional_call(self.fc, {"weight": self.fc.weight * self.scale}, (x,))
+
+    trace = examine(Net, lambda: x(5, 6), rows=False)
+    model = make(Net)
+    used = trace.frame.query("name == 'fc' and signal == 'weight' and output == 'weight'").iloc[0]
+    assert_matches(used.to_dict(), columns(array(model.fc.weight * 2), 0), where="weight")
+    assert len(trace.frame.query("name == 'fc' and signal == 'weight_gradient' and output == 'weight'")) == 1
+
+
+def test_a_functional_call_with_leaves_of_somebody_else():
+    outside = {"weight": torch.ones(4, 6, requires_grad=True), "bias": torch.zeros(4, requires_grad=True)}
+    outside["weight"].grad = torch.full((4, 6), 7.0)
+    kept = outside["weight"].grad
+
+    class Net(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.fc = nn.Linear(6, 4)
+
+        def forward(self, x: Tensor) -> Tensor:
+            return functional_call(self.fc, outside, (x,))
+
+    trace = spp.trace(Net(), x(5, 6), loss=square)
+    assert outside["weight"].grad is kept and bool((kept == 7).all()) and outside["bias"].grad is None
+    row = trace.frame.query("signal == 'weight_gradient' and output == 'weight'").iloc[0]
+    assert row["abs_max"] < 7  # the pass's own gradient, not what was there
+
+
+def test_vmap_over_an_ensemble_is_a_hole_and_works():
+    class Ensemble(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.members = nn.ModuleList([nn.Sequential(nn.Linear(6, 4), nn.ReLU()) for _ in range(3)])
+            self.base, self.head = nn.Sequential(nn.Linear(6, 4), nn.ReLU()), nn.Linear(4, 2)
+
+        def forward(self, x: Tensor) -> Tensor:
+            params, buffers = stack_module_state(list(self.members))
+            y = vmap(lambda p, b: functional_call(self.base, (p, b), (x,)) + functional_call(self.base, (p, b), (x,)))(
+                params, buffers
+            )
+            return self.head(y.mean(0))
+
+    trace = examine(Ensemble, lambda: x(5, 6), rows=False)
+    holes = trace.unmeasured.query("name == 'base.0' and signal == 'activation'")
+    assert holes["reason"].str.contains("inside a functorch transform").all() and len(holes) == 2
+    assert len(trace.frame.query("name == 'head' and signal == 'gradient'")) == 1
+
+
+def test_torch_func_grad_inside():
+    class Net(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.energy, self.head = nn.Sequential(nn.Linear(6, 4), nn.Tanh()), nn.Linear(6, 2)
+
+        def forward(self, x: Tensor) -> Tensor:
+            return self.head(torch.func.grad(lambda y: self.energy(y).sum())(x))
+
+    trace = examine(Net, lambda: x(5, 6), rows=False)
+    assert len(trace.frame.query("name == 'head' and signal == 'gradient'")) == 1
+    assert trace.unmeasured.query("name == 'energy'")["reason"].str.contains("functorch").any()
+
+
+def test_custom_autograd_functions():
+    class Clip(torch.autograd.Function):
+        @staticmethod
+        def forward(ctx, x: Tensor) -> tuple[Tensor, Tensor]:
+            ctx.save_for_backward(x)
+            ctx.mark_non_differentiable(mask := x > 0)
+            return x.clamp(min=0), mask
+
+        @staticmethod
+        def backward(ctx, gradient: Tensor, _: Tensor) -> Tensor:
+            (x,) = ctx.saved_tensors
+            return gradient * (x > 0) * 3
+
+    class Double(torch.autograd.Function):
+        @staticmethod
+        def forward(ctx, x: Tensor) -> Tensor:
+            ctx.mark_dirty(x)
+            return x.mul_(2)
+
+        @staticmethod
+        def backward(ctx, gradient: Tensor) -> Tensor:
+            return gradient * 2
+
+    class Act(nn.Module):
+        def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
+            return Clip.apply(x)
+
+    class Net(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.fc, self.act, self.head = nn.Linear(6, 6), Act(), nn.Linear(6, 2)
+
+        def forward(self, x: Tensor) -> Tensor:
+            y, mask = self.act(Double.apply(self.fc(x)))
+            return self.head(y * mask) + self.head(y)
+
+    trace = examine(Net, lambda: x(5, 6))
+    rows = trace.frame.query("signal == 'gradient'").set_index(["name", "output"])
+    np.testing.assert_array_less(0, rows["mean_square"].astype(float))

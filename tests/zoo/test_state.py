@@ -1,0 +1,263 @@
+"""What a forward pass may change, and a trace may not."""
+
+import contextlib
+import random
+import warnings
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor, nn
+
+import spp
+from tests.zoo.fingerprint import fingerprint, unmoved
+from tests.zoo.harness import assert_step_identical, examine, make, square, x
+
+
+class Changes(nn.Module):
+    """A linear layer, and something done to the module in every forward."""
+
+    def __init__(self, change) -> None:
+        super().__init__()
+        self.fc = nn.Linear(6, 6)
+        self.register_buffer("count", torch.zeros(()))
+        self.register_buffer("empty", None)
+        self.plain, self.steps, self.log, self.table = torch.zeros(3), 0, [1], {"a": {"b": [1]}}
+        self.array = np.zeros(3)
+        self.generator, self.numpy = torch.Generator().manual_seed(3), np.random.default_rng(3)
+        self.others = [torch.Generator().manual_seed(4), random.Random(5), np.random.RandomState(6)]
+        self.change = change
+
+    def forward(self, x: Tensor) -> Tensor:
+        extra = self.change(self)
+        return self.fc(x) * (1 if extra is None else extra)
+
+
+def _quiet(_: object) -> None:
+    """Give nothing, whatever a change gave."""
+
+
+def _noise(m: Changes) -> Tensor:
+    drawn = torch.randn(6, generator=m.generator) + torch.randn(6) + float(m.numpy.normal()) + random.random()
+    return drawn + float(np.random.randn()) + torch.rand(6, generator=m.others[0]) + m.others[1].random()  # noqa: NPY002
+
+
+CHANGES = {
+    "buffer in place": lambda m: _quiet(m.count.add_(1)),
+    "buffer rebound": lambda m: setattr(m, "count", m.count + 1),
+    "buffer through .data": lambda m: _quiet(m.count.data.add_(1)),
+    "buffer through numpy": lambda m: _quiet(m.count.numpy().__iadd__(1)),
+    "buffer made": lambda m: setattr(m, "empty", torch.ones(2)),
+    "buffer registered": lambda m: m.register_buffer(f"new{m.steps}", torch.ones(1)),
+    "buffer's sign of zero": lambda m: _quiet(m.count.mul_(-1)),
+    "plain tensor": lambda m: _quiet(m.plain.add_(1)),
+    "counter": lambda m: setattr(m, "steps", m.steps + 1),
+    "list": lambda m: m.log.append(2),
+    "dictionary in a dictionary": lambda m: m.table["a"]["b"].append(2),
+    "numpy array": lambda m: _quiet(m.array.__iadd__(1)),
+    "a new attribute": lambda m: setattr(m, "fresh", 3),
+    "a lost attribute": lambda m: _quiet(m.__dict__.pop("steps", None)),
+    "mode": lambda m: _quiet(m.eval()),
+    "mode of a child": lambda m: _quiet(m.fc.train(False)),
+    "a new child": lambda m: m.add_module("late", nn.Linear(2, 2)),
+    "a hook": lambda m: _quiet(m.fc.register_forward_hook(lambda *_: None)),
+    "requires_grad": lambda m: _quiet(m.fc.bias.requires_grad_(False)),
+    "a hook on a parameter": lambda m: _quiet(m.fc.bias.register_hook(lambda g: g)),
+    "an optimizer hook made": lambda m: _quiet(m.fc.bias.register_post_accumulate_grad_hook(lambda p: None)),
+    "randomness of every kind": _noise,
+    "the seed": lambda m: _quiet(torch.manual_seed(5)),
+}
+
+
+@pytest.mark.parametrize("change", CHANGES.values(), ids=CHANGES.keys())
+def test_whatever_a_forward_changes_is_put_back(change):
+    def build() -> nn.Module:
+        return Changes(change)
+
+    model, given = make(build), x(5, 6)
+    with unmoved(model, given):
+        spp.trace(model, given, loss=square)
+    # the fingerprint looks at attributes one level deep
+    assert model.table == {"a": {"b": [1]}} and model.log == [1]
+    states = [repr(model.others[0].get_state().sum()), model.others[1].getstate(), str(model.others[2].get_state())]
+    fresh = make(build)
+    assert states == [
+        repr(fresh.others[0].get_state().sum()),
+        fresh.others[1].getstate(),
+        str(fresh.others[2].get_state()),
+    ]
+    examine(build, lambda: x(5, 6), rows=change is not CHANGES["a new child"])
+
+
+def test_grad_mode_is_put_back():
+    model = Changes(lambda m: _quiet(torch.set_grad_enabled(False)))
+    for before in (True, False):
+        with torch.set_grad_enabled(before):
+            trace = spp.trace(model, x(5, 6), loss=square)
+            assert torch.is_grad_enabled() is before
+    assert trace.unmeasured.query("signal == 'gradient'")["reason"].str.startswith("nothing the loss").all()
+
+
+def test_restore_false_lets_buffers_move():
+    model = nn.Sequential(nn.Linear(6, 6), nn.BatchNorm1d(6))
+    spp.trace(model, x(5, 6), loss=square, restore=False)
+    assert model[1].num_batches_tracked.item() == 1 and bool(model[1].running_mean.abs().sum() > 0)
+    assert model[0].weight.grad is None
+
+
+def _clamp(m: Changes) -> None:
+    with torch.no_grad():
+        m.fc.weight.clamp_(-0.1, 0.1)
+
+
+def test_a_forward_that_writes_to_a_parameter_is_named():
+    model = Changes(_clamp)
+    with pytest.warns(spp.SppWarning, match=r"wrote to parameters.*fc\.weight.*restore='all'") as caught:
+        spp.trace(model, x(5, 6), loss=square)
+    assert caught[0].filename == __file__
+    assert model.fc.weight.abs().max() <= 0.1
+
+
+def test_restore_all_undoes_that_too():
+    examine(lambda: Changes(_clamp), lambda: x(5, 6), restore="all", interrupted=False)
+
+
+def test_a_parameter_whose_data_is_replaced_has_its_own_again():
+    def swap(m: Changes) -> None:
+        m.fc.weight.data = m.fc.weight.data * 2
+
+    examine(lambda: Changes(swap), lambda: x(5, 6))
+
+
+def test_a_parameter_that_is_replaced_is_itself_again():
+    def replace(m: Changes) -> None:
+        m.fc.weight = nn.Parameter(m.fc.weight.detach() * 2)
+
+    model, given = make(lambda: Changes(replace)), x(5, 6)
+    with unmoved(model, given):
+        trace = spp.trace(model, given, loss=square)
+    assert len(trace.frame.query("signal == 'weight_gradient'")) == 2
+
+
+def test_parameters_are_not_copied():
+    model = nn.Linear(6, 6)
+    where, version = model.weight.data_ptr(), model.weight._version
+    spp.trace(model, x(5, 6), loss=square)
+    assert model.weight.data_ptr() == where and model.weight._version == version
+
+
+def test_gradients_that_are_there_stay_the_same_objects():
+    def build() -> nn.Module:
+        model = nn.Sequential(nn.Linear(6, 6), nn.Linear(6, 4))
+        for i, parameter in enumerate(model.parameters()):
+            if i != 2:
+                parameter.grad = torch.full_like(parameter, float(i))
+        return model
+
+    trace = examine(build, lambda: x(5, 6), rows=False)
+    assert trace.frame.query("signal == 'weight_gradient'")["abs_max"].max() < 1  # none of what was there
+
+
+def test_an_optimizer_in_a_post_accumulate_hook_does_not_step():
+    def build() -> nn.Module:
+        model = nn.Sequential(nn.Linear(6, 6), nn.Linear(6, 4))
+        for parameter in model.parameters():
+            optimizer = torch.optim.SGD([parameter], lr=0.1, momentum=0.9)
+
+            def step(p: Tensor, optimizer: torch.optim.Optimizer = optimizer) -> None:
+                optimizer.step()
+                optimizer.zero_grad()
+
+            parameter.register_post_accumulate_grad_hook(step)
+        return model
+
+    trace = examine(build, lambda: x(5, 6), rows=False)
+    assert len(trace.frame.query("signal == 'weight_gradient'")) == 4
+
+
+def test_an_optimizer_behind_an_accumulation_node_cannot_be_silenced_and_is_named():
+    """Hooks on autograd's own accumulation nodes are nowhere listed: they run, and what they wrote to is said."""
+    model = nn.Linear(6, 4)
+    node = model.weight.view_as(model.weight).grad_fn.next_functions[0][0]
+
+    def step(*_: object) -> None:
+        with torch.no_grad():
+            model.weight -= 0.1
+
+    node.register_hook(step)
+    with pytest.warns(spp.SppWarning, match="weight"):
+        spp.trace(model, x(5, 6), loss=square)
+    del node
+
+
+def test_modules_that_cannot_be_copied():
+    class Stubborn(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.fc, self.lock = nn.Linear(6, 4), contextlib.ExitStack()
+
+        def __deepcopy__(self, memo: object) -> None:
+            raise TypeError("no copies")
+
+        def __getstate__(self) -> None:
+            raise TypeError("no pickles")
+
+        def forward(self, x: Tensor) -> Tensor:
+            return self.fc(x)
+
+    examine(Stubborn, lambda: x(5, 6))
+
+
+def test_a_trace_that_fails_in_restoring_one_thing_restores_the_others(monkeypatch):
+    model, given = nn.Linear(6, 4), x(5, 6)
+    before = fingerprint(model, given)
+    from spp.measure import belongings
+
+    def broken(_: object) -> None:
+        raise OSError("cannot")
+
+    monkeypatch.setattr(belongings.Belongings, "restore", broken)
+    with pytest.raises(OSError, match="cannot"):
+        spp.trace(model, given, loss=square)
+    assert fingerprint(model, given) == before
+
+
+def test_a_module_whose_graph_outlives_the_pass():
+    class Cached(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.fc, self.raw = nn.Linear(6, 6), nn.Parameter(torch.randn(6))
+            self.scale = self.raw.exp()  # a graph made once
+
+        def forward(self, x: Tensor) -> Tensor:
+            return self.fc(x) * self.scale + x
+
+    model = Cached()
+    with pytest.raises(spp.TraceError, match="second time"):
+        for _ in range(2):  # as in training: its graph is used up by the first backward
+            spp.trace(model, x(5, 6), loss=square)
+
+    model = Cached()
+    first = spp.trace(model, x(5, 6), loss=square, signals=["activation"])
+    node = model.scale.grad_fn
+    assert not any(node.metadata.values())
+    assert spp.trace(model, x(5, 6), loss=square, signals=["activation"]).blocks.equals(first.blocks)
+    assert len(first.blocks) == 1
+
+
+def test_the_model_trains_on_after_many_traces():
+    def build() -> nn.Module:
+        return nn.Sequential(nn.Linear(6, 6), nn.BatchNorm1d(6), nn.Dropout(0.2), nn.Linear(6, 4))
+
+    twin, traced = make(build), make(build)
+    for _ in range(3):
+        spp.trace(traced, [x(5, 6), x(4, 6)], loss=square)
+        assert_step_identical(twin, traced, lambda: x(5, 6), square)
+
+
+def test_warnings_of_the_users_model_pass_through():
+    def warn(m: Changes) -> None:
+        warnings.warn("mine", UserWarning, stacklevel=1)
+
+    with pytest.warns(UserWarning, match="mine"):
+        spp.trace(Changes(warn), x(5, 6), loss=square)
