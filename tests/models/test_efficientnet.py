@@ -3,7 +3,7 @@ import torch
 
 from spp import models
 from spp.data import gaussian
-from spp.nn import SqueezeExcite
+from spp.nn import DyT, SqueezeExcite
 from spp.nn.residual import residual_blocks
 
 CHANNELS = {
@@ -105,3 +105,55 @@ def test_without_a_norm_the_signal_collapses_and_with_one_it_does_not():
     assert last_variance("none", "he_groups_blind") < 1e-24
     assert 1e-13 < last_variance("none", "efficientnet") < 1e-7
     assert last_variance("batch", "efficientnet") > 0.1
+
+
+class TestArmsOfTheThesis:
+    def build(self, arm, **changes):
+        torch.manual_seed(0)
+        return models.build(f"effnet_b0_{arm}", input_shape=(3, 32, 32), num_classes=100, **changes)
+
+    def test_sn_and_snmp(self):
+        sn, mp = self.build("sn"), self.build("snmp")
+        for model in (sn, mp):
+            assert isinstance(model.stem.act, torch.nn.SELU)
+            weight = model.stage6[1].depthwise.weight
+            assert weight.std().item() == pytest.approx(1 / 5, rel=0.02)  # LeCun, groups counted
+        assert sn.head.fc.weight.std().item() == pytest.approx(1280**-0.5, rel=0.02)
+        assert mp.head.fc.weight.std().item() == pytest.approx(0.01, rel=0.02)
+        blocks = residual_blocks(mp).values()
+        assert {block.rule for block in blocks} == {"mp"}
+        assert {block.se.scale for block in blocks} == {"magnitude"}
+        learned = residual_blocks(self.build("snmp_learned")).values()
+        assert [block.share.item() for block in learned] == 9 * [0.5]
+
+    def test_variance_decays_through_plain_gates_and_hardly_through_doubled_ones(self):
+        """The thesis sees the variance fall in squeeze-and-excitation blocks: the gate of 1/2 quarters it in each."""
+        found = {}
+        for se in ("plain", "doubled"):
+            model = self.build("sn", se=se, drop_path=0.0, dropout=0.0)
+            model.final.conv.register_forward_pre_hook(
+                lambda _m, inputs, se=se: found.__setitem__(se, inputs[0].double().var().item())
+            )
+            with torch.no_grad():
+                model(gaussian(32, (3, 32, 32)))
+        assert found["plain"] < 1e-3
+        assert found["doubled"] > 100 * found["plain"]
+
+    def test_dyt(self):
+        dyt = [m for m in self.build("dyt").modules() if isinstance(m, DyT)]
+        assert [m.alpha.item() for m in dyt] == 49 * [0.5]
+        sn = [m for m in self.build("dyt_sn").modules() if isinstance(m, DyT)]
+        assert [m.alpha.item() for m in sn] == 49 * [1.0]
+
+    def test_ws(self):
+        rules = {
+            arm: [getattr(m, "rule", None) for m in self.build(arm).modules() if isinstance(m, torch.nn.Conv2d)]
+            for arm in ("ws", "ws_sn", "ws_se_sn")
+        }
+        assert set(rules["ws"]) == set(rules["ws_sn"]) == {"ws"}
+        assert rules["ws_se_sn"].count("ws") == 32
+        assert len(rules["ws"]) == 81
+
+    def test_alpha_dropout(self):
+        assert isinstance(self.build("sn", alpha_dropout=True).head.dropout, torch.nn.AlphaDropout)
+        assert isinstance(self.build("sn").head.dropout, torch.nn.Dropout)

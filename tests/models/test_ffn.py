@@ -46,3 +46,22 @@ def test_depth_one_is_a_linear_classifier():
     model = models.build("ffn", depth=1, input_shape=(4,), num_classes=2)
     x = torch.randn(3, 4)
     torch.testing.assert_close(model(x), model.head.fc(x), rtol=0, atol=0)
+
+
+def test_a_self_normalizing_network_drops_by_its_own_rule():
+    torch.manual_seed(0)
+    arguments = {"norm": "none", "activation": "selu", "init": "lecun", "width": 400, "depth": 12, "dropout": 0.1}
+    found = {}
+    for alpha in (True, False):
+        model = models.build("ffn", alpha_dropout=alpha, **arguments)
+        assert sum(isinstance(m, nn.AlphaDropout) for m in model.modules()) == (11 if alpha else 0)
+        model.head.register_forward_pre_hook(lambda _m, x, alpha=alpha: found.__setitem__(alpha, x[0].var().item()))
+        with torch.no_grad():
+            model(torch.randn(256, 3, 32, 32))
+    assert abs(found[True] - 1) < 0.15 < abs(found[False] - 1)
+
+
+def test_standardized_weights():
+    model = models.build("ffn", norm="scaled_ws", width=50, depth=4)
+    rules = [getattr(m, "rule", None) for m in model.modules() if isinstance(m, nn.Linear)]
+    assert rules == ["scaled_ws", "scaled_ws", "scaled_ws", None]

@@ -3,6 +3,7 @@ import torch
 from torch import nn
 
 from spp import models
+from spp.nn import gain
 
 
 @pytest.mark.parametrize("name", ["resnet18", "resnet50"])
@@ -65,3 +66,69 @@ def test_shortcut_modules_exist_only_where_the_shape_changes():
     with_shortcut = [name for name, module in model.named_modules() if name.endswith("shortcut")]
     assert with_shortcut == [f"stage{stage}.0.shortcut" for stage in (1, 2, 3, 4)]
     assert all(isinstance(model.get_submodule(name).norm, nn.BatchNorm2d) for name in with_shortcut)
+
+
+@pytest.mark.parametrize("depth", [20, 32, 44, 56, 110])
+def test_cifar_resnets_have_the_layers_of_their_name(depth):
+    with torch.device("meta"):
+        model = models.build(f"resnet{depth}")
+    layers = [m for m in model.modules() if isinstance(m, nn.Conv2d | nn.Linear)]
+    assert len(layers) == depth
+    assert [model.get_submodule(f"stage{stage}")[0].conv1.out_channels for stage in (1, 2, 3)] == [16, 32, 64]
+    assert model.config.total_stride == 4
+
+
+def test_the_shortcut_without_parameters_keeps_every_second_pixel_and_adds_zero_channels():
+    block = models.build("resnet20").stage2[0]
+    x = torch.randn(2, 16, 6, 6)
+    out = block.shortcut(x)
+    assert torch.equal(out[:, :16], x[:, :, ::2, ::2])
+    assert out[:, 16:].abs().max() == 0
+    assert out.shape == (2, 32, 3, 3)
+    assert repr(block.shortcut) == "Pad(16, stride=2)"
+
+
+def test_pooled_projections():
+    torch.manual_seed(0)
+    block = models.build("resnet18", shortcut="pool").stage2[0].eval()
+    x = torch.randn(2, 64, 5, 6)
+    pooled = nn.functional.avg_pool2d(x, 2, 2, ceil_mode=True, count_include_pad=False)
+    torch.testing.assert_close(block.shortcut(x), block.shortcut.norm(block.shortcut.conv(pooled)))
+    assert block.shortcut.conv.stride == (1, 1)
+
+
+def test_weight_standardization_beside_group_norm():
+    """The pair that its authors propose."""
+    model = models.build("resnet18_cifar", norm="group", weight_norm="ws", depths=(1, 1), widths=(8, 16))
+    convs = [m for m in model.modules() if isinstance(m, nn.Conv2d)]
+    assert all(conv.rule == "ws" for conv in convs)
+    assert sum(isinstance(m, nn.GroupNorm) for m in model.modules()) == len(convs)
+
+
+def test_scaled_weight_standardization_has_gain_and_bias_where_batch_norm_has_scale_and_shift():
+    def names(norm):
+        with torch.device("meta"):
+            return sum(p.numel() for p in models.build("resnet50", norm=norm).parameters())
+
+    assert names("scaled_ws") == names("batch")
+
+
+def test_the_activation_has_the_gain_that_the_norm_asks_for():
+    def act(**changes):
+        with torch.device("meta"):
+            return models.build("resnet18", **changes).stem.act
+
+    assert isinstance(act(), nn.ReLU)
+    assert act(norm="scaled_ws").gain == gain("relu", "gamma")
+    assert act(norm="mp").gain == gain("relu", "rms")
+    assert isinstance(act(norm="scaled_ws", gain="none"), nn.ReLU)
+    assert act(norm="batch", gain="rms", activation="silu").gain == gain("silu", "rms")
+
+
+@pytest.mark.parametrize("norm", ["frn", "evonorm_b0", "evonorm_s0"])
+def test_norms_that_activate_take_the_activations_place_but_not_behind_the_merge(norm):
+    block = models.build("resnet18_cifar", norm=norm, depths=(1, 1), widths=(32, 32)).stage1[0]
+    assert isinstance(block.act1, nn.Identity)
+    assert isinstance(block.act2, nn.ReLU)
+    parameters = {name for name, _ in block.norm1.named_parameters()}
+    assert {name for name, _ in block.norm2.named_parameters()} == parameters - {"tau", "v"} == {"weight", "bias"}

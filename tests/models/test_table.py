@@ -29,6 +29,12 @@ BATCH = {
     "effnet_b5": 30_389_784,
     "effnet_b6": 43_040_704,
     "effnet_b7": 66_347_960,
+    "resnet20": 269_722,
+    "resnet32": 464_154,
+    "resnet44": 658_586,
+    "resnet56": 853_018,
+    "resnet110": 1_727_962,
+    "nf_resnet50": 25_557_048,
 }
 BATCH_NORM_PARAMETERS = {
     "resnet18": 9_600,
@@ -105,6 +111,43 @@ def test_resnetv2_50_has_the_parameters_of_the_known_implementations():
 )
 def test_with_changes(name, changes, expected):
     assert count(name, **changes) == expected
+
+
+@pytest.mark.parametrize("depth", [20, 32, 44, 56, 110])
+def test_projections_of_cifar_resnets(depth):
+    """Option B of the paper: 1x1 convolutions, 16 to 32 and 32 to 64, and their norms."""
+    assert count(f"resnet{depth}", shortcut="projection") == BATCH[f"resnet{depth}"] + 2_752
+
+
+GAINS_AND_BIASES = 2 * 52_672  # of the convolutions of ResNet-101, its classifier aside
+BARE = 5_288_548 - 42_016
+
+
+@pytest.mark.parametrize(
+    ("name", "expected"),
+    [
+        # a gain and a bias for each output of a convolution, where BatchNorm has scale and shift; a gain for each block
+        ("nf_resnet101", 42_394_816 + GAINS_AND_BIASES + 33 + 2_049_000),
+        # six scalars and a scale in each of 16 blocks
+        ("fixup_resnet50", 25_503_912 + 16 * 7),
+        *((f"effnet_b0_{arm}", BARE) for arm in ("sn", "snmp", "ws", "ws_sn", "ws_se_sn", "gain")),
+        ("effnet_b0_snmp_learned", BARE + 9),  # nine blocks have a skip
+        ("effnet_b0_dyt", BARE + 42_016 + 49),
+        ("effnet_b0_dyt_sn", BARE + 42_016 + 49),
+        ("effnet_b0_nf", BARE + 42_016 + 9),
+    ],
+)
+def test_rows_without_batch_norm(name, expected):
+    assert count(name) == expected
+
+
+def test_every_row_is_counted():
+    counted = {*BATCH, "ffn", "nf_resnet101", "fixup_resnet50"}
+    rest = [name for name in models.names() if name not in counted]
+    pre_activation = [name for name in rest if name.startswith("resnetv2_")]
+    arms = [name for name in rest if name.startswith("effnet_b0_")]
+    assert sorted(rest) == sorted([*pre_activation, *arms, "resnet152_cifar"])
+    assert count("resnet152_cifar") == 60_192_808 - 2_049_000 + 20_490 - 7_680
 
 
 def test_the_weights_of_no_network_depend_on_the_norm():
