@@ -200,19 +200,23 @@ def _swapped(model: nn.Module, norm: str, facts: dict[str, Any]) -> nn.Module:
         InputError: There was nothing to replace.
     """
     from spp.errors import InputError
-    from spp.nn import replace_norm
+    from spp.nn import neuronwise_, replace_norm
 
-    done = replace_norm(model, norm)
-    facts["replaced"] = len(done.replaced)
-    facts["left"] = {left.name: left.reason for left in done.left}
-    if not done.replaced:
+    if norm == "neuronwise":
+        conversion = neuronwise_(model)
+        facts["replaced"], facts["left"] = len(conversion.converted), dict(conversion.left)
+    else:
+        done = replace_norm(model, norm)
+        model, facts["replaced"] = done.model, len(done.replaced)
+        facts["left"] = {left.name: left.reason for left in done.left}
+    if not facts["replaced"]:
         raise InputError(
-            f"--norm {norm} finds norms to replace",
+            f"--norm {norm} finds layers to replace",
             received=f"a {type(model).__name__} with none that can be",
             where=str(facts["model"]),
             remedy="Leave --norm out, or build the network with another norm in the factory.",
         )
-    return done.model
+    return model
 
 
 def _list(keys: list[str]) -> str:

@@ -284,6 +284,22 @@ class Capture:
                 reached = describe(roots[0]), self._gradients.latest
                 raise self._failure.explain("the backward pass", error, *reached) from error
             self._weights.read_gradients(self._gradients)
+        self._read_statistics()
+
+    def _read_statistics(self) -> None:
+        """Rows of their own for what neuron-wise layers learned of their inputs in this backward pass.
+
+        A module that keeps such statistics offers them by ``neuronwise_statistics() -> dict[str, Tensor]``, neurons on axis 0.
+        """
+        if Signal.ACTIVATION not in self._signals:
+            return
+        for entry in self._entries.values():
+            if entry.selected and entry.calls and hasattr(type(entry.module), "neuronwise_statistics"):
+                module: Any = entry.module
+                for name, tensor in module.neuronwise_statistics().items():
+                    site = Site(entry, entry.calls[0], f"neuronwise.{name}", tensor.shape, tensor.dtype, 0)
+                    site.value = self._stage.reduce(tensor, 0)
+                    self._pass.sites.append(site)
 
     # -- endings ------------------------------------------------------------------------------------------------------
 

@@ -14,6 +14,8 @@ from spp.models.resnet import ResNet, ResNetConfig
 from spp.models.resnetv2 import PreResNet
 from spp.models.table import ALIASES, VARIANTS
 from spp.nn.init import initialize_, zero_gamma_
+from spp.nn.neuronwise import neuronwise_
+from spp.nn.norms import NEURONWISE
 
 
 def names() -> tuple[str, ...]:
@@ -87,6 +89,8 @@ def build(
         initialize_(model.get_submodule("head"), row.head_init)
     if isinstance(row, ConvConfig) and row.zero_gamma:
         zero_gamma_(model)
+    if row.norm == NEURONWISE:
+        neuronwise_(model, **dict(row.norm_options))
     return model
 
 

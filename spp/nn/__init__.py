@@ -37,6 +37,11 @@ from spp.nn.init import Init as Init
 from spp.nn.init import initialize_ as initialize_
 from spp.nn.init import lsuv_ as lsuv_
 from spp.nn.init import zero_gamma_ as zero_gamma_
+from spp.nn.neuronwise import Conversion as Conversion
+from spp.nn.neuronwise import NeuronwiseConv1d as NeuronwiseConv1d
+from spp.nn.neuronwise import NeuronwiseConv2d as NeuronwiseConv2d
+from spp.nn.neuronwise import NeuronwiseLinear as NeuronwiseLinear
+from spp.nn.neuronwise import neuronwise_ as neuronwise_
 from spp.nn.norms import NORMS as NORMS
 from spp.nn.norms import Norm as Norm
 from spp.nn.norms import make_norm as make_norm

@@ -166,6 +166,22 @@ def _ghost(place: Place, ghost: int = GHOST_BATCH) -> nn.Module:
     return GhostBatchNorm(place.channels, ghost, place.batch_eps, place.batch_momentum)
 
 
+NEURONWISE = "neuronwise"
+"""The norm that is no layer: a network built with it is converted by ``spp.nn.neuronwise_`` once it is initialized."""
+
+
+def _neuronwise(
+    place: Any,
+    *,
+    mode: str = "coords",
+    statistics: str = "batch",
+    weighting: str = "clamp",
+    eps: float = 1e-5,
+    momentum: float = 0.1,
+) -> nn.Module:
+    return nn.Identity()
+
+
 NORMS: Mapping[str, Norm] = MappingProxyType(
     {
         "none": Norm(_none, "no normalization (the layer is an identity)", statistics=False),
@@ -224,6 +240,11 @@ NORMS: Mapping[str, Norm] = MappingProxyType(
             "magnitude-preserving weights, rms gain in the activations (Karras et al. 2023)",
             statistics=False,
             weights="mp",
+        ),
+        NEURONWISE: Norm(
+            _neuronwise,
+            "neuron-wise input normalization: only weight gradients change (docs/neuronwise.md)",
+            statistics=False,
         ),
     }
 )

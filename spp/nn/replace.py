@@ -11,11 +11,12 @@ from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 from torch.nn.modules.instancenorm import _InstanceNorm
 
+from spp.errors import InputError
 from spp.nn.affine import AffineLayer
 from spp.nn.batch_norms import BatchRenorm
 from spp.nn.channel_norms import ChannelLayerNorm, ChannelRMSNorm, ChannelsFirst, ChannelsLast
 from spp.nn.convolutions import STANDARDIZED, WEIGHT_NORMS
-from spp.nn.norms import Norm, check_norm_options, find_norm, make_norm
+from spp.nn.norms import NEURONWISE, Norm, check_norm_options, find_norm, make_norm
 from spp.nn.recognize import Recognized, recognize
 
 SAME_EPS = (nn.LayerNorm, nn.RMSNorm, nn.GroupNorm, _InstanceNorm, ChannelLayerNorm, ChannelRMSNorm)
@@ -111,6 +112,13 @@ def replace_norm(model: nn.Module, name: str, **options: Any) -> Replacement:
         InputError: An option's value is not possible.
     """
     row = find_norm(name)
+    if name == NEURONWISE:
+        raise InputError(
+            "neuron-wise normalization takes no norm's place",
+            received=repr(name),
+            where="norm",
+            remedy="Convert the layers themselves with spp.nn.neuronwise_(model)",
+        )
     check_norm_options(name, options)
     replaced: list[Swap] = []
     left: list[Left] = []

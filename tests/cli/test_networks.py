@@ -65,7 +65,7 @@ def test_a_factory_of_the_current_folder(spp, factories):
         ("answer", (), "the factory can be called; got int."),
         ("number", (), "the factory returns a torch module; got int."),
         ("plain", ("--init", "he"), "the factory can be called with init='he'; got got an unexpected keyword"),
-        ("plain", ("--norm", "dyt"), "--norm dyt finds norms to replace; got a Sequential with none that can be."),
+        ("plain", ("--norm", "dyt"), "--norm dyt finds layers to replace; got a Sequential with none that can be."),
         ("broken", (), "the factory returns a model; got ValueError: no weights today."),
     ],
 )
