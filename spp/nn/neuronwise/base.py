@@ -154,10 +154,13 @@ class NeuronwiseLayer(nn.Module):
             eps=0.0 if running else self.eps,
             reuse=self._newest[1:3] if self._newest[1].dtype == dtype else (None, None),
         )
-        biases = []
+        biases: list[Tensor] = []
+        scratch: Tensor | None = None
         for rows in neuron_blocks(region.weight_gradient):
             part = region.of(rows)
             part.centre_()
+            if scratch is None:
+                scratch = torch.empty_like(part.offset)
             if running:
                 self._use_running(part, rows)
             _, bias = transform(
@@ -168,6 +171,7 @@ class NeuronwiseLayer(nn.Module):
                 part.pivot,
                 part.var,
                 bias=trained,
+                scratch=scratch[: len(part.offset)],
             )
             biases.append(bias)
         self._keep(region)

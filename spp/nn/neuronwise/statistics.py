@@ -102,8 +102,9 @@ def measure(
     pivot = x.mean(samples, dtype=dtype) if x.numel() else x.new_zeros(x.shape[1], dtype=dtype)
     bias = delta.sum(samples, dtype=dtype)
     cut = list(blocks(len(x), max(x.numel(), p.numel()), len(pivot) * p.shape[1]))
-    whole = as_numbers(p, dtype) if len(cut) == 1 else None
-    mass = whole.sum(samples) if whole is not None else p.sum(samples, dtype=dtype)
+    if len(cut) == 1:
+        p = as_numbers(p, dtype)  # whole, since numbers are faster to sum than truth values
+    mass = p.sum(samples, dtype=dtype)
     count = mass.new_tensor(p.numel() // max(p.shape[1], 1))
     if sync:
         for part in (pivot, mass, count):
@@ -114,7 +115,7 @@ def measure(
     each = torch.where(dead, 0, 1 / mass).view(column)  # weights that sum to 1 over the region, or to 0
     sums: list[Tensor] = []
     for rows in cut:
-        weights = whole.mul_(each) if whole is not None else as_numbers(p[rows], dtype).mul_(each)
+        weights = as_numbers(p[rows], dtype) * each
         inputs = outer.centre(x[rows].to(dtype), pivot)
         spare = (None, None) if sums else reuse
         new = [outer.sum(delta[rows].to(dtype), inputs), outer.sum(weights, inputs, spare[0])]
@@ -131,8 +132,8 @@ def measure(
 
 
 def as_numbers(p: Tensor, dtype: torch.dtype) -> Tensor:
-    """Region weights in ``dtype``, in a tensor of their own; bytes are widened several times faster than truth values."""
-    return p.view(torch.uint8).to(dtype) if p.dtype == torch.bool else p.to(dtype, copy=True)
+    """Region weights in ``dtype``; bytes are widened several times faster than truth values."""
+    return (p.view(torch.uint8) if p.dtype == torch.bool else p).to(dtype)
 
 
 def merge_(share: Tensor, mean: Tensor, var: Tensor, region: Region, momentum: float) -> None:

@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from types import MappingProxyType
 
+import torch
 from torch import Tensor
 
 from spp.errors import InputError, UnknownNameError
@@ -51,6 +52,7 @@ def transform(
     square: Tensor,
     *,
     bias: bool,
+    scratch: Tensor | None = None,
 ) -> tuple[Tensor, Tensor]:
     """The neuron-wise gradients of weight and bias.
 
@@ -72,6 +74,7 @@ def transform(
         pivot: What was subtracted, broadcast to ``(O, *F)``.
         square: ``(O, *F)``, the region's biased variance plus eps.
         bias: Whether the layer has a bias that is trained.
+        scratch: ``(O, *F)`` that may be overwritten.
 
     Returns:
         Gradients of weight ``(O, *F)``, which is the argument itself, and bias ``(O,)``.
@@ -88,11 +91,11 @@ def transform(
     if mode.startswith("outer") or not bias:
         return weight, bias_gradient
     # sum_f M_f weight_f, the pivot's part apart, so that M itself is never built
-    return weight, bias_gradient - row_dot(offset, weight) - row_dot(pivot, weight)
+    return weight, bias_gradient - row_dot(offset, weight, scratch) - row_dot(pivot, weight, scratch)
 
 
-def row_dot(a: Tensor, weight: Tensor) -> Tensor:
+def row_dot(a: Tensor, weight: Tensor, scratch: Tensor | None) -> Tensor:
     """``sum_f a_of weight_of``, shape ``(O,)``; ``a`` may have one row for all neurons."""
     if a.shape[0] == 1 and a[0].numel() == weight[0].numel():
         return weight.flatten(1).mv(a.flatten())
-    return (a * weight).flatten(1).sum(1)
+    return torch.mul(a, weight, out=scratch).flatten(1).sum(1)
