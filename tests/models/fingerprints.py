@@ -23,7 +23,7 @@ from spp.nn import PUBLISHED_GAMMAS
 from tests import foreign
 
 FILE = Path(__file__).with_name("fingerprints.json")
-SIDE, BATCH, CLASSES = 48, 2, 10
+SIDE, BATCH, CLASSES = 33, 2, 10
 
 BARE = {"dropout": 0.0, "drop_path": 0.0}
 TIMM_NF = {
@@ -85,7 +85,7 @@ def fill_(model: nn.Module) -> nn.Module:
 
 
 def sample() -> Tensor:
-    """The input: a wave over all pixels of the batch, ``(2, 3, 48, 48)``."""
+    """The input: a wave over all pixels of the batch, ``(2, 3, 33, 33)``."""
     count = torch.arange(BATCH * 3 * SIDE * SIDE, dtype=torch.float64)
     return torch.cos(count**1.5 / 50).view(BATCH, 3, SIDE, SIDE)
 
