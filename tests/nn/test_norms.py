@@ -50,7 +50,7 @@ def oracle(name, x, layer):
         for key, default in (("weight", 1.0), ("bias", 0.0))
     )
     match name:
-        case "none":
+        case "none" | "neuronwise":  # the latter changes weight gradients alone
             return x
         case "batch":
             return standardize(x, (0, *space), 1e-5) * weight + bias
@@ -187,6 +187,7 @@ def test_batch_norm_is_affine_layer_after_batch_norm_minus(seed, channels, side,
     ("name", "parameters"),
     {
         "none": 0,
+        "neuronwise": 0,
         "batch": 128,
         "batch_minus": 0,
         "affine": 128,
@@ -237,7 +238,8 @@ def test_unknown_norm_names_the_nearest_and_all():
     with pytest.raises(
         UnknownNameError,
         match=r"unknown norm 'bach'\. Did you mean .*'batch'.*\? Known: none, batch, batch_minus, affine, layer, "
-        r"group, instance, rms, batch_renorm, ghost_batch, frn, evonorm_b0, evonorm_s0, dyt, ws, scaled_ws, centred_wn, mp\.",
+        r"group, instance, rms, batch_renorm, ghost_batch, frn, evonorm_b0, evonorm_s0, dyt, ws, scaled_ws, centred_wn, mp, "
+        r"neuronwise\.",
     ):
         make_norm("bach", 3)
 

@@ -81,18 +81,19 @@ class NeuronwiseLayer(nn.Module):
         self.eps, self.momentum, self.sync = eps, momentum, sync
         weight = self.weight.detach()
         wide = widened(weight.dtype)
-        start = (
+        features = weight.shape[1] * getattr(self, "groups", 1)
+        # Working memory, which holds the newest share, mean minus pivot, variance plus eps, and pivot: to allocate it in every
+        # pass would cost as much as to use it. It is no buffer, since DistributedDataParallel would send it to all ranks before
+        # every forward pass.
+        self._newest = (
             weight.new_zeros(len(weight), dtype=wide),
             torch.zeros_like(weight, dtype=wide),
             torch.ones_like(weight, dtype=wide),
+            self.outer().spread(weight.new_zeros(features, dtype=wide)).clone(),
         )
         if statistics == "running":
-            for name, tensor in zip(RUNNING, start, strict=True):
-                self.register_buffer(name, tensor)
-        else:
-            # No buffers: DistributedDataParallel would send them to all ranks before every forward pass.
-            features = weight.shape[1] * getattr(self, "groups", 1)
-            self._newest = (*start, self.outer().spread(weight.new_zeros(features, dtype=wide)).clone())
+            for name, tensor in zip(RUNNING, self._newest, strict=False):
+                self.register_buffer(name, tensor.clone())
 
     def neuronwise_statistics(self) -> dict[str, Tensor]:
         """Statistics of each neuron's inputs over its linear region.
@@ -105,8 +106,8 @@ class NeuronwiseLayer(nn.Module):
         if self.statistics == "running":
             share, mean, var = (getattr(self, name).detach() for name in RUNNING)
         else:
-            share, offset, var, pivot = self._newest
-            mean = offset + pivot
+            share, offset, square, pivot = self._newest
+            mean, var = offset + pivot, (square - self.eps).clamp(min=0)
         if not bool(share.any()):
             return {}
         hole = per_neuron(share == 0, mean)
@@ -141,38 +142,51 @@ class NeuronwiseLayer(nn.Module):
             weight_dtype: What the gradients are returned in.
         """
         dtype = widened(delta.dtype)
-        outer = self.outer()
         running = self.statistics == "running"
-        reuse = (None, None) if running or self._newest[1].dtype != dtype else self._newest[1:3]
-        region = measure(outer, x, delta, p, dtype, sync=self.sync, reuse=reuse)
         trained = self.bias is not None and self.bias.requires_grad
-        biases = []
+        region = measure(
+            self.outer(),
+            x,
+            delta,
+            p,
+            dtype,
+            sync=self.sync,
+            eps=0.0 if running else self.eps,
+            reuse=self._newest[1:3] if self._newest[1].dtype == dtype else (None, None),
+        )
+        biases: list[Tensor] = []
+        scratch: Tensor | None = None
         for rows in neuron_blocks(region.weight_gradient):
             part = region.of(rows)
             part.centre_()
-            offset, var = self._running(part, rows) if running else (part.offset, part.var)
-            spare = part.var if running else None
+            if scratch is None:
+                scratch = torch.empty_like(part.offset)
+            if running:
+                self._use_running(part, rows)
             _, bias = transform(
                 self.mode,
                 part.weight_gradient,
                 part.bias_gradient,
-                offset,
+                part.offset,
                 part.pivot,
-                var,
-                self.eps,
+                part.var,
                 bias=trained,
-                scratch=spare,
+                scratch=scratch[: len(part.offset)],
             )
             biases.append(bias)
-        if not running:
-            for kept, new in zip(self._newest, (region.share, region.offset, region.var), strict=False):
-                if kept is not new:
-                    kept.copy_(new)
-            self._newest[3].copy_(region.pivot)
+        self._keep(region)
         return narrowed(region.weight_gradient, weight_dtype), narrowed(torch.cat(biases), weight_dtype)
 
-    def _running(self, region: Region, rows: slice) -> tuple[Tensor, Tensor]:
-        """Update the running statistics of some neurons and return offset and variance made of them."""
+    def _keep(self, region: Region) -> None:
+        share, offset, var, pivot = self._newest
+        share.copy_(region.share)
+        pivot.copy_(region.pivot)
+        for kept, new in ((offset, region.offset), (var, region.var)):
+            if kept is not new:
+                kept.copy_(new)
+
+    def _use_running(self, region: Region, rows: slice) -> None:
+        """Update the running statistics of some neurons, and put those in the place of the region's."""
         dtype = region.var.dtype
         buffers = [getattr(self, name)[rows] for name in RUNNING]
         share, mean, var = wide = [buffer.to(dtype) for buffer in buffers]
@@ -181,7 +195,8 @@ class NeuronwiseLayer(nn.Module):
             for buffer, kept in zip(buffers, wide, strict=True):
                 if buffer is not kept:
                     buffer.copy_(kept)
-        return torch.sub(mean, region.pivot, out=region.offset), var
+        torch.sub(mean, region.pivot, out=region.offset)
+        torch.add(var, self.eps, out=region.var)
 
     def _load_from_state_dict(self, state_dict: dict[str, Any], prefix: str, *rest: Any) -> None:
         # Checkpoints of the ordinary layer have no statistics: those of this layer stay as they are then.
@@ -197,9 +212,8 @@ class NeuronwiseLayer(nn.Module):
         if self.statistics == "running":
             for name in RUNNING:
                 self._buffers[name] = getattr(self, name).to(wide)
-        else:
-            share, offset, var, pivot = (fn(tensor).to(wide) for tensor in self._newest)
-            self._newest = share, offset, var, pivot
+        share, offset, var, pivot = (fn(tensor).to(wide) for tensor in self._newest)
+        self._newest = share, offset, var, pivot
         return self
 
     def extra_repr(self) -> str:

@@ -2,7 +2,8 @@
 
 With weights ``P (N, O)`` and inputs ``X (N, F)``: mass ``S = sum_n P_no``, mean ``M = P^T X / S``, biased variance
 ``V = P^T X^2 / S - M^2``. Everything is computed for inputs minus a pivot, the mean over the batch, since uncentred sums of
-squares lose the variance of inputs that are far from zero.
+squares lose the variance of inputs that are far from zero. Weights are divided by the mass first, which costs samples times
+neurons and not neurons times features.
 """
 
 from __future__ import annotations
@@ -16,22 +17,23 @@ from torch import Tensor
 
 from spp.nn.neuronwise.outer import Outer, blocks
 
-CACHED = 1 << 17
+CACHED = 1 << 18
 """Elements of the weight that are worked on at a time."""
 
 
 @dataclass(slots=True)
 class Region:
-    """Sums over one backward pass, then the statistics made of them.
+    """Statistics of linear regions, and the sums of the gradient, of one backward pass.
 
     Attributes:
         pivot: What was subtracted from the inputs, one number per feature or channel, broadcast to ``(O, *F)``.
         weight_gradient: ``(O, *F)``, ``sum_n delta_no (x_nf - pivot_f)``.
-        bias_gradient: ``(O,)``, ``sum_n delta_no``.
+        bias_gradient: ``(O,)``, ``gb = sum_n delta_no``.
         share: ``(O,)``, mean of ``P`` over the samples; 0 for a dead neuron.
         offset: ``(O, *F)``, the region's mean minus pivot; 0 for a dead neuron.
-        var: ``(O, *F)``, the region's biased variance; 1 for a dead neuron.
-        dead: ``(O,)``, whether no sample lies in the region.
+        var: ``(O, *F)``, the region's biased variance, 1 for a dead neuron; plus the eps that was asked for. Before
+            ``centre_`` it is the weighted mean square of inputs minus pivot.
+        least: ``(O,)``, what ``var`` is at least: eps, and 1 + eps for a dead neuron.
     """
 
     pivot: Tensor
@@ -40,17 +42,16 @@ class Region:
     share: Tensor
     offset: Tensor
     var: Tensor
-    dead: Tensor
+    least: Tensor
 
     def of(self, rows: slice) -> Region:
         """The same of some neurons, as views."""
-        parts = (self.weight_gradient, self.bias_gradient, self.share, self.offset, self.var, self.dead)
+        parts = (self.weight_gradient, self.bias_gradient, self.share, self.offset, self.var, self.least)
         return Region(self.pivot[rows] if len(self.pivot) > 1 else self.pivot, *(part[rows] for part in parts))
 
     def centre_(self) -> None:
-        """Make ``var``, so far the weighted mean square of inputs minus pivot, the variance."""
-        least = per_neuron(self.dead.to(self.var.dtype), self.var)  # no less than rounding to zero, and 1 for the dead
-        self.var.addcmul_(self.offset, self.offset, value=-1).clamp_(min=least)
+        """Subtract the squared mean from ``var``."""
+        self.var.addcmul_(self.offset, self.offset, value=-1).clamp_(min=per_neuron(self.least, self.var))
 
 
 def per_neuron(vector: Tensor, like: Tensor) -> Tensor:
@@ -79,9 +80,10 @@ def measure(
     dtype: torch.dtype,
     *,
     sync: bool,
+    eps: float = 0.0,
     reuse: tuple[Tensor | None, Tensor | None] = (None, None),
 ) -> Region:
-    """Sums over every neuron's linear region, and the centred sums of its gradient, in one sweep over the samples.
+    """Sums over every neuron's linear region, and those of its gradient, in one sweep over the samples.
 
     In the result ``var`` is not yet centred: ``Region.centre_`` is to be called once, on the whole or on each of its parts.
 
@@ -92,16 +94,16 @@ def measure(
         p: How much each sample counts in each neuron's region, of the shape of ``delta``.
         dtype: What to compute in.
         sync: Whether to take the statistics over all ranks of the default process group.
+        eps: Added to the variance.
         reuse: Tensors ``(O, *F)`` of ``dtype`` that may be overwritten to hold offset and variance.
     """
     x, delta, p = outer.rows(x, delta, p)
     samples = [axis for axis in range(x.ndim) if axis != 1]
     pivot = x.mean(samples, dtype=dtype) if x.numel() else x.new_zeros(x.shape[1], dtype=dtype)
+    bias = delta.sum(samples, dtype=dtype)
     cut = list(blocks(len(x), max(x.numel(), p.numel()), len(pivot) * p.shape[1]))
-    whole = len(cut) == 1
-    kept = p
-    if whole:
-        p = p.to(dtype)  # at once, and faster to sum than a mask
+    if len(cut) == 1:
+        p = as_numbers(p, dtype)  # whole, since numbers are faster to sum than truth values
     mass = p.sum(samples, dtype=dtype)
     count = mass.new_tensor(p.numel() // max(p.shape[1], 1))
     if sync:
@@ -109,16 +111,16 @@ def measure(
             _sum_over_ranks(part)
         pivot /= _world()
     dead = mass <= smallest_mass(dtype)
-    each = torch.where(dead, 0, 1 / mass).view(
-        -1, *(1,) * (p.ndim - 2)
-    )  # weights that sum to 1 over the region, or to 0
+    column = (-1, *(1,) * (p.ndim - 2))
+    each = torch.where(dead, 0, 1 / mass).view(column)  # weights that sum to 1 over the region, or to 0
     sums: list[Tensor] = []
     for rows in cut:
-        weights = p.mul_(each) if whole and p is not kept else p[rows] * each
+        weights = as_numbers(p[rows], dtype) * each
         inputs = outer.centre(x[rows].to(dtype), pivot)
         spare = (None, None) if sums else reuse
         new = [outer.sum(delta[rows].to(dtype), inputs), outer.sum(weights, inputs, spare[0])]
-        new.append(outer.sum(weights, inputs.mul_(inputs), spare[1]))
+        # eps comes in where it costs samples times features: weights sum to 1
+        new.append(outer.sum(weights, inputs.mul_(inputs).add_(eps), spare[1]))
         sums = [total.add_(part) for total, part in zip(sums, new, strict=True)] if sums else new
         del weights, inputs, new
     gradient, offset, var = sums
@@ -126,7 +128,12 @@ def measure(
         for part in (offset, var):
             _sum_over_ranks(part)
     share = torch.where(dead, 0, mass / count.clamp(min=1))
-    return Region(outer.spread(pivot), gradient, delta.sum(samples, dtype=dtype), share, offset, var, dead)
+    return Region(outer.spread(pivot), gradient, bias, share, offset, var, dead.to(dtype) + eps)
+
+
+def as_numbers(p: Tensor, dtype: torch.dtype) -> Tensor:
+    """Region weights in ``dtype``; bytes are widened several times faster than truth values."""
+    return (p.view(torch.uint8) if p.dtype == torch.bool else p).to(dtype)
 
 
 def merge_(share: Tensor, mean: Tensor, var: Tensor, region: Region, momentum: float) -> None:
@@ -134,8 +141,8 @@ def merge_(share: Tensor, mean: Tensor, var: Tensor, region: Region, momentum: f
 
     Equal to moving averages of the sums ``S / N``, ``P^T X / N`` and ``P^T X^2 / N`` with weight ``momentum`` of the newest,
     whose ratios need no correction for the start; kept as mean and variance, which are merged without cancellation (Chan,
-    Golub & LeVeque 1983). A dead neuron's share decays, its mean and variance stay
-    until nothing is left of the share; then they are the batch's mean and 1, as in the region.
+    Golub & LeVeque 1983). A dead neuron's share decays, its mean and variance stay until nothing is left of the share; then
+    they are the batch's mean and 1, as in the region.
 
     Args:
         share: ``(O,)``.

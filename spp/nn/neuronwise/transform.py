@@ -45,12 +45,11 @@ def check_mode(mode: str, *, bias: bool) -> None:
 
 def transform(
     mode: str,
-    centred: Tensor,
+    weight: Tensor,
     bias_gradient: Tensor,
     offset: Tensor,
     pivot: Tensor,
-    var: Tensor,
-    eps: float,
+    square: Tensor,
     *,
     bias: bool,
     scratch: Tensor | None = None,
@@ -58,7 +57,7 @@ def transform(
     """The neuron-wise gradients of weight and bias.
 
     The ordinary weight gradient comes as ``sum_n delta_n (x_n - pivot)``, which loses nothing to cancellation when inputs
-    are far from zero. In the table ``c = gW - M gb`` and ``s^2 = var + eps``:
+    are far from zero. In the table ``c = gW - M gb`` and ``s^2 = square``:
 
     | mode | weight | bias | without bias |
     |---|---|---|---|
@@ -69,31 +68,34 @@ def transform(
 
     Args:
         mode: A name of ``MODES``.
-        centred: ``(O, *F)``, the gradient of the weight for inputs minus pivot; overwritten.
+        weight: ``(O, *F)``, the gradient of the weight for inputs minus pivot; overwritten with the result.
         bias_gradient: ``(O,)``, ``gb = sum_n delta_n``, also where the layer has no bias.
         offset: ``(O, *F)``, the region's mean minus pivot.
         pivot: What was subtracted, broadcast to ``(O, *F)``.
-        var: ``(O, *F)``, the region's biased variance.
-        eps: Added to the variance.
+        square: ``(O, *F)``, the region's biased variance plus eps.
         bias: Whether the layer has a bias that is trained.
-        scratch: ``(O, *F)``, may be overwritten; may be ``var`` itself.
+        scratch: ``(O, *F)`` that may be overwritten.
 
     Returns:
-        Gradients of weight ``(O, *F)`` and bias ``(O,)``.
+        Gradients of weight ``(O, *F)``, which is the argument itself, and bias ``(O,)``.
     """
-    per_neuron = bias_gradient.view(-1, *(1,) * (centred.ndim - 1))  # (O, 1, ...)
+    column = bias_gradient.view(-1, *(1,) * (weight.ndim - 1))  # (O, 1, ...)
     if mode.startswith("coords") and not bias:
-        whole = centred.add_(pivot * per_neuron)  # gW
-        return (whole.div_(var + eps) if mode == "coords" else whole), bias_gradient
-    weight = centred.addcmul_(offset, per_neuron, value=-1)  # c = gW - M gb
-    if mode == "outer_centre":
-        return weight, bias_gradient
-    scratch = torch.add(var, eps, out=scratch)
+        weight.add_(pivot * column)  # gW: without a bias there is no shift of coordinates
+    else:
+        weight.addcmul_(offset, column, value=-1)  # c
     if mode == "outer":
-        return weight.div_(scratch.sqrt_()), bias_gradient
-    if mode == "coords":
-        weight = weight.div_(scratch)
+        weight.div_(square.sqrt())
+    elif mode == "coords":
+        weight.div_(square)
+    if mode.startswith("outer") or not bias:
+        return weight, bias_gradient
     # sum_f M_f weight_f, the pivot's part apart, so that M itself is never built
-    shift = torch.mul(offset, weight, out=scratch).flatten(1).sum(1)  # (O,)
-    shift += torch.mul(pivot, weight, out=scratch).flatten(1).sum(1)
-    return weight, bias_gradient - shift
+    return weight, bias_gradient - row_dot(offset, weight, scratch) - row_dot(pivot, weight, scratch)
+
+
+def row_dot(a: Tensor, weight: Tensor, scratch: Tensor | None) -> Tensor:
+    """``sum_f a_of weight_of``, shape ``(O,)``; ``a`` may have one row for all neurons."""
+    if a.shape[0] == 1 and a[0].numel() == weight[0].numel():
+        return weight.flatten(1).mv(a.flatten())
+    return torch.mul(a, weight, out=scratch).flatten(1).sum(1)
