@@ -22,8 +22,8 @@ from spp.errors import InputError
 from spp.nn.activations import find_activation
 from spp.nn.gains import Array, normal_nodes
 
-REACH, NODES = 9.0, 24
-"""In two variables: where integration ends (density below 1e-18) and nodes of a panel."""
+REACH, NODES, WIDEST = 9.0, 16, 2.0
+"""In two variables: where integration ends (density below 1e-18), nodes of a panel, and the widest panel."""
 
 
 @dataclass(frozen=True)
@@ -162,7 +162,7 @@ def pair_moment(
         return float((take(u) * take(mean + np.sign(correlation) * (u - mean) if variance else u)) @ weight)
     scale = sqrt(variance)
     kinks = tuple((kink - mean) / scale for kink in phi.kinks)
-    widest = min(1.0, 2 / scale)
+    widest = max(min(WIDEST, 2 / scale), 1 / 32)
     z1, w1 = _outer_nodes(kinks, correlation, widest)
     z2, w2 = _inner_nodes(kinks, z1, correlation, widest)
     across = correlation * z1[:, None] + sqrt(1 - correlation**2) * z2
@@ -206,15 +206,15 @@ def _outer_nodes(kinks: tuple[float, ...], correlation: float, widest: float) ->
     if turn < 1:
         steps = turn * 2.0 ** np.arange(-1, 7)
         cuts += [kink / correlation + sign * step for kink in kinks for sign in (-1, 1) for step in steps]
-    grid = np.linspace(-REACH, REACH, int(np.ceil(2 * REACH / max(widest, 1 / 32))) + 1)
+    grid = np.linspace(-REACH, REACH, int(np.ceil(2 * REACH / widest)) + 1)
     return _between(np.unique(np.concatenate([grid, np.clip(cuts, -REACH, REACH)])))
 
 
 def _inner_nodes(kinks: tuple[float, ...], z1: Array, correlation: float, widest: float) -> tuple[Array, Array]:
     """For each ``z1``, cut where ``u2 = c z1 + sqrt(1 - c^2) z2`` meets a kink; of shape (len(z1), M)."""
     rest = sqrt(1 - correlation**2)
-    step = min(1.5, widest / rest)
-    grid = np.linspace(-REACH, REACH, int(np.ceil(2 * REACH / max(step, 1 / 32))) + 1)
+    step = min(WIDEST, widest / rest)
+    grid = np.linspace(-REACH, REACH, int(np.ceil(2 * REACH / step)) + 1)
     if not kinks:
         z2, weight = _between(grid)
         return z2[None], weight[None]
