@@ -14,7 +14,15 @@ from torch import Tensor
 
 from spp.nn.gains import Array
 from spp.theory.field import FLOAT, Field, Gradient, unit
-from spp.theory.gaussian import Nonlinearity, moments, pair_moment, second_moment_slope, slope_moments
+from spp.theory.gaussian import (
+    Nonlinearity,
+    moments,
+    moments_of_many,
+    normal_points,
+    pair_moment,
+    second_moment_slope,
+    slope_moments,
+)
 
 KNOTS = 33
 """Where a profile or the channels have more values than that, a map is interpolated between so many."""
@@ -46,51 +54,79 @@ def binary(x: Field, y: Field, function: Callable[[Tensor, Tensor], Tensor]) -> 
 
 def of_normal(x: Field, phi: Nonlinearity) -> Field:
     """``phi(x)`` for a normal ``x``: ``E[phi^2]`` at each position, ``E[phi phi']`` for each kind of pair."""
-    nu = x.relative_mean
-
-    def square(q: float) -> float:
-        return moments(phi, nu * q**0.5, q * (1 - nu**2))[1]
-
-    def first(q: float) -> float:
-        return moments(phi, nu * q**0.5, q * (1 - nu**2))[0]
-
-    mean_q = x.second
-    profile, ratio = _mapped(square, x.profile), _by_channel(square, mean_q, x.channels)
-    pairs = Pairs(x, phi)
-    second = square(mean_q)
-    out = Field(
-        x.shape,
-        x.axis,
-        profile * float(ratio.mean()),
-        float(_mapped(first, x.profile).mean()),
-        0.0,
-        0.0,
-        unit(ratio),
-        source=x,
-        function=phi,
-    )
+    maps, pairs = Maps(x, phi), Pairs(x, phi)
+    profile, ratio = _mapped(maps.second, x.profile), _by_channel(maps.second, x.second, x.channels)
+    seconds = maps.over(np.array([x.second]))[1][0]
+    second, root = float(maps.weights @ seconds), float(maps.weights @ np.sqrt(seconds))
+    out = Field(x.shape, x.axis, profile * float(ratio.mean()), 0.0, 0.0, 0.0, unit(ratio), source=x, function=phi)
+    out.mean = float(_mapped(maps.first, x.profile).mean())
     flat, p = out.rms**2, out.positions
-    within = pairs.value(x.within) / second if second else 0.0
-    out.pooled = within * (flat - out.second / p) + out.second / p
-    out.between = pairs.value(x.across) / second * flat if second else 0.0
-    out.spread = pairs.spread(second)
+    alike = root**2 / second if second else 0.0  # two samples of different length have less in common
+    within = out.mean**2 + alike * pairs.beyond_mean(x.within) * flat
+    out.pooled = within + (1 - within / flat) * out.second / p if p > 1 and flat else out.second
+    out.between = out.mean**2 + alike * pairs.beyond_mean(x.across) * flat
+    out.spread, out.lengths, out.centred = pairs.spread(), pairs.lengths(maps), pairs.centred(maps)
     out.parents = [(x, _through(x, phi))]
     return out
 
 
+class Maps:
+    """Expectations over one element of a normal tensor, over samples of different length too."""
+
+    def __init__(self, x: Field, phi: Nonlinearity) -> None:
+        self.nu, self.phi, self.lengths = x.relative_mean, phi, x.lengths
+        if x.lengths > 1e-4:
+            nodes, weights = np.polynomial.hermite_e.hermegauss(9)
+            self.at = np.exp(np.sqrt(x.lengths) * nodes - x.lengths / 2)
+            self.weights = weights / weights.sum()
+        else:
+            self.at = self.weights = np.ones(1)
+
+    def second(self, q: Array) -> Array:
+        """``E[phi^2]`` for each second moment ``q`` of the input."""
+        return self.over(q)[1] @ self.weights
+
+    def first(self, q: Array) -> Array:
+        """``E[phi]`` for each ``q``."""
+        return self.over(q)[0] @ self.weights
+
+    def chi(self, q: Array) -> Array:
+        """``E[phi'^2]`` for each ``q``, at the mean length: longer samples have other gradients too."""
+        return moments_of_many(self.phi, self.nu * np.sqrt(q), q * (1 - self.nu**2), slopes=True)[1]
+
+    def over(self, q: Array) -> tuple[Array, Array]:
+        """``E[phi]`` and ``E[phi^2]`` for each ``q`` and each length, both of shape (len(q), lengths)."""
+        each = np.outer(q, self.at).ravel()
+        mean = np.repeat(self.nu * np.sqrt(q), len(self.at))  # the common mean has no length
+        first, second = moments_of_many(self.phi, mean, each * (1 - self.nu**2))
+        return first.reshape(len(q), -1), second.reshape(len(q), -1)
+
+
 class Pairs:
-    """Expectations over two elements of a normal tensor, at the mean of its profile."""
+    """Expectations over two elements of a normal tensor, at the mean of its profile and of its lengths."""
 
     def __init__(self, x: Field, phi: Nonlinearity) -> None:
         self.x, self.phi = x, phi
         nu, q = x.relative_mean, x.second
         self.mean, self.variance, self.nu2 = nu * q**0.5, q * (1 - nu**2), nu**2
+        self.second = moments(phi, self.mean, self.variance)[1]
+        self.chi = slope_moments(phi, self.mean, self.variance)[1]
+        self._known: dict[tuple[float, bool, bool], float] = {}
 
     def value(self, correlation: float, *, slopes: bool = False, squared: bool = False) -> float:
         """For elements whose correlation about zero is this."""
-        c = (correlation - self.nu2) / (1 - self.nu2) if self.nu2 < 1 else 1.0
-        c = min(1.0, max(-1.0, c))
-        return pair_moment(self.phi, c, self.mean, self.variance, slopes=slopes, squared=squared)
+        key = correlation, slopes, squared
+        if key not in self._known:
+            c = (correlation - self.nu2) / (1 - self.nu2) if self.nu2 < 1 else 1.0
+            c = c * float(np.exp(self.x.lengths / 4)) if c < 1 else c  # the angle, without the difference in length
+            c = min(1.0, max(-1.0, c))
+            self._known[key] = pair_moment(self.phi, c, self.mean, self.variance, slopes=slopes, squared=squared)
+        return self._known[key]
+
+    def beyond_mean(self, correlation: float) -> float:
+        """What ``phi``'s values have in common besides their mean, as a share of their second moment."""
+        mean = moments(self.phi, self.mean, self.variance)[0]
+        return (self.value(correlation) - mean**2) / self.second if self.second else 0.0
 
     def average(self, *, slopes: bool = False) -> float:
         """``E[phi1^2 phi2^2]`` (or of slopes) over all pairs of a channel: other samples, other positions, itself."""
@@ -101,35 +137,64 @@ class Pairs:
             total += (1 - 1 / p) / n * self.value(self.x.within, slopes=slopes, squared=True)
         return total
 
-    def spread(self, second: float) -> float:
-        """Variance of the log of the second moment behind the activation, see ``docs/theory.md``."""
-        x = self.x
-        if not second > 0 or not x.second > 0:
+    @property
+    def rate(self) -> float:
+        """``d log E[phi^2] / d log q``."""
+        if not self.second > 0 or not self.variance > 0:
             return 0.0
-        rate = x.second * second_moment_slope(self.phi, self.mean, self.variance) / second if self.variance > 0 else 0.0
-        own = self.average() / second**2 - 1 - 2 * rate**2 * x.overlap()
-        return max(rate**2 * x.spread + own / x.width, 0.0)
+        return self.x.second * second_moment_slope(self.phi, self.mean, self.variance) / self.second
+
+    def spread(self) -> float:
+        """Variance of the log of the second moment behind the activation, see ``docs/theory.md``."""
+        if not self.second > 0:
+            return 0.0
+        own = self.average() / self.second**2 - 1 - 2 * self.rate**2 * self.x.overlap()
+        return max(self.rate**2 * self.x.spread + own / self.x.width, 0.0)
+
+    def lengths(self, maps: Maps) -> float:
+        """Variance of the log of a sample's second moment behind the activation."""
+        if not self.second > 0:
+            return 0.0
+        passed = _variance_of_log(maps.over(np.array([self.x.second]))[1][0], maps.weights)
+        own = (self.value(1.0, squared=True) - self.value(self.x.across, squared=True)) / self.second**2
+        own -= 2 * self.rate**2 * (1 - self.x.across**2)
+        return passed + max(own, 0.0) / self.x.width
+
+    def centred(self, maps: Maps) -> float | None:
+        """The same without the mean over the batch; None where samples have more in common than the function's mean."""
+        if abs(self.x.across) > 0.1 or abs(self.x.relative_mean) > 0.1 or not self.second > 0:
+            return None
+        first, second = (found[0] for found in maps.over(np.array([self.x.second])))
+        mean = float(maps.weights @ first)
+        passed = _variance_of_log(second - 2 * first * mean + mean**2, maps.weights)
+        u, weight = normal_points(self.phi, self.mean, self.variance)
+        values = (self.phi.value(u) - mean) ** 2
+        left = float(values @ weight)
+        rate = float((values * ((u - self.mean) ** 2 / self.variance - 1)) @ weight) / (2 * left)
+        own = float(values**2 @ weight) / left**2 - 1 - 2 * rate**2
+        return passed + max(own, 0.0) / self.x.width
+
+
+def _variance_of_log(values: Array, weights: Array) -> float:
+    logs = np.log(np.maximum(values, 1e-300))
+    return float(weights @ (logs - weights @ logs) ** 2)
 
 
 def _through(x: Field, phi: Nonlinearity) -> Callable[[Gradient], Gradient]:
     """The way back through ``phi``: ``E[phi'^2]`` at each position."""
 
     def back(g: Gradient) -> Gradient:
-        nu = x.relative_mean
-
-        def chi(q: float) -> float:
-            return slope_moments(phi, nu * q**0.5, q * (1 - nu**2))[1]
-
-        pairs = Pairs(x, phi)
-        here = chi(x.second)
-        profile, ratio = g.profile * _mapped(chi, x.profile), _by_channel(chi, x.second, x.channels)
-        within, spread = g.within, g.spread
-        if here > 0:
-            if x.positions > 1:
-                within *= pairs.value(x.within, slopes=True) / here
-            spread += max(pairs.average(slopes=True) / here**2 - 1, 0.0) / x.width
+        maps, pairs = Maps(x, phi), Pairs(x, phi)
+        profile, ratio = g.profile * _mapped(maps.chi, x.profile), _by_channel(maps.chi, x.second, x.channels)
+        within, across, spread = g.within, g.across, g.spread
+        if pairs.chi > 0:
+            if x.positions > 1 and within:
+                within *= pairs.value(x.within, slopes=True) / pairs.chi
+            if across:
+                across *= pairs.value(x.across, slopes=True) / pairs.chi
+            spread += max(pairs.average(slopes=True) / pairs.chi**2 - 1, 0.0) / x.width
         joint = g.channels * ratio
-        return Gradient(profile * float(joint.mean()), within, unit(joint), spread)
+        return Gradient(profile * float(joint.mean()), within, unit(joint), spread, across)
 
     return back
 
@@ -153,31 +218,29 @@ def _partial(x: Field, y: Field, z: Field, root: Field, function: Callable[[Tens
     return back
 
 
-def _mapped(function: Callable[[float], float], values: Tensor) -> Tensor:
-    """``function`` at every value, which is evaluated at each different one, or at knots between where these are many."""
+def _mapped(function: Callable[[Array], Array], values: Tensor) -> Tensor:
+    """``function`` of every value: of each different one, or of knots between where these are many."""
     at, where = np.unique(np.round(values.flatten().numpy(), 12), return_inverse=True)
     if len(at) > KNOTS:
         knots = np.geomspace(max(at[0], at[-1] * 1e-9, 1e-300), max(at[-1], 1e-300), KNOTS)
-        found = np.interp(at, knots, np.array([function(float(q)) for q in knots]))
+        found = np.interp(at, knots, function(knots))
     else:
-        found = np.array([function(float(q)) for q in at])
+        found = function(np.maximum(at, 0.0))
     return torch.from_numpy(found[where.reshape(-1)]).reshape(values.shape)
 
 
-def _by_channel(function: Callable[[float], float], q: float, channels: Tensor) -> Tensor:
+def _by_channel(function: Callable[[Array], Array], q: float, channels: Tensor) -> Tensor:
     """``function(q r) / function(q)`` for each channel's ``r``."""
     if float(channels.max() - channels.min()) < 1e-6:
         return torch.ones_like(channels)
-    here = function(q)
-    if not here > 0:
-        return torch.ones_like(channels)
     r = channels.numpy()
     if float(channels.std()) < NEARLY:
-        rate = np.log(max(function(1.1 * q), 1e-300) / here) / np.log(1.1)
+        here, more = function(np.array([q, 1.1 * q]))
+        rate = np.log(max(more, 1e-300) / here) / np.log(1.1) if here > 0 else 0.0
         return torch.from_numpy(np.maximum(r, 0.0) ** rate).to(FLOAT)
     knots = np.unique(np.quantile(r, np.linspace(0, 1, KNOTS)))
-    found = np.array([function(float(q * k)) / here for k in knots])
-    return torch.from_numpy(np.interp(r, knots, found)).to(FLOAT)
+    here, *found = function(q * np.concatenate([[1.0], knots]))
+    return torch.from_numpy(np.interp(r, knots, np.array(found) / here)).to(FLOAT) if here > 0 else torch.ones_like(channels)
 
 
 def _preimages(inner: Nonlinearity, kinks: tuple[float, ...]) -> tuple[float, ...]:

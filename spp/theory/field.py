@@ -6,6 +6,8 @@ Elements ``x[n, c, p]`` (sample, channel, position) are described by
 * ``mean``: the common mean, over everything, which weights of mean zero do not pass on;
 * ``pooled``: ``E[(mean_p x)^2]``, the second moment of a channel's mean over space within one sample;
 * ``between``: ``E[mean_p x mean_p x']`` for two samples, the channels' squared means;
+* ``lengths``: the variance of the log of the second moment from one sample (and position) to the next, which finite width makes
+  and which some activations amplify;
 * ``channels``: the scale of each channel, its own mean aside, as a share of the mean one; depthwise convolutions pass it on.
 
 So ``ACSM = between (1 - 1/N) + pooled / N`` for a batch of N, and ``ACV`` is the rest of the second moment. In units of the profile the
@@ -16,7 +18,7 @@ theory, once for pairs within a sample and once for pairs of samples.
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from itertools import count
 
 import torch
@@ -37,12 +39,14 @@ class Gradient:
         within: Correlation of two positions of one sample and channel.
         channels: Second moment of each channel in units of the mean one.
         spread: Variance, over draws of the weights, of the log of the second moment.
+        across: Correlation of two samples; below 0 where norms over the batch have taken the mean out.
     """
 
     profile: Tensor
     within: float
     channels: Tensor
     spread: float = 0.0
+    across: float = 0.0
 
     @property
     def second(self) -> float:
@@ -51,7 +55,8 @@ class Gradient:
 
     def scaled(self, factor: float | Tensor, channels: Tensor | None = None) -> Gradient:
         """Times a factor, by position or as a whole, and by channel."""
-        return Gradient(self.profile * factor, self.within, unit(self.channels * channels) if channels is not None else self.channels, self.spread)
+        kept = self.channels if channels is None else unit(self.channels * channels)
+        return replace(self, profile=self.profile * factor, channels=kept)
 
     def plus(self, other: Gradient) -> Gradient:
         """The sum of two uncorrelated gradients."""
@@ -63,7 +68,8 @@ class Gradient:
             self.profile + other.profile,
             share * self.within + (1 - share) * other.within,
             share * self.channels + (1 - share) * other.channels,
-            share**2 * self.spread + (1 - share) ** 2 * other.spread + 2 * share * (1 - share) * min(self.spread, other.spread),
+            blend(share, self.spread, other.spread),
+            share * self.across + (1 - share) * other.across,
         )
 
 
@@ -79,6 +85,9 @@ class Field:
         axis: Where its channels are.
         profile, mean, pooled, between, channels: See the module.
         spread: Variance, over draws of the weights, of the log of the second moment.
+        lengths: See the module.
+        centred: ``lengths`` of the tensor without its mean over the batch, for a norm that takes it out; None where it is the same.
+        fresh: Whether it comes from a layer with weights, whose finite width has just added to ``lengths``.
         source: The tensor, taken to be normal, that this one is an element-wise function of.
         function: That function.
         parents: What it was made of, each with the way back for gradients; None is for tensors that only show theirs.
@@ -95,6 +104,9 @@ class Field:
     between: float
     channels: Tensor
     spread: float = 0.0
+    lengths: float = 0.0
+    centred: float | None = None
+    fresh: bool = False
     source: Field | None = None
     function: Nonlinearity | None = None
     parents: list[tuple[Field, Backward]] = field(default_factory=list)
@@ -168,6 +180,11 @@ def unit(channels: Tensor) -> Tensor:
     """Scaled to a mean of 1; all 1 where there is nothing."""
     mean = float(channels.mean()) if channels.numel() else 0.0
     return channels / mean if mean > 0 else torch.ones_like(channels)
+
+
+def blend(share: float, a: float, b: float) -> float:
+    """Variance of the log of a sum whose first part is this share of it; what both have, they have in common."""
+    return share**2 * a + (1 - share) ** 2 * b + 2 * share * (1 - share) * min(a, b)
 
 
 def even(n: int) -> Tensor:

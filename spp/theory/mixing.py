@@ -31,7 +31,7 @@ def linear(x: Field, weight: Tensor, bias: Tensor | None) -> Field:
     def back(g: Gradient) -> Gradient:
         sent = (w.square() * g.channels[:, None]).sum(0)  # (inputs,)
         spread = g.spread + 2 * _gradient_overlap(x, g) / x.width
-        return Gradient(g.profile * float(sent.mean()), g.within, unit(sent), spread)
+        return Gradient(g.profile * float(sent.mean()), g.within, unit(sent), spread, g.across)
 
     out.parents = [(x, back)]
     return out
@@ -80,7 +80,7 @@ def convolution(
         alike = g.within * float(pooled @ gram @ pooled)
         flat = float(profile.clamp(min=0).sqrt().mean()) ** 2
         within = min(max(alike / flat, -1.0), 1.0) if flat > 0 else 0.0
-        return Gradient(profile, within, unit(sent), g.spread + 2 * _gradient_overlap(x, g) / x.width)
+        return Gradient(profile, within, unit(sent), g.spread + 2 * _gradient_overlap(x, g) / x.width, g.across)
 
     out.parents = [(x, back)]
     return out
@@ -114,8 +114,13 @@ def _mixed(x: Field, shape: torch.Size, axis: int, w: Tensor, bias: Tensor | Non
         profile = profile + shift + 2 * nu * torch.einsum("k...,k->...", seen, (sums * b[:, None]).mean(0))
         cross = 2 * nu * (sums * b[:, None]).mean(0) @ mean_seen
         pooled, between, mean = pooled + shift + cross, between + shift + cross, mean + b.mean()
-    spread = x.spread + 2 * x.overlap() / len(w)
-    return Field(shape, axis, profile.clamp(min=0), float(mean), float(pooled), float(between), unit(channels), spread)
+    out = Field(shape, axis, profile.clamp(min=0), float(mean), float(pooled), float(between), unit(channels))
+    out.spread = x.spread + 2 * x.overlap() / len(w)
+    taps = w.shape[2]
+    kept = within**2 + (1 - within**2) / taps  # taps see different positions
+    out.lengths = x.lengths * kept + 2 * (1 - x.across**2) / len(w)
+    out.centred = (x.lengths if x.centred is None else x.centred) * kept + 2 / len(w)
+    return out
 
 
 def _gradient_overlap(x: Field, g: Gradient) -> float:

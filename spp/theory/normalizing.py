@@ -6,7 +6,7 @@ Backwards a norm multiplies the gradient with its scale and takes two directions
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from dataclasses import replace
 from math import prod
 
 import torch
@@ -33,10 +33,21 @@ def batch_norm(
     pooled = max(x.pooled - acsm, 0.0) * scale
     between = -pooled / (n - 1) if n > 1 else 0.0  # so that every channel's mean over the batch is 0
     out = Field(x.shape, x.axis, profile, 0.0, pooled, between, unit(variance / (variance + eps)))
+    out.lengths = x.lengths if x.centred is None else x.centred
     # the inverse of a sample variance is larger on the mean than the inverse of the variance; 1 where n p is large
     count = n * p if p == 1 else n * p / (1 + (p - 1) * within**2)
     inverse = (count - 1) / (count - 3) if count > 4 else 1.0
-    back = _back(x, (variance + eps).reciprocal() * inverse, 1 - 2 / (n * p))
+    inverse_variance = (variance + eps).reciprocal() * inverse
+
+    def back(g: Gradient) -> Gradient:
+        joint, second = g.channels * inverse_variance, g.second
+        flat = float(g.profile.clamp(min=0).sqrt().mean()) ** 2
+        pooled = g.within * flat + (1 - g.within) * second / p
+        taken = (pooled / n + (1 - 1 / n) * g.across * flat) / second if second else 0.0  # the mean's share
+        left = max(1 - taken - 1 / (n * p), 0.0)
+        away = -pooled / ((n - 1) * flat) if n > 1 and flat else 0.0
+        return Gradient(g.profile * (float(joint.mean()) * left), g.within, unit(joint), g.spread, away)
+
     out.parents = [(x, back)]
     return affine(out, *_affine_of(weight, bias))
 
@@ -114,11 +125,13 @@ def affine(x: Field, scale: Tensor | None, shift: Tensor | None = None) -> Field
         factor * x.between + plus,
         unit(weight),
         x.spread,
+        x.lengths,
+        x.centred,
     )
 
     def back(g: Gradient) -> Gradient:
         joint = g.channels * a.square()
-        return Gradient(g.profile * float(joint.mean()), g.within, unit(joint), g.spread)
+        return replace(g, profile=g.profile * float(joint.mean()), channels=unit(joint))
 
     out.parents = [(x, back)]
     return out
@@ -164,14 +177,6 @@ def _normalized(
     out = Field(x.shape, x.axis, profile * scale, 0.0, max(pooled, 0.0) * scale, between * scale, x.channels)
     out.parents = [(x, lambda g: g.scaled(left * scale))]
     return affine(out, *_affine_of(weight, bias))
-
-
-def _back(x: Field, inverse: Tensor, left: float) -> Callable[[Gradient], Gradient]:
-    def back(g: Gradient) -> Gradient:
-        joint = g.channels * inverse
-        return Gradient(g.profile * (float(joint.mean()) * left), g.within, unit(joint), g.spread)
-
-    return back
 
 
 def _affine_of(weight: Tensor | None, bias: Tensor | None) -> tuple[Tensor | None, Tensor | None]:

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from spp.nn.gains import normal_nodes
-from spp.theory.field import FLOAT, Field, Gradient, even, unit
+from spp.theory.field import FLOAT, Field, Gradient, blend, even, unit
 from spp.theory.gaussian import Nonlinearity
 from spp.theory.mixing import CONVOLVE, TRANSPOSE
 
@@ -18,12 +18,12 @@ def mean_over_space(x: Field, shape: torch.Size, axis: int) -> Field:
     """The mean over all positions; ``shape`` and channel ``axis`` are the output's."""
     spatial = len(shape) - 2 if len(shape) > 2 else 0
     out = Field(
-        shape, axis, torch.full((1,) * spatial, x.pooled, dtype=FLOAT), x.mean, x.pooled, x.between, x.channels, x.spread
+        shape, axis, torch.full((1,) * spatial, x.pooled, dtype=FLOAT), x.mean, x.pooled, x.between, x.channels, x.spread, x.lengths
     )
     p, space = x.positions, x.profile.shape
 
     def back(g: Gradient) -> Gradient:
-        return Gradient(torch.full(space, g.second / p**2, dtype=FLOAT), 1.0, g.channels, g.spread)
+        return Gradient(torch.full(space, g.second / p**2, dtype=FLOAT), 1.0, g.channels, g.spread, g.across)
 
     out.parents = [(x, back)]
     return out
@@ -51,11 +51,11 @@ def average_pool(
     profile = within * (window(root) / count) ** 2 + (1 - within) * window(x.profile) / count**2
     flat = float((window(root) / count).mean())
     pooled = within * flat**2 + (1 - within) * float((window(x.profile) / count**2).mean()) / profile.numel()
-    out = Field(shape, x.axis, profile, x.relative_mean * flat, pooled, x.across * flat**2, x.channels, x.spread)
+    out = Field(shape, x.axis, profile, x.relative_mean * flat, pooled, x.across * flat**2, x.channels, x.spread, x.lengths)
 
     def back(g: Gradient) -> Gradient:
         spread_over = _scatter(g.profile / count**2, kernel, stride, padding, root.shape)
-        return Gradient(spread_over, 1.0 if len(space) == 0 else max(g.within, 0.0), g.channels, g.spread)
+        return Gradient(spread_over, 1.0 if len(space) == 0 else max(g.within, 0.0), g.channels, g.spread, g.across)
 
     out.parents = [(x, back)]
     return out
@@ -82,22 +82,23 @@ def max_pool(x: Field, shape: torch.Size, kernel: tuple[int, ...], stride: tuple
     p = profile.numel()
     flat = float(profile.sqrt().mean()) ** 2
     second = float(profile.mean())
-    correlation = float(pairs_in.mean()) / second if second else 0.0
+    shared = float(pairs_in.sqrt().mean()) ** 2
     out = Field(
         shape,
         x.axis,
         profile,
         float(means.mean()),
-        correlation * (flat - second / p) + second / p,
-        float(pairs_across.mean()) / second * flat if second else 0.0,
+        shared + (1 - shared / flat) * second / p if flat else 0.0,
+        float(pairs_across.sqrt().mean()) ** 2,
         x.channels,
         x.spread,
+        x.lengths,
     )
     space = x.profile.shape
 
     def back(g: Gradient) -> Gradient:
         share = g.profile.numel() / prod(space)
-        return Gradient(torch.full(space, g.second * share, dtype=FLOAT), g.within, g.channels, g.spread)
+        return Gradient(torch.full(space, g.second * share, dtype=FLOAT), g.within, g.channels, g.spread, g.across)
 
     out.parents = [(x, back)]
     return out
@@ -120,7 +121,8 @@ def add(x: Field, y: Field, sign: float = 1.0) -> Field | None:
         x.pooled + y.pooled + cross,
         x.between + y.between + cross,
         share * x.channels + (1 - share) * y.channels,
-        share**2 * x.spread + (1 - share) ** 2 * y.spread + 2 * share * (1 - share) * min(x.spread, y.spread),
+        blend(share, x.spread, y.spread),
+        blend(share, x.lengths, y.lengths),
     )
     out.parents = [(x, _itself), (y, _itself)]
     return out
@@ -139,7 +141,7 @@ def multiply(x: Field, y: Field) -> Field | None:
     channels = x.channels * y.channels
     profile = x.profile * gate * float(channels.mean())
     mean = x.mean * (y.mean if wide else y.relative_mean * y.rms)
-    out = Field(x.shape, x.axis, profile, mean, 0.0, 0.0, unit(channels), x.spread + y.spread)
+    out = Field(x.shape, x.axis, profile, mean, 0.0, 0.0, unit(channels), x.spread + y.spread, x.lengths + y.lengths)
     flat, p = out.rms**2, out.positions
     within = x.within * (1.0 if wide else y.within)
     out.pooled = within * (flat - out.second / p) + out.second / p
@@ -148,16 +150,16 @@ def multiply(x: Field, y: Field) -> Field | None:
     def to_x(g: Gradient) -> Gradient:
         inner = g.within * (1.0 if wide else y.within)
         joint = g.channels * y.channels
-        return Gradient(g.profile * gate * float(joint.mean()), inner, unit(joint), g.spread)
+        return Gradient(g.profile * gate * float(joint.mean()), inner, unit(joint), g.spread, g.across)
 
     def to_y(g: Gradient) -> Gradient:
         joint = g.channels * x.channels
         product = g.profile * x.profile * float(joint.mean())
         if not wide:
-            return Gradient(product, g.within * x.within, unit(joint), g.spread)
+            return Gradient(product, g.within * x.within, unit(joint), g.spread, g.across)
         both = g.within * x.within
         summed = p * (both * p * float(product.sqrt().mean()) ** 2 + (1 - both) * float(product.mean()))
-        return Gradient(torch.full(y.profile.shape, summed, dtype=FLOAT), 1.0, unit(joint), g.spread)
+        return Gradient(torch.full(y.profile.shape, summed, dtype=FLOAT), 1.0, unit(joint), g.spread, g.across)
 
     out.parents = [(x, to_x)] if y.width == 1 and x.width > 1 else [(x, to_x), (y, to_y)]
     return out
@@ -174,17 +176,17 @@ def dropout(x: Field, rate: float) -> Field:
     keep = 1 - rate
     if keep <= 0:
         keep = 1e-300
-    out = Field(x.shape, x.axis, x.profile / keep, x.mean, 0.0, x.between, x.channels, x.spread)
+    out = Field(x.shape, x.axis, x.profile / keep, x.mean, 0.0, x.between, x.channels, x.spread, x.lengths)
     out.pooled = x.pooled + x.second * (1 / keep - 1) / x.positions
-    out.parents = [(x, lambda g: Gradient(g.profile / keep, g.within * keep, g.channels, g.spread))]
+    out.parents = [(x, lambda g: Gradient(g.profile / keep, g.within * keep, g.channels, g.spread, g.across))]
     return out
 
 
 def dropout_of_channels(x: Field, rate: float) -> Field:
     """As :func:`dropout`, for whole channels of a sample."""
     keep = 1 - rate
-    out = Field(x.shape, x.axis, x.profile / keep, x.mean, x.pooled / keep, x.between, x.channels, x.spread)
-    out.parents = [(x, lambda g: Gradient(g.profile / keep, g.within, g.channels, g.spread))]
+    out = Field(x.shape, x.axis, x.profile / keep, x.mean, x.pooled / keep, x.between, x.channels, x.spread, x.lengths)
+    out.parents = [(x, lambda g: Gradient(g.profile / keep, g.within, g.channels, g.spread, g.across))]
     return out
 
 
@@ -199,17 +201,17 @@ def alpha_dropout(x: Field, rate: float) -> Field:
     root = x.profile.clamp(min=0).sqrt()
     profile = keep * (a**2 * x.profile + 2 * a * b * x.relative_mean * root + b**2) + rate * drop
     cross = 2 * a * keep * base * x.mean + base**2
-    out = Field(x.shape, x.axis, profile, a * keep * x.mean + base, 0.0, (a * keep) ** 2 * x.between + cross, x.channels, x.spread)
+    out = Field(x.shape, x.axis, profile, a * keep * x.mean + base, 0.0, (a * keep) ** 2 * x.between + cross, x.channels, x.spread, x.lengths)
     whole = (a * keep) ** 2 * x.pooled + cross
     out.pooled = whole + (out.second - (a * keep) ** 2 * x.second - cross) / x.positions
-    out.parents = [(x, lambda g: Gradient(g.profile * (a**2 * keep), g.within * keep, g.channels, g.spread))]
+    out.parents = [(x, lambda g: Gradient(g.profile * (a**2 * keep), g.within * keep, g.channels, g.spread, g.across))]
     return out
 
 
 def flatten(x: Field, shape: torch.Size) -> Field:
     """Channels and positions as features: every position's mean is a feature's now."""
     second, across = x.second, x.across
-    out = Field(shape, 1, torch.tensor(second, dtype=FLOAT), x.mean, second, across * second, even(shape[1]), x.spread)
+    out = Field(shape, 1, torch.tensor(second, dtype=FLOAT), x.mean, second, across * second, even(shape[1]), x.spread, x.lengths)
     if x.positions == 1 and shape[1] == len(x.channels):
         out.channels = x.channels
     space, channels = x.profile.shape, x.channels
@@ -217,7 +219,7 @@ def flatten(x: Field, shape: torch.Size) -> Field:
 
     def back(g: Gradient) -> Gradient:
         own = g.channels if len(g.channels) == len(channels) else torch.ones_like(channels)
-        return Gradient(torch.full(space, g.second, dtype=FLOAT), 0.0 if within < 1 else 1.0, own, g.spread)
+        return Gradient(torch.full(space, g.second, dtype=FLOAT), 0.0 if within < 1 else 1.0, own, g.spread, g.across)
 
     out.parents = [(x, back)]
     return out
@@ -232,7 +234,7 @@ def moved(x: Field, order: tuple[int, ...], shape: torch.Size) -> Field | None:
     turn = tuple(before.index(a) for a in after)
     out = _like(x, shape, order.index(x.axis), x.profile.permute(turn) if turn else x.profile)
     inverse = tuple(int(i) for i in np.argsort(turn))
-    out.parents = [(x, lambda g: Gradient(g.profile.permute(inverse) if turn else g.profile, g.within, g.channels, g.spread))]
+    out.parents = [(x, lambda g: Gradient(g.profile.permute(inverse) if turn else g.profile, g.within, g.channels, g.spread, g.across))]
     return out
 
 
@@ -252,7 +254,7 @@ def reshaped(x: Field, shape: torch.Size) -> Field | None:
     space = tuple(n for a, n in enumerate(shape) if a not in (0, place))
     out = _like(x, shape, place, x.profile.reshape(space))
     old = x.profile.shape
-    out.parents = [(x, lambda g: Gradient(g.profile.reshape(old), g.within, g.channels, g.spread))]
+    out.parents = [(x, lambda g: Gradient(g.profile.reshape(old), g.within, g.channels, g.spread, g.across))]
     if out.positions == 1:
         out.free = x.free
     return out
@@ -273,6 +275,7 @@ def joined(parts: list[Field], shape: torch.Size) -> Field | None:
         *(sum(s * float(getattr(x, name)) for s, x in zip(share, parts, strict=True)) for name in ("mean", "pooled", "between")),
         unit(channels),
         max(x.spread for x in parts),
+        max(x.lengths for x in parts),
     )
     start = 0
     for x in parts:
@@ -295,7 +298,7 @@ def chosen(x: Field, part: slice, shape: torch.Size) -> Field:
         channels = torch.zeros(width, dtype=FLOAT)
         channels[part] = g.channels
         fraction = len(g.channels) / width
-        return Gradient(g.profile * fraction, g.within, unit(channels), g.spread)
+        return Gradient(g.profile * fraction, g.within, unit(channels), g.spread, g.across)
 
     out.parents = [(x, back)]
     return out
@@ -307,14 +310,14 @@ def strided(x: Field, parts: tuple[slice, ...], shape: torch.Size) -> Field:
     within, across, nu = x.within, x.across, x.relative_mean
     flat, second, p = float(profile.clamp(min=0).sqrt().mean()), float(profile.mean()), profile.numel()
     out = Field(
-        shape, x.axis, profile, nu * flat, within * (flat**2 - second / p) + second / p, across * flat**2, x.channels, x.spread
+        shape, x.axis, profile, nu * flat, within * (flat**2 - second / p) + second / p, across * flat**2, x.channels, x.spread, x.lengths
     )
     old = x.profile.shape
 
     def back(g: Gradient) -> Gradient:
         whole = torch.zeros(old, dtype=FLOAT)
         whole[parts] = g.profile
-        return Gradient(whole, g.within, g.channels, g.spread)
+        return Gradient(whole, g.within, g.channels, g.spread, g.across)
 
     out.parents = [(x, back)]
     return out
@@ -327,7 +330,7 @@ def padded_channels(x: Field, before: int, after: int, shape: torch.Size) -> Fie
     channels = torch.zeros(width, dtype=FLOAT)
     channels[before : before + x.width] = x.channels
     out = Field(
-        shape, x.axis, x.profile * share, x.mean * share, x.pooled * share, x.between * share, unit(channels), x.spread
+        shape, x.axis, x.profile * share, x.mean * share, x.pooled * share, x.between * share, unit(channels), x.spread, x.lengths
     )
     out.parents = [(x, _part_of_gradient(slice(before, before + x.width)))]
     return out
@@ -340,7 +343,7 @@ def padded_space(x: Field, pads: tuple[int, ...], mode: str, shape: torch.Size) 
     profile = root.square()
     flat, second, p = float(root.mean()), float(profile.mean()), profile.numel()
     out = Field(
-        shape, x.axis, profile, nu * flat, within * (flat**2 - second / p) + second / p, across * flat**2, x.channels, x.spread
+        shape, x.axis, profile, nu * flat, within * (flat**2 - second / p) + second / p, across * flat**2, x.channels, x.spread, x.lengths
     )
     old = x.profile.shape
 
@@ -351,7 +354,7 @@ def padded_space(x: Field, pads: tuple[int, ...], mode: str, shape: torch.Size) 
             inner.append(slice(max(before, 0), max(before, 0) + n))
         found = g.profile[tuple(inner)]
         total = float(g.profile.sum()) if mode != "constant" else float(found.sum())
-        return Gradient(found * (total / float(found.sum())) if float(found.sum()) else found, g.within, g.channels, g.spread)
+        return Gradient(found * (total / float(found.sum())) if float(found.sum()) else found, g.within, g.channels, g.spread, g.across)
 
     out.parents = [(x, back)]
     return out
@@ -365,7 +368,7 @@ def cut(x: Field) -> Field:
 def _part_of_gradient(part: slice):  # type: ignore[no-untyped-def]
     def back(g: Gradient) -> Gradient:
         share = float(g.channels[part].mean())
-        return Gradient(g.profile * share, g.within, unit(g.channels[part]), g.spread)
+        return Gradient(g.profile * share, g.within, unit(g.channels[part]), g.spread, g.across)
 
     return back
 
@@ -380,6 +383,8 @@ def _like(x: Field, shape: torch.Size, axis: int, profile: Tensor) -> Field:
         x.between,
         x.channels,
         x.spread,
+        x.lengths,
+        x.centred,
         free=x.free,
     )
 
