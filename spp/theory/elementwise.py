@@ -1,7 +1,7 @@
 """Element-wise functions of a normal tensor: the q-map and the c-map at every position, forwards and backwards.
 
-Functions of functions, ``x * sigmoid(x)`` say, are composed and evaluated at the normal tensor that they come from, since what an
-activation gives out is not normal.
+Functions of functions, ``x * sigmoid(x)`` say, are composed and evaluated at the normal tensor that they come from, since what
+an activation gives out is not normal.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from spp.nn.gains import Array
-from spp.theory.field import FLOAT, Field, Gradient, unit
+from spp.theory.field import FLOAT, Backward, Field, Gradient, unit
 from spp.theory.gaussian import (
     Nonlinearity,
     moments,
@@ -36,7 +36,9 @@ def unary(x: Field, function: Function, kinks: tuple[float, ...] = ()) -> Field:
     if x.source is None or x.function is None:
         return of_normal(x, Nonlinearity(function, kinks))
     inner = x.function
-    out = of_normal(x.source, Nonlinearity(lambda u: function(inner.function(u)), (*inner.kinks, *_preimages(inner, kinks))))
+    out = of_normal(
+        x.source, Nonlinearity(lambda u: function(inner.function(u)), (*inner.kinks, *_preimages(inner, kinks)))
+    )
     out.shadows = [(x, _through(x, Nonlinearity(function, kinks)))]
     return out
 
@@ -58,23 +60,33 @@ def of_normal(x: Field, phi: Nonlinearity) -> Field:
     profile, ratio = _mapped(maps.second, x.profile), _by_channel(maps.second, x.second, x.channels)
     seconds = maps.over(np.array([x.second]))[1][0]
     second, root = float(maps.weights @ seconds), float(maps.weights @ np.sqrt(seconds))
-    out = Field(x.shape, x.axis, profile * float(ratio.mean()), 0.0, 0.0, 0.0, unit(ratio), source=x, function=phi)
-    out.mean = float(_mapped(maps.first, x.profile).mean())
-    flat, p = out.rms**2, out.positions
     alike = root**2 / second if second else 0.0  # two samples of different length have less in common
-    within = out.mean**2 + alike * pairs.beyond_mean(x.within) * flat
-    out.pooled = within + (1 - within / flat) * out.second / p if p > 1 and flat else out.second
-    out.between = out.mean**2 + alike * pairs.beyond_mean(x.across) * flat
-    out.spread, out.lengths, out.centred = pairs.spread(), pairs.lengths(maps), pairs.centred(maps)
-    out.parents = [(x, _through(x, phi))]
-    return out
+    out = Field(
+        shape=x.shape,
+        axis=x.axis,
+        profile=profile * float(ratio.mean()),
+        mean=float(_mapped(maps.first, x.profile).mean()),
+        pooled=0.0,
+        between=0.0,
+        channels=unit(ratio),
+        spread=pairs.spread(),
+        lengths=pairs.lengths(maps),
+        scatter=pairs.scatter(),
+        centred=pairs.centred(maps),
+        source=x,
+        function=phi,
+    )
+    out.between = out.mean**2 + alike * pairs.beyond_mean(x.across) * out.flat
+    common = out.mean**2 / out.flat if out.flat else 0.0
+    out.correlate(common + alike * pairs.beyond_mean(x.within) if out.positions > 1 else 1.0)
+    return out.made_of((x, _through(x, phi, pairs)))
 
 
 class Maps:
     """Expectations over one element of a normal tensor, over samples of different length too."""
 
     def __init__(self, x: Field, phi: Nonlinearity) -> None:
-        self.nu, self.phi, self.lengths = x.relative_mean, phi, x.lengths
+        self.nu, self.phi, self.lengths = x.nu, phi, x.lengths
         if x.lengths > 1e-4:
             nodes, weights = np.polynomial.hermite_e.hermegauss(9)
             self.at = np.exp(np.sqrt(x.lengths) * nodes - x.lengths / 2)
@@ -84,11 +96,13 @@ class Maps:
 
     def second(self, q: Array) -> Array:
         """``E[phi^2]`` for each second moment ``q`` of the input."""
-        return self.over(q)[1] @ self.weights
+        found: Array = self.over(q)[1] @ self.weights
+        return found
 
     def first(self, q: Array) -> Array:
         """``E[phi]`` for each ``q``."""
-        return self.over(q)[0] @ self.weights
+        found: Array = self.over(q)[0] @ self.weights
+        return found
 
     def chi(self, q: Array) -> Array:
         """``E[phi'^2]`` for each ``q``, at the mean length: longer samples have other gradients too."""
@@ -107,7 +121,7 @@ class Pairs:
 
     def __init__(self, x: Field, phi: Nonlinearity) -> None:
         self.x, self.phi = x, phi
-        nu, q = x.relative_mean, x.second
+        nu, q = x.nu, x.second
         self.mean, self.variance, self.nu2 = nu * q**0.5, q * (1 - nu**2), nu**2
         self.second = moments(phi, self.mean, self.variance)[1]
         self.chi = slope_moments(phi, self.mean, self.variance)[1]
@@ -131,7 +145,11 @@ class Pairs:
     def average(self, *, slopes: bool = False) -> float:
         """``E[phi1^2 phi2^2]`` (or of slopes) over all pairs of a channel: other samples, other positions, itself."""
         n, p = self.x.samples, self.x.positions
-        total = (1 - 1 / n) * self.value(self.x.across, slopes=slopes, squared=True)
+        off = self.x.scatter**0.5
+        if self.x.scatter < 1e-6 or self.x.across + off > 1:
+            off = 0.0
+        around = [self.x.across - off, self.x.across + off] if off else [self.x.across]
+        total = (1 - 1 / n) * sum(self.value(c, slopes=slopes, squared=True) for c in around) / len(around)
         total += 1 / (n * p) * self.value(1.0, slopes=slopes, squared=True)
         if p > 1:
             total += (1 - 1 / p) / n * self.value(self.x.within, slopes=slopes, squared=True)
@@ -144,12 +162,30 @@ class Pairs:
             return 0.0
         return self.x.second * second_moment_slope(self.phi, self.mean, self.variance) / self.second
 
+    @property
+    def tilt(self) -> float:
+        """``E[phi^2 z] / E[phi^2]``: how the second moment goes with the sum of the ``z``."""
+        u, weight = normal_points(self.phi, self.mean, self.variance)
+        if not self.variance > 0:
+            return 0.0
+        found = float((self.phi.value(u) ** 2 * (u - self.mean)) @ weight)
+        return found / float(np.sqrt(self.variance)) / self.second
+
     def spread(self) -> float:
         """Variance of the log of the second moment behind the activation, see ``docs/theory.md``."""
         if not self.second > 0:
             return 0.0
         own = self.average() / self.second**2 - 1 - 2 * self.rate**2 * self.x.overlap()
+        own -= self.tilt**2 * self.x.across if self.x.level else 0.0
         return max(self.rate**2 * self.x.spread + own / self.x.width, 0.0)
+
+    def scatter(self) -> float:
+        """Variance of the correlation from pair to pair behind the activation, which multiplies it by the c-map's slope."""
+        if not self.second > 0:
+            return 0.0
+        slope = self.x.second * self.value(self.x.across, slopes=True) / self.second
+        own = (1 - self.beyond_mean(self.x.across) ** 2) ** 2 - slope**2 * (1 - self.x.across**2) ** 2
+        return slope**2 * self.x.scatter + max(own, 0.0) / self.x.width
 
     def lengths(self, maps: Maps) -> float:
         """Variance of the log of a sample's second moment behind the activation."""
@@ -162,7 +198,7 @@ class Pairs:
 
     def centred(self, maps: Maps) -> float | None:
         """The same without the mean over the batch; None where samples have more in common than the function's mean."""
-        if abs(self.x.across) > 0.1 or abs(self.x.relative_mean) > 0.1 or not self.second > 0:
+        if abs(self.x.across) > 0.1 or abs(self.x.nu) > 0.1 or not self.second > 0:
             return None
         first, second = (found[0] for found in maps.over(np.array([self.x.second])))
         mean = float(maps.weights @ first)
@@ -180,30 +216,28 @@ def _variance_of_log(values: Array, weights: Array) -> float:
     return float(weights @ (logs - weights @ logs) ** 2)
 
 
-def _through(x: Field, phi: Nonlinearity) -> Callable[[Gradient], Gradient]:
+def _through(x: Field, phi: Nonlinearity, known: Pairs | None = None) -> Backward:
     """The way back through ``phi``: ``E[phi'^2]`` at each position."""
 
     def back(g: Gradient) -> Gradient:
-        maps, pairs = Maps(x, phi), Pairs(x, phi)
-        profile, ratio = g.profile * _mapped(maps.chi, x.profile), _by_channel(maps.chi, x.second, x.channels)
-        within, across, spread = g.within, g.across, g.spread
+        maps, pairs = Maps(x, phi), known or Pairs(x, phi)
+        sent = g.scaled(_mapped(maps.chi, x.profile), _by_channel(maps.chi, x.second, x.channels))
         if pairs.chi > 0:
-            if x.positions > 1 and within:
-                within *= pairs.value(x.within, slopes=True) / pairs.chi
-            if across:
-                across *= pairs.value(x.across, slopes=True) / pairs.chi
-            spread += max(pairs.average(slopes=True) / pairs.chi**2 - 1, 0.0) / x.width
-        joint = g.channels * ratio
-        return Gradient(profile * float(joint.mean()), within, unit(joint), spread, across)
+            if x.positions > 1 and g.within:
+                sent.within = g.within * pairs.value(x.within, slopes=True) / pairs.chi
+            if g.across:
+                sent.across = g.across * pairs.value(x.across, slopes=True) / pairs.chi
+            sent.spread = g.spread + max(pairs.average(slopes=True) / pairs.chi**2 - 1, 0.0) / x.width
+        return sent
 
     return back
 
 
-def _partial(x: Field, y: Field, z: Field, root: Field, function: Callable[[Tensor, Tensor], Tensor]) -> Callable[[Gradient], Gradient]:
+def _partial(x: Field, y: Field, z: Field, root: Field, function: Callable[[Tensor, Tensor], Tensor]) -> Backward:
     """The gradient that one of two operands would show: ``E[(df/dz)^2]`` at the mean of the profile."""
 
     def back(g: Gradient) -> Gradient:
-        nu, q = root.relative_mean, root.second
+        nu, q = root.nu, root.second
         f, h = (w.function or Nonlinearity(_same) for w in (x, y))
 
         def slope(u: Tensor) -> Tensor:
@@ -240,7 +274,11 @@ def _by_channel(function: Callable[[Array], Array], q: float, channels: Tensor) 
         return torch.from_numpy(np.maximum(r, 0.0) ** rate).to(FLOAT)
     knots = np.unique(np.quantile(r, np.linspace(0, 1, KNOTS)))
     here, *found = function(q * np.concatenate([[1.0], knots]))
-    return torch.from_numpy(np.interp(r, knots, np.array(found) / here)).to(FLOAT) if here > 0 else torch.ones_like(channels)
+    return (
+        torch.from_numpy(np.interp(r, knots, np.array(found) / here)).to(FLOAT)
+        if here > 0
+        else torch.ones_like(channels)
+    )
 
 
 def _preimages(inner: Nonlinearity, kinks: tuple[float, ...]) -> tuple[float, ...]:

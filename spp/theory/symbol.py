@@ -1,8 +1,8 @@
 """A tensor without numbers that carries a :class:`~spp.theory.field.Field` through a model's own ``forward``.
 
-``Symbol`` is a tensor on torch's meta device: every function of torch that meets one computes the shape of its result there, and
-:data:`RULES` has the field of the result. So functional code, scales, gates and residual sums are followed as they are written, and
-nothing is computed that costs. What has no rule gives a symbol without a field, with the reason.
+``Symbol`` is a tensor on torch's meta device: every function of torch that meets one computes the shape of its result there,
+and :data:`RULES` has the field of the result. So functional code, scales, gates and residual sums are followed as they are
+written, and nothing is computed that costs. What has no rule gives a symbol without a field, with the reason.
 """
 
 from __future__ import annotations
@@ -17,9 +17,22 @@ from torch.utils._pytree import tree_map
 
 from spp.theory.field import Field
 
-Rule = Callable[..., "Field | list[Field] | str"]
+Shape = torch.Size
+Out = Field | None
+Rule = Callable[..., Any]
 RULES: dict[Any, Rule] = {}
 """From torch's function to the rule: called with its arguments and the keyword ``shape`` (of the result, or a list of them)."""
+
+
+def rule(*functions: Any) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
+    """Enter a rule for these functions."""
+
+    def enter(found: Callable[..., Any]) -> Callable[..., Any]:
+        for function in functions:
+            RULES[function] = found
+        return found
+
+    return enter
 
 
 class Symbol(torch.Tensor):
@@ -58,7 +71,7 @@ class Masks(TorchFunctionMode):
     ) -> Any:
         """Follow one call."""
         if func is Tensor.bernoulli_ and len(args) == 2 and isinstance(args[1], float):
-            from spp.theory.reducing import mask
+            from spp.theory.combining import mask
 
             drawn = args[0]
             if drawn.dim() > 1 and drawn.numel() == drawn.shape[0]:
@@ -72,7 +85,7 @@ def _followed(func: Any, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> An
     symbols = _symbols((args, kwargs))
     place = symbols[0].place
     with torch._C.DisableTorchFunctionSubclass():
-        if func is Tensor.device.__get__:  # type: ignore[attr-defined]
+        if func is Tensor.device.__get__:
             return place
         if func is Tensor.is_meta.__get__:  # type: ignore[attr-defined]
             return False
@@ -91,7 +104,8 @@ def _followed(func: Any, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> An
 def _one(func: Any, args: Any, kwargs: Any, result: Tensor, symbols: list[Symbol], place: torch.device) -> Tensor:
     found = _ruled(func, args, kwargs, result.shape, symbols)
     field, reason = (found, "") if isinstance(found, Field) else (None, str(found))
-    inplace = func.__name__.endswith("_") and not func.__name__.endswith("__") or func.__name__.startswith("__i")
+    name = func.__name__
+    inplace = (name.endswith("_") and not name.endswith("__")) or name.startswith("__i")
     first = args[0] if args else None
     if (inplace or kwargs.get("inplace")) and isinstance(first, Symbol):
         if first.shape != result.shape:
@@ -129,6 +143,14 @@ def _ruled(func: Any, args: Any, kwargs: Any, shape: Any, symbols: list[Symbol])
 def field_of(value: Any) -> Field | None:
     """The field of a symbol, None for anything else."""
     return value.field if isinstance(value, Symbol) else None
+
+
+def each_axis(value: Any, dims: int) -> tuple[int, ...]:
+    """``value`` once for each axis, as torch takes it for all or for each."""
+    if isinstance(value, int):
+        return (value,) * dims
+    found = tuple(int(v) for v in value)
+    return found * dims if len(found) == 1 else found
 
 
 def _bare(value: Any) -> Any:

@@ -41,7 +41,10 @@ PREDICTION_COLUMNS: dict[PredictionColumn, Spec] = {
     PredictionColumn.ACSM: Spec("float64", "ACSM (theory)", "predicted average channel squared mean", missing=True),
     PredictionColumn.ACV: Spec("float64", "ACV (theory)", "predicted average channel variance", missing=True),
     PredictionColumn.GRADIENT: Spec(
-        "float64", "gradient mean square (theory)", "predicted mean square of the gradient, for a unit one at the output", missing=True
+        "float64",
+        "gradient mean square (theory)",
+        "predicted mean square of the gradient, for a unit one at the output",
+        missing=True,
     ),
     PredictionColumn.LOG_SPREAD: Spec(
         "float64",
@@ -90,9 +93,9 @@ def attach(frame: pd.DataFrame, prediction: pd.DataFrame) -> pd.DataFrame:
     """``frame`` with the predicted columns of :data:`spp.frame.schema.PREDICTED`; neither argument is changed.
 
     Rows are matched by name, call and output. Activations get ``acsm_predicted`` and ``acv_predicted``, gradients
-    ``gradient_predicted``, both ``log_spread_predicted``; everything else stays missing. Theory is linear in the gradient, and a loss
-    has a scale of its own: predicted gradients are multiplied so that they begin, at the model's output, as the measured
-    one does.
+    ``gradient_predicted``, both ``log_spread_predicted``; everything else stays missing. Theory is linear in the gradient, and
+    a loss has a scale of its own: predicted gradients are multiplied so that they begin, at the model's output, as the
+    measured one does.
 
     Args:
         frame: Of a trace.

@@ -50,8 +50,8 @@ def predict(model: nn.Module, batch: tuple[int, ...] | torch.Size | Tensor) -> p
 
     Args:
         model: Any ``torch.nn.Module``, in the mode (train or eval) it is in.
-        batch: The shape of one input, ``(N, C, H, W)`` or ``(N, F)``, which then is unit normal noise; or such a tensor, whose own
-            moments are taken.
+        batch: The shape of one input, ``(N, C, H, W)`` or ``(N, F)``, which then is unit normal noise; or such a tensor,
+            whose own moments are taken.
 
     Returns:
         One row per output of a module call, see :data:`spp.theory.table.PREDICTION_COLUMNS`; where nothing could be
@@ -70,7 +70,10 @@ def predict(model: nn.Module, batch: tuple[int, ...] | torch.Size | Tensor) -> p
         try:
             output = model(symbol)
         except Exception as error:  # whatever a model does that a tensor without numbers cannot
-            output, reason = None, f"the forward pass could not be followed: {type(error).__name__}: {str(error).splitlines()[0][:120]}"
+            output, reason = (
+                None,
+                f"the forward pass could not be followed: {_said(error)}",
+            )
     _back([s.field for _, s in walk(output) if isinstance(s, Symbol) and s.field is not None])
     return table(visits, entries, reason)
 
@@ -96,20 +99,43 @@ def _input(batch: tuple[int, ...] | Tensor, model: nn.Module) -> tuple[Tensor, t
         )
     space = shape[2:]
     positions = max(space.numel(), 1)
-    field = Field(shape, 1, torch.ones(space, dtype=FLOAT), 0.0, 1 / positions, 0.0, even(shape[1]), free=True)
+    field = Field(
+        shape=shape,
+        axis=1,
+        profile=torch.ones(space, dtype=FLOAT),
+        mean=0.0,
+        pooled=1 / positions,
+        between=0.0,
+        channels=even(shape[1]),
+        lengths=2 / shape[1],
+        scatter=1 / (shape[1] * positions),
+        free=len(shape) > 2,
+    )
     return torch.empty(shape, dtype=dtype, device="meta"), place, field
 
 
 def _measured(x: Tensor) -> Field:
     """The field of a tensor that is there."""
-    rows = x.to("cpu", FLOAT).flatten(2) if x.dim() > 2 else x.to("cpu", FLOAT)[:, :, None]  # (N, C, P)
-    n, p = rows.shape[0], rows.shape[2]
-    profile = rows.square().mean((0, 1))
-    pooled = float(rows.mean(2).square().mean())
-    acsm = float(rows.mean((0, 2)).square().mean())
-    between = (acsm - pooled / n) / (1 - 1 / n) if n > 1 else 0.0
-    channels = rows.square().mean((0, 2)) - rows.mean((0, 2)).square()
-    return Field(x.shape, 1, profile.reshape(x.shape[2:]), float(rows.mean()), max(pooled, float(profile.mean()) / p * 0), between, unit(channels))
+    rows = x.to("cpu", FLOAT).reshape(*x.shape[:2], -1)  # (N, C, P)
+    n = len(rows)
+    profile, channel_means = rows.square().mean((0, 1)), rows.mean((0, 2))
+    pooled, acsm = float(rows.mean(2).square().mean()), float(channel_means.square().mean())
+    lengths = rows.square().mean(1).clamp(min=1e-300).log()
+    return Field(
+        shape=x.shape,
+        axis=1,
+        profile=profile.reshape(x.shape[2:]),
+        mean=float(rows.mean()),
+        pooled=pooled,
+        between=(acsm - pooled / n) / (1 - 1 / n) if n > 1 else 0.0,
+        channels=unit(rows.square().mean((0, 2)) - channel_means.square()),
+        lengths=float(lengths.var(correction=0)),
+    )
+
+
+def _said(error: Exception) -> str:
+    first = str(error).strip().splitlines()[:1]
+    return ": ".join([type(error).__name__, *(line[:120] for line in first)])
 
 
 def _is_shape(batch: object) -> bool:
@@ -173,5 +199,3 @@ def _back(outputs: list[Field]) -> None:
             sent = send(gradient)
             parent.gradient = sent if parent.gradient is None else parent.gradient.plus(sent)
             waiting[id(parent)] = parent
-
-
