@@ -43,6 +43,13 @@ def unary(x: Field, function: Function, kinks: tuple[float, ...] = ()) -> Field:
     return out
 
 
+def known_as(x: Field, out: Field, function: Function) -> Field:
+    """``out``, whose moments are known, as ``function(x)``, so that what follows can be composed with it."""
+    inner = x.function or Nonlinearity(_same)
+    out.source, out.function = x.source or x, Nonlinearity(lambda u: function(inner.function(u)), inner.kinks)
+    return out
+
+
 def binary(x: Field, y: Field, function: Callable[[Tensor, Tensor], Tensor]) -> Field | None:
     """``function(x, y)`` where both are functions of the same normal tensor; None where they are not."""
     root = x.source or x

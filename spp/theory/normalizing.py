@@ -93,8 +93,9 @@ def layer_norm(
     if x.free and x.axis not in axes:
         x = named(x, rank - 1)
     if len(axes) > 1 and axes == set(range(1, rank)):
-        each = [None if t is None else wide(t).movedim(x.axis - 1, 0).flatten(1).mean(1) for t in (weight, bias)]
-        return group_norm(x, 1, each[0], each[1], eps)
+        at = x.axis - 1  # elements have scales of their own: a channel's is their root mean square
+        scale = None if weight is None else wide(weight).movedim(at, 0).flatten(1).square().mean(1).sqrt()
+        return group_norm(x, 1, scale, None if bias is None else wide(bias).movedim(at, 0).flatten(1).mean(1), eps)
     width, nu2 = prod(shape), x.nu**2
     if axes != {x.axis} or width < 2:
         return None

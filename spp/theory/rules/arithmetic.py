@@ -47,9 +47,8 @@ def _shifted(x: Field, other: Any, sign: float, shape: Shape) -> Out:
     """A constant added: a number, or one for each channel."""
     if isinstance(other, int | float) or other.numel() == 1:
         number = sign * float(other)
-        if x.source is not None:
-            return elementwise.unary(x, lambda u: u + number)
-        return normalizing.affine(x, None, torch.tensor(number, dtype=FLOAT))
+        plain = normalizing.affine(x, None, torch.tensor(number, dtype=FLOAT))
+        return elementwise.known_as(x, plain, lambda u: u + number)
     vector = _per_channel(x, other, shape)
     return None if vector is None else normalizing.affine(x, None, sign * vector)
 
@@ -78,9 +77,8 @@ def _product(input: Any, other: Any, shape: Shape) -> Out:
         return None
     if isinstance(other, int | float) or other.numel() == 1:
         factor = float(other)
-        if x.source is not None:
-            return elementwise.unary(x, lambda u: u * factor)
-        return normalizing.affine(x, torch.tensor(factor, dtype=FLOAT))
+        plain = normalizing.affine(x, torch.tensor(factor, dtype=FLOAT))
+        return elementwise.known_as(x, plain, lambda u: u * factor)
     vector = _per_channel(x, other, shape)
     return None if vector is None else normalizing.affine(x, vector)
 
