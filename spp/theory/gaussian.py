@@ -1,18 +1,15 @@
 """Expectations of an activation under a normal distribution, of one variable and of two correlated ones.
 
 Quadrature is Gauss-Legendre between the activation's kinks (Gauss-Hermite nodes straddle them and are good to a few digits
-only). In two variables ``u1 = m + s z1`` and ``u2 = m + s (c z1 + sqrt(1 - c^2) z2)`` the inner integral is cut where ``u2``
-meets a kink, for each outer node anew, and the outer one where ``u1`` does and around where the inner one turns.
-
-Everything else in this package that is an integral is computed here.
+only), see :mod:`spp.theory.quadrature`. The standard deviation ``s`` may be of any size for functions that are nearly linear or
+constant away from 0, as activations are; oscillating ones are followed up to ``s = 8``.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from functools import lru_cache
-from math import pi, sqrt
+from math import sqrt
 
 import numpy as np
 import torch
@@ -20,10 +17,8 @@ from torch import Tensor
 
 from spp.errors import InputError
 from spp.nn.activations import find_activation
-from spp.nn.gains import Array, normal_nodes
-
-REACH, NODES, WIDEST = 9.0, 16, 2.0
-"""In two variables: where integration ends (density below 1e-18), nodes of a panel, and the widest panel."""
+from spp.nn.gains import Array
+from spp.theory import quadrature
 
 
 @dataclass(frozen=True)
@@ -103,13 +98,7 @@ def moments_of_many(phi: Nonlinearity, mean: Array, variance: Array, *, slopes: 
         Both of shape (K,).
     """
     scale = np.sqrt(np.maximum(variance, 0.0))
-    widest = max(min(WIDEST, 2 / max(float(scale.max()), 1e-300)), 1 / 32)
-    grid = np.linspace(-REACH, REACH, int(np.ceil(2 * REACH / widest)) + 1)
-    edges = np.broadcast_to(grid, (len(mean), len(grid)))
-    if phi.kinks:
-        cuts = (np.array(phi.kinks) - mean[:, None]) / np.maximum(scale, 1e-150)[:, None]
-        edges = np.sort(np.concatenate([edges, np.clip(cuts, -REACH, REACH)], axis=1), axis=1)
-    z, weight = _between(edges)
+    z, weight = quadrature.many(np.array(phi.kinks, dtype=float), mean, scale)
     values = (phi.slope if slopes else phi.value)(mean[:, None] + scale[:, None] * z)
     return (values * weight).sum(1), (values**2 * weight).sum(1)
 
@@ -185,10 +174,7 @@ def pair_moment(
         u, weight = normal_points(phi, mean, variance, mirrored=True)
         return float((take(u) * take(mean + np.sign(correlation) * (u - mean) if variance else u)) @ weight)
     scale = sqrt(variance)
-    kinks = tuple((kink - mean) / scale for kink in phi.kinks)
-    widest = max(min(WIDEST, 2 / scale), 1 / 32)
-    z1, w1 = _outer_nodes(kinks, correlation, widest)
-    z2, w2 = _inner_nodes(kinks, z1, correlation, widest)
+    z1, w1, z2, w2 = quadrature.two(np.array(phi.kinks, dtype=float), mean, scale, correlation)
     across = correlation * z1[:, None] + sqrt(1 - correlation**2) * z2
     inner = (take(mean + scale * across) * w2).sum(1)
     return float((take(mean + scale * z1) * inner) @ w1)
@@ -200,47 +186,6 @@ def normal_points(phi: Nonlinearity, mean: float, variance: float, *, mirrored: 
         raise InputError("a variance is at least 0", received=repr(variance))
     if variance == 0:
         return np.array([float(mean)]), np.ones(1)
-    scale = sqrt(variance)
-    kinks = [(kink - mean) / scale for kink in phi.kinks]
-    z, weight = _standard(tuple(kinks + [-k for k in kinks] * mirrored), max(min(1.0, 2 / scale), 1 / 32))
-    return mean + scale * z, weight
-
-
-@lru_cache(maxsize=512)
-def _standard(kinks: tuple[float, ...], widest: float) -> tuple[Array, Array]:
-    return normal_nodes(kinks, widest=widest)
-
-
-_LEGENDRE = np.polynomial.legendre.leggauss(NODES)
-
-
-def _between(edges: Array) -> tuple[Array, Array]:
-    """Nodes and normal weights of the panels between ``edges``, of shape (..., P + 1); the results have (..., P * NODES)."""
-    nodes, weights = _LEGENDRE
-    half, middle = np.diff(edges) / 2, (edges[..., 1:] + edges[..., :-1]) / 2
-    z = (middle[..., None] + half[..., None] * nodes).reshape(*edges.shape[:-1], -1)
-    weight = (half[..., None] * weights).reshape(z.shape) * np.exp(-(z**2) / 2) / sqrt(2 * pi)
-    return z, weight
-
-
-def _outer_nodes(kinks: tuple[float, ...], correlation: float, widest: float) -> tuple[Array, Array]:
-    """Cut where ``u1`` meets a kink, and finer and finer towards where the inner integral turns, which is near ``kink / c``."""
-    cuts = list(kinks)
-    turn = sqrt(1 - correlation**2) / max(abs(correlation), 1e-3)
-    if turn < 1:
-        steps = turn * 2.0 ** np.arange(-1, 7)
-        cuts += [kink / correlation + sign * step for kink in kinks for sign in (-1, 1) for step in steps]
-    grid = np.linspace(-REACH, REACH, int(np.ceil(2 * REACH / widest)) + 1)
-    return _between(np.unique(np.concatenate([grid, np.clip(cuts, -REACH, REACH)])))
-
-
-def _inner_nodes(kinks: tuple[float, ...], z1: Array, correlation: float, widest: float) -> tuple[Array, Array]:
-    """For each ``z1``, cut where ``u2 = c z1 + sqrt(1 - c^2) z2`` meets a kink; of shape (len(z1), M)."""
-    rest = sqrt(1 - correlation**2)
-    step = min(WIDEST, widest / rest)
-    grid = np.linspace(-REACH, REACH, int(np.ceil(2 * REACH / step)) + 1)
-    if not kinks:
-        z2, weight = _between(grid)
-        return z2[None], weight[None]
-    cuts = np.stack([np.clip((kink - correlation * z1) / rest, -REACH, REACH) for kink in kinks], axis=1)
-    return _between(np.sort(np.concatenate([np.broadcast_to(grid, (len(z1), len(grid))), cuts], axis=1), axis=1))
+    kinks = np.array(phi.kinks, dtype=float)
+    z, weight = quadrature.one(np.concatenate([kinks, 2 * mean - kinks]) if mirrored else kinks, mean, sqrt(variance))
+    return mean + sqrt(variance) * z, weight
