@@ -28,6 +28,8 @@ KNOTS = 33
 """Where a profile or the channels have more values than that, a map is interpolated between so many."""
 NEARLY = 0.2
 """Channels whose scales spread less than that are mapped by the local power law."""
+TINY = 1e-150
+"""Variances below that are as good as none: their squares are."""
 Function = Callable[[Tensor], Tensor]
 
 
@@ -165,7 +167,7 @@ class Pairs:
     @property
     def rate(self) -> float:
         """``d log E[phi^2] / d log q``."""
-        if not self.second > 0 or not self.variance > 0:
+        if not self.second > 0 or not self.variance > TINY:
             return 0.0
         return self.x.second * second_moment_slope(self.phi, self.mean, self.variance) / self.second
 
@@ -173,7 +175,7 @@ class Pairs:
     def tilt(self) -> float:
         """``E[phi^2 z] / E[phi^2]``: how the second moment goes with the sum of the ``z``."""
         u, weight = normal_points(self.phi, self.mean, self.variance)
-        if not self.variance > 0:
+        if not self.variance > TINY:
             return 0.0
         found = float((self.phi.value(u) ** 2 * (u - self.mean)) @ weight)
         return found / float(np.sqrt(self.variance)) / self.second
@@ -205,7 +207,7 @@ class Pairs:
 
     def centred(self, maps: Maps) -> float | None:
         """The same without the mean over the batch; None where samples have more in common than the function's mean."""
-        if abs(self.x.across) > 0.1 or abs(self.x.nu) > 0.1 or not self.second > 0:
+        if abs(self.x.across) > 0.1 or abs(self.x.nu) > 0.1 or not self.second > 0 or not self.variance > TINY:
             return None
         first, second = (found[0] for found in maps.over(np.array([self.x.second])))
         mean = float(maps.weights @ first)
@@ -213,6 +215,8 @@ class Pairs:
         u, weight = normal_points(self.phi, self.mean, self.variance)
         values = (self.phi.value(u) - mean) ** 2
         left = float(values @ weight)
+        if not left > TINY:
+            return None
         rate = float((values * ((u - self.mean) ** 2 / self.variance - 1)) @ weight) / (2 * left)
         own = float(values**2 @ weight) / left**2 - 1 - 2 * rate**2
         return passed + max(own, 0.0) / self.x.width

@@ -8,6 +8,7 @@ written, and nothing is computed that costs. What has no rule gives a symbol wit
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from math import isfinite
 from typing import Any
 
 import torch
@@ -125,7 +126,8 @@ def _several(func: Any, args: Any, kwargs: Any, result: Any, symbols: list[Symbo
         else r
         for r, f in zip(result, fields, strict=True)
     ]
-    return tuple(out) if isinstance(result, tuple) else out
+    plain = type(result) in (tuple, list)
+    return type(result)(out) if plain or hasattr(result, "n_sequence_fields") else tuple(out)
 
 
 def _ruled(func: Any, args: Any, kwargs: Any, shape: Any, symbols: list[Symbol]) -> Any:
@@ -137,7 +139,9 @@ def _ruled(func: Any, args: Any, kwargs: Any, shape: Any, symbols: list[Symbol])
     if rule is None:
         return f"no rule for {name}"
     found = rule(*args, **kwargs, shape=shape)
-    return f"no rule for {name} of these tensors" if found is None else found
+    if found is None or (isinstance(found, Field) and not isfinite(found.second)):
+        return f"no rule for {name} of these tensors"
+    return found
 
 
 def field_of(value: Any) -> Field | None:
