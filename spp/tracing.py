@@ -27,6 +27,7 @@ from spp.measure import kernels
 from spp.measure.capture import Capture
 from spp.measure.channels import ChannelAxis
 from spp.measure.facts import module_facts
+from spp.measure.garbage import patient_collector
 from spp.measure.sites import Selection, roster
 from spp.measure.stage import Depth
 from spp.measure.state import Restore, kept, preserved, set_aside
@@ -197,22 +198,25 @@ def trace(
     objective, tally = Objective(loss, seed), Tally()
     sizes: list[int | None] = []
     losses: list[float | None] = []
-    with preserved(model, batch, restore):
-        for one in _shown(batch, batches, progress):
-            ready = to_device(one, model)
-            with kept(one.tensors(), (one.args, one.kwargs, one.target)), _undistributed(model):
-                tally.add(
-                    capture.run(
-                        lambda ready=ready: model(*ready.args, **ready.kwargs),  # type: ignore[misc]
-                        lambda output, ready=ready: objective(output, ready.target),  # type: ignore[misc]
-                        set_aside,
+    with patient_collector():
+        with preserved(model, batch, restore):
+            for one in _shown(batch, batches, progress):
+                ready = to_device(one, model)
+                with kept(one.tensors(), (one.args, one.kwargs, one.target)), _undistributed(model):
+                    tally.add(
+                        capture.run(
+                            lambda ready=ready: model(*ready.args, **ready.kwargs),  # type: ignore[misc]
+                            lambda output, ready=ready: objective(output, ready.target),  # type: ignore[misc]
+                            set_aside,
+                        )
                     )
-                )
-            sizes.append(ready.size)
-            losses.append(objective.value)
-    facts = module_facts(entries, tally.calls)
-    blocks = build_blocks(tally)
-    frame = build_frame(tally.rows, blocks[BlockColumn.BLOCK].unique())
+                sizes.append(ready.size)
+                losses.append(objective.value)
+        facts = module_facts(entries, tally.calls)
+        blocks = build_blocks(tally)
+        frame = build_frame(tally.rows, blocks[BlockColumn.BLOCK].unique())
+        unmeasured = build_unmeasured(tally.holes)  # now: what it is made of holds modules
+        counted = build_exponents(tally.rows) if exponents else _no_exponents
     known = [s for s in sizes if s is not None]
     run = {
         "model": type(model).__name__,
@@ -239,8 +243,6 @@ def trace(
             "python": platform.python_version(),
         },
     }
-    unmeasured = build_unmeasured(tally.holes)  # now: what it is made of holds modules
-    counted = build_exponents(tally.rows) if exponents else _no_exponents
     return Trace(frame, blocks, lambda: build_modules(facts), unmeasured, run, counted)
 
 
