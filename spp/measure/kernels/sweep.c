@@ -19,6 +19,7 @@
 #define MOST_ROWS 1024
 #define SHORT 1024     /* rows up to this length are taken channel by channel */
 #define PACK 2048
+#define AHEAD 1024 /* elements between what is read and what is asked for in a long row */
 
 typedef struct { /* as in native.py */
     int64_t dims, size[SPP_DIMS], stride[SPP_DIMS]; /* outer walk, slowest first; strides in elements */

@@ -23,10 +23,12 @@ static inline __attribute__((always_inline)) void FN(step)(FN(Sums) *s, const __
     s->high = _mm512_max_ps(v, s->high);
 }
 
-static inline __attribute__((always_inline)) void FN(steps)(FN(Sums) *s, const STORE *x, int64_t n, const __m512d pivot) {
+/* `next` is where the walk goes on after this row: far away in memory, so it is asked for while this one is read. */
+static inline __attribute__((always_inline)) void FN(steps)(FN(Sums) *s, const STORE *x, int64_t n, const __m512d pivot, const STORE *next) {
     const __m512 zero = _mm512_setzero_ps();
     int64_t i = 0;
     for (; i + 16 <= n; i += 16) {
+        _mm_prefetch((const char *)(next + i), _MM_HINT_T0);
         const __m512 v = VECTOR(x + i);
         FN(step)(s, v, pivot, pivot);
         s->zeros += __builtin_popcount(_mm512_cmpeq_ps_mask(v, zero));
@@ -56,7 +58,7 @@ static inline __attribute__((always_inline)) int FN(close)(const FN(Sums) *s, in
 
 static void FN(row)(const STORE *restrict x, int64_t n, Cell *restrict cell) {
     FN(Sums) s = FN(start)();
-    FN(steps)(&s, x, n, _mm512_set1_pd(cell->pivot));
+    FN(steps)(&s, x, n, _mm512_set1_pd(cell->pivot), x + AHEAD);
     if (!FN(close)(&s, n, cell)) FN(careful)(x, n, 1, cell);
 }
 
@@ -64,8 +66,19 @@ static void FN(channel)(const STORE *base, const Layout *l, int64_t outer, Cell 
     const int64_t run = l->run;
     const __m512d pivot = _mm512_set1_pd(cell->pivot);
     FN(Sums) s = FN(start)();
-    if (l->dims == 1) for (int64_t o = 0; o < outer; o++) FN(steps)(&s, base + o * l->stride[0], run, pivot);
-    else for (int64_t o = 0; o < outer; o++) FN(steps)(&s, base + outer_offset(l, o), run, pivot);
+    const int64_t lead = run < AHEAD / 2 ? AHEAD / 2 / run : 1, step = l->stride[0];
+    if (l->dims == 1 && run < 32) /* the next channels' rows lie on the same lines of the cache or the next */
+        for (int64_t o = 0; o < outer; o++) FN(steps)(&s, base + o * step, run, pivot, base + o * step + AHEAD / 4);
+    else if (l->dims == 1)
+        for (int64_t o = 0; o < outer; o++) {
+            const int64_t later = o + lead, channel = later / outer;
+            FN(steps)(&s, base + o * step, run, pivot, base + channel * l->channel_stride + (later - channel * outer) * step);
+        }
+    else
+        for (int64_t o = 0; o < outer; o++) {
+            const STORE *row = base + outer_offset(l, o);
+            FN(steps)(&s, row, run, pivot, row + run);
+        }
     if (FN(close)(&s, outer * run, cell)) return;
     for (int64_t o = 0; o < outer; o++) FN(careful)(base + outer_offset(l, o), run, 1, cell);
 }
