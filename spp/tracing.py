@@ -192,7 +192,7 @@ def trace(
         raise InputError("moments is 2, or 4 for the kurtosis too", received=repr(moments), where="moments")
     several = is_iterable_of_batches(batch) and batches != 1
     depth = Depth(mergeable=several, fourth=moments == 4, histogram=exponents)
-    kernel = kernels.choose()
+    kernels.choose()
     entries = roster(model, include, exclude)
     capture = Capture(entries, wanted, channel_axis, loss_scale, depth)
     objective, tally = Objective(loss, seed), Tally()
@@ -218,6 +218,7 @@ def trace(
         unmeasured = build_unmeasured(tally.holes)  # now: what it is made of holds modules
         counted = build_exponents(tally.rows) if exponents else _no_exponents
     known = [s for s in sizes if s is not None]
+    device = next((p.device for p in model.parameters()), torch.device("cpu"))
     run = {
         "model": type(model).__name__,
         "parameters": sum(p.numel() for p in model.parameters() if not isinstance(p, nn.UninitializedParameter)),
@@ -230,10 +231,10 @@ def trace(
         if any(v is not None for v in losses)
         else None,
         "loss_scale": loss_scale,
-        "kernels": "native" if kernel.native else "reference",
+        "kernels": kernels.path_of(device),
         "signals": [str(s) for s in ALL if s in wanted],
         "seed": seed,
-        "device": str(next((p.device for p in model.parameters()), torch.device("cpu"))),
+        "device": str(device),
         "dtype": str(next((p.dtype for p in model.parameters()), torch.get_default_dtype())).removeprefix("torch."),
         "versions": {
             "spp": spp.__version__,
