@@ -83,7 +83,8 @@ def holes(unmeasured: pd.DataFrame) -> str:
     for (reason, signal), rows in unmeasured.groupby(keys, sort=False, observed=True):
         names = list(dict.fromkeys(rows[UnmeasuredColumn.NAME].astype(str)))
         more = f" and {len(names) - MOST_NAMES:,} more" if len(names) > MOST_NAMES else ""
-        summary = tag("summary", tag("b", f"{len(rows):,} {PLURAL[Signal(str(signal))]}: "), text(reason))
+        what = Signal(str(signal)).replace("_", " ") if len(rows) == 1 else PLURAL[Signal(str(signal))]
+        summary = tag("summary", tag("b", f"{len(rows):,} {what}: "), text(reason))
         listed = tag("p", " ".join(map(layer, names[:MOST_NAMES])), more, class_="names")
         entries.append(tag("details", summary, listed))
     noun = "tensor" if len(unmeasured) == 1 else "tensors"

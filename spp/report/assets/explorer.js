@@ -1,9 +1,5 @@
 // The plot and its controls: what is chosen, what is under the pointer, what is pinned.
-const CONFIG = {
-  displaylogo: false, displayModeBar: "hover", responsive: false, scrollZoom: false, doubleClick: "reset",
-  modeBarButtonsToRemove: ["select2d", "lasso2d", "autoScale2d", "hoverClosestCartesian", "hoverCompareCartesian", "toggleSpikelines"],
-  toImageButtonOptions: { format: "svg", filename: "spp" },
-};
+const CONFIG = { displayModeBar: false, responsive: false, scrollZoom: false, doubleClick: "reset", showTips: false };
 
 class Explorer {
   constructor(onPick) {
@@ -43,7 +39,8 @@ class Explorer {
     byId("step").append(...data.axes.layers.map((axis, at) => element("option", { value: at }, shown(axis.step))));
     byId("step").value = state.step;
     byId("step").addEventListener("change", () => { state.step = Number(byId("step").value); this.unpin(); this.draw(); });
-    byId("reset").addEventListener("click", () => this.zoom(this.whole()));
+    byId("reset").addEventListener("click", () => this.zoomOut());
+    byId("save").addEventListener("click", () => window.Plotly.downloadImage(this.canvas, { format: "svg", filename: "spp" }));
     byId("position").addEventListener("input", () => this.walk(Number(byId("position").value)));
     byId("position").addEventListener("blur", () => this.rest());
     addEventListener("keydown", (event) => { if (event.key === "Escape") { this.unpin(); this.rest(); } });
@@ -72,6 +69,9 @@ class Explorer {
     const { state } = this;
     const byLayer = state.view === "layers";
     byId("statistics").hidden = !byLayer;
+    for (const input of byId("signals").querySelectorAll("input")) {
+      input.disabled = !signalColumn.includes(input.value) || !(byLayer || input.value in data.blockStatistics[0].columns);
+    }
     const axis = this.axis();
     const signals = data.signals.map((signal) => signal.name).filter((name) => state.signals.has(name) && (byLayer || name in data.blockStatistics[0].columns));
     if (!signals.length) signals.push("activation");
@@ -106,26 +106,28 @@ class Explorer {
     });
     this.canvas.on("plotly_relayout", () => {
       const range = this.canvas.layout.xaxis.range.map(Number);
-      if (range.some((end, i) => Math.abs(end - this.drawn.range[i]) > 1e-9)) this.retick(range);
+      const moved = range.some((end, i) => Math.abs(end - this.drawn.range[i]) > 1e-9);
+      const crowded = this.drawn.panels.some((one) => one.x.length > MANY);
+      const width = this.drawn.places[0].w;
+      const other = named(this.drawn.axis, range, width) !== named(this.drawn.axis, this.drawn.range, width);
       this.drawn.range = range;
+      if (moved && (crowded || other)) this.draw();
+      else if (moved) this.retick(range);
       if (this.pinned) this.point(this.pinned.row, this.pinned.panel);
       else this.rest();
     });
   }
 
-  zoom(range) {
-    this.drawn = null; // forget the y ranges too
-    this.unpin();
-    const revision = this.canvas.layout;
-    if (revision) window.Plotly.purge(this.canvas);
-    this.started = false;
+  // Back to the whole of every axis.
+  zoomOut() {
+    if (!this.started) return;
+    window.Plotly.purge(this.canvas); // forgets the zoom, which drawing anew would keep
+    this.started = this.drawn = null;
     this.draw();
-    if (range) this.drawn.range = range;
   }
 
   // After zooming: labels that fit what is in view now.
   retick(range) {
-    this.drawn.range = range;
     const ink = inks();
     const update = {};
     tickUpdate(this.drawn, this.drawn.places, range, ink, (axis, ticks) => {
@@ -226,6 +228,7 @@ class Explorer {
   slider() {
     const position = byId("position"), last = this.drawn.axis.labels.length - 1;
     position.max = last;
+    byId("unit").textContent = this.state.view === "layers" ? "Layer" : "Block";
     position.setAttribute("aria-valuetext", this.drawn.axis.labels[position.value] || "");
     if (!byId("readout").textContent) byId("readout").textContent = `${shown(last + 1)} ${this.state.view === "layers" ? "layers" : "merges"}`;
   }

@@ -1,7 +1,8 @@
 // Panels as plotly draws them: traces, axes, stage bands, and ticks that fit the part of the axis in view.
 const SYMBOLS = ["circle", "square-open", "triangle-up", "cross-thin-open"];
-const MANY = 1500; // more markers than this in one panel hide the line and take long to draw
-const MARGIN = { l: 66, r: 14, t: 46, b: 62 };
+const MANY = 600; // more markers than this in one panel hide each other, and take long to draw: the line alone is shown
+const MARGIN = { l: 66, r: 14, t: 46, b: 30 };
+const SLANTED = 78; // room below for the names of layers
 const GAP = { x: 66, y: 22 };
 
 // Colours are read anew for each drawing: the theme may have changed.
@@ -16,9 +17,10 @@ function figure(view) {
   const across = Math.max(1, Math.min(view.columns, Math.floor(view.width / 300)));
   const perSignal = Math.ceil(view.columns / across);
   const down = Math.ceil(view.panels.length / view.columns) * perSignal;
-  const height = MARGIN.t + MARGIN.b + down * panelHeight(down) + (down - 1) * GAP.y;
+  const margin = { ...MARGIN, b: named(view.axis, view.range, (view.width - MARGIN.l - MARGIN.r) / across - GAP.x) ? SLANTED : MARGIN.b };
+  const height = margin.t + margin.b + down * panelHeight(down) + (down - 1) * GAP.y;
   const layout = {
-    width: view.width, height, margin: MARGIN, showlegend: false, hovermode: "x", hoverdistance: -1, dragmode: "zoom",
+    width: view.width, height, margin, showlegend: false, hovermode: "x", hoverdistance: -1, dragmode: "zoom",
     paper_bgcolor: "rgba(0,0,0,0)", plot_bgcolor: "rgba(0,0,0,0)", shapes: [], annotations: [],
     font: { family: "system-ui, sans-serif", size: 12, color: ink.ink }, uirevision: view.revision,
   };
@@ -40,7 +42,7 @@ function panelHeight(down) {
 
 function place(layout, view, one, index, spot, ink) {
   const key = index ? String(index + 1) : "";
-  const inner = { w: layout.width - MARGIN.l - MARGIN.r, h: layout.height - MARGIN.t - MARGIN.b };
+  const inner = { w: layout.width - MARGIN.l - MARGIN.r, h: layout.height - layout.margin.t - layout.margin.b };
   const w = (inner.w - (spot.across - 1) * GAP.x) / spot.across, h = panelHeight(spot.down);
   const left = spot.column * (w + GAP.x), top = spot.row * (h + GAP.y);
   const usable = one.y.filter((value, i) => Number.isFinite(value) && !one.zero[i]);
@@ -54,7 +56,8 @@ function place(layout, view, one, index, spot, ink) {
     zeroline: false, showline: true, ticks: "", matches: index ? "x" : undefined, fixedrange: false,
   };
   layout[`yaxis${key}`] = {
-    ...lines, ...fit.axis, domain: [1 - (top + h) / inner.h, 1 - top / inner.h], anchor: `x${key}`, showline: true,
+    ...lines, ...fit.axis, tickfont: { color: ink.soft, size: scale.name === "log" ? 9.5 : 11 }, // plotly enlarges powers
+    domain: [1 - (top + h) / inner.h, 1 - top / inner.h], anchor: `x${key}`, showline: true,
     zeroline: scale.name !== "log", zerolinecolor: ink.soft, zerolinewidth: 0.5, exponentformat: "power", nticks: 6,
     uirevision: `${one.signal} ${one.name} ${view.wanted}`, title: {
       text: `${plurals.get(one.signal)}${scale.name === "linear" ? "" : ` (${scale.name})`}`, standoff: 6,
@@ -73,31 +76,28 @@ function place(layout, view, one, index, spot, ink) {
   return { key, w, h, scale, ...fit, ...spot, last: spot.row === spot.down - 1 };
 }
 
+// A line through the first tensor of each layer, and marks: by family, for zeros on a log axis, for what is not finite.
 function tracesOf(one, index, at, ink, view) {
-  const axes = { xaxis: `x${at.key}`, yaxis: `y${at.key}`, meta: index, type: "scatter" };
-  const to = placed(at.scale);
-  const visible = one.y.map((value, i) => Number.isFinite(value) && !(at.scale.name === "log" && (one.zero[i] || value <= 0)));
-  const own = ink[one.signal];
-  const made = [];
-  const line = one.x.flatMap((_, i) => (one.first[i] ? [i] : []));
-  made.push({
-    ...axes, mode: "lines", hoverinfo: "skip", x: line.map((i) => one.x[i]), y: line.map((i) => (visible[i] ? to(one.y[i]) : null)),
-    line: { color: own, width: one.x.length > MANY ? 1.2 : 1 }, opacity: one.x.length > MANY ? 1 : 0.45,
-  });
-  const points = (picked, y, marker) => ({
-    ...axes, mode: "markers", hoverinfo: "none", x: picked.map((i) => one.x[i]), y, customdata: picked.map((i) => one.rows[i]), marker,
-  });
-  const all = one.x.map((_, i) => i);
-  const drawn = all.filter((i) => visible[i]);
+  const axes = { xaxis: `x${at.key}`, yaxis: `y${at.key}`, meta: index, type: "scatter", hoverinfo: "none" };
+  const to = placed(at.scale), own = ink[one.signal];
+  const onAxis = (i) => Number.isFinite(one.y[i]) && !(at.scale.name === "log" && (one.zero[i] || one.y[i] <= 0));
+  const all = one.x.map((_, i) => i), line = all.filter((i) => one.first[i]);
+  const inView = all.filter((i) => one.x[i] >= view.range[0] && one.x[i] <= view.range[1]);
+  const dense = inView.length > MANY;
+  const rows = (picked) => ({ x: picked.map((i) => one.x[i]), customdata: picked.map((i) => one.rows[i]) });
+  const marks = (picked, y, marker) => (picked.length ? [{ ...axes, ...rows(picked), mode: "markers", y: picked.map(y), marker: { color: own, ...marker } }] : []);
   const size = Math.max(4, Math.min(7.5, (at.w / (view.range[1] - view.range[0])) * 0.9));
-  made.push(points(drawn, drawn.map((i) => to(one.y[i])), one.x.length > MANY
-    ? { size: 2, color: own, opacity: 0 }
-    : { size, color: own, symbol: drawn.map((i) => SYMBOLS[view.marks ? one.families[i] : 0]), line: { width: 1.3, color: own } }));
+  const drawn = dense ? [] : (one.x.length > MANY ? inView : all).filter(onAxis);
   const zeros = at.scale.name === "log" ? all.filter((i) => one.zero[i] && !one.nonfinite[i]) : [];
-  if (zeros.length) made.push(points(zeros, zeros.map(() => at.foot), { size: 7, color: own, symbol: "triangle-down-open", line: { width: 1.3, color: own } }));
-  const bad = all.filter((i) => one.nonfinite[i]);
-  if (bad.length) made.push(points(bad, bad.map(() => at.top), { size: 8, color: ink.alarm, symbol: "x" }));
-  return made;
+  return [
+    {
+      ...axes, ...rows(line), mode: "lines", y: line.map((i) => (onAxis(i) ? to(one.y[i]) : null)),
+      line: { color: own, width: dense ? 1.3 : 1 }, opacity: dense ? 1 : 0.45,
+    },
+    ...marks(drawn, (i) => to(one.y[i]), { size, symbol: drawn.map((i) => SYMBOLS[view.marks ? one.families[i] : 0]), line: { width: 1.3, color: own } }),
+    ...marks(zeros, () => at.foot, { size: 7, symbol: "triangle-down-open", line: { width: 1.3, color: own } }),
+    ...marks(all.filter((i) => one.nonfinite[i]), () => at.top, { size: 8, color: ink.alarm, symbol: "x" }),
+  ];
 }
 
 // Column titles above the first row, and the reason where a panel is empty.
@@ -136,20 +136,23 @@ function stageNames(view, places, range, ink) {
 // Every layer's name where there is room for all in view; else stages and blocks, the most important first.
 function tickUpdate(view, places, range, ink, put) {
   places.forEach((at) => {
-    const perLayer = at.w / (range[1] - range[0]);
-    const low = Math.max(0, Math.ceil(range[0])), high = Math.min(view.axis.labels.length - 1, Math.floor(range[1]));
-    const named = perLayer >= 15 && high - low < 60;
-    const ticks = named ? everyLayer(view.axis.labels, low, high) : blockTicks(view.axis.ticks, range, perLayer);
+    const slanted = named(view.axis, range, at.w);
+    const ticks = slanted ? everyLayer(view.axis.labels, range) : blockTicks(view.axis.ticks, range, at.w / (range[1] - range[0]));
     put(`xaxis${at.key}`, {
       tickmode: "array", tickvals: ticks.map(([x]) => x), ticktext: ticks.map(([, text]) => escaped(text)),
-      tickangle: named ? -40 : 0, showticklabels: at.last, ticks: at.last ? "outside" : "", ticklen: 3,
+      tickangle: slanted && ticks.some(([, text]) => text.length * 6.4 > at.w / (range[1] - range[0])) ? -50 : 0, showticklabels: at.last, ticks: at.last ? "outside" : "", ticklen: 3,
     });
   });
 }
 
-function everyLayer(labels, low, high) {
+// Whether a panel `width` pixels wide has room for every layer's name.
+function named(axis, range, width) {
+  return width / Math.min(range[1] - range[0], axis.labels.length) >= 16;
+}
+
+function everyLayer(labels, range) {
   const found = [];
-  for (let x = low; x <= high; x += 1) found.push([x, labels[x].length > 15 ? `…${labels[x].slice(-14)}` : labels[x]]);
+  for (let x = Math.max(0, Math.ceil(range[0])); x < labels.length && x <= range[1]; x += 1) found.push([x, labels[x].length > 16 ? `…${labels[x].slice(-15)}` : labels[x]]);
   return found;
 }
 

@@ -54,6 +54,7 @@ async function start() {
   const source = await unpack();
   document.head.append(element("script", { textContent: source }));
   explorer.draw();
+  performance.mark("drawn");
   document.documentElement.dataset.ready = "yes";
 }
 

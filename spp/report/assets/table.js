@@ -76,7 +76,7 @@ class Grid {
       const button = element("button", { type: "button", title: column.meaning }, name);
       button.addEventListener("click", () => this.order(name));
       head.append(element("th", { scope: "col", className: `${column.kind} is-${name}`, "data-column": name }, button));
-      const longest = column.kind === "text" ? column.levels.reduce((most, text) => Math.max(most, text.length), 0) : 8;
+      const longest = column.kind === "text" ? column.levels.reduce((most, text) => Math.max(most, text.length), 0) : column.kind === "number" ? 9 : 6;
       widths.push(element("col", { style: `width:${Math.max(6, Math.min(name === "name" ? 34 : 22, longest), name.length + 1) + 2.5}ch` }));
     }
     byId("grid").querySelector("colgroup").replaceChildren(...widths);

@@ -11,7 +11,7 @@ function describe(row, statistic, name) {
   const numbers = data.statistics
     .map((one) => [one.name, one.short, cell(one.name)])
     .filter(([, , value]) => !Number.isNaN(value))
-    .map(([key, label, value]) => [label, shown(value), key === statistic, key === "nonfinite" && value > 0]);
+    .map(([key, label, value]) => [label.length > 5 ? key.replaceAll("_", " ") : label, shown(value), key === statistic, key === "nonfinite" && value > 0]);
   made.push(pairs(numbers, "numbers"));
   const about = aboutModule(cell("name"));
   if (about) made.push(element("p", { className: "about" }, about));
