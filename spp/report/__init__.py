@@ -15,7 +15,7 @@ from typing import Any
 import pandas as pd
 
 from spp.errors import InputError, StoreError
-from spp.frame.schema import BLOCK_COLUMNS, COLUMNS, MODULE_COLUMNS, UNMEASURED_COLUMNS, Column, check
+from spp.frame.schema import BLOCK_COLUMNS, COLUMNS, MODULE_COLUMNS, UNMEASURED_COLUMNS, BlockColumn, Column, check
 from spp.report.library import available as available
 
 __all__ = ["available", "html", "write"]
@@ -35,7 +35,8 @@ def write(
 
     Args:
         path: Where to, as ``report.html``; the folder must exist.
-        frame: Table with the columns of ``spp.frame.schema.COLUMNS``; of several steps the page offers each.
+        frame: Table with the columns of ``spp.frame.schema.COLUMNS``; of several steps the page offers each and opens with the
+            last.
         blocks: Table with the columns of ``BLOCK_COLUMNS``.
         modules: Table with the columns of ``MODULE_COLUMNS``.
         unmeasured: Table with the columns of ``UNMEASURED_COLUMNS``.
@@ -76,10 +77,12 @@ def html(
     check(unmeasured, UNMEASURED_COLUMNS)
     if frame.empty:
         raise InputError("a report needs at least one measured tensor", received="an empty frame", where="frame")
+    step = int(frame[Column.STEP].max())
+    last, merges = frame[frame[Column.STEP] == step], blocks[blocks[BlockColumn.STEP] == step]
     parts = {
-        "header": sections.header(run, int(frame[Column.STEP].max())),
-        "glance": sections.glance(frame, blocks, modules, unmeasured, run),
-        "findings": section(findings, frame),
+        "header": sections.header(run, step),
+        "glance": sections.glance(last, merges, modules, unmeasured, run),
+        "findings": section(findings, last),
         "unmeasured": sections.holes(unmeasured),
         "run": sections.facts(run),
     }

@@ -10,7 +10,6 @@ import pandas as pd
 
 from spp.diagnosis.facts import striking
 from spp.errors import InputError
-from spp.frame.schema import Column
 from spp.report.markup import definitions, layer, prose, tag, text
 
 COLUMNS = (
@@ -34,7 +33,7 @@ FACTS = 6
 
 
 def section(findings: pd.DataFrame | None, frame: pd.DataFrame) -> str:
-    """Return the section: ``findings`` where there are, else the most striking facts of ``frame``.
+    """Return the section: ``findings`` where there are, else the most striking facts of ``frame``, which has one step.
 
     Raises:
         InputError: ``findings`` lacks a column.
@@ -82,8 +81,7 @@ def _finding(row: Mapping[str, Any]) -> str:
 
 
 def _facts(frame: pd.DataFrame) -> str:
-    last = frame[frame[Column.STEP] == frame[Column.STEP].max()]
-    found = striking(last, limit=FACTS)
+    found = striking(frame, limit=FACTS)
     cards = [
         tag(
             "li",

@@ -7,7 +7,7 @@ from collections.abc import Iterable
 from html import escape
 
 _CODE = re.compile(r"`([^`]+)`")
-_POWER = re.compile(r"\b[0-9.]+e[-+][0-9]+\b")
+_NUMBER = re.compile(r"\b[0-9][0-9.,]*(?:e[-+][0-9]+(?:-fold)?|-fold)\b")
 
 
 def tag(name: str, *children: str, **attributes: object) -> str:
@@ -28,8 +28,8 @@ def text(value: object) -> str:
 
 
 def prose(value: object) -> str:
-    """Return a sentence, with what stands between backticks as code, and numbers like 1e-12 in one piece."""
-    return _CODE.sub(r"<code>\1</code>", _POWER.sub(r'<span class="nowrap">\g<0></span>', text(value)))
+    """Return a sentence, with what stands between backticks as code, and numbers like 1e-12 or 30-fold in one piece."""
+    return _CODE.sub(r"<code>\1</code>", _NUMBER.sub(r'<span class="nowrap">\g<0></span>', text(value)))
 
 
 def definitions(pairs: Iterable[tuple[str, str]]) -> str:

@@ -147,7 +147,10 @@ def chrome(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Chrome]:
 def pages(tmp_path_factory, residual, hostile, large, findings) -> dict[str, Path]:
     folder = tmp_path_factory.mktemp("pages")
     hostile = type(hostile)(**{**hostile.__dict__, "findings": findings.assign(name=["last", "zeros", ""])})
-    tables = {"residual": residual, "hostile": hostile, "large": large}
+    later = residual.frame.assign(step=100, acv=2 * residual.frame["acv"])
+    both = pd.concat([residual.frame, later], ignore_index=True).astype(residual.frame.dtypes)
+    steps = type(residual)(**{**residual.__dict__, "frame": both})
+    tables = {"residual": residual, "hostile": hostile, "large": large, "steps": steps}
     return {name: one.write(folder / f"{name}.html") for name, one in tables.items()}
 
 
@@ -322,6 +325,18 @@ def test_sorting_goes_down_up_and_back(reader, pages, residual):
         assert reader.find("th[data-column=acv]").get_attribute("aria-sort") == state
 
 
+@pytest.mark.parametrize("column", ["mean", "acsm", "abs_max"])
+def test_numbers_in_the_table_are_those_of_the_frame(reader, pages, residual, column):
+    """Down to the rounding errors behind a batch norm, 1e-10 and below, and up to a million."""
+    reader.open(pages["residual"])
+    reader.pick(f"th[data-column={column}] button")
+    reader.run("document.getElementById('scroll').scrollTop = 3000")
+    reader.until("return document.querySelector('#grid tr[data-row]').ariaRowIndex > 90")
+    cells = f"return [...document.querySelectorAll('td.is-{column}')].map((one) => one.textContent)"
+    expected = residual.frame[column].to_numpy()[reader.shown()]
+    np.testing.assert_allclose([number(text) for text in reader.run(cells)], expected, rtol=6e-4)
+
+
 def test_any_column_can_be_shown(reader, pages, residual):
     reader.open(pages["residual"])
     assert not reader.chrome.find_elements(By.CSS_SELECTOR, "th[data-column=channels]")
@@ -339,7 +354,29 @@ def test_plot_table_and_text_point_at_each_other(reader, pages, residual):
     assert reader.run("return document.getElementById('tip').className") == "pinned"
     linked = reader.run("const one = document.querySelector('#findings .layer'); one.click(); return one.dataset.layer")
     selected = reader.text("#grid tr[aria-selected] .is-name")
-    assert linked == selected or linked.startswith(selected)
+    assert linked == selected or selected.startswith(f"{linked}.") or linked.startswith(f"{selected}.")
+    assert reader.tip()["name"] == selected
+
+
+def test_a_block_is_shown_by_its_last_layer(reader, pages, residual):
+    """From whatever view: the plot by residual block has no place for it."""
+    reader.open(pages["residual"])
+    reader.pick("#view input[value=blocks]")
+    button = "const one = document.querySelector('#findings .layer'); one.dataset.layer = 'stage2.1'; one.click()"
+    reader.run(button)
+    assert reader.run("return document.querySelector('#view input:checked').value") == "layers"
+    inside = leaves(residual.frame, "activation")
+    assert reader.tip()["name"] == inside["name"][inside["name"].str.startswith("stage2.1.")].iloc[-1]
+    assert reader.find("#query").get_attribute("value") == "stage2.1"
+
+
+def test_every_step_can_be_looked_at(reader, pages, residual):
+    reader.open(pages["steps"])
+    rows, many = leaves(residual.frame, "activation"), len(residual.frame)
+    assert sorted(row for row, _ in reader.marks(1)) == sorted(rows.index + many)
+    reader.choose("#step", "0")
+    assert sorted(row for row, _ in reader.marks(1)) == sorted(rows.index)
+    assert reader.find("th[data-column=step]").is_displayed()
 
 
 def test_hostile_names_stay_text(reader, pages, hostile, nasty):

@@ -112,7 +112,7 @@ def test_a_healthy_network_is_told_so(residual, findings, parsed):
 def test_without_findings_the_striking_facts_come_first(residual, parsed):
     from spp.diagnosis.facts import striking
 
-    text = parsed(residual.html()).text
+    text = "".join(parsed(residual.html()).words)
     assert all(str(fact) in text for fact in striking(residual.frame, 6))
 
 

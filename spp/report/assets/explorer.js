@@ -1,11 +1,14 @@
 // The plot and its controls: what is chosen, what is under the pointer, what is pinned.
 const CONFIG = { displayModeBar: false, responsive: false, scrollZoom: false, doubleClick: "reset", showTips: false };
 
+const PAPER = 670; // width of a printed page between its margins, in pixels
+
 class Explorer {
   constructor(onPick) {
     this.onPick = onPick;
     this.canvas = byId("canvas");
     this.pinned = null;
+    this.paper = 0;
     const present = data.signals.map((signal) => signal.name).filter((name) => signalColumn.includes(name));
     const usual = present.filter((name) => name !== "weight_gradient");
     this.state = { view: "layers", signals: new Set(usual.length ? usual : present), left: "acsm", right: "acv", wanted: "auto", step: data.axes.layers.length - 1 };
@@ -45,10 +48,12 @@ class Explorer {
     byId("position").addEventListener("blur", () => this.rest());
     addEventListener("keydown", (event) => { if (event.key === "Escape") { this.unpin(); this.rest(); } });
     document.addEventListener("themechange", () => this.draw());
+    addEventListener("beforeprint", () => { this.paper = PAPER; this.draw(); });
+    addEventListener("afterprint", () => { this.paper = 0; this.draw(); });
     let waiting = 0;
     new ResizeObserver(() => {
       cancelAnimationFrame(waiting);
-      waiting = requestAnimationFrame(() => { if (this.drawn && byId("plot").clientWidth !== this.drawn.width) this.draw(); });
+      waiting = requestAnimationFrame(() => { if (this.drawn && !this.paper && byId("plot").clientWidth !== this.drawn.width) this.draw(); });
     }).observe(byId("plot"));
   }
 
@@ -80,7 +85,7 @@ class Explorer {
     const same = this.drawn && this.drawn.axis === axis;
     const view = {
       axis, panels, columns: byLayer ? statistics.length : data.blockStatistics.length, wanted: state.wanted, marks: byLayer,
-      range: same ? this.drawn.range : this.whole(), width: byId("plot").clientWidth, revision: `${state.view} ${state.step}`,
+      range: same ? this.drawn.range : this.whole(), width: this.paper || byId("plot").clientWidth, revision: `${state.view} ${state.step}`,
     };
     const { traces, layout, places } = figure(view);
     this.drawn = { ...view, places };
@@ -243,9 +248,26 @@ class Explorer {
     this.point(this.drawn.panels[panel].rows[this.drawn.panels[panel].x.indexOf(x)], panel);
   }
 
+  // Change to the view by layer, where text and table point to.
+  byLayer() {
+    if (this.state.view === "layers") return;
+    byId("view").querySelector('[value="layers"]').click();
+  }
+
+  // The first of `rows` that is drawn now, an activation if there is one.
+  firstDrawn(rows) {
+    const panels = this.drawn && this.state.view === "layers" ? this.drawn.panels : [];
+    for (const one of panels) {
+      const found = rows.find((row) => one.rows.includes(row));
+      if (found !== undefined) return found;
+    }
+    return undefined;
+  }
+
   // Pin a row of the table, if it is among what is drawn.
   show(row) {
-    if (!this.drawn || this.state.view !== "layers") return false;
+    if (!this.drawn) return false;
+    this.byLayer();
     const panel = this.drawn.panels.findIndex((one) => one.rows.includes(row));
     this.unpin();
     if (panel < 0) { this.rest(); return false; }

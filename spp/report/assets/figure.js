@@ -86,8 +86,10 @@ function tracesOf(one, index, at, ink, view) {
   const dense = inView.length > MANY;
   const rows = (picked) => ({ x: picked.map((i) => one.x[i]), customdata: picked.map((i) => one.rows[i]) });
   const marks = (picked, y, marker) => (picked.length ? [{ ...axes, ...rows(picked), mode: "markers", y: picked.map(y), marker: { color: own, ...marker } }] : []);
-  const size = Math.max(4, Math.min(7.5, (at.w / (view.range[1] - view.range[0])) * 0.9));
-  const drawn = dense ? [] : (one.x.length > MANY ? inView : all).filter(onAxis);
+  const size = dense ? 2.5 : Math.max(4, Math.min(7.5, (at.w / (view.range[1] - view.range[0])) * 0.9));
+  // In a dense panel only what the line cannot show, for want of a neighbour.
+  const alone = (i) => !(i > 0 && onAxis(i - 1)) && !(i + 1 < all.length && onAxis(i + 1));
+  const drawn = (one.x.length > MANY ? inView : all).filter((i) => onAxis(i) && (!dense || alone(i)));
   const zeros = at.scale.name === "log" ? all.filter((i) => one.zero[i] && !one.nonfinite[i]) : [];
   return [
     {
@@ -95,7 +97,7 @@ function tracesOf(one, index, at, ink, view) {
       line: { color: own, width: dense ? 1.3 : 1 }, opacity: dense ? 1 : 0.45,
     },
     ...marks(drawn, (i) => to(one.y[i]), { size, symbol: drawn.map((i) => SYMBOLS[view.marks ? one.families[i] : 0]), line: { width: 1.3, color: own } }),
-    ...marks(zeros, () => at.foot, { size: 7, symbol: "triangle-down-open", line: { width: 1.3, color: own } }),
+    ...marks(zeros, () => at.foot, { size: dense ? 3 : 7, symbol: "triangle-down-open", line: { width: 1.3, color: own } }),
     ...marks(all.filter((i) => one.nonfinite[i]), () => at.top, { size: 8, color: ink.alarm, symbol: "x" }),
   ];
 }

@@ -1,5 +1,7 @@
-// The filter's little language: words that must occur, -words that must not, and conditions such as acv>1e3.
+// The filter's little language: words that must occur, -words that must not, and conditions such as acv>1e3. What is between
+// quotation marks is one word.
 const SEARCHED = ["name", "type", "signal", "role", "block", "output", "shape", "dtype"];
+const WORDS = /(?:[^\s"]|"[^"]*"?)+/g;
 const CONDITION = /^([a-z_]+)(<=|>=|!=|=|<|>)(.*)$/;
 const COMPARE = {
   "<": (a, b) => a < b, ">": (a, b) => a > b, "<=": (a, b) => a <= b, ">=": (a, b) => a >= b,
@@ -9,7 +11,8 @@ const COMPARE = {
 // Returns { test: row -> boolean, complaint }; what cannot be understood lets every row pass and is said.
 function parseQuery(query) {
   const tests = [], complaints = [];
-  for (const word of query.trim().split(/\s+/).filter(Boolean)) {
+  for (const quoted of query.match(WORDS) || []) {
+    const word = quoted.replaceAll('"', "");
     const condition = CONDITION.exec(word);
     if (!condition) tests.push(wordTest(word));
     else if (!frame.has(condition[1])) complaints.push(`There is no column ${condition[1]}.`);

@@ -9,18 +9,22 @@ const grid = new Grid((row) => {
 
 explorer = new Explorer((row) => grid.select(row));
 
-// A layer named in the text: its activation if it was measured, the table filtered to it, both in view.
+// A layer named in the text: pinned in the plot, the table filtered to it. What is not drawn itself, as a block, is shown by
+// the last of its parts that is; a parameter by its module.
 function showLayer(name) {
   const names = frame.get("name");
   let known = name;
-  while (known && !names.includes(known)) known = known.slice(0, Math.max(0, known.lastIndexOf("."))); // a parameter of it
-  const rows = names.flatMap((one, row) => (one === known ? [row] : []));
-  const row = rows.find((one) => signalColumn[one] === "activation") ?? rows[0];
-  grid.ask(known ? `name=${known}` : "");
+  while (known && !names.includes(known)) known = known.slice(0, Math.max(0, known.lastIndexOf(".")));
+  const own = names.flatMap((one, row) => (one === known ? [row] : []));
+  const inside = names.flatMap((one, row) => (known && one.startsWith(`${known}.`) ? [row] : []));
+  explorer.byLayer();
+  const row = explorer.firstDrawn(own) ?? explorer.firstDrawn(inside.reverse()) ?? own[0];
+  const quoted = /\s/.test(known) ? `"${known}"` : known;
+  grid.ask(!known || known.includes('"') ? "" : own.includes(row) ? `name=${quoted}` : quoted);
   if (row === undefined) return;
   grid.select(row);
   const drawn = explorer.show(row);
-  byId(drawn ? "explorer" : "rows").scrollIntoView({ behavior: "smooth" });
+  byId(drawn ? "explorer" : "rows").scrollIntoView();
 }
 
 document.addEventListener("click", (event) => {

@@ -6,6 +6,7 @@ function shown(value, digits = 4) {
   if (!Number.isFinite(value)) return value > 0 ? "∞" : "−∞";
   if (Number.isInteger(value) && Math.abs(value) < 1e15) return grouped.format(value).replace("-", "−");
   const size = Math.abs(value);
-  const text = size >= 1e5 || size < 1e-3 ? value.toExponential(digits - 1) : value.toPrecision(digits);
-  return text.replace(/\.?0+(?=e|$)/, (zeros) => (text.includes(".") ? "" : zeros)).replace("e+", "e").replaceAll("-", "−");
+  const [digitsOf, power] = (size >= 1e5 || size < 1e-3 ? value.toExponential(digits - 1) : value.toPrecision(digits)).split("e");
+  const short = digitsOf.includes(".") ? digitsOf.replace(/\.?0+$/, "") : digitsOf;
+  return (power === undefined ? short : `${short}e${power.replace("+", "")}`).replaceAll("-", "−");
 }

@@ -2,7 +2,7 @@
 const ROW = 30; // height in pixels; the style sheet says the same
 const PRINTED = 200;
 const BASIC = [
-  "depth", "name", "output", "type", "signal", "shape", "mean", "std", "rms", "acsm", "acv", "abs_max", "zero_fraction", "dead_fraction",
+  "step", "depth", "name", "output", "type", "signal", "shape", "mean", "std", "rms", "acsm", "acv", "abs_max", "zero_fraction", "dead_fraction",
   "nonfinite",
 ];
 
@@ -14,7 +14,7 @@ class Grid {
     this.scroll = byId("scroll");
     this.body = byId("grid").tBodies[0];
     const constant = (column) => "constant" in column;
-    this.columns = BASIC.filter((name) => name !== "output" || !constant(frame.named.get(name)));
+    this.columns = BASIC.filter((name) => !["step", "output"].includes(name) || !constant(frame.named.get(name)));
     this.choices();
     this.menu();
     this.layOut();
@@ -76,8 +76,9 @@ class Grid {
       const button = element("button", { type: "button", title: column.meaning }, name);
       button.addEventListener("click", () => this.order(name));
       head.append(element("th", { scope: "col", className: `${column.kind} is-${name}`, "data-column": name }, button));
-      const longest = column.kind === "text" ? column.levels.reduce((most, text) => Math.max(most, text.length), 0) : column.kind === "number" ? 9 : 6;
-      widths.push(element("col", { style: `width:${Math.max(6, Math.min(name === "name" ? 34 : 22, longest), name.length + 1) + 2.5}ch` }));
+      const longest = column.kind === "text" ? column.levels.reduce((most, text) => Math.max(most, text.length), 0) : column.kind === "number" ? 10 : 6;
+      const wide = name === "name" ? Math.min(34, longest) : column.kind === "text" ? Math.min(20, longest) * 0.88 : longest;
+      widths.push(element("col", { style: `width:${Math.max(4, wide, name.length) + 2.5}ch` }));
     }
     byId("grid").querySelector("colgroup").replaceChildren(...widths);
     byId("grid").tHead.replaceChildren(head);
