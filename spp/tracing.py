@@ -117,6 +117,22 @@ class Trace:
         tables["exponents"] = self.exponents
         return store.write(folder, tables, self.run, overwrite=overwrite, csv=csv)
 
+    def report(self, path: str | Path) -> Path:
+        """Write one HTML page that opens offline: the striking facts, an interactive plot, the table, the run's facts.
+
+        Args:
+            path: Where to, as ``report.html``; a file that is there already is replaced.
+
+        Raises:
+            InputError: The trace holds no measured tensor.
+            MissingExtraError: plotly, the extra ``report``, is not installed.
+            StoreError: The file cannot be written.
+        """
+        from spp import report
+
+        tables = {"frame": self.frame, "blocks": self.blocks, "modules": self.modules, "unmeasured": self.unmeasured}
+        return report.write(path, **tables, run=self.run)
+
     def __repr__(self) -> str:
         model = self.run.get("model", "model")
         modules = self.frame[Column.NAME].nunique()

@@ -36,7 +36,8 @@ def analyze(**given: Any) -> None:
 
     Prints what ran, a table along the network and the most striking facts. Writes to the run folder: frame.parquet and
     frame.csv (every statistic of every tensor), spp.png and spp.pdf (by layer), spp-blocks.png and spp-blocks.pdf (by
-    residual block, where there are any), and run.json (what is needed to run it again).
+    residual block, where there are any), report.html (an interactive page that opens offline, where the extra `report` is
+    installed), and run.json (what is needed to run it again).
     """
     request = Request(**given)
     with plain_warnings():
@@ -55,7 +56,7 @@ def _run(request: Request) -> None:
         if samples is None:
             samples = inputs.draw(request, plan.shape, plan.facts["num_classes"])
         trace = _trace(request, plan, samples, device)
-        files = _write(trace, folder, figures=not request.no_figures)
+        files = _write(trace, folder, figures=not request.no_figures, report=not request.no_report)
     facts = striking(trace.frame)
     if request.as_json:
         report = {
@@ -70,6 +71,8 @@ def _run(request: Request) -> None:
         click.echo(str(folder))
     else:
         summary.show(trace, facts, folder, files)
+        if "report.html" not in files and not (request.no_figures or request.no_report):
+            click.echo('For report.html, an interactive page: pip install "torch-spp[report]"', err=True)
 
 
 def _trace(request: Request, plan: Plan, samples: Samples, device: str) -> Trace:
@@ -104,18 +107,22 @@ def _trace(request: Request, plan: Plan, samples: Samples, device: str) -> Trace
     return trace
 
 
-def _write(trace: Trace, folder: Path, *, figures: bool) -> list[str]:
-    """Save the trace and its figures; return the names of the files.
+def _write(trace: Trace, folder: Path, *, figures: bool, report: bool) -> list[str]:
+    """Save the trace, its figures and, where plotly is installed, its report; return the names of the files.
 
     The numbers come first: a figure that fails must not take them along. ``claim`` has made sure that what is replaced
     is an empty folder, or a run that the user gave up with ``--overwrite``.
     """
+    from spp.report import available
+
     trace.save(folder, overwrite=True)
     for kind, stem in (("layers", "spp"), ("blocks", "spp-blocks")):
         if figures and (kind == "layers" or not trace.blocks.empty):
             plot = trace.plot(kind)
             for suffix in (".png", ".pdf"):
                 plot.save(folder / f"{stem}{suffix}")
+    if figures and report and available():
+        trace.report(folder / "report.html")
     return sorted(path.name for path in folder.iterdir() if path.is_file())
 
 

@@ -37,6 +37,7 @@ class Request:
     out: str | None
     overwrite: bool
     no_figures: bool
+    no_report: bool
     as_json: bool
     quiet: bool
 
@@ -150,7 +151,8 @@ _OPTIONS = (
         help="Run folder; runs/MODEL-NORM if left out, numbered where that is taken.",
     ),
     click.option("--overwrite", is_flag=True, help="Replace the run that is in --out."),
-    click.option("--no-figures", is_flag=True, help="Write the numbers only."),
+    click.option("--no-figures", is_flag=True, help="Write the numbers only: no figures, no report."),
+    click.option("--no-report", is_flag=True, help="Write no report.html."),
     click.option("--json", "as_json", is_flag=True, help="Print one JSON object instead of text."),
     click.option("--quiet", "-q", is_flag=True, help="Print only the run folder."),
 )
