@@ -17,6 +17,7 @@ from torch import nn
 from torch.nn.parallel import DistributedDataParallel
 
 import spp
+from spp.diagnosis.diagnose import diagnose
 from spp.errors import InputError
 from spp.frame import store
 from spp.frame.build import build_blocks, build_exponents, build_frame, build_modules, build_unmeasured
@@ -55,6 +56,7 @@ class Trace:
         exponents: How many values lie in each power of two, where asked for (``exponents=True``), else empty; see
             :data:`spp.frame.schema.EXPONENT_COLUMNS`.
         run: Facts about the run (batch size, loss, seed, versions, ...); add your own before saving.
+        findings: What is wrong, where it begins and what to try, see :func:`spp.diagnose`; worked out when first asked for.
     """
 
     def __init__(
@@ -83,6 +85,12 @@ class Trace:
     def exponents(self) -> pd.DataFrame:
         """Counts by power of two, where asked for."""
         return self._table("exponents")
+
+    @property
+    def findings(self) -> pd.DataFrame:
+        """What :func:`spp.diagnose` says with its own thresholds, the worst first; kept after the first time."""
+        self._later.setdefault("findings", lambda: diagnose(self))
+        return self._table("findings")
 
     def _table(self, name: str) -> pd.DataFrame:
         """A table that is built when it is first looked at: most traces are asked for their frame alone."""
@@ -228,7 +236,7 @@ def trace(
                     )
                 sizes.append(ready.size)
                 losses.append(objective.value)
-        facts = module_facts(entries, tally.calls)
+        facts = module_facts(entries, tally.calls, tally.inputs)
         blocks = build_blocks(tally)
         frame = build_frame(tally.rows, blocks[BlockColumn.BLOCK].unique())
         unmeasured = build_unmeasured(tally.holes)  # now: what it is made of holds modules
