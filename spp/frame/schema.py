@@ -234,12 +234,13 @@ UNMEASURED_COLUMNS: dict[UnmeasuredColumn, Spec] = {
 
 
 class ExponentColumn(StrEnum):
-    """Columns of ``trace.exponents``, one row per observed tensor and power of two that occurs in it."""
+    """Columns of ``trace.exponents``, one row per observed tensor, sign and power of two that occurs in it."""
 
     NAME = "name"
     CALL = "call"
     OUTPUT = "output"
     SIGNAL = "signal"
+    SIGN = "sign"
     EXPONENT = "exponent"
     COUNT = "count"
 
@@ -249,6 +250,7 @@ EXPONENT_COLUMNS: dict[ExponentColumn, Spec] = {
     ExponentColumn.CALL: Spec("int64", "call", "0 for the module's first call in the pass"),
     ExponentColumn.OUTPUT: Spec("str", "output", "which output, or the parameter's name"),
     ExponentColumn.SIGNAL: Spec("category", "signal", "which signal", tuple(Signal)),
+    ExponentColumn.SIGN: Spec("int64", "sign", "-1 for negative values, 1 for positive ones"),
     ExponentColumn.EXPONENT: Spec(
         "int64", "exponent", "k of magnitudes in [2^k, 2^(k+1)); the ends, -160 and 160, gather the rest"
     ),
@@ -297,6 +299,42 @@ FINDING_COLUMNS: dict[FindingColumn, Spec] = {
     FindingColumn.MESSAGE: Spec("str", "message", "the finding in a sentence or two"),
     FindingColumn.REMEDY: Spec("str", "remedy", "what to try, options of the command line between backticks"),
     FindingColumn.EVIDENCE: Spec("str", "evidence", "the layers concerned and their numbers"),
+}
+
+
+class ChannelColumn(StrEnum):
+    """Columns of ``trace.channels``, two rows per observed tensor: how its channels' means and variances are spread."""
+
+    STEP = "step"
+    DEPTH = "depth"
+    NAME = "name"
+    CALL = "call"
+    OUTPUT = "output"
+    SIGNAL = "signal"
+    STATISTIC = "statistic"
+    P10 = "p10"
+    P50 = "p50"
+    P90 = "p90"
+    MIN = "min"
+    MAX = "max"
+
+
+CHANNEL_STATISTICS = ("mean", "var")
+"""What is known of each channel: the mean and the biased variance of its finite elements."""
+
+CHANNEL_COLUMNS: dict[ChannelColumn, Spec] = {
+    ChannelColumn.STEP: Spec("int64", "step", "0 for a trace; the training step for a watch"),
+    ChannelColumn.DEPTH: Spec("Int64", "depth", "as in the frame; missing for a module that never ran", missing=True),
+    ChannelColumn.NAME: Spec("str", "module", "qualified module name"),
+    ChannelColumn.CALL: Spec("int64", "call", "0 for the module's first call in the pass"),
+    ChannelColumn.OUTPUT: Spec("str", "output", "which output, or the parameter's name"),
+    ChannelColumn.SIGNAL: Spec("category", "signal", "which signal", tuple(Signal)),
+    ChannelColumn.STATISTIC: Spec("category", "statistic", "which number of each channel", CHANNEL_STATISTICS),
+    ChannelColumn.P10: Spec("float64", "10 % quantile", "a tenth of the channels lie below", missing=True),
+    ChannelColumn.P50: Spec("float64", "median", "half of the channels lie below", missing=True),
+    ChannelColumn.P90: Spec("float64", "90 % quantile", "nine tenths of the channels lie below", missing=True),
+    ChannelColumn.MIN: Spec("float64", "minimum", "the smallest channel's", missing=True),
+    ChannelColumn.MAX: Spec("float64", "maximum", "the largest channel's", missing=True),
 }
 
 STATISTICS: tuple[Column, ...] = (
