@@ -50,7 +50,8 @@ class Keeper:
             self._note(tally.holes)
         if not self.facts:
             first = next(iter(finished.tallies.values()), None)
-            self.facts = module_facts(finished.entries, {} if first is None else first.calls)
+            seen = ({}, {}) if first is None else (first.calls, first.inputs)
+            self.facts = module_facts(finished.entries, *seen)
             self._modules = None
 
         if self._writer is not None and time.monotonic() - self._flushed >= self._patience:
