@@ -23,6 +23,8 @@ from spp.frame.schema import (
     MODULE_COLUMNS,
     UNMEASURED_COLUMNS,
     VERSION,
+    WATCH_BLOCK_COLUMNS,
+    WATCH_COLUMNS,
     Spec,
     check,
 )
@@ -35,6 +37,10 @@ TABLES: dict[str, Mapping[Any, Spec]] = {
     "unmeasured": UNMEASURED_COLUMNS,
     "exponents": EXPONENT_COLUMNS,
 }
+WATCH_TABLES: dict[str, Mapping[Any, Spec]] = {**TABLES, "frame": WATCH_COLUMNS, "blocks": WATCH_BLOCK_COLUMNS}
+"""Those of a watch."""
+WATCH = "watch"
+"""The ``kind`` of a run that a watch wrote."""
 OPTIONAL = ("exponents",)
 """Tables that are written only where they hold something."""
 
@@ -141,7 +147,9 @@ def read(folder: str | Path) -> tuple[dict[str, pd.DataFrame], dict[str, Any]]:
     path = Path(folder).expanduser()
     if not (path / RUN_FILE).is_file():
         what = f"a folder without {RUN_FILE}" if path.is_dir() else "no such folder"
-        raise StoreError("a run is a folder that trace.save or spp analyze wrote", received=what, where=str(folder))
+        raise StoreError(
+            "a run is a folder that trace.save, spp.watch or spp analyze wrote", received=what, where=str(folder)
+        )
     try:
         run = json.loads((path / RUN_FILE).read_text(encoding="utf-8"))
         version = run.pop("format")
@@ -157,7 +165,7 @@ def read(folder: str | Path) -> tuple[dict[str, pd.DataFrame], dict[str, Any]]:
             remedy="Upgrade torch-spp",
         )
     tables = {}
-    for name, columns in TABLES.items():
+    for name, columns in (WATCH_TABLES if run.get("kind") == WATCH else TABLES).items():
         if name in OPTIONAL and not (path / f"{name}.parquet").exists():
             continue
         try:
