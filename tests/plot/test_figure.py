@@ -202,7 +202,8 @@ def test_matplotlib_is_left_as_it_was(tmp_path: Path) -> None:
 
 def test_wrong_input_is_one_clear_line(tmp_path: Path) -> None:
     with pytest.raises(
-        UnknownNameError, match=r"^kind: unknown kind 'layer'\. Did you mean 'layers'\? Known: layers, blocks\.$"
+        UnknownNameError,
+        match=r"^kind: unknown kind 'layer'\. Did you mean 'layers'\? Known: layers, blocks, evolution\.$",
     ):
         _plot(kind="layer")
     with pytest.raises(UnknownNameError, match=r"Known: paper, notebook, slides\."):
