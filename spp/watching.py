@@ -22,6 +22,7 @@ from torch.nn.parallel import DistributedDataParallel
 from spp.errors import InputError, SppWarning, UnknownNameError
 from spp.facts import model_facts
 from spp.frame import store
+from spp.frame.parts import WATCH, RunWriter
 from spp.frame.schema import Column
 from spp.measure.channels import ChannelAxis
 from spp.measure.schedule import Every, Schedule, schedule_of
@@ -42,9 +43,9 @@ class Watch:
         run: Facts about the run; add your own before it is saved.
     """
 
-    def __init__(self, loop: Loop, keeper: Keeper, run: dict[str, Any]) -> None:
+    def __init__(self, loop: Loop, keeper: Keeper, run: dict[str, Any], start: int | None) -> None:
         self.run = run
-        self._loop, self._keeper = loop, keeper
+        self._loop, self._keeper, self._first = loop, keeper, start
         self._started = False
 
     # -- the loop around it -----------------------------------------------------------------------------------------------
@@ -56,11 +57,16 @@ class Watch:
         self.close()
 
     def start(self) -> Watch:
-        """Begin to watch, where no ``with`` can stand around the loop; :meth:`close` ends it."""
+        """Begin to watch, where no ``with`` can stand around the loop; :meth:`close` ends it.
+
+        Raises:
+            StoreError: The run cannot be written to its folder, or somebody else is writing there.
+        """
         if self._started:
             raise InputError(
                 "a watch is started once", received="a second start", where="watch", remedy="Make a new one"
             )
+        self._loop.step = self._keeper.open(self.run, self._first)
         self._started = True
         self._loop.attach()
         return self
@@ -68,6 +74,10 @@ class Watch:
     def close(self) -> None:
         """End the watching; model and optimizer are left as they were, and what was measured stays."""
         self._loop.detach()
+        try:
+            self._keeper.close(self.run, self._loop.step)
+        except Exception as error:
+            _give_up(error)
         if self._started and not self._loop.forwards:
             message = "no forward of the model was seen while it was watched; pass to spp.watch the module that the loop calls"
             warnings.warn(message, SppWarning, stacklevel=3)
@@ -89,17 +99,25 @@ class Watch:
         """Sample again, from the next step that is due."""
         self._loop.resume()
 
+    def flush(self) -> None:
+        """Write what was measured so far, where there is a ``path``.
+
+        Raises:
+            StoreError: It cannot be written; nothing is lost, and the next flush tries again.
+        """
+        self._keeper.flush(self._loop.step)
+
     # -- what was measured ------------------------------------------------------------------------------------------------
 
     @property
     def frame(self) -> pd.DataFrame:
         """One row per sampled step and observed tensor, see :data:`spp.frame.schema.WATCH_COLUMNS`."""
-        return self._keeper.history.tables()[0]
+        return self._keeper.tables()[0]
 
     @property
     def blocks(self) -> pd.DataFrame:
         """One row per sampled step and residual merge, see :data:`spp.frame.schema.WATCH_BLOCK_COLUMNS`."""
-        return self._keeper.history.tables()[1]
+        return self._keeper.tables()[1]
 
     @property
     def modules(self) -> pd.DataFrame:
@@ -151,7 +169,11 @@ def watch(
     include: Selection = None,
     exclude: Selection = None,
     channel_axis: ChannelAxis = None,
-    start: int = 0,
+    start: int | None = None,
+    path: str | Path | None = None,
+    flush: float = 10.0,
+    resume: bool = False,
+    overwrite: bool = False,
 ) -> Watch:
     """Watch a training loop of your own: the frame of :func:`spp.trace` at some of its steps, the training undisturbed.
 
@@ -171,34 +193,47 @@ def watch(
         include: Glob patterns over qualified names, module classes, or predicates ``(name, module) -> bool``.
         exclude: The same, for modules to leave out.
         channel_axis: Overrides the channel axis of activations and gradients: an int, or a callable of module and tensor.
-        start: Number of the first step, where training is taken up again.
+        start: Number of the first step, where training is taken up again. Left out it is 0, or with ``resume`` the step
+            after the last one that is in the run; where an earlier session had gone further, its rows from ``start`` on
+            are replaced.
+        path: A folder to write to as the run goes; :func:`spp.load` reads it, also meanwhile.
+        flush: Seconds that rows wait in memory before they are written, at the next sampled step; 0 writes each at once.
+        resume: Continue the run in ``path``, if there is one.
+        overwrite: Replace the run in ``path``, if there is one.
 
     Returns:
         The watch, to be entered as a context manager. Evaluations (forwards in eval mode) have rows of their own, told
         apart by the ``mode`` column: the first batch of the first evaluation since each sampled step began.
 
     Raises:
-        InputError: An argument is not what was asked for. Once the loop runs nothing is raised: a failure of the
-            measuring ends the watching with a warning, and the training goes on.
+        InputError: An argument is not what was asked for.
+        StoreError: ``path`` is a file, holds something else, or a run that neither ``resume`` nor ``overwrite`` was said
+            of. Once the loop runs nothing is raised: a failure of the measuring, or a full disk, ends the watching with
+            a warning, and the training goes on.
     """
     wanted = _signals(signals)
     root = _check(model)
     given = _unwrapped(optimizer, root)
     due = schedule_of(every, schedule)
-    if not isinstance(start, int) or isinstance(start, bool) or start < 0:
+    if start is not None and (not isinstance(start, int) or isinstance(start, bool) or start < 0):
         raise InputError("start is the number of the first step", received=repr(start), where="start")
     roster(root, include, exclude)  # a wrong selector is an error now, not in the middle of the night
-    keeper = Keeper()
+    if resume and overwrite:
+        raise InputError("a run is continued or replaced", received="resume=True and overwrite=True", where="path")
+    if not flush >= 0:
+        raise InputError("flush is a number of seconds, 0 or more", received=repr(flush), where="flush")
+    writer = None if path is None else RunWriter(path, resume=resume, overwrite=overwrite)
     settings = Settings(root, wanted, include, exclude, channel_axis)
-    loop = Loop(model, given, due, start, settings, keeper.add, _give_up)
+    keeper = Keeper(writer, flush)
+    loop = Loop(model, given, due, settings, keeper.add, _give_up)
     run = {
-        "kind": store.WATCH,
+        "kind": WATCH,
         **model_facts(root),
         "optimizer": None if given is None else type(given).__name__,
         "every": every if isinstance(every, int | str) else sorted(every),
         "signals": [str(s) for s in ALL if s in wanted],
     }
-    return Watch(loop, keeper, run)
+    return Watch(loop, keeper, run, start)
 
 
 def _give_up(error: Exception) -> None:

@@ -59,10 +59,11 @@ def sampled(tally: Tally, step: int, mode: str, updates: UpdateSums | None = Non
 
 def joined(frames: Sequence[pd.DataFrame], columns: Mapping[_C, Spec]) -> pd.DataFrame:
     """Several tables one after the other, in the dtypes of the schema; an empty one where there are none."""
-    if len(frames) == 1:
-        return frames[0]
+    frames = [frame for frame in frames if len(frame)]
     if not frames:
         return empty(columns)
+    if len(frames) == 1:
+        return as_declared(frames[0].reset_index(drop=True), columns)
     open_categories = [str(c) for c, spec in columns.items() if spec.dtype == "category" and not spec.categories]
     frames = [frame.astype(dict.fromkeys(open_categories, "str")) for frame in frames]
     return as_declared(pd.concat(frames, ignore_index=True), columns)

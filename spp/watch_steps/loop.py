@@ -27,7 +27,6 @@ class Loop:
         called: The module whose calls are seen: the root, or what wraps it (DistributedDataParallel, ``torch.compile``).
         optimizer: Its steps are the steps; None counts forwards.
         due: Whether a step is sampled.
-        start: Number of the first step.
         settings: What to measure.
         emit: Given what each sampled step and each sampled evaluation gave.
         give_up: Told what went wrong in the measuring; nothing that is measured may break the training.
@@ -42,12 +41,11 @@ class Loop:
         called: nn.Module,
         optimizer: torch.optim.Optimizer | None,
         due: Schedule,
-        start: int,
         settings: Settings,
         emit: Callable[[Finished], None],
         give_up: Callable[[Exception], None],
     ) -> None:
-        self.step, self.forwards = start, 0
+        self.step, self.forwards = 0, 0
         self._called_module, self._optimizer, self._due = called, optimizer, due
         self._settings, self._emit, self._give_up = settings, emit, give_up
         self._root = settings.root
