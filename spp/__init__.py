@@ -14,7 +14,6 @@ __version__ = "0.1.0.dev0"
 from spp import data as data
 from spp import models as models
 from spp import nn as nn
-from spp import training as training
 from spp.errors import InputError as InputError
 from spp.errors import SppError as SppError
 from spp.errors import SppWarning as SppWarning
@@ -26,3 +25,5 @@ from spp.tracing import load as load
 from spp.tracing import trace as trace
 from spp.watching import Watch as Watch
 from spp.watching import watch as watch
+
+from spp import training as training  # isort: skip  (stands on all of the above)

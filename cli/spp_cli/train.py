@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, replace
@@ -13,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 import click
 from click.core import ParameterSource
 
-from spp_cli.console import jsonable, plain_warnings
+from spp_cli.console import plain_warnings
 from spp_cli.device import pick_device
 from spp_cli.options import words_for
 from spp_cli.train_options import CALL, FREE, TrainRequest, train_options
@@ -24,7 +23,7 @@ if TYPE_CHECKING:
 
 EXAMPLES = """\b
 Examples:
-  spp train --model ffn --norm batch --data digits --epochs 20
+  spp train --model ffn --norm batch --data digits --epochs 20 --every 10
   spp train --model resnet20 --data cifar10 --optimizer sgd --schedule cosine --out runs/r20
   spp train --resume --out runs/r20
 """
@@ -38,8 +37,8 @@ def train(ctx: click.Context, /, **given: Any) -> None:
 
     Prints a line per epoch and, at the end, loss and accuracy on the test images, with the last weights and with those of
     the epoch that did best on the validation images. Writes to the run folder: history.parquet and history.csv (a row per
-    epoch), checkpoints/last.pt and best.pt, and run.json (what is needed to run it again). Ctrl-C saves the run;
-    --resume goes on with it, to the same bits on CPU.
+    epoch), parts (every statistic of every tensor, at the steps that --every names), checkpoints/last.pt and best.pt, and
+    run.json (what is needed to run it again). Ctrl-C saves the run; --resume goes on with it, to the same bits on CPU.
     """
     with plain_warnings():
         ctx.exit(_run(ctx, TrainRequest(**given)))
@@ -60,22 +59,26 @@ def _run(ctx: click.Context, request: TrainRequest) -> int:
     with _folder(request, plan, resumed=before is not None) as folder:
         model = networks.build(request, plan, device)
         check_fit(model, data, recipe, device)
-        facts = _facts(request, plan, data, device, sum(p.numel() for p in model.parameters()))
-        _write_facts(folder, facts)
-        report = training_report.Report(request, facts, folder)
-        report.begin()
-        started = time.perf_counter()
+        facts = _facts(request, plan, device)
+        report = training_report.Report(request, folder)
+        report.begin(model, data, facts)
         try:
             with report:
-                fitted = fit(model, data, recipe, folder=folder, resume=request.resume, report=report)
+                fitted = fit(
+                    model,
+                    data,
+                    recipe,
+                    every=None if request.every == "never" else request.every,
+                    watch={"include": list(request.include) or None, "exclude": list(request.exclude) or None},
+                    folder=folder,
+                    resume=request.resume,
+                    facts=facts,
+                    report=report,
+                )
         except Interrupted as stop:
             click.echo(f"Interrupted, and saved. Go on with: spp train --resume --out {folder}", err=True)
             return 128 + stop.number
-        facts.update(seconds=round(time.perf_counter() - started, 3), test=fitted.test, stopped=fitted.stopped)
-        _write_facts(folder, facts)
-        if fitted.trace is not None:
-            fitted.trace.save(folder / "nonfinite", overwrite=True)
-    report.end(fitted, facts)
+    report.end(fitted)
     return 0 if fitted.stopped is None else 1
 
 
@@ -118,6 +121,7 @@ def _continued(ctx: click.Context, request: TrainRequest, before: dict[str, Any]
 
     size = before.get("image_size")
     before = {**before, "image_size": None if size is None else tuple(size)}
+    before |= {name: tuple(before.get(name, ())) for name in ("include", "exclude")}
     typed = {name for name in before if ctx.get_parameter_source(name) is ParameterSource.COMMANDLINE}
     changed = [name for name in typed - set(FREE) if getattr(request, name, None) != before[name]]
     if changed:
@@ -171,40 +175,16 @@ def _folder(request: TrainRequest, plan: Plan, *, resumed: bool) -> Iterator[Pat
         yield folder
 
 
-def _facts(request: TrainRequest, plan: Plan, data: Splits, device: str, parameters: int) -> dict[str, Any]:
-    """What it takes to run it again, and what the figures say of it."""
-    import platform
-
+def _facts(request: TrainRequest, plan: Plan, device: str) -> dict[str, Any]:
+    """What it takes to run it again."""
     import torch
 
-    import spp
-    from spp.data.parts import count
-    from spp.frame.schema import VERSION
-
     return {
-        "format": VERSION,
         "command": "train",
         **plan.facts,
-        "parameters": parameters,
         "data": request.data,
-        "input_shape": list(data.shape),
-        "images": {"train": len(data.train), "validation": len(data.validation), "test": len(data.test)},
-        "batch_size": request.batch_size,
-        "steps_per_epoch": count(data.train, request.batch_size),
-        "recipe": asdict(request.recipe),
-        "lr": request.recipe.learning_rate,
-        "loss": "cross_entropy",
-        "training": True,
-        "seed": request.seed,
         "device": device,
         "threads": torch.get_num_threads(),
-        "versions": {"spp": spp.__version__, "torch": torch.__version__, "python": platform.python_version()},
         "arguments": asdict(request),
         "argv": words_for(train, request),
     }
-
-
-def _write_facts(folder: Path, facts: dict[str, Any]) -> None:
-    from spp.training.checkpoints import write_text
-
-    write_text(folder / "run.json", json.dumps(jsonable(facts), indent=2) + "\n")

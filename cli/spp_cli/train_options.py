@@ -86,6 +86,9 @@ class TrainRequest:
     augment: str | None
     seed: int
     keep_going: bool
+    every: int | str
+    include: tuple[str, ...]
+    exclude: tuple[str, ...]
     device: str
     out: str | None
     overwrite: bool
@@ -108,6 +111,16 @@ class TrainRequest:
         from spp.training import Recipe
 
         return Recipe(**{name: getattr(self, name) for name in RECIPE})
+
+
+def steps(ctx: click.Context, param: click.Parameter, value: str | int) -> int | str:
+    """A number of steps, or one of the words."""
+    text = str(value)
+    if text in ("epoch", "log", "never"):
+        return text
+    if not (text.isascii() and text.isdigit() and int(text) > 0):
+        raise click.BadParameter(f"{text!r} is neither a positive number of steps nor epoch, log or never.", ctx, param)
+    return int(text)
 
 
 POSITIVE = click.FloatRange(min=0, min_open=True)
@@ -193,6 +206,16 @@ train_options = options_of(
     ),
     seed_option("Of weights, validation images, order, augmentation and dropout."),
     click.option("--keep-going", is_flag=True, help="Train on where the loss is not finite, instead of stopping."),
+    click.option(
+        "--every",
+        callback=steps,
+        default="epoch",
+        show_default=True,
+        metavar="N|epoch|log|never",
+        help="Steps that are measured: every N-th, the first of each epoch, ten in each factor of ten, or none.",
+    ),
+    click.option("--include", multiple=True, metavar="GLOB", help="Measure only modules of these names; repeatable."),
+    click.option("--exclude", multiple=True, metavar="GLOB", help="Leave out modules of these names; repeatable."),
     DEVICE,
     click.option(
         "--out",

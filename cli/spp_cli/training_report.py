@@ -14,6 +14,9 @@ import click
 from spp_cli.console import jsonable
 
 if TYPE_CHECKING:
+    from torch import nn
+
+    from spp.data import Splits
     from spp.training import Fitted, News
     from spp_cli.train_options import TrainRequest
 
@@ -25,19 +28,18 @@ class Report:
 
     Args:
         request: The options.
-        facts: What ``run.json`` holds.
         folder: Of the run.
     """
 
-    def __init__(self, request: TrainRequest, facts: dict[str, Any], folder: Path) -> None:
-        self._request, self._facts, self._folder = request, facts, folder
+    def __init__(self, request: TrainRequest, folder: Path) -> None:
+        self._request, self._folder = request, folder
         self._silent = request.as_json or request.quiet
         self._bar: Any = None
 
-    def begin(self) -> None:
+    def begin(self, model: nn.Module, data: Splits, facts: dict[str, Any]) -> None:
         """Say what runs."""
         if not self._silent:
-            for line in heading(self._facts):
+            for line in heading(self._request, model, data, facts):
                 click.echo(line)
             click.echo()
 
@@ -47,8 +49,7 @@ class Report:
         if not self._request.quiet and sys.stderr.isatty():
             from tqdm import tqdm
 
-            total = self._facts["steps_per_epoch"] * self._request.epochs
-            self._bar = tqdm(total=total, unit="step", leave=False, dynamic_ncols=True)
+            self._bar = tqdm(unit="step", leave=False, dynamic_ncols=True)
         return self
 
     def __exit__(self, kind: type[BaseException] | None, value: BaseException | None, at: TracebackType | None) -> None:
@@ -58,6 +59,7 @@ class Report:
     def __call__(self, news: News) -> None:
         """Move the bar, and print the line of an epoch that has ended."""
         if self._bar is not None:
+            self._bar.total = news.epochs * news.batches
             self._bar.n = news.epoch * news.batches + news.batch
             self._bar.set_description(f"epoch {news.epoch}", refresh=False)
             worst = f", {news.finding}" if news.finding else ""
@@ -70,14 +72,22 @@ class Report:
             else:
                 self._bar.write(line, file=sys.stdout)
 
-    def end(self, fitted: Fitted, facts: dict[str, Any]) -> None:
+    def end(self, fitted: Fitted) -> None:
         """Say how it went and what lies where."""
         folder = self._folder
-        files = sorted(str(path.relative_to(folder)) for path in folder.rglob("*") if path.is_file())
+        files = sorted(path.name + "/" * path.is_dir() for path in folder.iterdir() if not path.name.startswith("."))
         if self._request.as_json:
-            history = fitted.history.to_dict(orient="records")
-            report = {"folder": str(folder), "files": files, "run": facts, "history": history, "test": fitted.test}
-            click.echo(json.dumps(jsonable({**report, "stopped": fitted.stopped}), indent=2, allow_nan=False))
+            from spp.frame.files import read_facts
+
+            report = {
+                "folder": str(folder),
+                "files": files,
+                "run": read_facts(folder, str(folder)),
+                "history": fitted.history.to_dict(orient="records"),
+                "test": fitted.test,
+                "stopped": fitted.stopped,
+            }
+            click.echo(json.dumps(jsonable(report), indent=2, allow_nan=False))
             return
         if self._request.quiet:
             click.echo(str(folder))
@@ -90,22 +100,25 @@ class Report:
             click.echo(f"Error: {fitted.stopped}, so the run was stopped there.{_where(fitted)}", err=True)
 
 
-def heading(facts: dict[str, Any]) -> list[str]:
+def heading(request: TrainRequest, model: nn.Module, data: Splits, facts: dict[str, Any]) -> list[str]:
     """Three lines that say what runs, on what, and how."""
-    recipe, images = facts["recipe"], facts["images"]
+    from spp.data.parts import count
+
+    recipe = request.recipe
+    parameters = sum(p.numel() for p in model.parameters())
     settings = [f"{key} {facts[key]}" for key in ("norm", "activation", "init") if facts.get(key) is not None]
     threads = f" ({facts['threads']} threads)" if facts["device"] == "cpu" else ""
-    shape = "x".join(str(side) for side in facts["input_shape"])
-    extras = [f"AGC {recipe['agc']:g}"] if recipe["agc"] is not None else []
-    if recipe["precision"] != "float32":
-        extras.append(recipe["precision"])
-    how = ", ".join([f"{recipe['optimizer']} at lr {facts['lr']:g}", f"schedule {recipe['schedule']}", *extras])
+    shape = "x".join(str(side) for side in data.shape)
+    extras = [f"AGC {recipe.agc:g}"] if recipe.agc is not None else []
+    if recipe.precision != "float32":
+        extras.append(recipe.precision)
+    how = ", ".join([f"{recipe.optimizer} at lr {recipe.learning_rate:g}", f"schedule {recipe.schedule}", *extras])
     return [
-        ", ".join([f"{facts['model']}: {facts['parameters']:,} parameters", *settings]),
-        f"{facts['data']}: {images['train']:,} images of {shape} to learn from, {images['validation']:,} for validation, "
-        f"{images['test']:,} for the test",
-        f"{recipe['epochs']} epochs of {facts['steps_per_epoch']} steps of {facts['batch_size']} images, {how}, "
-        f"seed {facts['seed']}, {facts['device']}{threads}",
+        ", ".join([f"{request.model}: {parameters:,} parameters", *settings]),
+        f"{request.data}: {len(data.train):,} images of {shape} to learn from, {len(data.validation):,} for validation, "
+        f"{len(data.test):,} for the test",
+        f"{recipe.epochs} epochs of {count(data.train, recipe.batch_size)} steps of {recipe.batch_size} images, {how}, "
+        f"seed {recipe.seed}, {facts['device']}{threads}",
     ]
 
 

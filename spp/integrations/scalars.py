@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Iterator, Sequence
 
 import numpy as np
@@ -22,7 +23,7 @@ SHOWN: Shown = (
 
 
 class Scalars:
-    """The scalars of the sampled steps that were not handed out before.
+    """The scalars of the steps that were sampled since they were last taken, from now on.
 
     Args:
         watch: What measures.
@@ -30,20 +31,18 @@ class Scalars:
     """
 
     def __init__(self, watch: Watch, shown: Shown = SHOWN) -> None:
-        self.watch, self._shown = watch, tuple(shown)
-        self._rows, self._steps = 0, set[int]()
+        self._shown = tuple(shown)
+        self._waiting: deque[tuple[int, dict[str, float]]] = deque()
+        watch.listen(self._sampled)
 
     def take(self) -> Iterator[tuple[int, dict[str, float]]]:
         """Step by step, ``{"gradient_rms/layer1.linear": 0.03, ...}`` for leaf modules and parameters while training."""
-        frame = self.watch.frame
-        if len(frame) == self._rows:
-            return
-        self._rows = len(frame)
-        training = frame[Column.MODE] == "train"
-        fresh = frame[training & ~frame[Column.STEP].isin(self._steps)]
-        for step in sorted({int(number) for number in fresh[Column.STEP]}):
-            self._steps.add(step)
-            yield step, self._values(fresh[fresh[Column.STEP] == step])
+        while self._waiting:
+            yield self._waiting.popleft()
+
+    def _sampled(self, frame: pd.DataFrame, _: pd.DataFrame) -> None:
+        if len(frame) and frame[Column.MODE].iloc[0] == "train":
+            self._waiting.append((int(frame[Column.STEP].iloc[0]), self._values(frame)))
 
     def _values(self, rows: pd.DataFrame) -> dict[str, float]:
         found: dict[str, float] = {}

@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import os
-import tempfile
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +11,7 @@ import pandas as pd
 import torch
 
 from spp.errors import StoreError
+from spp.frame.files import DRAFT, put, put_table
 
 FORMAT = 1
 LAST, BEST = "last.pt", "best.pt"
@@ -28,9 +27,6 @@ class Checkpoints:
     def __init__(self, folder: Path | None) -> None:
         self._folder = None if folder is None else folder / "checkpoints"
         self._memory: dict[str, Any] = {}
-        if self._folder is not None:
-            with refused(self._folder):
-                self._folder.mkdir(parents=True, exist_ok=True)
 
     def keep(self, name: str, state: dict[str, Any]) -> None:
         """Save ``state`` as ``LAST`` or ``BEST`` in place of the one before.
@@ -42,8 +38,11 @@ class Checkpoints:
             if name == BEST:  # nobody asks for the last of a run that leaves nothing behind
                 self._memory[name] = _copy(state)
             return
-        with refused(self._folder), atomic(self._folder / name) as path:
-            torch.save({"format": FORMAT, **state}, path)
+        with refused(self._folder):
+            self._folder.mkdir(parents=True, exist_ok=True)
+            for draft in self._folder.glob(f"{DRAFT}*"):  # of a writer that was killed
+                draft.unlink(missing_ok=True)
+            put(self._folder / name, lambda draft: torch.save({"format": FORMAT, **state}, draft))
 
     def read(self, name: str) -> dict[str, Any] | None:
         """What was saved under that name, on the CPU; None where nothing was.
@@ -72,45 +71,15 @@ class Checkpoints:
         return dict(state)
 
 
-def write_table(folder: Path, name: str, table: pd.DataFrame) -> None:
-    """Write ``NAME.parquet`` and ``NAME.csv``, each whole or not at all.
+def write_history(folder: Path, table: pd.DataFrame) -> None:
+    """Write ``history.parquet`` and ``history.csv``, each whole or not at all.
 
     Raises:
         StoreError: They cannot be written.
     """
     with refused(folder):
-        with atomic(folder / f"{name}.parquet") as path:
-            table.to_parquet(path, index=False)
-        with atomic(folder / f"{name}.csv") as path:
-            table.to_csv(path, index=False)
-
-
-def write_text(path: Path, text: str) -> None:
-    """Write a small file, whole or not at all.
-
-    Raises:
-        StoreError: It cannot be written.
-    """
-    with refused(path), atomic(path) as draft:
-        draft.write_text(text, encoding="utf-8")
-
-
-@contextmanager
-def atomic(path: Path) -> Iterator[Path]:
-    """A draft beside ``path`` to write to; renamed into place when the block ends well, taken away otherwise."""
-    handle, name = tempfile.mkstemp(prefix=f".{path.stem}-", suffix=path.suffix, dir=path.parent)
-    os.close(handle)
-    draft = Path(name)
-    try:
-        yield draft
-        with draft.open("rb") as written:
-            os.fsync(written.fileno())  # else a power cut may leave the new name with nothing behind it
-        draft.chmod(0o644)
-        draft.replace(path)
-    except BaseException:
-        with suppress(OSError):
-            draft.unlink()
-        raise
+        put_table(folder / "history.parquet", table)
+        put(folder / "history.csv", lambda draft: table.to_csv(draft, index=False))
 
 
 @contextmanager

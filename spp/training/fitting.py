@@ -2,25 +2,30 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import Any
 
 import torch
 from torch import nn
 
 from spp.data import Splits
 from spp.errors import InputError
+from spp.measure.schedule import Every
 from spp.models.config import Config
-from spp.training.checkpoints import BEST, LAST, Checkpoints, write_table
+from spp.tracing import Trace
+from spp.tracing import trace as trace_of
+from spp.training.checkpoints import BEST, LAST, Checkpoints, write_history
 from spp.training.evaluate import autocast, evaluate
-from spp.training.interrupts import Asked, Interrupted, deferred
+from spp.training.folders import check_folder, complete, observed
+from spp.training.interrupts import Interrupted, deferred
 from spp.training.loop import Report, Run
 from spp.training.randomness import seeded
 from spp.training.recipe import Recipe
 from spp.training.results import Fitted, History, News, history_frame
 
-if TYPE_CHECKING:
-    from spp.tracing import Trace
+NONFINITE = "nonfinite"
+"""Where a run keeps the trace of the batch that ended it."""
 
 DEFAULT = Recipe()
 
@@ -30,24 +35,31 @@ def fit(
     data: Splits,
     recipe: Recipe = DEFAULT,
     *,
+    every: Every | None = None,
+    watch: Mapping[str, Any] | None = None,
     folder: str | Path | None = None,
     resume: bool = False,
+    facts: Mapping[str, Any] | None = None,
     device: torch.device | str | None = None,
     report: Report | None = None,
 ) -> Fitted:
     """Train ``model`` as the recipe says, and test it.
 
-    Order, augmentation and dropout follow from the recipe's seed; the global random states are put back afterwards. On a CPU,
-    with the same number of threads, two runs give the same bits, also where one of them was interrupted and resumed.
+    Order, augmentation and dropout follow from the recipe's seed; the global random states are put back afterwards. On a
+    CPU, with the same number of threads, two runs give the same bits, also where one was watched, or interrupted and resumed.
 
     Args:
         model: Maps ``(n, *data.shape)`` to ``(n, classes)``; trained in place and moved to ``device``.
         data: As ``spp.data.splits`` gives it.
         recipe: How to train.
-        folder: Where the run is written: ``history.parquet``, ``history.csv`` and ``checkpoints/last.pt`` and ``best.pt`` (each
-            loadable with ``weights_only=True``, the weights under ``model``), after every epoch and when it is interrupted.
-            Left out, nothing is written.
+        every: Which steps are measured, as for :func:`spp.watch`; or ``"epoch"``, the first step of each epoch. None for no
+            watching.
+        watch: Further arguments of :func:`spp.watch`, as ``{"include": ["*.act"]}``.
+        folder: Where the run is written, a new or empty one: ``history.parquet``, ``history.csv`` and ``checkpoints/last.pt``
+            and ``best.pt`` (each loadable with ``weights_only=True``, the weights under ``model``), after every epoch and when
+            it is interrupted; ``run.json``, and what is measured. Left out, nothing is written.
         resume: Go on with the run that is in ``folder``, to the bit on CPU; from the start where there is none yet.
+        facts: Further facts for ``run.json``.
         device: Where to train; where the model's first parameter is, if left out.
         report: Called after each step and each epoch.
 
@@ -56,14 +68,13 @@ def fit(
 
     Raises:
         InputError: Recipe, data and model do not fit each other, or the run in ``folder`` is another one.
-        StoreError: The folder cannot be written, or its checkpoint is damaged.
+        StoreError: The folder holds something else or cannot be written, or its checkpoint is damaged.
         Interrupted: Ctrl-C or SIGTERM, a KeyboardInterrupt: raised after the step is whole and everything is saved. A second
             Ctrl-C raises at once.
     """
     place = check_fit(model, data, recipe, device)
-    if resume and folder is None:
-        raise InputError("a run is resumed from its folder", received="no folder", where="resume")
     path = None if folder is None else Path(folder).expanduser()
+    check_folder(path, resume=resume)
     report = report or _silent
     modes = [(module, module.training) for module in model.modules()]
     with seeded(recipe.seed, place):
@@ -71,37 +82,43 @@ def fit(
         kept = Checkpoints(path)
         if resume and (state := kept.read(LAST)) is not None:
             run.load(state)
-        with deferred() as asked:
+        with (
+            deferred() as asked,
+            observed(run, path, every=every, options=watch or {}, facts=facts or {}, resume=resume),
+        ):
             while not run.done and run.culprit is None:
                 run.train_epoch(asked, report)
-                if asked.number is None or _epoch_is_whole(run):
+                if asked.number is None or run.position.batch >= run.batches:
                     _end_epoch(run, kept, path, report)
-                _leave_if_asked(run, kept, asked)
+                if asked.number is not None and not run.done:
+                    _keep_last(run, kept)
+                    raise Interrupted(asked.number)
         trace = _trace_culprit(run)
         test = _test(run, kept)
     for module, mode in modes:
         module.training = mode
-    return Fitted(model, recipe, history_frame(run.rows), test, _reason(run), path, trace)
-
-
-def _epoch_is_whole(run: Run) -> bool:
-    return run.position.batch >= run.batches
+    if path is not None:
+        complete(path, test=test, stopped=_reason(run))
+        if trace is not None:
+            trace.save(path / NONFINITE, overwrite=(path / NONFINITE).exists())
+    return Fitted(model, recipe, history_frame(run.rows), test, _reason(run), path, trace, run.watch)
 
 
 def _end_epoch(run: Run, kept: Checkpoints, path: Path | None, report: Report) -> None:
     row = run.end_epoch()
     if run.culprit is None and run.is_best(row):
         kept.keep(BEST, {"model": run.model.state_dict(), "row": row})  # before the last: else a kill could lose it
-    kept.keep(LAST, run.state())
+    _keep_last(run, kept)
     if path is not None:
-        write_table(path, "history", history_frame(run.rows))
+        write_history(path, history_frame(run.rows))
     report(run.news(row))
 
 
-def _leave_if_asked(run: Run, kept: Checkpoints, asked: Asked) -> None:
-    if asked.number is not None and not run.done:
-        kept.keep(LAST, run.state())
-        raise Interrupted(asked.number)
+def _keep_last(run: Run, kept: Checkpoints) -> None:
+    """Save the run; first what was measured, since a run that goes on from here does not measure it again."""
+    if run.watch is not None:
+        run.watch.flush()
+    kept.keep(LAST, run.state())
 
 
 def _reason(run: Run) -> str | None:
@@ -115,11 +132,9 @@ def _trace_culprit(run: Run) -> Trace | None:
     """A trace of the batch whose loss was not finite, to see where it begins."""
     if run.culprit is None:
         return None
-    from spp.tracing import trace
-
     run.model.train()
     with autocast(run.device, run.recipe.precision):
-        return trace(run.model, run.culprit, seed=run.recipe.seed)
+        return trace_of(run.model, run.culprit, seed=run.recipe.seed)
 
 
 def _test(run: Run, kept: Checkpoints) -> dict[str, dict[str, float]]:

@@ -6,7 +6,7 @@ import math
 import time
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 import torch.nn.functional as F
@@ -22,6 +22,9 @@ from spp.training.randomness import random_state, set_random_state
 from spp.training.recipe import Recipe
 from spp.training.results import History, News
 from spp.training.schedules import rate
+
+if TYPE_CHECKING:
+    from spp.watching import Watch
 
 FREE = ("epochs", "keep_going")
 """What a resumed run may be given anew: more epochs, and to go on where it stopped for a loss that is not finite."""
@@ -57,6 +60,9 @@ class Run:
         self.position, self.score, self.seconds = Position(), Score(), 0.0
         self.rows: list[dict[str, Any]] = []
         self.best: dict[str, float] | None = None
+        self.watch: Watch | None = None
+        self.watched = 0
+        """Steps of the optimizer that a watch had counted when the run was saved; a scaled step that overflows is none."""
         self.culprit: tuple[Tensor, Tensor] | None = None
         """The batch whose loss was not finite, where the run stopped for it."""
 
@@ -153,6 +159,7 @@ class Run:
             "scaler": self.scaler.state_dict(),
             "random": random_state(self.device),
             "position": asdict(self.position),
+            "watched": self.position.step if self.watch is None else self.watch.step,
             "score": asdict(self.score),
             "seconds": self.seconds,
             "history": self.rows,
@@ -186,7 +193,7 @@ class Run:
                 self.scaler.load_state_dict(state["scaler"])
             set_random_state(state["random"], self.device)
             self.position, self.score = Position(**state["position"]), Score(**state["score"])
-            self.seconds, self.best = state["seconds"], state["best"]
+            self.seconds, self.best, self.watched = state["seconds"], state["best"], state["watched"]
             self.rows = [row for row in state["history"] if row[History.EPOCH] < self.position.epoch]
         except (KeyError, TypeError) as error:
             raise StoreError("a checkpoint of a run holds its state", received=f"{error!r}", where="resume") from error

@@ -14,6 +14,7 @@ from spp.training.recipe import Recipe
 
 if TYPE_CHECKING:
     from spp.tracing import Trace
+    from spp.watching import Watch
 
 
 class History(StrEnum):
@@ -75,6 +76,7 @@ class Fitted:
         stopped: Why the run ended before its last epoch; None where it did not.
         folder: Where it was written, or None.
         trace: Where the loss was not finite: a trace of the batch that did it, else None.
+        watch: What was measured on the way, where the run was watched; None where it was not, or had ended before.
     """
 
     model: nn.Module
@@ -84,6 +86,7 @@ class Fitted:
     stopped: str | None = None
     folder: Path | None = None
     trace: Trace | None = field(default=None, repr=False)
+    watch: Watch | None = field(default=None, repr=False)
 
 
 def history_frame(rows: list[dict[str, Any]]) -> pd.DataFrame:

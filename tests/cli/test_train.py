@@ -49,7 +49,8 @@ def test_a_run_prints_its_epochs_and_writes_its_folder(spp):
     assert [line.split()[0] for line in lines[5:8]] == ["0", "1", "2"]
     assert lines[9].startswith("test, last weights (epoch 2): loss ")
     folder = Path("runs/ffn-batch-digits")
-    assert lines[-1] == f"{folder}: checkpoints/best.pt checkpoints/last.pt history.csv history.parquet run.json"
+    files_written = "checkpoints/ history.csv history.parquet modules.parquet parts/ run.json unmeasured.parquet"
+    assert lines[-1] == f"{folder}: {files_written}"
     history = pd.read_parquet(folder / "history.parquet")
     assert list(history) == [str(column) for column in training.results.History]
     run = json.loads((folder / "run.json").read_text())
@@ -88,6 +89,33 @@ def test_the_run_says_how_to_run_it_again(spp):
     again = spp(*first["run"]["argv"]).json
     assert again["folder"] != first["folder"]
     assert again["test"] == first["test"]
+
+
+@pytest.mark.parametrize(
+    ("every", "steps"), [("epoch", [0, 4, 8]), ("5", [0, 5, 10]), ("log", [0, 1, 2, 3, 4, 5, 6, 8, 10])]
+)
+def test_what_is_measured(spp, every, steps):
+    assert spp(*WORDS, "--every", every, "--include", "*.act", "--out", "run").code == 0
+    run = library.load("run")
+    assert sorted(set(run.frame.loc[run.frame["mode"] == "train", "step"])) == steps
+    assert set(run.frame["type"]) == {"ReLU"}
+    assert (run.run["model"], run.run["norm"], run.run["kind"], run.run["steps_per_epoch"]) == (
+        "ffn",
+        "batch",
+        "watch",
+        4,
+    )
+
+
+def test_nothing_is_measured_where_nobody_asks(spp):
+    assert spp(*WORDS, "--every", "never", "--out", "run").code == 0
+    assert sorted(path.name for path in Path("run").iterdir()) == [
+        "checkpoints",
+        "history.csv",
+        "history.parquet",
+        "run.json",
+    ]
+    assert spp("train", "--resume", "--out", "run", "--epochs", "4").code == 0
 
 
 def test_quiet_prints_the_folder(spp):
@@ -174,6 +202,7 @@ def test_a_network_of_ones_own(spp):
         ),
         ((*WORDS, "--num-classes", "4"), "Error: the network has an output for each of the 10 classes; got 4 outputs."),
         (("train", "--model", "resnet50"), "Error: model 'resnet50': an image is at least 32x32, since the network"),
+        ((*WORDS, "--every", "0"), "Error: Invalid value for '--every': '0' is neither a positive number of steps nor"),
         ((*WORDS, "--lr", "0"), "Error: Invalid value for '--lr': 0.0 is not in the range x>0."),
     ],
 )
@@ -236,7 +265,7 @@ def start(*words):
 
 
 def test_ctrl_c_saves_the_run_and_says_how_to_go_on(spp):
-    long = (*WORDS[:6], "4000", *WORDS[7:], "--out", "run")
+    long = (*WORDS[:6], "4000", *WORDS[7:], "--every", "50", "--out", "run")
     process = start(*long)
     history = Path("run/history.csv")
     deadline = time.monotonic() + 60

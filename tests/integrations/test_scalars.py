@@ -1,6 +1,8 @@
 """The numbers that boards get: those of the frame, each once."""
 
 import numpy as np
+import pandas as pd
+import pytest
 import torch
 from torch import nn
 
@@ -42,8 +44,9 @@ def test_other_statistics_other_calls_and_numbers_that_are_none(net):
     model = nn.Sequential(net.layer1, net.act, nn.Linear(8, 6), net.layer1, net.act, net.layer2)
     optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
     with spp.watch(model, optimizer, every=1) as watch:
+        scalars = Scalars(watch, [("activation", "acv"), ("activation", "kurtosis"), ("weight", "rms")])
         steps(model, optimizer, 1)
-    ((_, values),) = Scalars(watch, [("activation", "acv"), ("activation", "kurtosis"), ("weight", "rms")]).take()
+    ((_, values),) = scalars.take()
     assert {name for name in values if name.startswith("activation")} == {
         f"activation_acv/{name}" for name in ("0", "1", "2", "0 (call 1)", "1 (call 1)", "5")
     }
@@ -55,11 +58,40 @@ def test_a_lone_module_is_called_the_model():
     model = nn.Linear(6, 3)
     optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
     with spp.watch(model, optimizer, every=1) as watch:
+        scalars = Scalars(watch)
         steps(model, optimizer, 1)
-    ((_, values),) = Scalars(watch).take()
+    ((_, values),) = scalars.take()
     assert set(values) == {
         "activation_rms/model",
         "gradient_rms/model",
         "weight_update_ratio/weight",
         "weight_update_ratio/bias",
     }
+
+
+def test_listeners_get_the_rows_of_the_frame_as_they_come(net, tmp_path):
+    optimizer = torch.optim.SGD(net.parameters(), lr=0.1)
+    heard = []
+    with spp.watch(net, optimizer, every=2, path=tmp_path / "run") as watch:
+        watch.listen(lambda frame, blocks: heard.append((frame, len(heard))))
+        steps(net, optimizer, 3)
+    pd.testing.assert_frame_equal(
+        pd.concat([frame.astype({"name": "str", "type": "str"}) for frame, _ in heard], ignore_index=True)[
+            ["step", "rms"]
+        ],
+        watch.frame[["step", "rms"]],
+    )
+
+
+def test_a_listener_that_raises_ends_the_watching_and_not_the_training(net):
+    def broken(frame, blocks):
+        raise ZeroDivisionError("a bug")
+
+    optimizer = torch.optim.SGD(net.parameters(), lr=0.1)
+    with spp.watch(net, optimizer, every=1) as watch:
+        watch.listen(broken)
+        with pytest.warns(
+            spp.SppWarning, match="the watching has ended, the training goes on: ZeroDivisionError: a bug"
+        ):
+            steps(net, optimizer, 3)
+    assert len(set(watch.frame["step"])) <= 1

@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from spp.errors import StoreError
-from spp.training.checkpoints import BEST, FORMAT, LAST, Checkpoints, atomic, write_table, write_text
+from spp.training.checkpoints import BEST, FORMAT, LAST, Checkpoints, write_history
 
 STATE = {"a": torch.arange(3.0), "b": [1, {"c": None}], "d": (2, "x")}
 
@@ -46,14 +46,12 @@ def test_a_writing_that_fails_leaves_the_one_before(tmp_path, monkeypatch):
     assert [path.name for path in (tmp_path / "checkpoints").iterdir()] == [LAST]
 
 
-def test_a_kill_while_writing_leaves_the_one_before(tmp_path):
-    path = tmp_path / "file.txt"
-    write_text(path, "before")
-    with pytest.raises(KeyboardInterrupt), atomic(path) as draft:
-        draft.write_text("half")
-        raise KeyboardInterrupt
-    assert path.read_text() == "before"
-    assert [file.name for file in tmp_path.iterdir()] == ["file.txt"]
+def test_what_a_killed_writer_left_is_taken_away(tmp_path):
+    kept = Checkpoints(tmp_path)
+    kept.keep(LAST, STATE)
+    (tmp_path / "checkpoints" / ".draft-123-last.pt").write_text("half")
+    kept.keep(LAST, STATE)
+    assert [file.name for file in (tmp_path / "checkpoints").iterdir()] == [LAST]
 
 
 class Evil:
@@ -87,11 +85,11 @@ def test_damaged_checkpoints(write, message, tmp_path, capsys):
 def test_a_folder_that_cannot_be(tmp_path):
     (tmp_path / "file").write_text("")
     with pytest.raises(StoreError, match="the run can be written"):
-        Checkpoints(tmp_path / "file")
+        Checkpoints(tmp_path / "file").keep(LAST, STATE)
 
 
 def test_tables_come_as_parquet_and_csv(tmp_path):
     table = pd.DataFrame({"epoch": [0, 1], "loss": [0.5, float("nan")]})
-    write_table(tmp_path, "history", table)
+    write_history(tmp_path, table)
     pd.testing.assert_frame_equal(pd.read_parquet(tmp_path / "history.parquet"), table)
     pd.testing.assert_frame_equal(pd.read_csv(tmp_path / "history.csv"), table)

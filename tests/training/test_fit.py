@@ -147,18 +147,14 @@ def kill(news):
     if news.epoch == 2 and news.batch == 3:
         os.kill(os.getpid(), 9)
 
-fit(small.network(), small.digits(), Recipe(epochs=4, batch_size=200), folder=sys.argv[1], report=kill)
+fit(small.network(), small.digits(), Recipe(epochs=4, batch_size=200), every=1, watch={"flush": 0.0}, folder=sys.argv[1],
+    report=kill)
 """
 
 
-def test_a_killed_run_goes_on_from_its_last_epoch(tmp_path):
+def in_a_process(script, folder):
     environment = os.environ | {"PYTHONPATH": os.pathsep.join(path for path in [str(Path.cwd()), *sys.path] if path)}
-    done = subprocess.run([sys.executable, "-c", KILLED, str(tmp_path / "parts")], env=environment)
-    assert done.returncode == -9
-    assert len(pd.read_csv(tmp_path / "parts" / "history.csv")) == 2
-    whole = fit(small.network(), small.digits(), RECIPES["adam"], folder=tmp_path / "whole")
-    resumed = fit(small.network(seed=4), small.digits(), RECIPES["adam"], folder=tmp_path / "parts", resume=True)
-    assert_same_run(whole, resumed, [tmp_path / "whole", tmp_path / "parts"])
+    return subprocess.run([sys.executable, "-c", script, str(folder)], env=environment).returncode
 
 
 def test_the_global_random_states_are_put_back():
@@ -293,10 +289,65 @@ def test_another_run_is_not_gone_on_with(change, message, tmp_path):
 
 
 def test_a_checkpoint_of_something_else(tmp_path):
-    (tmp_path / "checkpoints").mkdir()
+    fit(small.network(), small.digits(), Recipe(epochs=1), folder=tmp_path)
     torch.save({"format": 1, "weights": 3}, tmp_path / "checkpoints" / LAST)
     with pytest.raises(StoreError, match=r"a checkpoint of a run holds its state; got KeyError\('recipe'\)"):
         fit(small.network(), small.digits(), folder=tmp_path, resume=True)
+
+
+@pytest.mark.parametrize("recipe", [RECIPES["adam"], RECIPES["everything"]], ids=["adam", "everything"])
+def test_a_watched_run_is_the_same_to_the_bit_and_holds_its_frame(recipe, tmp_path):
+    plain = fit(small.network(), small.digits(), recipe, folder=tmp_path / "plain")
+    watched = fit(small.network(), small.digits(), recipe, every=5, folder=tmp_path / "watched")
+    assert_same_run(plain, watched, [tmp_path / "plain", tmp_path / "watched"])
+    run = spp.load(tmp_path / "watched")
+    training = run.frame[run.frame["mode"] == "train"]
+    assert sorted(set(training["step"])) == list(range(0, 6 * recipe.epochs, 5))
+    assert run.run["steps_per_epoch"] == 6 and run.run["test"] == watched.test
+    pd.testing.assert_frame_equal(run.frame, watched.watch.frame)
+    assert plain.watch is None
+
+
+@pytest.mark.parametrize("steps", [3, 6, 13])
+def test_an_interrupted_run_has_the_rows_of_a_whole_one(steps, tmp_path):
+    recipe = RECIPES["everything"]
+    fit(small.network(), small.digits(), recipe, every=4, folder=tmp_path / "whole")
+    with pytest.raises(Interrupted):
+        fit(small.network(), small.digits(), recipe, every=4, folder=tmp_path / "parts", report=StopAfter(steps))
+    fit(small.network(seed=2), small.digits(), recipe, every=4, folder=tmp_path / "parts", resume=True)
+    whole, parts = (spp.load(tmp_path / name).frame for name in ("whole", "parts"))
+    whole, parts = (frame[frame["mode"] == "train"].reset_index(drop=True) for frame in (whole, parts))
+    pd.testing.assert_frame_equal(whole, parts, check_exact=True)
+
+
+def test_a_killed_run_goes_on_from_its_last_epoch_to_the_same_bits_and_rows(tmp_path):
+    assert in_a_process(KILLED, tmp_path / "parts") == -9
+    assert len(pd.read_csv(tmp_path / "parts" / "history.csv")) == 2
+    assert spp.load(tmp_path / "parts").frame["step"].max() > 11  # rows that the run resumed at step 12 measures again
+    folders = [tmp_path / "whole", tmp_path / "parts"]
+    one = fit(small.network(), small.digits(), RECIPES["adam"], every=1, folder=folders[0])
+    other = fit(small.network(seed=4), small.digits(), RECIPES["adam"], every=1, folder=folders[1], resume=True)
+    assert_same_run(one, other, folders)
+    whole, parts = (spp.load(tmp_path / name).frame for name in ("whole", "parts"))
+    whole, parts = (frame[frame["mode"] == "train"].reset_index(drop=True) for frame in (whole, parts))
+    pd.testing.assert_frame_equal(whole, parts, check_exact=True)
+
+
+def test_the_first_step_of_each_epoch_and_what_is_left_out():
+    fitted = fit(small.network(), small.digits(), RECIPES["adam"], every="epoch", watch={"include": ["*.act"]})
+    frame = fitted.watch.frame
+    assert sorted(set(frame.loc[frame["mode"] == "train", "step"])) == [0, 6, 12, 18]
+    assert set(frame["name"]) == {"layer1.act", "layer2.act"}
+
+
+def test_a_folder_that_holds_something_is_left_alone(tmp_path):
+    fit(small.network(), small.digits(), Recipe(epochs=1), folder=tmp_path / "run")
+    with pytest.raises(StoreError, match="an existing run is not overwritten silently"):
+        fit(small.network(), small.digits(), Recipe(epochs=1), folder=tmp_path / "run")
+    (tmp_path / "own").mkdir()
+    (tmp_path / "own" / "thesis.tex").write_text("years of work")
+    with pytest.raises(StoreError):
+        fit(small.network(), small.digits(), Recipe(epochs=1), folder=tmp_path / "own", resume=True)
 
 
 @pytest.mark.parametrize(
