@@ -12,6 +12,7 @@ F = TypeVar("F", bound=Callable[..., Any])
 
 LOSSES = ("auto", "probe", "cross_entropy")
 DEVICES = ("auto", "cpu", "cuda")
+FAIL_ON = ("warning", "error")
 
 
 class NetworkRequest(Protocol):
@@ -24,7 +25,7 @@ class NetworkRequest(Protocol):
 
     @property
     def norm(self) -> str | None:
-        """A norm; None for the network's own, as for the next three."""
+        """A norm; None for the network's own, as for the next four."""
         ...
 
     @property
@@ -35,6 +36,16 @@ class NetworkRequest(Protocol):
     @property
     def init(self) -> str | None:
         """An initialization."""
+        ...
+
+    @property
+    def residual(self) -> str | None:
+        """A rule of residual sums."""
+        ...
+
+    @property
+    def se(self) -> str | None:
+        """A rule of squeeze-and-excitation gates."""
         ...
 
     @property
@@ -76,6 +87,8 @@ class Request:
     norm: str | None
     activation: str | None
     init: str | None
+    residual: str | None
+    se: str | None
     num_classes: int | None
     image_size: tuple[int, int] | None
     checkpoint: str | None
@@ -92,6 +105,8 @@ class Request:
     out: str | None
     overwrite: bool
     no_figures: bool
+    no_report: bool
+    fail_on: str | None
     as_json: bool
     quiet: bool
 
@@ -168,6 +183,12 @@ NETWORK = (
     ),
     click.option("--activation", metavar="NAME", help="Activation (`spp list activations`)."),
     click.option("--init", metavar="NAME", help="Initialization (`spp list inits`)."),
+    click.option(
+        "--residual",
+        metavar="NAME",
+        help="Residual rule: plain, skipinit, rezero, layerscale, nf, sqrt2, mp, mp_learned.",
+    ),
+    click.option("--se", metavar="NAME", help="Squeeze-and-excitation: plain, doubled, magnitude or none."),
     click.option("--num-classes", type=click.IntRange(min=1), metavar="N", help="Number of outputs."),
     click.option(
         "--image-size",
@@ -245,7 +266,11 @@ _OPTIONS = (
         help="Run folder; runs/MODEL-NORM if left out, numbered where that is taken.",
     ),
     OVERWRITE,
-    click.option("--no-figures", is_flag=True, help="Write the numbers only."),
+    click.option("--no-figures", is_flag=True, help="Write the numbers only: no figures, no report."),
+    click.option("--no-report", is_flag=True, help="Write no report.html."),
+    click.option(
+        "--fail-on", type=click.Choice(FAIL_ON), help="Exit with 1 if the diagnosis finds anything this bad or worse."
+    ),
     JSON,
     QUIET,
 )

@@ -63,6 +63,8 @@ class TrainRequest:
     norm: str | None
     activation: str | None
     init: str | None
+    residual: str | None
+    se: str | None
     num_classes: int | None
     image_size: tuple[int, int] | None
     checkpoint: str | None

@@ -62,7 +62,7 @@ class Report:
             self._bar.total = news.epochs * news.batches
             self._bar.n = news.epoch * news.batches + news.batch
             self._bar.set_description(f"epoch {news.epoch}", refresh=False)
-            worst = f", {news.finding}" if news.finding else ""
+            worst = f", {in_short(news.finding)}" if news.finding else ""
             self._bar.set_postfix_str(f"loss {news.loss:.3g}, accuracy {percent(news.accuracy)}{worst}", refresh=False)
             self._bar.refresh() if news.row is not None else self._bar.update(0)
         if news.row is not None and not self._silent:
@@ -85,6 +85,7 @@ class Report:
                 "run": read_facts(folder, str(folder)),
                 "history": fitted.history.to_dict(orient="records"),
                 "test": fitted.test,
+                "finding": fitted.finding,
                 "stopped": fitted.stopped,
             }
             click.echo(json.dumps(jsonable(report), indent=2, allow_nan=False))
@@ -93,7 +94,7 @@ class Report:
             click.echo(str(folder))
         else:
             click.echo()
-            for line in results(fitted):
+            for line in (*results(fitted), *finding(fitted)):
                 click.echo(line)
             click.echo(f"{folder}: {' '.join(files)}")
         if fitted.stopped is not None:
@@ -150,11 +151,24 @@ def percent(share: float) -> str:
     return "" if math.isnan(share) else f"{100 * share:.1f} %"
 
 
+def finding(fitted: Fitted) -> list[str]:
+    """The worst finding of the run and what to try; nothing where it was not watched."""
+    found = fitted.finding
+    if found is None:
+        return [] if fitted.watch is None else ["worst finding: none"]
+    lines = [f"worst finding, {found['severity']} at step {found['step']}: {found['message']}"]
+    return [*lines, f"Try: {found['remedy']}"] if found["remedy"] else lines
+
+
+def in_short(found: dict[str, Any]) -> str:
+    """As ``error at step 40: cliff, layer3.linear``."""
+    where = f", {found['name']}" if found["name"] else ""
+    return f"{found['severity']} at step {found['step']}: {found['rule']}{where}"
+
+
 def _where(fitted: Fitted) -> str:
-    """The most striking facts of the batch that did it."""
+    """The worst finding of the batch that did it."""
     if fitted.trace is None:
         return ""
-    from spp.diagnosis.facts import striking
-
-    said = " ".join(str(fact).rstrip(".") + "." for fact in striking(fitted.trace.frame)[:1])
-    return f" {said} The folder nonfinite holds a trace of that batch; --keep-going trains on."
+    said = "".join(f" {message}" for message in fitted.trace.findings["message"].head(1))
+    return f"{said} The folder nonfinite holds a trace of that batch; --keep-going trains on."

@@ -20,6 +20,7 @@ from spp.frame.files import RUN_FILE, failed, read_facts, read_table
 from spp.frame.parts import WATCH, grows, read_parts
 from spp.frame.schema import (
     BLOCK_COLUMNS,
+    CHANNEL_COLUMNS,
     COLUMNS,
     EXPONENT_COLUMNS,
     MODULE_COLUMNS,
@@ -37,10 +38,11 @@ TABLES: dict[str, Mapping[Any, Spec]] = {
     "modules": MODULE_COLUMNS,
     "unmeasured": UNMEASURED_COLUMNS,
     "exponents": EXPONENT_COLUMNS,
+    "channels": CHANNEL_COLUMNS,
 }
 WATCH_TABLES: dict[str, Mapping[Any, Spec]] = {**TABLES, "frame": WATCH_COLUMNS, "blocks": WATCH_BLOCK_COLUMNS}
 """Those of a watch."""
-OPTIONAL = ("exponents",)
+OPTIONAL = ("exponents", "channels")
 """Tables that are written only where they hold something."""
 
 

@@ -13,19 +13,20 @@ from typing import TYPE_CHECKING, Any
 
 import pandas as pd
 
-from spp.errors import UnknownNameError
+from spp.errors import InputError, UnknownNameError
+from spp.plot import channels as channel
+from spp.plot import distribution, evolution, theory
 from spp.plot.blocks import block_panels
-from spp.plot.compare import compare_panels
-from spp.plot.evolution import evolution_panels, phrase
+from spp.plot.comparison import compare_panels
 from spp.plot.facts import by_depth, listed
 from spp.plot.layers import layer_panels
-from spp.plot.runs import arms_of, shared
+from spp.plot.runs import Beside, arms_of, shared
 from spp.plot.shapes import AnyGrid
 
 if TYPE_CHECKING:
     from spp.plot.figure import SignalPlot as SignalPlot
 
-KINDS = ("layers", "blocks", "evolution")
+KINDS = ("layers", "blocks", "compare", "evolution", "channels", "distribution", "theory")
 """Every kind of figure."""
 
 Built = tuple[AnyGrid, int, str]
@@ -42,7 +43,11 @@ def signal_plot(
     statistics: Sequence[str] | str | None = None,
     step: int | None = None,
     steps: Sequence[int] | None = None,
+    layer: str | Sequence[str] | None = None,
+    others: Mapping[str, Any] | Sequence[Any] = (),
     unmeasured: pd.DataFrame | None = None,
+    channels: pd.DataFrame | None = None,
+    exponents: pd.DataFrame | None = None,
     style: str = "notebook",
     width: str | float = "double",
 ) -> SignalPlot:
@@ -50,22 +55,30 @@ def signal_plot(
 
     Args:
         kind: ``layers``, leaf modules in execution order; ``blocks``, the plot of Brock, De & Smith (2021); ``evolution``,
-            depth over training steps.
+            depth over training steps; ``compare``, this run beside ``others``; ``channels``, the spread over channels;
+            ``distribution``, one layer's values; ``theory``, predictions over measurements.
         frame: Table with the columns of ``spp.frame.schema.COLUMNS``.
         blocks: Table with the columns of ``spp.frame.schema.BLOCK_COLUMNS``.
         run: Facts for caption, heading and metadata; any of model, norm, init, activation, data, batch_size, input_shape,
             seed, parameters, loss.
-        signals: Which signals; for ``layers`` activation, weight and gradient when left out, for ``blocks`` activation.
-        statistics: Which statistics; ACSM and ACV when left out, for ``blocks`` the branch ACV too.
+        signals: Which signals; for ``layers`` activation, weight and gradient when left out, for ``blocks`` activation, else
+            activation and gradient.
+        statistics: Which statistics; ACSM and ACV when left out, for ``blocks`` the branch ACV too, for ``evolution`` ACV, for
+            ``channels`` mean and var of a channel. A ``distribution`` has none.
         step: Which step; the last one when left out.
         steps: For ``evolution``, the steps to draw as lines; the first, the middle and the last one when left out.
+        layer: For ``distribution``, the module whose values to draw, or several.
+        others: For ``compare``, the runs to draw beside this one, as ``compare`` takes them.
         unmeasured: Why signals are missing (``trace.unmeasured``), shown where a panel would be empty.
+        channels: The spread over channels (``trace.channels``).
+        exponents: The counts by power of two (``trace.exponents``).
         style: ``paper``, ``notebook`` or ``slides``.
         width: ``single``, ``double`` or inches.
 
     Raises:
         UnknownNameError: A kind, signal, statistic, style or width that does not exist; the message lists the valid ones.
-        InputError: Nothing to draw: an empty frame, a step that was not measured, or no residual merges for ``blocks``.
+        InputError: Nothing to draw: an empty frame, a step that was not measured, or a kind that needs what the trace does
+            not hold.
     """
     builders: dict[str, Callable[[], Built]] = {
         "layers": lambda: (
@@ -73,8 +86,38 @@ def signal_plot(
             "",
         ),
         "blocks": lambda: (*block_panels(blocks, signals=signals, statistics=statistics, step=step), ""),
-        "evolution": lambda: _evolution(frame, run, signals=signals, statistics=statistics, steps=steps),
+        "evolution": lambda: _told(
+            evolution.phrase,
+            run,
+            evolution.evolution_panels(frame, signals=signals, statistics=statistics, steps=steps),
+        ),
+        "channels": lambda: _told(
+            channel.phrase,
+            run,
+            *channel.channel_panels(frame, _table(channels), signals=signals, statistics=statistics, step=step),
+        ),
+        "distribution": lambda: _told(
+            distribution.phrase,
+            run,
+            *distribution.distribution_panels(frame, _table(exponents), layer=layer, signals=signals, step=step),
+        ),
+        "theory": lambda: _told(
+            theory.phrase, run, *theory.theory_panels(frame, signals=signals, statistics=statistics, step=step)
+        ),
     }
+    if kind == "compare":
+        mine = Beside(frame, run)
+        runs: Any = {**others} if isinstance(others, Mapping) else [mine, *others]
+        if isinstance(others, Mapping):
+            runs = {str(run.get("model") or "this run"): mine} | runs
+        if len(runs) < 2:
+            raise InputError(
+                "a comparison needs another run",
+                received="none",
+                where="others",
+                remedy="Pass others={label: trace}, or call spp.plot.compare.",
+            )
+        return compare(runs, signals=signals, statistics=statistics, step=step, style=style, width=width)
     if kind not in builders:
         raise UnknownNameError("kind", kind, KINDS, where="kind")
     grid, shown, drawn = builders[kind]()
@@ -83,9 +126,14 @@ def signal_plot(
     return SignalPlot(grid, kind=kind, step=shown, run=run, style=style, width=width, drawn=drawn)
 
 
-def _evolution(frame: pd.DataFrame, run: Mapping[str, object], **options: Any) -> Built:
-    grid = evolution_panels(frame, **options)
-    return grid, 0, phrase(run, grid)
+def _told(
+    phrase: Callable[[Mapping[str, object], AnyGrid], str], run: Mapping[str, object], grid: AnyGrid, step: int = 0
+) -> Built:
+    return grid, step, phrase(run, grid)
+
+
+def _table(table: pd.DataFrame | None) -> pd.DataFrame:
+    return pd.DataFrame() if table is None else table
 
 
 def compare(

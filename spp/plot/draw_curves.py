@@ -15,6 +15,9 @@ from spp.plot.style import CURVES, INK, PALETTE, PREDICTED, Look
 MARKERS = 9
 """About how many markers a line carries: enough to tell it by, too few to hide it."""
 
+WEIGHTS: dict[int | None, float] = {None: 1.3, -1: 0.8}
+"""Width of the line of a signal and of a prediction over it, against those of others."""
+
 APART = 0.055
 """Distance, as a share of the axes, between the rows in which lines mark their zeros or non-finite layers."""
 
@@ -64,37 +67,45 @@ def _shades(panel: Curves, curve: Curve, look: Look, axes: Axes, drawn: Drawn) -
             axes.fill_between(curve.x, _on_axis(panel, low), _on_axis(panel, high), zorder=1.5, **style)
         )
         if shade.label:
-            drawn.handles[shade.label] = Patch(label=shade.label, **style)
+            drawn.handles[shade.label] = Patch(label=shade.label, **style | _neutral(curve, look))
 
 
 def _line(panel: Curves, curve: Curve, look: Look, index: int, axes: Axes, drawn: Drawn) -> None:
     y = np.where(curve.zero & (panel.scale is Scale.LOG), np.nan, _on_axis(panel, curve.y))
-    marked = _marked(np.isfinite(y), index / max(len(panel.curves), 1))
+    marked = _marked(np.isfinite(y), index / max(len(panel.curves), 1), few=curve.look is None)
     size = float(np.clip(3.2 * linewidth() / 0.8, 2.5, 7))
     style: dict[str, Any] = {
         "color": look.colour,
-        "linestyle": look.line,
-        "linewidth": (1.1 if panel.size < 100 else 0.8) * linewidth(),
+        "linestyle": "-" if curve.look is None else look.line,
+        "linewidth": (1.1 if panel.size < 100 else 0.8) * linewidth() * WEIGHTS.get(curve.look, 1.0),
         "marker": look.marker or "none",
         "markersize": size,
         "markeredgecolor": "white",
         "markeredgewidth": 0.3,
     }
     drawn.curves += axes.plot(curve.x, y, markevery=marked, zorder=2.5 + 0.1 * index, **style)
-    drawn.handles[curve.label] = Line2D([], [], label=curve.label, **style)
+    plain = {"marker": "none"} if curve.look is None else {}
+    drawn.handles[curve.label] = Line2D([], [], label=curve.label, **style | plain | _neutral(curve, look))
 
 
-def _marked(there: np.ndarray, shift: float) -> list[int]:
+def _neutral(curve: Curve, look: Look) -> dict[str, Any]:
+    """A colour for the legend that stands for the hues of all signals, where a line has that of its signal."""
+    return {"color": INK if curve.look is None else look.colour}
+
+
+def _marked(there: np.ndarray, shift: float, *, few: bool) -> list[int]:
     """Which points carry a marker: a few along the line, and those with no neighbour, which no line would show.
 
     Args:
         there: Which points are drawn.
         shift: Where between two markers of the first line those of this line stand, from 0 to 1.
+        few: Mark only what no line shows, where there is no other line to tell this one from.
     """
     drawn = np.flatnonzero(there)
     stride = max(1, -(-len(drawn) // MARKERS))
     alone = there & ~np.concatenate([[False], there[:-1]]) & ~np.concatenate([there[1:], [False]])
-    return sorted({*drawn[int(shift * stride) :: stride].tolist(), *np.flatnonzero(alone).tolist()})
+    along = [] if few else drawn[int(shift * stride) :: stride].tolist()
+    return sorted({*along, *np.flatnonzero(alone).tolist()})
 
 
 def _marks(panel: Curves, curve: Curve, look: Look, index: int, axes: Axes, drawn: Drawn) -> None:

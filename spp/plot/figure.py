@@ -15,10 +15,10 @@ from matplotlib.transforms import Bbox
 from spp.errors import InputError
 from spp.plot import facts
 from spp.plot.draw import Drawn, draw_panel, marker_of, nonfinite_mark, transition_mark, zero_mark
+from spp.plot.draw_bars import draw_bars
 from spp.plot.draw_curves import draw_curves
 from spp.plot.draw_heat import draw_heat
 from spp.plot.fit import fit_stage_names, fit_text, fit_ticks
-from spp.plot.panels import Panel
 from spp.plot.shapes import AnyGrid, AnyPanel, Bars, Curves, Heat
 from spp.plot.stages import Family
 from spp.plot.style import FAINT, INK, Look, Style, applied, style_named
@@ -133,7 +133,8 @@ def draw(panel: AnyPanel, axes: Axes) -> Drawn:
         return draw_curves(panel, axes)
     if isinstance(panel, Heat):
         return draw_heat(panel, axes)
-    assert isinstance(panel, Panel)
+    if isinstance(panel, Bars):
+        return draw_bars(panel, axes)
     return draw_panel(panel, axes)
 
 

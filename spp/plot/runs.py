@@ -6,13 +6,13 @@ Where labels are not given they are read off the facts in which the runs differ:
 
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import pandas as pd
 
 from spp.errors import InputError
 from spp.frame import store
-from spp.plot.compare import Arm
+from spp.plot.comparison import Arm
 
 TELLING = (
     "model",
@@ -33,6 +33,13 @@ TELLING = (
 
 SHARED = (*TELLING, "parameters")
 """Facts that the caption states where all runs agree."""
+
+
+class Beside(NamedTuple):
+    """A frame with its facts, where there is no trace."""
+
+    frame: pd.DataFrame
+    run: Mapping[str, object]
 
 
 def arms_of(runs: Mapping[str, Any] | Sequence[Any]) -> list[Arm]:
@@ -77,7 +84,7 @@ def differing(runs: Sequence[Mapping[str, object]]) -> list[str]:
 
 
 def _several(given: Any) -> list[Any]:
-    return list(given) if isinstance(given, list | tuple) else [given]
+    return list(given) if isinstance(given, list | tuple) and not isinstance(given, Beside) else [given]
 
 
 def _read(given: Any) -> tuple[pd.DataFrame, Mapping[str, object]]:

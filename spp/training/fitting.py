@@ -95,17 +95,20 @@ def fit(
                     raise Interrupted(asked.number)
         trace = _trace_culprit(run)
         test = _test(run, kept)
+    finding = run.found if run.worst is None else run.worst.found
     for module, mode in modes:
         module.training = mode
     if path is not None:
-        complete(path, test=test, stopped=_reason(run))
+        complete(path, test=test, stopped=_reason(run), finding=finding)
         if trace is not None:
             trace.save(path / NONFINITE, overwrite=(path / NONFINITE).exists())
-    return Fitted(model, recipe, history_frame(run.rows), test, _reason(run), path, trace, run.watch)
+    return Fitted(model, recipe, history_frame(run.rows), test, _reason(run), path, trace, finding, run.watch)
 
 
 def _end_epoch(run: Run, kept: Checkpoints, path: Path | None, report: Report) -> None:
     row = run.end_epoch()
+    if run.worst is not None:
+        run.worst.look()
     if run.culprit is None and run.is_best(row):
         kept.keep(BEST, {"model": run.model.state_dict(), "row": row})  # before the last: else a kill could lose it
     _keep_last(run, kept)

@@ -16,6 +16,7 @@ from spp.frame.store import check_writable
 from spp.measure.schedule import Every
 from spp.training.checkpoints import refused
 from spp.training.loop import Run
+from spp.training.worst import Worst
 from spp.watching import watch
 
 TRAIN = "train"
@@ -65,6 +66,7 @@ def observed(
     given: dict[str, Any] = {"every": steps, "start": run.watched, **begun, **options}
     run.watch = watch(run.model, run.optimizer, **given)
     run.watch.run.update(known)
+    run.worst = Worst(run.watch, run.found)
     with run.watch:
         yield
 

@@ -24,6 +24,7 @@ from spp.training.results import History, News
 from spp.training.schedules import rate
 
 if TYPE_CHECKING:
+    from spp.training.worst import Worst
     from spp.watching import Watch
 
 FREE = ("epochs", "keep_going")
@@ -61,6 +62,9 @@ class Run:
         self.rows: list[dict[str, Any]] = []
         self.best: dict[str, float] | None = None
         self.watch: Watch | None = None
+        self.worst: Worst | None = None
+        self.found: dict[str, Any] | None = None
+        """What ``worst`` had found when the run was saved."""
         self.watched = 0
         """Steps of the optimizer that a watch had counted when the run was saved; a scaled step that overflows is none."""
         self.culprit: tuple[Tensor, Tensor] | None = None
@@ -142,14 +146,15 @@ class Run:
             }
         return better
 
-    def news(self, row: dict[str, Any] | None = None, finding: str | None = None) -> News:
+    def news(self, row: dict[str, Any] | None = None) -> News:
         """Where the run stands."""
+        found = self.found if self.worst is None else self.worst.found
         means = self.score.means
         if row is not None:
             means = {"loss": row[History.TRAIN_LOSS], "accuracy": row[History.TRAIN_ACCURACY]}
         epoch = self.position.epoch if row is None else int(row[History.EPOCH])
         batch = self.position.batch if row is None else self.batches
-        return News(epoch, self.recipe.epochs, batch, self.batches, means["loss"], means["accuracy"], row, finding)
+        return News(epoch, self.recipe.epochs, batch, self.batches, means["loss"], means["accuracy"], row, found)
 
     def state(self) -> dict[str, Any]:
         """Everything it takes to go on as if nothing had happened: tensors, numbers, strings and containers of them."""
@@ -164,6 +169,7 @@ class Run:
             "seconds": self.seconds,
             "history": self.rows,
             "best": self.best,
+            "found": self.found if self.worst is None else self.worst.found,
             "recipe": asdict(self.recipe),
             "data": self._data_facts(),
         }
@@ -193,7 +199,8 @@ class Run:
                 self.scaler.load_state_dict(state["scaler"])
             set_random_state(state["random"], self.device)
             self.position, self.score = Position(**state["position"]), Score(**state["score"])
-            self.seconds, self.best, self.watched = state["seconds"], state["best"], state["watched"]
+            self.seconds, self.best = state["seconds"], state["best"]
+            self.watched, self.found = state["watched"], state["found"]
             self.rows = [row for row in state["history"] if row[History.EPOCH] < self.position.epoch]
         except (KeyError, TypeError) as error:
             raise StoreError("a checkpoint of a run holds its state", received=f"{error!r}", where="resume") from error

@@ -50,7 +50,7 @@ class News:
         loss: Mean of this epoch so far.
         accuracy: The same, 0 to 1.
         row: The epoch's row of the history once it has ended, else None.
-        finding: The worst finding so far in one line, where the run is watched and there is one.
+        finding: The worst finding so far, where the run is watched and there is one; see ``Fitted.finding``.
     """
 
     epoch: int
@@ -60,7 +60,7 @@ class News:
     loss: float
     accuracy: float
     row: dict[str, float] | None = None
-    finding: str | None = None
+    finding: dict[str, Any] | None = None
 
 
 @dataclass(slots=True)
@@ -76,6 +76,8 @@ class Fitted:
         stopped: Why the run ended before its last epoch; None where it did not.
         folder: Where it was written, or None.
         trace: Where the loss was not finite: a trace of the batch that did it, else None.
+        finding: Of a watched run: the worst finding of what was measured last in each epoch, of equally bad ones the first:
+            ``step``, ``severity`` (``error`` or ``warning``), ``rule``, ``name`` of the layer, ``message``, ``remedy``.
         watch: What was measured on the way, where the run was watched; None where it was not, or had ended before.
     """
 
@@ -86,6 +88,7 @@ class Fitted:
     stopped: str | None = None
     folder: Path | None = None
     trace: Trace | None = field(default=None, repr=False)
+    finding: dict[str, Any] | None = None
     watch: Watch | None = field(default=None, repr=False)
 
 

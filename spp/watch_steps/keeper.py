@@ -56,7 +56,8 @@ class Keeper:
             new.append(one)
         if not self.facts:
             first = next(iter(finished.tallies.values()), None)
-            self.facts = module_facts(finished.entries, {} if first is None else first.calls)
+            seen = ({}, {}) if first is None else (first.calls, first.inputs)
+            self.facts = module_facts(finished.entries, *seen)
             self._modules = None
         for one in new:
             for listener in self.listeners:
