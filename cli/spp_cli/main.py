@@ -15,6 +15,7 @@ import click
 
 COMMANDS = {
     "analyze": "spp_cli.analyze:analyze",
+    "train": "spp_cli.train:train",
     "list": "spp_cli.listing:list_names",
     "info": "spp_cli.info:info",
 }
