@@ -16,8 +16,6 @@ from torch import nn
 
 import spp
 
-pytest.importorskip("plotly", reason="reports need plotly, the extra report")
-
 NASTY = "</script><img src=x onerror=alert(1)>&\"'<!--"
 """A module name that would break out of a page that writes it as it is; torch forbids only dots and empty names."""
 

@@ -19,7 +19,8 @@ import pytest
 
 from spp.frame.schema import STATISTICS
 
-selenium = pytest.importorskip("selenium", reason="the report is tested in a browser by selenium")
+pytest.importorskip("plotly", reason="reports need plotly, the extra report")
+pytest.importorskip("selenium", reason="the report is tested in a browser by selenium")
 from selenium.webdriver import ActionChains, Chrome, ChromeOptions, ChromeService, Keys  # noqa: E402
 from selenium.webdriver.common.by import By  # noqa: E402
 

@@ -15,6 +15,8 @@ from spp import report
 from spp.errors import InputError, MissingExtraError, StoreError
 from spp.report.library import bundle
 
+pytest.importorskip("plotly", reason="reports need plotly, the extra report")
+
 PARTS = ["findings", "explorer", "rows", "run", "unmeasured"]
 
 
