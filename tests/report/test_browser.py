@@ -21,8 +21,8 @@ from spp.frame.schema import STATISTICS
 
 pytest.importorskip("plotly", reason="reports need plotly, the extra report")
 pytest.importorskip("selenium", reason="the report is tested in a browser by selenium")
-from selenium.webdriver import ActionChains, Chrome, ChromeOptions, ChromeService, Keys  # noqa: E402
-from selenium.webdriver.common.by import By  # noqa: E402
+from selenium.webdriver import ActionChains, Chrome, ChromeOptions, ChromeService, Keys
+from selenium.webdriver.common.by import By
 
 CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
 DRIVER = shutil.which("chromedriver")
