@@ -17,6 +17,7 @@ from torch import nn
 from torch.nn.parallel import DistributedDataParallel
 
 import spp
+from spp.diagnosis.diagnose import diagnose
 from spp.errors import InputError
 from spp.frame import store
 from spp.frame.build import build_blocks, build_exponents, build_frame, build_modules, build_unmeasured
@@ -27,6 +28,7 @@ from spp.measure import kernels
 from spp.measure.capture import Capture
 from spp.measure.channels import ChannelAxis
 from spp.measure.facts import module_facts
+from spp.measure.garbage import patient_collector
 from spp.measure.sites import Selection, roster
 from spp.measure.stage import Depth
 from spp.measure.state import Restore, kept, preserved, set_aside
@@ -54,6 +56,7 @@ class Trace:
         exponents: How many values lie in each power of two, where asked for (``exponents=True``), else empty; see
             :data:`spp.frame.schema.EXPONENT_COLUMNS`.
         run: Facts about the run (batch size, loss, seed, versions, ...); add your own before saving.
+        findings: What is wrong, where it begins and what to try, see :func:`spp.diagnose`; worked out when first asked for.
     """
 
     def __init__(
@@ -82,6 +85,12 @@ class Trace:
     def exponents(self) -> pd.DataFrame:
         """Counts by power of two, where asked for."""
         return self._table("exponents")
+
+    @property
+    def findings(self) -> pd.DataFrame:
+        """What :func:`spp.diagnose` says with its own thresholds, the worst first; kept after the first time."""
+        self._later.setdefault("findings", lambda: diagnose(self))
+        return self._table("findings")
 
     def _table(self, name: str) -> pd.DataFrame:
         """A table that is built when it is first looked at: most traces are asked for their frame alone."""
@@ -207,29 +216,33 @@ def trace(
         raise InputError("moments is 2, or 4 for the kurtosis too", received=repr(moments), where="moments")
     several = is_iterable_of_batches(batch) and batches != 1
     depth = Depth(mergeable=several, fourth=moments == 4, histogram=exponents)
-    kernel = kernels.choose()
+    kernels.choose()
     entries = roster(model, include, exclude)
     capture = Capture(entries, wanted, channel_axis, loss_scale, depth)
     objective, tally = Objective(loss, seed), Tally()
     sizes: list[int | None] = []
     losses: list[float | None] = []
-    with preserved(model, batch, restore):
-        for one in _shown(batch, batches, progress):
-            ready = to_device(one, model)
-            with kept(one.tensors(), (one.args, one.kwargs, one.target)), _undistributed(model):
-                tally.add(
-                    capture.run(
-                        lambda ready=ready: model(*ready.args, **ready.kwargs),  # type: ignore[misc]
-                        lambda output, ready=ready: objective(output, ready.target),  # type: ignore[misc]
-                        set_aside,
+    with patient_collector():
+        with preserved(model, batch, restore):
+            for one in _shown(batch, batches, progress):
+                ready = to_device(one, model)
+                with kept(one.tensors(), (one.args, one.kwargs, one.target)), _undistributed(model):
+                    tally.add(
+                        capture.run(
+                            lambda ready=ready: model(*ready.args, **ready.kwargs),  # type: ignore[misc]
+                            lambda output, ready=ready: objective(output, ready.target),  # type: ignore[misc]
+                            set_aside,
+                        )
                     )
-                )
-            sizes.append(ready.size)
-            losses.append(objective.value)
-    facts = module_facts(entries, tally.calls)
-    blocks = build_blocks(tally)
-    frame = build_frame(tally.rows, blocks[BlockColumn.BLOCK].unique())
+                sizes.append(ready.size)
+                losses.append(objective.value)
+        facts = module_facts(entries, tally.calls, tally.inputs)
+        blocks = build_blocks(tally)
+        frame = build_frame(tally.rows, blocks[BlockColumn.BLOCK].unique())
+        unmeasured = build_unmeasured(tally.holes)  # now: what it is made of holds modules
+        counted = build_exponents(tally.rows) if exponents else _no_exponents
     known = [s for s in sizes if s is not None]
+    device = next((p.device for p in model.parameters()), torch.device("cpu"))
     run = {
         "model": type(model).__name__,
         "parameters": sum(p.numel() for p in model.parameters() if not isinstance(p, nn.UninitializedParameter)),
@@ -242,10 +255,10 @@ def trace(
         if any(v is not None for v in losses)
         else None,
         "loss_scale": loss_scale,
-        "kernels": "native" if kernel.native else "reference",
+        "kernels": kernels.path_of(device),
         "signals": [str(s) for s in ALL if s in wanted],
         "seed": seed,
-        "device": str(next((p.device for p in model.parameters()), torch.device("cpu"))),
+        "device": str(device),
         "dtype": str(next((p.dtype for p in model.parameters()), torch.get_default_dtype())).removeprefix("torch."),
         "versions": {
             "spp": spp.__version__,
@@ -255,8 +268,6 @@ def trace(
             "python": platform.python_version(),
         },
     }
-    unmeasured = build_unmeasured(tally.holes)  # now: what it is made of holds modules
-    counted = build_exponents(tally.rows) if exponents else _no_exponents
     return Trace(frame, blocks, lambda: build_modules(facts), unmeasured, run, counted)
 
 

@@ -34,10 +34,11 @@ Examples:
 def analyze(**given: Any) -> None:
     """Trace one model: one forward and one backward pass per batch.
 
-    Prints what ran, a table along the network and the most striking facts. Writes to the run folder: frame.parquet and
-    frame.csv (every statistic of every tensor), spp.png and spp.pdf (by layer), spp-blocks.png and spp-blocks.pdf (by
-    residual block, where there are any), report.html (an interactive page that opens offline, where the extra `report` is
-    installed), and run.json (what is needed to run it again).
+    Prints what ran, a table along the network, and what is wrong: the worst first, with the layer where it begins and what
+    to type against it. A network without trouble gets its most striking facts instead. Writes to the run folder:
+    frame.parquet and frame.csv (every statistic of every tensor), spp.png and spp.pdf (by layer), spp-blocks.png and
+    spp-blocks.pdf (by residual block, where there are any), report.html (an interactive page that opens offline, where the
+    extra `report` is installed), and run.json (what is needed to run it again).
     """
     request = Request(**given)
     with plain_warnings():
@@ -46,7 +47,7 @@ def analyze(**given: Any) -> None:
 
 def _run(request: Request) -> None:
     from spp.diagnosis.facts import striking
-    from spp_cli import inputs, networks, summary
+    from spp_cli import findings, inputs, networks, summary
     from spp_cli.folders import claim
 
     device = _device(request.device)
@@ -63,6 +64,7 @@ def _run(request: Request) -> None:
             "folder": str(folder),
             "files": files,
             "run": trace.run,
+            "findings": findings.records(trace.findings),
             "facts": [asdict(fact) for fact in facts],
             "components": summary.component_rows(trace),
         }
@@ -73,6 +75,8 @@ def _run(request: Request) -> None:
         summary.show(trace, facts, folder, files)
         if "report.html" not in files and not (request.no_figures or request.no_report):
             click.echo('For report.html, an interactive page: pip install "torch-spp[report]"', err=True)
+    if request.fail_on is not None and findings.count(trace.findings, request.fail_on):
+        raise SystemExit(1)
 
 
 def _trace(request: Request, plan: Plan, samples: Samples, device: str) -> Trace:

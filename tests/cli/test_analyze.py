@@ -150,7 +150,7 @@ def test_without_plotly_it_says_once_how_to_get_the_report(spp, tiny, monkeypatc
 def test_json_is_one_object_and_nothing_else(spp, tiny):
     done = spp(*tiny, "--json")
     assert done.err == ""
-    assert set(done.json) == {"folder", "files", "run", "facts", "components"}
+    assert set(done.json) == {"folder", "files", "run", "findings", "facts", "components"}
     assert len(done.json["facts"]) == 3
     assert [row["component"] for row in done.json["components"]][:2] == ["flatten", "layer1"]
     assert set(done.json["files"]) == {path.name for path in Path(done.json["folder"]).iterdir()}
