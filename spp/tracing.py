@@ -126,7 +126,7 @@ class Trace:
         return store.write(folder, tables, self.run, overwrite=overwrite, csv=csv)
 
     def report(self, path: str | Path) -> Path:
-        """Write one HTML page that opens offline: the striking facts, an interactive plot, the table, the run's facts.
+        """Write one HTML page that opens offline: the findings, an interactive plot, the table, the run's facts.
 
         Args:
             path: Where to, as ``report.html``; a file that is there already is replaced.
@@ -139,7 +139,7 @@ class Trace:
         from spp import report
 
         tables = {"frame": self.frame, "blocks": self.blocks, "modules": self.modules, "unmeasured": self.unmeasured}
-        return report.write(path, **tables, run=self.run)
+        return report.write(path, **tables, run=self.run, findings=self.findings)
 
     def __repr__(self) -> str:
         model = self.run.get("model", "model")
