@@ -17,9 +17,10 @@ from torch import nn
 from torch.nn.parallel import DistributedDataParallel
 
 import spp
+from spp.diagnosis.diagnose import diagnose
 from spp.errors import InputError
 from spp.frame import store
-from spp.frame.build import build_blocks, build_exponents, build_frame, build_modules, build_unmeasured
+from spp.frame.build import build_blocks, build_channels, build_exponents, build_frame, build_modules, build_unmeasured
 from spp.frame.schema import BlockColumn, Column
 from spp.frame.tally import Tally
 from spp.loss import Batch, LossFunction, Objective, batches_of, is_iterable_of_batches, to_device
@@ -44,6 +45,10 @@ def _no_exponents() -> pd.DataFrame:
     return build_exponents([])
 
 
+def _no_channels() -> pd.DataFrame:
+    return build_channels([])
+
+
 class Trace:
     """What was measured, as data frames; holds no tensor and no module.
 
@@ -54,7 +59,10 @@ class Trace:
         unmeasured: One row per thing that could not be measured, with the reason.
         exponents: How many values lie in each power of two, where asked for (``exponents=True``), else empty; see
             :data:`spp.frame.schema.EXPONENT_COLUMNS`.
+        channels: How means and variances are spread over each tensor's channels, where asked for (``channels=True``), else
+            empty; see :data:`spp.frame.schema.CHANNEL_COLUMNS`.
         run: Facts about the run (batch size, loss, seed, versions, ...); add your own before saving.
+        findings: What is wrong, where it begins and what to try, see :func:`spp.diagnose`; worked out when first asked for.
     """
 
     def __init__(
@@ -65,9 +73,11 @@ class Trace:
         unmeasured: Table,
         run: dict[str, Any],
         exponents: Table = _no_exponents,
+        channels: Table = _no_channels,
     ) -> None:
         self.frame, self.blocks, self.run = frame, blocks, run
-        self._later: dict[str, Table] = {"modules": modules, "unmeasured": unmeasured, "exponents": exponents}
+        self._later: dict[str, Table] = {"modules": modules, "unmeasured": unmeasured}
+        self._later |= {"exponents": exponents, "channels": channels}
 
     @property
     def modules(self) -> pd.DataFrame:
@@ -84,6 +94,17 @@ class Trace:
         """Counts by power of two, where asked for."""
         return self._table("exponents")
 
+    @property
+    def findings(self) -> pd.DataFrame:
+        """What :func:`spp.diagnose` says with its own thresholds, the worst first; kept after the first time."""
+        self._later.setdefault("findings", lambda: diagnose(self))
+        return self._table("findings")
+
+    @property
+    def channels(self) -> pd.DataFrame:
+        """Spread over channels, where asked for."""
+        return self._table("channels")
+
     def _table(self, name: str) -> pd.DataFrame:
         """A table that is built when it is first looked at: most traces are asked for their frame alone."""
         table = self._later[name]
@@ -98,9 +119,8 @@ class Trace:
         """Draw the Signal Propagation Plot; ``kind`` and ``options`` as for :func:`spp.plot.signal_plot`."""
         from spp.plot import signal_plot
 
-        return signal_plot(
-            kind, frame=self.frame, blocks=self.blocks, run=self.run, unmeasured=self.unmeasured, **options
-        )
+        more: dict[str, Any] = {name: self._table(name) for name in ("unmeasured", "channels", "exponents")}
+        return signal_plot(kind, frame=self.frame, blocks=self.blocks, run=self.run, **more, **options)
 
     def save(self, folder: str | Path, *, overwrite: bool = False, csv: bool = True) -> Path:
         """Write a run folder that :func:`spp.load` gives back; returns its path.
@@ -114,8 +134,24 @@ class Trace:
             StoreError: The folder holds something already or cannot be written; nothing is left half-written.
         """
         tables = {"frame": self.frame, "blocks": self.blocks, "modules": self.modules, "unmeasured": self.unmeasured}
-        tables["exponents"] = self.exponents
+        tables |= {"exponents": self.exponents, "channels": self.channels}
         return store.write(folder, tables, self.run, overwrite=overwrite, csv=csv)
+
+    def report(self, path: str | Path) -> Path:
+        """Write one HTML page that opens offline: the findings, an interactive plot, the table, the run's facts.
+
+        Args:
+            path: Where to, as ``report.html``; a file that is there already is replaced.
+
+        Raises:
+            InputError: The trace holds no measured tensor.
+            MissingExtraError: plotly, the extra ``report``, is not installed.
+            StoreError: The file cannot be written.
+        """
+        from spp import report
+
+        tables = {"frame": self.frame, "blocks": self.blocks, "modules": self.modules, "unmeasured": self.unmeasured}
+        return report.write(path, **tables, run=self.run, findings=self.findings)
 
     def __repr__(self) -> str:
         model = self.run.get("model", "model")
@@ -134,7 +170,7 @@ def load(folder: str | Path) -> Trace:
     """
     tables, run = store.read(folder)
     four = tables["frame"], tables["blocks"], tables["modules"], tables["unmeasured"]
-    return Trace(*four, run, tables.get("exponents", _no_exponents))
+    return Trace(*four, run, tables.get("exponents", _no_exponents), tables.get("channels", _no_channels))
 
 
 def trace(
@@ -153,6 +189,7 @@ def trace(
     progress: bool = False,
     moments: int = 2,
     exponents: bool = False,
+    channels: bool = False,
 ) -> Trace:
     """Measure how signals travel through ``model``: one forward and one backward pass per batch, nothing changed.
 
@@ -176,8 +213,11 @@ def trace(
         seed: Seed of the probe.
         progress: Show a progress bar over batches.
         moments: 4 measures the kurtosis too, at the cost of some float64 passes over every tensor.
-        exponents: Count the values by power of two, into ``trace.exponents``; :func:`spp.frame.precision.lost_shares` reads
-            from it what float16, bfloat16 and fp8 would flush to zero or overflow.
+        exponents: Count the values by sign and power of two, into ``trace.exponents``, which ``trace.plot("distribution")``
+            draws; :func:`spp.frame.precision.lost_shares` reads from it what float16, bfloat16 and fp8 would flush to zero
+            or overflow.
+        channels: Keep how means and variances are spread over the channels of each tensor, in ``trace.channels``, which
+            ``trace.plot("channels")`` draws.
 
     Returns:
         The trace; ``trace.frame`` has one row per observed tensor.
@@ -191,8 +231,8 @@ def trace(
     if moments not in (2, 4):
         raise InputError("moments is 2, or 4 for the kurtosis too", received=repr(moments), where="moments")
     several = is_iterable_of_batches(batch) and batches != 1
-    depth = Depth(mergeable=several, fourth=moments == 4, histogram=exponents)
-    kernel = kernels.choose()
+    depth = Depth(mergeable=several or channels, fourth=moments == 4, histogram=exponents)
+    kernels.choose()
     entries = roster(model, include, exclude)
     capture = Capture(entries, wanted, channel_axis, loss_scale, depth)
     objective, tally = Objective(loss, seed), Tally()
@@ -212,12 +252,14 @@ def trace(
                     )
                 sizes.append(ready.size)
                 losses.append(objective.value)
-        facts = module_facts(entries, tally.calls)
+        facts = module_facts(entries, tally.calls, tally.inputs)
         blocks = build_blocks(tally)
         frame = build_frame(tally.rows, blocks[BlockColumn.BLOCK].unique())
         unmeasured = build_unmeasured(tally.holes)  # now: what it is made of holds modules
         counted = build_exponents(tally.rows) if exponents else _no_exponents
+        spread = build_channels(tally.rows) if channels else _no_channels
     known = [s for s in sizes if s is not None]
+    device = next((p.device for p in model.parameters()), torch.device("cpu"))
     run = {
         "model": type(model).__name__,
         "parameters": sum(p.numel() for p in model.parameters() if not isinstance(p, nn.UninitializedParameter)),
@@ -230,10 +272,10 @@ def trace(
         if any(v is not None for v in losses)
         else None,
         "loss_scale": loss_scale,
-        "kernels": "native" if kernel.native else "reference",
+        "kernels": kernels.path_of(device),
         "signals": [str(s) for s in ALL if s in wanted],
         "seed": seed,
-        "device": str(next((p.device for p in model.parameters()), torch.device("cpu"))),
+        "device": str(device),
         "dtype": str(next((p.dtype for p in model.parameters()), torch.get_default_dtype())).removeprefix("torch."),
         "versions": {
             "spp": spp.__version__,
@@ -243,7 +285,7 @@ def trace(
             "python": platform.python_version(),
         },
     }
-    return Trace(frame, blocks, lambda: build_modules(facts), unmeasured, run, counted)
+    return Trace(frame, blocks, lambda: build_modules(facts), unmeasured, run, counted, spread)
 
 
 def _shown(batch: Any, batches: int | None, progress: bool) -> Iterable[Batch]:

@@ -17,7 +17,14 @@ from spp_cli.options import LOSSES
 ROOT = Path(__file__).resolve().parents[1]
 PAGES = sorted([*(ROOT / "docs").glob("*.md"), *ROOT.glob("*.md")])
 STATISTICS = ROOT / "docs" / "statistics.md"
-TABLES = ("COLUMNS", "BLOCK_COLUMNS", "MODULE_COLUMNS", "UNMEASURED_COLUMNS")
+TABLES = (
+    "COLUMNS",
+    "BLOCK_COLUMNS",
+    "MODULE_COLUMNS",
+    "UNMEASURED_COLUMNS",
+    "EXPONENT_COLUMNS",
+    "CHANNEL_COLUMNS",
+)
 
 
 def table(name: str) -> str:

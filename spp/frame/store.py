@@ -18,6 +18,7 @@ import pandas as pd
 from spp.errors import StoreError
 from spp.frame.schema import (
     BLOCK_COLUMNS,
+    CHANNEL_COLUMNS,
     COLUMNS,
     EXPONENT_COLUMNS,
     MODULE_COLUMNS,
@@ -34,8 +35,9 @@ TABLES: dict[str, Mapping[Any, Spec]] = {
     "modules": MODULE_COLUMNS,
     "unmeasured": UNMEASURED_COLUMNS,
     "exponents": EXPONENT_COLUMNS,
+    "channels": CHANNEL_COLUMNS,
 }
-OPTIONAL = ("exponents",)
+OPTIONAL = ("exponents", "channels")
 """Tables that are written only where they hold something."""
 
 

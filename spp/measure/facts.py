@@ -29,14 +29,18 @@ class ModuleFacts:
     eps: float | None
     activation: str | None
     tied: str | None
+    inputs: str | None
 
 
-def module_facts(entries: list[Entry], calls: dict[str, tuple[int | None, int]]) -> list[ModuleFacts]:
+def module_facts(
+    entries: list[Entry], calls: dict[str, tuple[int | None, int]], inputs: dict[str, str]
+) -> list[ModuleFacts]:
     """The facts of every module.
 
     Args:
         entries: The roster.
         calls: Depth of the first call and number of calls, by name.
+        inputs: What fed the calls, by name; see :mod:`spp.measure.feeds`.
     """
     owner: dict[int, str] = {}
     facts = []
@@ -66,6 +70,7 @@ def module_facts(entries: list[Entry], calls: dict[str, tuple[int | None, int]])
                 eps=eps if isinstance(eps, float) else None,
                 activation=entry.type.lower() if type(module).__module__ == nn.modules.activation.__name__ else None,
                 tied=" ".join(tied) or None,
+                inputs=inputs.get(entry.name),
             )
         )
     return facts

@@ -8,7 +8,7 @@ import matplotlib
 from matplotlib.axes import Axes
 from matplotlib.text import Text
 
-from spp.plot.panels import Panel
+from spp.plot.shapes import AnyPanel
 from spp.plot.stages import Span, Tick, shortened
 from spp.plot.style import INK
 
@@ -16,7 +16,7 @@ LONGEST = 22
 """Characters of an x label; longer names lose their middle."""
 
 
-def fit_ticks(axes: Axes, panel: Panel, *, labelled: bool) -> None:
+def fit_ticks(axes: Axes, panel: AnyPanel, *, labelled: bool) -> None:
     """Name what finds room: every layer, else every block, else stages and the blocks that fit between them.
 
     A layer's name stands at its tick; a block's stands under its middle, and its ticks are where it begins.
@@ -28,7 +28,9 @@ def fit_ticks(axes: Axes, panel: Panel, *, labelled: bool) -> None:
     every_layer = pixels >= need
     kept = [(tick.x, tick) for tick in layers] if every_layer else _placed(panel.ticks, panel.size, need / pixels)
     labels = [_ellipsis(tick.text) if labelled else "" for _, tick in kept]
-    axes.set_xticks([place for place, _ in kept], labels, rotation=90)
+    apart = min((b - a for (a, _), (b, _) in pairwise(kept)), default=panel.size)
+    short = max(map(len, labels), default=0) * 0.65 * need < apart * pixels and max(map(len, labels), default=0) <= 4
+    axes.set_xticks([place for place, _ in kept], labels, rotation=0 if short else 90)
     if every_layer:
         return
     starts = [tick.start - 0.5 for tick in panel.ticks if tick.level < 2]
@@ -37,7 +39,7 @@ def fit_ticks(axes: Axes, panel: Panel, *, labelled: bool) -> None:
     axes.tick_params(axis="x", which="minor", length=matplotlib.rcParams["xtick.major.size"])
 
 
-def fit_stage_names(axes: Axes, panel: Panel) -> list[Text]:
+def fit_stage_names(axes: Axes, panel: AnyPanel) -> list[Text]:
     """Write the names of the stages over their bands: whole where most of them fit, else shortened.
 
     A name that finds no room or hangs over the edge is left out, that of the narrowest band first: its layers are named on
@@ -48,10 +50,11 @@ def fit_stage_names(axes: Axes, panel: Panel) -> list[Text]:
     if 3 * len(texts) >= 2 * len(full):
         return list(texts.values())
     names = list(shortened(full))
-    for _ in full:  # the first name that stands says what the numbers count, and may oust another
+    first = None
+    for _ in full:  # the first name that stands says what the numbers count, and ousts its neighbour
         for text in texts.values():
             text.remove()
-        texts = _settled(axes, panel.stages, names)
+        texts = _settled(axes, panel.stages, names, first)
         first = next((index for index in texts if full[index][-1:].isdigit()), None)
         if first is None or names[first] == full[first]:
             break
@@ -134,11 +137,11 @@ def _ellipsis(text: str) -> str:
     return text if len(text) <= LONGEST else f"{text[: LONGEST // 2 - 1]}…{text[-LONGEST // 2 :]}"
 
 
-def _settled(axes: Axes, spans: Sequence[Span], names: Sequence[str]) -> dict[int, Text]:
-    """Write names over their bands and take away those of the narrowest bands until none touches another."""
+def _settled(axes: Axes, spans: Sequence[Span], names: Sequence[str], kept: int | None = None) -> dict[int, Text]:
+    """Write names over their bands and take away those of the narrowest bands, but not ``kept``, until none touches another."""
     texts = _written(axes, spans, names)
     while clash := _overlapping(texts):
-        texts.pop(min(clash, key=lambda index: spans[index].stop - spans[index].start)).remove()
+        texts.pop(min(clash, key=lambda index: (index == kept, spans[index].stop - spans[index].start))).remove()
     return texts
 
 

@@ -201,8 +201,9 @@ def test_matplotlib_is_left_as_it_was(tmp_path: Path) -> None:
 
 
 def test_wrong_input_is_one_clear_line(tmp_path: Path) -> None:
+    known = "layers, blocks, compare, evolution, channels, distribution, theory"
     with pytest.raises(
-        UnknownNameError, match=r"^kind: unknown kind 'layer'\. Did you mean 'layers'\? Known: layers, blocks\.$"
+        UnknownNameError, match=rf"^kind: unknown kind 'layer'\. Did you mean 'layers'\? Known: {known}\.$"
     ):
         _plot(kind="layer")
     with pytest.raises(UnknownNameError, match=r"Known: paper, notebook, slides\."):

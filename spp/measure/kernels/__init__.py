@@ -1,13 +1,14 @@
 """The reductions behind :class:`spp.measure.moments.Moments`, and who chooses among them.
 
-``SPP_KERNELS=auto`` (the default) takes the C sweep for CPU tensors where a compiler is at hand and the reference elsewhere;
-``off`` takes the reference everywhere; ``require`` fails where the sweep cannot be built.
+``SPP_KERNELS=auto`` (the default) takes the C sweep for CPU tensors where a compiler is at hand, the Triton sweep for CUDA
+tensors where Triton is, and the reference elsewhere; ``off`` takes the reference everywhere; ``require`` fails where a sweep
+cannot be built.
 """
 
 import torch
 from torch import Tensor
 
-from spp.measure.kernels import native, reference
+from spp.measure.kernels import cuda, native, reference
 from spp.measure.kernels.layout import plain
 
 
@@ -27,6 +28,10 @@ def reduce_channels(tensor: Tensor, axis: int | None, ends: tuple[float, float] 
         values = plain(tensor)
         if _native and values.device.type == "cpu":
             table = native.reduce(values, axis, ends)
+            if table is not None:
+                return table
+        if values.device.type == "cuda":
+            table = cuda.reduce(values, axis, ends)
             if table is not None:
                 return table
         return reference.reduce(values, axis, ends)
@@ -61,6 +66,13 @@ _ORDINARY = frozenset({Tensor, torch.nn.Parameter})
 def uses_native() -> bool:
     """Whether CPU tensors take the C sweep."""
     return choose().native if _native is None else _native
+
+
+def path_of(device: torch.device) -> str:
+    """Which path tensors on a device take: "native", "triton" or "reference"."""
+    if device.type == "cuda":
+        return "triton" if cuda.status().triton else "reference"
+    return "native" if device.type == "cpu" and uses_native() else "reference"
 
 
 _native: bool | None = None

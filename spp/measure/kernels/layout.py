@@ -41,6 +41,17 @@ def plain(tensor: Tensor) -> Tensor:
     return tensor.resolve_neg()
 
 
+def collapse(axes: list[tuple[int, int]]) -> list[tuple[int, int]]:
+    """Fold neighbouring axes, as (size, stride) and slowest first, that memory lays end to end."""
+    folded: list[tuple[int, int]] = []
+    for size, stride in axes:
+        if folded and folded[-1][1] == size * stride:
+            folded[-1] = (folded[-1][0] * size, stride)
+        else:
+            folded.append((size, stride))
+    return folded
+
+
 def empty_table(channels: int, device: torch.device) -> Tensor:
     """The table of nothing: the neutral element of merging."""
     table = torch.zeros(len(Row), channels, dtype=torch.float64, device=device)

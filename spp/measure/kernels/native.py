@@ -16,7 +16,7 @@ from torch import Tensor
 
 from spp.errors import InputError
 from spp.measure.kernels import compile as compiling
-from spp.measure.kernels.layout import Row
+from spp.measure.kernels.layout import Row, collapse
 
 PATIENCE = 3.0
 """Seconds that the first trace waits for the compiler at most; a later one finds what came out after that."""
@@ -264,7 +264,7 @@ def plan_of(shape: tuple[int, ...], strides: tuple[int, ...], axis: int | None) 
     repeats = 1
     for size, stride in rest:
         repeats *= size if stride == 0 else 1
-    walk = _collapse(sorted((ns for ns in rest if ns[1] != 0), key=lambda ns: -ns[1]))
+    walk = collapse(sorted((ns for ns in rest if ns[1] != 0), key=lambda ns: -ns[1]))
     run = 1
     columns = int(channels > 1 and channel_stride == 1)
     if not columns and walk and walk[-1][1] == 1:
@@ -278,17 +278,6 @@ def plan_of(shape: tuple[int, ...], strides: tuple[int, ...], axis: int | None) 
     steps = _Dims(*([s for _, s in walk] or [0]))
     layout = _Layout(max(1, len(walk)), sizes, steps, channels, channel_stride, run, columns, repeats)
     return Plan(layout, ctypes.addressof(layout), channels, repeats, numel > GRAIN)
-
-
-def _collapse(axes: list[tuple[int, int]]) -> list[tuple[int, int]]:
-    """Fold neighbouring axes, slowest first, that memory lays end to end."""
-    folded: list[tuple[int, int]] = []
-    for size, stride in axes:
-        if folded and folded[-1][1] == size * stride:
-            folded[-1] = (folded[-1][0] * size, stride)
-        else:
-            folded.append((size, stride))
-    return folded
 
 
 def _self_test(sweep: ctypes._NamedFuncPointer) -> str:
