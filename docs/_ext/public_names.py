@@ -9,6 +9,7 @@ from __future__ import annotations
 import ast
 import builtins
 import inspect
+import re
 from collections.abc import Iterator
 from importlib import import_module
 from importlib.util import find_spec
@@ -185,6 +186,9 @@ def _reached(start: object, path: str) -> bool:
     return True
 
 
+SEVERAL = re.compile(r"^(\s+)(\w+(?:, \w+)+): (.*)$")
+"""An entry of a section that several attributes share."""
+
 WRITTEN: dict[str, list[str]] = {}
 """Texts of attributes, from before napoleon to behind it."""
 
@@ -193,6 +197,25 @@ def _put_aside(app: Sphinx, what: str, name: str, value: object, options: object
     """Napoleon takes what stands before a colon for the type of an attribute; here annotations have the types."""
     if what in ("data", "attribute", "property"):
         WRITTEN[name] = list(lines)
+    elif what == "class":
+        lines[:] = one_by_one(lines)
+
+
+def one_by_one(lines: list[str]) -> list[str]:
+    """Give every name of ``a, b: text`` its own entry, in which napoleon would see one of the type ``a``."""
+    out: list[str] = []
+    for index, line in enumerate(lines):
+        if entry := SEVERAL.match(line):
+            indent, names, text = entry.groups()
+            end = index + 1
+            while end < len(lines) and lines[end].startswith(indent + " "):
+                end += 1
+            rest = lines[index + 1 : end]
+            for name in names.split(", ")[:-1]:
+                out += [f"{indent}{name}: {text}", *rest]
+            line = f"{indent}{names.split(', ')[-1]}: {text}"
+        out.append(line)
+    return out
 
 
 def _put_back(app: Sphinx, what: str, name: str, value: object, options: object, lines: list[str]) -> None:
