@@ -17,6 +17,7 @@ from torch import nn
 from torch.nn.parallel import DistributedDataParallel
 
 import spp
+from spp.diagnosis.diagnose import diagnose
 from spp.errors import InputError
 from spp.frame import store
 from spp.frame.build import build_blocks, build_channels, build_exponents, build_frame, build_modules, build_unmeasured
@@ -27,6 +28,7 @@ from spp.measure import kernels
 from spp.measure.capture import Capture
 from spp.measure.channels import ChannelAxis
 from spp.measure.facts import module_facts
+from spp.measure.garbage import patient_collector
 from spp.measure.sites import Selection, roster
 from spp.measure.stage import Depth
 from spp.measure.state import Restore, kept, preserved, set_aside
@@ -60,6 +62,7 @@ class Trace:
         channels: How means and variances are spread over each tensor's channels, where asked for (``channels=True``), else
             empty; see :data:`spp.frame.schema.CHANNEL_COLUMNS`.
         run: Facts about the run (batch size, loss, seed, versions, ...); add your own before saving.
+        findings: What is wrong, where it begins and what to try, see :func:`spp.diagnose`; worked out when first asked for.
     """
 
     def __init__(
@@ -90,6 +93,12 @@ class Trace:
     def exponents(self) -> pd.DataFrame:
         """Counts by power of two, where asked for."""
         return self._table("exponents")
+
+    @property
+    def findings(self) -> pd.DataFrame:
+        """What :func:`spp.diagnose` says with its own thresholds, the worst first; kept after the first time."""
+        self._later.setdefault("findings", lambda: diagnose(self))
+        return self._table("findings")
 
     @property
     def channels(self) -> pd.DataFrame:
@@ -127,6 +136,22 @@ class Trace:
         tables = {"frame": self.frame, "blocks": self.blocks, "modules": self.modules, "unmeasured": self.unmeasured}
         tables |= {"exponents": self.exponents, "channels": self.channels}
         return store.write(folder, tables, self.run, overwrite=overwrite, csv=csv)
+
+    def report(self, path: str | Path) -> Path:
+        """Write one HTML page that opens offline: the findings, an interactive plot, the table, the run's facts.
+
+        Args:
+            path: Where to, as ``report.html``; a file that is there already is replaced.
+
+        Raises:
+            InputError: The trace holds no measured tensor.
+            MissingExtraError: plotly, the extra ``report``, is not installed.
+            StoreError: The file cannot be written.
+        """
+        from spp import report
+
+        tables = {"frame": self.frame, "blocks": self.blocks, "modules": self.modules, "unmeasured": self.unmeasured}
+        return report.write(path, **tables, run=self.run, findings=self.findings)
 
     def __repr__(self) -> str:
         model = self.run.get("model", "model")
@@ -207,29 +232,34 @@ def trace(
         raise InputError("moments is 2, or 4 for the kurtosis too", received=repr(moments), where="moments")
     several = is_iterable_of_batches(batch) and batches != 1
     depth = Depth(mergeable=several or channels, fourth=moments == 4, histogram=exponents)
-    kernel = kernels.choose()
+    kernels.choose()
     entries = roster(model, include, exclude)
     capture = Capture(entries, wanted, channel_axis, loss_scale, depth)
     objective, tally = Objective(loss, seed), Tally()
     sizes: list[int | None] = []
     losses: list[float | None] = []
-    with preserved(model, batch, restore):
-        for one in _shown(batch, batches, progress):
-            ready = to_device(one, model)
-            with kept(one.tensors(), (one.args, one.kwargs, one.target)), _undistributed(model):
-                tally.add(
-                    capture.run(
-                        lambda ready=ready: model(*ready.args, **ready.kwargs),  # type: ignore[misc]
-                        lambda output, ready=ready: objective(output, ready.target),  # type: ignore[misc]
-                        set_aside,
+    with patient_collector():
+        with preserved(model, batch, restore):
+            for one in _shown(batch, batches, progress):
+                ready = to_device(one, model)
+                with kept(one.tensors(), (one.args, one.kwargs, one.target)), _undistributed(model):
+                    tally.add(
+                        capture.run(
+                            lambda ready=ready: model(*ready.args, **ready.kwargs),  # type: ignore[misc]
+                            lambda output, ready=ready: objective(output, ready.target),  # type: ignore[misc]
+                            set_aside,
+                        )
                     )
-                )
-            sizes.append(ready.size)
-            losses.append(objective.value)
-    facts = module_facts(entries, tally.calls)
-    blocks = build_blocks(tally)
-    frame = build_frame(tally.rows, blocks[BlockColumn.BLOCK].unique())
+                sizes.append(ready.size)
+                losses.append(objective.value)
+        facts = module_facts(entries, tally.calls, tally.inputs)
+        blocks = build_blocks(tally)
+        frame = build_frame(tally.rows, blocks[BlockColumn.BLOCK].unique())
+        unmeasured = build_unmeasured(tally.holes)  # now: what it is made of holds modules
+        counted = build_exponents(tally.rows) if exponents else _no_exponents
+        spread = build_channels(tally.rows) if channels else _no_channels
     known = [s for s in sizes if s is not None]
+    device = next((p.device for p in model.parameters()), torch.device("cpu"))
     run = {
         "model": type(model).__name__,
         "parameters": sum(p.numel() for p in model.parameters() if not isinstance(p, nn.UninitializedParameter)),
@@ -242,10 +272,10 @@ def trace(
         if any(v is not None for v in losses)
         else None,
         "loss_scale": loss_scale,
-        "kernels": "native" if kernel.native else "reference",
+        "kernels": kernels.path_of(device),
         "signals": [str(s) for s in ALL if s in wanted],
         "seed": seed,
-        "device": str(next((p.device for p in model.parameters()), torch.device("cpu"))),
+        "device": str(device),
         "dtype": str(next((p.dtype for p in model.parameters()), torch.get_default_dtype())).removeprefix("torch."),
         "versions": {
             "spp": spp.__version__,
@@ -255,9 +285,6 @@ def trace(
             "python": platform.python_version(),
         },
     }
-    unmeasured = build_unmeasured(tally.holes)  # now: what it is made of holds modules
-    counted = build_exponents(tally.rows) if exponents else _no_exponents
-    spread = build_channels(tally.rows) if channels else _no_channels
     return Trace(frame, blocks, lambda: build_modules(facts), unmeasured, run, counted, spread)
 
 

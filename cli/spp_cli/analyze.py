@@ -34,9 +34,11 @@ Examples:
 def analyze(**given: Any) -> None:
     """Trace one model: one forward and one backward pass per batch.
 
-    Prints what ran, a table along the network and the most striking facts. Writes to the run folder: frame.parquet and
-    frame.csv (every statistic of every tensor), spp.png and spp.pdf (by layer), spp-blocks.png and spp-blocks.pdf (by
-    residual block, where there are any), and run.json (what is needed to run it again).
+    Prints what ran, a table along the network, and what is wrong: the worst first, with the layer where it begins and what
+    to type against it. A network without trouble gets its most striking facts instead. Writes to the run folder:
+    frame.parquet and frame.csv (every statistic of every tensor), spp.png and spp.pdf (by layer), spp-blocks.png and
+    spp-blocks.pdf (by residual block, where there are any), report.html (an interactive page that opens offline, where the
+    extra `report` is installed), and run.json (what is needed to run it again).
     """
     request = Request(**given)
     with plain_warnings():
@@ -45,7 +47,7 @@ def analyze(**given: Any) -> None:
 
 def _run(request: Request) -> None:
     from spp.diagnosis.facts import striking
-    from spp_cli import inputs, networks, summary
+    from spp_cli import findings, inputs, networks, summary
     from spp_cli.folders import claim
 
     device = _device(request.device)
@@ -55,13 +57,14 @@ def _run(request: Request) -> None:
         if samples is None:
             samples = inputs.draw(request, plan.shape, plan.facts["num_classes"])
         trace = _trace(request, plan, samples, device)
-        files = _write(trace, folder, figures=not request.no_figures)
+        files = _write(trace, folder, figures=not request.no_figures, report=not request.no_report)
     facts = striking(trace.frame)
     if request.as_json:
         report = {
             "folder": str(folder),
             "files": files,
             "run": trace.run,
+            "findings": findings.records(trace.findings),
             "facts": [asdict(fact) for fact in facts],
             "components": summary.component_rows(trace),
         }
@@ -70,6 +73,10 @@ def _run(request: Request) -> None:
         click.echo(str(folder))
     else:
         summary.show(trace, facts, folder, files)
+        if "report.html" not in files and not (request.no_figures or request.no_report):
+            click.echo('For report.html, an interactive page: pip install "torch-spp[report]"', err=True)
+    if request.fail_on is not None and findings.count(trace.findings, request.fail_on):
+        raise SystemExit(1)
 
 
 def _trace(request: Request, plan: Plan, samples: Samples, device: str) -> Trace:
@@ -104,18 +111,22 @@ def _trace(request: Request, plan: Plan, samples: Samples, device: str) -> Trace
     return trace
 
 
-def _write(trace: Trace, folder: Path, *, figures: bool) -> list[str]:
-    """Save the trace and its figures; return the names of the files.
+def _write(trace: Trace, folder: Path, *, figures: bool, report: bool) -> list[str]:
+    """Save the trace, its figures and, where plotly is installed, its report; return the names of the files.
 
     The numbers come first: a figure that fails must not take them along. ``claim`` has made sure that what is replaced
     is an empty folder, or a run that the user gave up with ``--overwrite``.
     """
+    from spp.report import available
+
     trace.save(folder, overwrite=True)
     for kind, stem in (("layers", "spp"), ("blocks", "spp-blocks")):
         if figures and (kind == "layers" or not trace.blocks.empty):
             plot = trace.plot(kind)
             for suffix in (".png", ".pdf"):
                 plot.save(folder / f"{stem}{suffix}")
+    if figures and report and available():
+        trace.report(folder / "report.html")
     return sorted(path.name for path in folder.iterdir() if path.is_file())
 
 

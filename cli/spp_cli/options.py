@@ -12,6 +12,7 @@ F = TypeVar("F", bound=Callable[..., Any])
 
 LOSSES = ("auto", "probe", "cross_entropy")
 DEVICES = ("auto", "cpu", "cuda")
+FAIL_ON = ("warning", "error")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -22,6 +23,8 @@ class Request:
     norm: str | None
     activation: str | None
     init: str | None
+    residual: str | None
+    se: str | None
     num_classes: int | None
     image_size: tuple[int, int] | None
     checkpoint: str | None
@@ -37,6 +40,8 @@ class Request:
     out: str | None
     overwrite: bool
     no_figures: bool
+    no_report: bool
+    fail_on: str | None
     as_json: bool
     quiet: bool
 
@@ -88,6 +93,12 @@ _OPTIONS = (
     ),
     click.option("--activation", metavar="NAME", help="Activation (`spp list activations`)."),
     click.option("--init", metavar="NAME", help="Initialization (`spp list inits`)."),
+    click.option(
+        "--residual",
+        metavar="NAME",
+        help="Residual rule: plain, skipinit, rezero, layerscale, nf, sqrt2, mp, mp_learned.",
+    ),
+    click.option("--se", metavar="NAME", help="Squeeze-and-excitation: plain, doubled, magnitude or none."),
     click.option("--num-classes", type=click.IntRange(min=1), metavar="N", help="Number of outputs."),
     click.option(
         "--image-size",
@@ -150,7 +161,11 @@ _OPTIONS = (
         help="Run folder; runs/MODEL-NORM if left out, numbered where that is taken.",
     ),
     click.option("--overwrite", is_flag=True, help="Replace the run that is in --out."),
-    click.option("--no-figures", is_flag=True, help="Write the numbers only."),
+    click.option("--no-figures", is_flag=True, help="Write the numbers only: no figures, no report."),
+    click.option("--no-report", is_flag=True, help="Write no report.html."),
+    click.option(
+        "--fail-on", type=click.Choice(FAIL_ON), help="Exit with 1 if the diagnosis finds anything this bad or worse."
+    ),
     click.option("--json", "as_json", is_flag=True, help="Print one JSON object instead of text."),
     click.option("--quiet", "-q", is_flag=True, help="Print only the run folder."),
 )

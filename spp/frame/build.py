@@ -209,6 +209,7 @@ def build_modules(facts: Sequence[ModuleFacts]) -> pd.DataFrame:
         ModuleColumn.EPS: np.array([np.nan if f.eps is None else f.eps for f in facts], dtype=np.float64),
         ModuleColumn.ACTIVATION: [f.activation for f in facts],
         ModuleColumn.TIED: [f.tied for f in facts],
+        ModuleColumn.INPUTS: [f.inputs for f in facts],
     }
     return _table(columns, MODULE_COLUMNS)
 

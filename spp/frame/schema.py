@@ -183,6 +183,7 @@ class ModuleColumn(StrEnum):
     EPS = "eps"
     ACTIVATION = "activation"
     TIED = "tied"
+    INPUTS = "inputs"
 
 
 MODULE_COLUMNS: dict[ModuleColumn, Spec] = {
@@ -201,6 +202,13 @@ MODULE_COLUMNS: dict[ModuleColumn, Spec] = {
     ModuleColumn.EPS: Spec("float64", "eps", "the constant a norm adds to the variance", missing=True),
     ModuleColumn.ACTIVATION: Spec("str", "activation", "name of the nonlinearity, if it is one", missing=True),
     ModuleColumn.TIED: Spec("str", "tied", "parameters it shares, as name=owner.name", missing=True),
+    ModuleColumn.INPUTS: Spec(
+        "str",
+        "inputs",
+        "modules whose outputs its calls took, as name or name:call, separated by spaces, calls by commas; `.` for what"
+        " came from outside",
+        missing=True,
+    ),
 }
 
 
@@ -247,6 +255,50 @@ EXPONENT_COLUMNS: dict[ExponentColumn, Spec] = {
         "int64", "exponent", "k of magnitudes in [2^k, 2^(k+1)); the ends, -160 and 160, gather the rest"
     ),
     ExponentColumn.COUNT: Spec("int64", "count", "how many finite, non-zero values"),
+}
+
+
+class Severity(StrEnum):
+    """How bad a finding is, the worst first."""
+
+    ERROR = "error"
+    """Training will fail or waste most of the network."""
+    WARNING = "warning"
+    """Likely to slow or break training; look at it."""
+    INFO = "info"
+    """Worth knowing, and often on purpose."""
+
+
+class FindingColumn(StrEnum):
+    """Columns of ``trace.findings``, one row per finding."""
+
+    RULE = "rule"
+    SEVERITY = "severity"
+    NAME = "name"
+    DEPTH = "depth"
+    SIGNAL = "signal"
+    STATISTIC = "statistic"
+    VALUE = "value"
+    EXPECTED = "expected"
+    MESSAGE = "message"
+    REMEDY = "remedy"
+    EVIDENCE = "evidence"
+
+
+FINDING_COLUMNS: dict[FindingColumn, Spec] = {
+    FindingColumn.RULE: Spec("str", "rule", "the rule that found it; `spp list rules` describes each"),
+    FindingColumn.SEVERITY: Spec("category", "severity", "how bad it is", tuple(Severity)),
+    FindingColumn.NAME: Spec(
+        "str", "module", "the leaf in which the trouble begins; empty where it is the whole network's"
+    ),
+    FindingColumn.DEPTH: Spec("Int64", "depth", "depth of that leaf; missing where there is none", missing=True),
+    FindingColumn.SIGNAL: Spec("category", "signal", "which signal shows it", tuple(Signal), missing=True),
+    FindingColumn.STATISTIC: Spec("str", "statistic", "what `value` measures", missing=True),
+    FindingColumn.VALUE: Spec("float64", "value", "the number that was found", missing=True),
+    FindingColumn.EXPECTED: Spec("str", "expected", "what the rule would have taken", missing=True),
+    FindingColumn.MESSAGE: Spec("str", "message", "the finding in a sentence or two"),
+    FindingColumn.REMEDY: Spec("str", "remedy", "what to try, options of the command line between backticks"),
+    FindingColumn.EVIDENCE: Spec("str", "evidence", "the layers concerned and their numbers"),
 }
 
 

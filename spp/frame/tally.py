@@ -60,6 +60,7 @@ class Tally:
         self._merges: dict[tuple[str, int, int], MergeRow] = {}
         self.holes: list[Hole] = []
         self.calls: dict[str, tuple[int | None, int]] = {}
+        self.inputs: dict[str, str] = {}
 
     @property
     def rows(self) -> list[Row]:
@@ -82,6 +83,7 @@ class Tally:
         for entry, calls in result.calls:
             known = self.calls.get(entry.name)
             self.calls[entry.name] = (known[0] if known else calls[0], max(calls[1], known[1] if known else 0))
+            self.inputs.setdefault(entry.name, result.inputs[entry.name])
         for merge in result.merges:
             self._merge(merge, result.merges)
         self.holes += result.holes

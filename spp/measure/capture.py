@@ -22,6 +22,7 @@ from spp.measure import holes
 from spp.measure.additions import Watch
 from spp.measure.channels import ChannelAxis, is_reducible
 from spp.measure.failure import Failure
+from spp.measure.feeds import feeds
 from spp.measure.gradients import Gradients
 from spp.measure.holes import Hole
 from spp.measure.lineage import Lineage, Value
@@ -308,6 +309,7 @@ class Capture:
         result.sites += self._weights.sites
         result.merges = self._merges.finish()
         result.calls = [(e, (holes.first_depth(e.calls), len(e.calls))) for e in self._entries.values() if e.calls]
+        result.inputs = {e.name: feeds(e.calls) for e, _ in result.calls}
         result.holes += self._weights.holes(ran)
         result.holes += [holes.no_gradient(s, ran) for s in result.sites if s.waits and s.gradient is None]
         result.holes += holes.never_called(list(self._entries.values()))

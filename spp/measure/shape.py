@@ -193,8 +193,9 @@ class Shaped:
                     remedy="Pass a power of two, as 1024.0",
                 )
             histogram = _shifted(histogram, exponent - 1)
-        powers = torch.tensor([0, 1, 2, 3, 4], dtype=torch.float64)
-        fourth = None if self.fourth is None else self.fourth * factor ** powers.to(self.fourth.device)
+        fourth = self.fourth
+        if fourth is not None:  # the powers are made on the device, since a copy to it would wait for it
+            fourth = fourth * factor ** torch.arange(len(Power), dtype=torch.float64, device=fourth.device)
         return Shaped(self.moments.scaled(factor), fourth, histogram)
 
 
