@@ -15,6 +15,8 @@ import click
 
 COMMANDS = {
     "analyze": "spp_cli.analyze:analyze",
+    "compare": "spp_cli.compare:compare",
+    "plot": "spp_cli.plotting:plot",
     "list": "spp_cli.listing:list_names",
     "info": "spp_cli.info:info",
 }

@@ -147,7 +147,7 @@ def read(folder: str | Path) -> tuple[dict[str, pd.DataFrame], dict[str, Any]]:
     try:
         run = json.loads((path / RUN_FILE).read_text(encoding="utf-8"))
         version = run.pop("format")
-    except (json.JSONDecodeError, KeyError, AttributeError, UnicodeDecodeError) as error:
+    except (json.JSONDecodeError, KeyError, AttributeError, TypeError, UnicodeDecodeError) as error:
         raise StoreError(
             f"{RUN_FILE} holds the facts of a run", received="something else", where=str(folder)
         ) from error
