@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import itertools
-import platform
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from functools import partial
@@ -12,13 +11,12 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pandas as pd
-import torch
 from torch import nn
 from torch.nn.parallel import DistributedDataParallel
 
-import spp
 from spp.diagnosis.diagnose import diagnose
 from spp.errors import InputError
+from spp.facts import model_facts
 from spp.frame import store
 from spp.frame.build import build_blocks, build_channels, build_exponents, build_frame, build_modules, build_unmeasured
 from spp.frame.schema import BlockColumn, Column
@@ -115,10 +113,15 @@ class Trace:
     def __getstate__(self) -> dict[str, Any]:
         return {**self.__dict__, "_later": {name: self._table(name) for name in self._later}}
 
-    def plot(self, kind: str = "layers", **options: Any) -> SignalPlot:
-        """Draw the Signal Propagation Plot; ``kind`` and ``options`` as for :func:`spp.plot.signal_plot`."""
+    def plot(self, kind: str | None = None, **options: Any) -> SignalPlot:
+        """Draw the Signal Propagation Plot; ``kind`` and ``options`` as for :func:`spp.plot.signal_plot`.
+
+        Left out, the kind is ``layers``; for a watched run of several steps it is ``evolution``.
+        """
         from spp.plot import signal_plot
 
+        if kind is None:
+            kind = "evolution" if self.frame[Column.STEP].nunique() > 1 else "layers"
         more: dict[str, Any] = {name: self._table(name) for name in ("unmeasured", "channels", "exponents")}
         return signal_plot(kind, frame=self.frame, blocks=self.blocks, run=self.run, **more, **options)
 
@@ -163,7 +166,9 @@ class Trace:
 
 
 def load(folder: str | Path) -> Trace:
-    """The trace that :meth:`Trace.save` or ``spp analyze`` wrote.
+    """The trace that :meth:`Trace.save` or ``spp analyze`` wrote, or the run that a :func:`spp.watch` has written so far.
+
+    A watched run has a row for each sampled step, and the columns ``mode`` and ``update_ratio`` besides those of a trace.
 
     Raises:
         StoreError: It is no run folder, was written by a later version, or is damaged.
@@ -259,11 +264,9 @@ def trace(
         counted = build_exponents(tally.rows) if exponents else _no_exponents
         spread = build_channels(tally.rows) if channels else _no_channels
     known = [s for s in sizes if s is not None]
-    device = next((p.device for p in model.parameters()), torch.device("cpu"))
+    about = model_facts(model)
     run = {
-        "model": type(model).__name__,
-        "parameters": sum(p.numel() for p in model.parameters() if not isinstance(p, nn.UninitializedParameter)),
-        "training": model.training,
+        **about,
         "batch_size": known[0] if known else None,
         "batches": len(sizes),
         "samples": sum(known) if known else None,
@@ -272,18 +275,9 @@ def trace(
         if any(v is not None for v in losses)
         else None,
         "loss_scale": loss_scale,
-        "kernels": kernels.path_of(device),
+        "kernels": kernels.path_of(about["device"]),
         "signals": [str(s) for s in ALL if s in wanted],
         "seed": seed,
-        "device": str(device),
-        "dtype": str(next((p.dtype for p in model.parameters()), torch.get_default_dtype())).removeprefix("torch."),
-        "versions": {
-            "spp": spp.__version__,
-            "torch": torch.__version__,
-            "numpy": np.__version__,
-            "pandas": pd.__version__,
-            "python": platform.python_version(),
-        },
     }
     return Trace(frame, blocks, lambda: build_modules(facts), unmeasured, run, counted, spread)
 

@@ -22,7 +22,7 @@ VERSION = 1
 
 
 class Column(StrEnum):
-    """Columns of ``trace.frame``, one row per observed tensor."""
+    """Columns of ``trace.frame``, one row per observed tensor; the last two in a watch alone."""
 
     STEP = "step"
     DEPTH = "depth"
@@ -53,6 +53,8 @@ class Column(StrEnum):
     SATURATED_FRACTION = "saturated_fraction"
     NONFINITE = "nonfinite"
     KURTOSIS = "kurtosis"
+    MODE = "mode"
+    UPDATE_RATIO = "update_ratio"
 
 
 @dataclass(frozen=True, slots=True)
@@ -122,6 +124,21 @@ COLUMNS: dict[Column, Spec] = {
 }
 
 
+_MODE = Spec("category", "mode", "whether the root was training or evaluating", ("train", "eval"))
+
+WATCH_COLUMNS: dict[Column, Spec] = {
+    **COLUMNS,
+    Column.MODE: _MODE,
+    Column.UPDATE_RATIO: Spec(
+        "float64",
+        "update ratio",
+        "size of the optimizer's update of a weight, relative to the weight before it: ||w' - w|| / ||w||",
+        missing=True,
+    ),
+}
+"""Columns of ``watch.frame``: those of a trace, and two that only training has."""
+
+
 class BlockColumn(StrEnum):
     """Columns of ``trace.blocks``, one row per residual merge (most blocks have one)."""
 
@@ -139,6 +156,7 @@ class BlockColumn(StrEnum):
     GRADIENT_ACSM = "gradient_acsm"
     GRADIENT_ACV = "gradient_acv"
     GRADIENT_BRANCH_ACV = "gradient_branch_acv"
+    MODE = "mode"
 
 
 BLOCK_COLUMNS: dict[BlockColumn, Spec] = {
@@ -163,6 +181,10 @@ BLOCK_COLUMNS: dict[BlockColumn, Spec] = {
         "float64", "gradient branch ACV", "ACV of the gradient at the end of the branch", missing=True
     ),
 }
+
+
+WATCH_BLOCK_COLUMNS: dict[BlockColumn, Spec] = {**BLOCK_COLUMNS, BlockColumn.MODE: _MODE}
+"""Columns of ``watch.blocks``."""
 
 
 class ModuleColumn(StrEnum):

@@ -20,7 +20,10 @@ Key = tuple[str, int, str, Signal]
 
 @dataclass(slots=True, eq=False)
 class Row:
-    """One row of the frame before its statistics are computed; ``shape`` is one batch's."""
+    """One row of the frame before its statistics are computed; ``shape`` is one batch's.
+
+    ``sharded`` marks a parameter of which other processes hold other parts.
+    """
 
     name: str
     call: int
@@ -34,6 +37,7 @@ class Row:
     dtype: torch.dtype
     bounded: bool
     moments: Reduced
+    sharded: bool = False
 
 
 @dataclass(slots=True, eq=False)
@@ -127,6 +131,7 @@ class Tally:
                 site.dtype,
                 signal is Signal.ACTIVATION and site.entry.ends is not None,
                 moments,
+                site.sharded,
             )
             return
         try:

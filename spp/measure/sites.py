@@ -94,6 +94,9 @@ class Site:
         waits: Whether a gradient is wanted.
         hooked: Whether a hook waits for that gradient.
         is_view: Whether the tensor is a view, whose node autograd replaces when the base is written to.
+        round: Which backward pass of several brought the gradient.
+        divided: Whether several backward passes brought parts of the gradient, whose sum nobody has.
+        sharded: Whether other processes hold other parts of the same parameter.
     """
 
     entry: Entry
@@ -109,6 +112,9 @@ class Site:
     waits: bool = False
     hooked: bool = False
     is_view: bool = False
+    round: int = 0
+    divided: bool = False
+    sharded: bool = False
 
     @property
     def key(self) -> tuple[str, int, str]:

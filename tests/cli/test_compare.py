@@ -45,11 +45,11 @@ def test_seeds_are_one_line_with_a_band(spp):
 
 def test_runs_can_be_traced_again_from_their_own_arguments(spp):
     spp(*TINY, "--activation", "relu", "--activation", "tanh", "--no-figures", "-q")
-    run = library.load("runs/compare-ffn/ffn-none-tanh").run
+    run = library.load("runs/compare-ffn/ffn-batch_minus-tanh").run
     assert run["activation"] == "tanh"
     again = spp(*run["argv"], "--out", "again")
     assert again.code == 0, again.err
-    assert library.load("again").frame.equals(library.load("runs/compare-ffn/ffn-none-tanh").frame)
+    assert library.load("again").frame.equals(library.load("runs/compare-ffn/ffn-batch_minus-tanh").frame)
 
 
 def test_a_comparison_is_replaced_only_when_told_to(spp):

@@ -68,8 +68,9 @@ def uses_native() -> bool:
     return choose().native if _native is None else _native
 
 
-def path_of(device: torch.device) -> str:
+def path_of(device: torch.device | str) -> str:
     """Which path tensors on a device take: "native", "triton" or "reference"."""
+    device = torch.device(device)
     if device.type == "cuda":
         return "triton" if cuda.status().triton else "reference"
     return "native" if device.type == "cpu" and uses_native() else "reference"
