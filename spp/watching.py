@@ -28,7 +28,7 @@ from spp.measure.schedule import Every, Schedule, schedule_of
 from spp.measure.sites import Selection, roster
 from spp.signals import ALL, Signal, chosen
 from spp.watch_steps.arguments import give_up, network_inside, optimizer_of
-from spp.watch_steps.keeper import Keeper
+from spp.watch_steps.keeper import Keeper, Listener
 from spp.watch_steps.loop import Loop
 from spp.watch_steps.ranks import Ranks
 from spp.watch_steps.sample import Settings
@@ -109,6 +109,14 @@ class Watch:
     def resume(self) -> None:
         """Sample again, from the next step that is due."""
         self._loop.resume()
+
+    def listen(self, listener: Listener) -> None:
+        """Have ``listener`` called with the rows of each sample as it is taken, its frame and its blocks.
+
+        Cheaper than to look at :attr:`frame` again and again, which is read back from disk where there is a ``path``. A
+        listener that raises ends the watching with a warning; the training goes on.
+        """
+        self._keeper.listeners.append(listener)
 
     def flush(self) -> None:
         """Write what was measured so far, where there is a ``path``.
