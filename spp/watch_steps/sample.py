@@ -15,6 +15,7 @@ from spp.frame.tally import Tally
 from spp.measure import kernels
 from spp.measure.attach import StepGrip
 from spp.measure.channels import ChannelAxis
+from spp.measure.garbage import patient_collector
 from spp.measure.holes import Hole
 from spp.measure.live import MODES, LiveCapture, Observed
 from spp.measure.parameters import StepParameters, UpdateSums
@@ -106,7 +107,8 @@ class Sample:
 
     def forward(self, run: Callable[[], Any]) -> Any:
         """Run one forward of the root."""
-        output = self._live.forward(self._settings.root, run)
+        with patient_collector():
+            output = self._live.forward(self._settings.root, run)
         if self._optimizer is None and self._live.passes:
             self._read_parameters(self._live.passes[0])
         return output
@@ -146,7 +148,8 @@ class Sample:
     def _backward(self, roots: list[Tensor], run: Callable[[], Any]) -> Any:
         if self._captured is None:
             return run()
-        result = self._captured.backward(roots, run)
+        with patient_collector():
+            result = self._captured.backward(roots, run)
         if self._optimizer is None and self._parameters is not None and self.failed is None:
             self._parameters.gradients(self._grip.scale)
         return result
