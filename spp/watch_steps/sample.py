@@ -77,6 +77,7 @@ class Sample:
         self._grip = StepGrip(self._backward, self._skipped)
         self._observed: list[Observed] = []
         self._parameters: StepParameters | None = None
+        self._scale = 1.0
         self.gathered = False
 
     @property
@@ -118,7 +119,7 @@ class Sample:
         if self.gathered:
             return
         self.gathered = True
-        scale = self._grip.scale * self._settings.ranks  # the loss of the whole batch is the mean of the ranks' losses
+        scale = self._scale * self._settings.ranks  # the loss of the whole batch is the mean of the ranks' losses
         self._grip.remove()
         self._observed = self._live.finish(scale)
         if self._optimizer is not None:
@@ -150,13 +151,17 @@ class Sample:
             return run()
         with patient_collector():
             result = self._captured.backward(roots, run)
-        if self._optimizer is None and self._parameters is not None and self.failed is None:
-            self._parameters.gradients(self._grip.scale)
+        if self.failed is None:
+            self._scale = self._grip.scale
+            if self._optimizer is None and self._parameters is not None:
+                self._parameters.gradients(self._scale)
         return result
 
     def _skipped(self) -> None:
-        """The scaler skipped the optimizer's step: what was seen belongs to no step."""
-        self._live.finish()
+        """The scaler went on, and the optimizer has not: it skipped its step, and what was seen belongs to none."""
+        if self._optimizer is not None and self._captured is not None:
+            self._captured.finish()
+            self._scale = 1.0
 
     def _read_parameters(self, first: Observed | None) -> StepParameters:
         calls = {} if first is None else first.calls
