@@ -75,6 +75,14 @@ def test_every_page_of_the_docs_can_be_reached_from_the_index():
     ]
 
 
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_rows_of_a_table_have_as_many_cells_as_its_head(page):
+    """An unescaped bar ends a cell, inside of code too, and what is beyond the last column is lost."""
+    for table in re.findall(r"(?:^\|.*\|\n)+", page.read_text(), re.MULTILINE):
+        bars = [len(re.findall(r"(?<!\\)\|", line)) for line in table.splitlines()]
+        assert set(bars) == {bars[0]}, table.splitlines()[bars.index(next(n for n in bars if n != bars[0]))]
+
+
 def test_the_readme_begins_with_the_two_lines():
     first, second = (ROOT / "README.md").read_text().splitlines()[:2]
     assert first == "    pip install -c constraints.txt . && spp analyze --model effnet_b0 --norm none"

@@ -56,7 +56,7 @@ def _run(request: Request) -> None:
     with claim(plan.label, request.out, overwrite=request.overwrite) as folder:
         if samples is None:
             samples = inputs.draw(request, plan.shape, plan.facts["num_classes"])
-        trace = _trace(request, plan, samples, device)
+        trace = traced(request, plan, samples, device)
         files = _write(trace, folder, figures=not request.no_figures, report=not request.no_report)
     facts = striking(trace.frame)
     if request.as_json:
@@ -79,7 +79,7 @@ def _run(request: Request) -> None:
         raise SystemExit(1)
 
 
-def _trace(request: Request, plan: Plan, samples: Samples, device: str) -> Trace:
+def traced(request: Request, plan: Plan, samples: Samples, device: str) -> Trace:
     """Build the network, trace it, and add to ``trace.run`` what it takes to do it again."""
     import torch
 
@@ -98,6 +98,8 @@ def _trace(request: Request, plan: Plan, samples: Samples, device: str) -> Trace
         exclude=list(request.exclude) or None,
         seed=request.seed,
         progress=request.batches > 1 and not request.quiet and sys.stderr.isatty(),
+        exponents=request.exponents,
+        channels=request.channels,
     )
     trace.run.update(
         plan.facts,

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any, Protocol, TypeVar
 
@@ -101,6 +101,8 @@ class Request:
     loss: str
     include: tuple[str, ...]
     exclude: tuple[str, ...]
+    exponents: bool
+    channels: bool
     device: str
     out: str | None
     overwrite: bool
@@ -140,6 +142,38 @@ def words_for(command: click.Command, request: object) -> list[str]:
         elif value is not None and value is not False:
             words += [name, str(value)]
     return words
+
+
+def repeatable(
+    names: tuple[str, ...], without: tuple[str, ...] = (), helps: Mapping[str, str] | None = None
+) -> Callable[[F], F]:
+    """Add every option of ``Request`` but those of ``without``; those of ``names`` may be given several times.
+
+    A repeated option is a tuple, empty (or with the default alone) where it is left out. ``helps`` has other texts.
+    """
+
+    def decorate(command: F) -> F:
+        for option in analyze_options(click.Command("analyze")).params:
+            assert isinstance(option, click.Option)
+            option.help = (helps or {}).get(str(option.name), option.help)
+            if option.name in names:
+                usual = (option.default,) if option.show_default else None
+                option = click.Option(
+                    option.opts,
+                    multiple=True,
+                    required=option.required,
+                    type=option.type,
+                    metavar=option.metavar,
+                    default=usual,
+                    show_default=bool(usual),
+                    help=f"{option.help} Repeatable.",
+                )
+            if option.name not in without:
+                known: list[click.Parameter] = command.__dict__.setdefault("__click_params__", [])
+                known.append(option)
+        return command
+
+    return decorate
 
 
 def analyze_options(command: F) -> F:
@@ -258,6 +292,8 @@ _OPTIONS = (
     ),
     click.option("--include", multiple=True, metavar="GLOB", help="Observe only modules of these names; repeatable."),
     click.option("--exclude", multiple=True, metavar="GLOB", help="Leave out modules of these names; repeatable."),
+    click.option("--exponents", is_flag=True, help="Count values by power of two, for `spp plot --kind distribution`."),
+    click.option("--channels", is_flag=True, help="Keep the spread over channels, for `spp plot --kind channels`."),
     DEVICE,
     click.option(
         "--out",

@@ -30,7 +30,12 @@ def fit_ticks(axes: Axes, panel: AnyPanel, *, labelled: bool) -> None:
     labels = [_ellipsis(tick.text) if labelled else "" for _, tick in kept]
     apart = min((b - a for (a, _), (b, _) in pairwise(kept)), default=panel.size)
     short = max(map(len, labels), default=0) * 0.65 * need < apart * pixels and max(map(len, labels), default=0) <= 4
-    axes.set_xticks([place for place, _ in kept], labels, rotation=0 if short else 90)
+    axes.set_xticks([place for place, _ in kept], labels)
+    for (
+        label
+    ) in axes.get_xticklabels():  # turned about its end, so that LaTeX's letters, of another width, hang there too
+        upright = {"rotation": 90, "rotation_mode": "anchor", "ha": "right", "va": "center"}
+        label.set(**({"rotation": 0, "rotation_mode": "default", "ha": "center", "va": "top"} if short else upright))
     if every_layer:
         return
     starts = [tick.start - 0.5 for tick in panel.ticks if tick.level < 2]
@@ -152,10 +157,10 @@ def _written(axes: Axes, spans: Sequence[Span], names: Sequence[str]) -> dict[in
             name,
             ((span.start + span.stop - 1) / 2, 1.0),
             xycoords=axes.get_xaxis_transform(),
-            xytext=(0, 2),
+            xytext=(0, 3.5),
             textcoords="offset points",
             ha="center",
-            va="bottom",
+            va="baseline",
             fontsize=matplotlib.rcParams["xtick.labelsize"],
             color=INK,
             annotation_clip=False,

@@ -1,5 +1,6 @@
 """The whole page: what a reader sees at the final size, what is saved, and what stays as it was."""
 
+import base64
 import re
 from itertools import pairwise
 from pathlib import Path
@@ -142,7 +143,7 @@ def test_fonts_are_readable_at_the_final_size() -> None:
     assert min(sizes) >= 7.0 and max(sizes) <= 9.0
 
 
-@pytest.mark.parametrize("suffix", ["png", "pdf", "svg"])
+@pytest.mark.parametrize("suffix", ["png", "pdf", "svg", "pgf"])
 @pytest.mark.parametrize("kind", ["layers", "blocks"])
 def test_saving_twice_gives_the_same_bytes(tmp_path: Path, suffix: str, kind: str) -> None:
     one = _plot("ffn", kind).save(tmp_path / f"one.{suffix}", style="paper", width="double")
@@ -195,7 +196,10 @@ def test_matplotlib_is_left_as_it_was(tmp_path: Path) -> None:
         odd = _plot("ffn", style="paper").save(tmp_path / "odd.png").read_bytes()
     plain = _plot("ffn", style="paper").save(tmp_path / "plain.png").read_bytes()
     assert odd == plain
-    assert _plot("ffn")._repr_png_().startswith(b"\x89PNG")
+    data, metadata = _plot("ffn")._repr_mimebundle_()
+    assert base64.b64decode(data["image/png"]).startswith(b"\x89PNG")
+    assert data["text/plain"].startswith("<SignalPlot layers: Signal propagation plot of testnet")
+    assert metadata["image/png"]["width"] == 9 * 96 and "seed 7" in metadata["image/png"]["alt"]
     assert dict(matplotlib.rcParams) == before
     assert plt.get_fignums() == open_before
 
@@ -212,7 +216,7 @@ def test_wrong_input_is_one_clear_line(tmp_path: Path) -> None:
         _plot(width="full")
     with pytest.raises(InputError, match=r"between 1 and 50 inches; got 0\.2"):
         _plot(width=0.2)
-    with pytest.raises(InputError, match=r"saved as png, pdf, svg; got the suffix '\.gif'"):
+    with pytest.raises(InputError, match=r"saved as png, pdf, svg, pgf; got the suffix '\.gif'"):
         _plot("one").save(tmp_path / "a.gif")
     with pytest.raises(InputError, match=r"No such file or directory"):
         _plot("one").save(tmp_path / "nowhere" / "a.png")
