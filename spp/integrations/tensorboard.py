@@ -11,12 +11,12 @@ with spp.watch(model, optimizer, every=100) as watch:
 
 from __future__ import annotations
 
+from io import BytesIO
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from spp.errors import MissingExtraError
-from spp.integrations.images import image_of
 from spp.integrations.scalars import SHOWN, Scalars, Shown
 from spp.watching import Watch
 
@@ -57,5 +57,9 @@ class TensorBoard:
             tag: Its name; ``spp/KIND`` if left out.
             options: As for ``watch.plot``.
         """
-        pixels = np.asarray(image_of(self._watch.plot(kind, **options)))
+        from PIL import Image
+
+        plot = self._watch.plot(kind, **options)
+        with Image.open(BytesIO(plot.png())) as image:
+            pixels = np.asarray(image.convert("RGB"))
         self._writer.add_image(tag or f"spp/{kind}", pixels, self._watch.step, dataformats="HWC")

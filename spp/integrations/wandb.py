@@ -11,10 +11,10 @@ with spp.watch(model, optimizer, every=100) as watch:
 
 from __future__ import annotations
 
+from io import BytesIO
 from typing import Any
 
 from spp.errors import InputError, MissingExtraError
-from spp.integrations.images import image_of
 from spp.integrations.scalars import SHOWN, Scalars, Shown
 from spp.watching import Watch
 
@@ -61,6 +61,8 @@ class WandB:
             tag: Its name; ``spp/KIND`` if left out.
             options: As for ``watch.plot``.
         """
+        from PIL import Image
+
         plot = self._watch.plot(kind, **options)
-        image = wandb.Image(image_of(plot), caption=plot.caption)
+        image = wandb.Image(Image.open(BytesIO(plot.png())), caption=plot.caption)
         self._run.log({STEP: self._watch.step, tag or f"spp/{kind}": image})
