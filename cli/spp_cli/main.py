@@ -15,6 +15,7 @@ import click
 
 COMMANDS = {
     "analyze": "spp_cli.analyze:analyze",
+    "check": "spp_cli.check:check",
     "list": "spp_cli.listing:list_names",
     "info": "spp_cli.info:info",
 }
