@@ -156,6 +156,14 @@ class Trace:
         tables = {"frame": self.frame, "blocks": self.blocks, "modules": self.modules, "unmeasured": self.unmeasured}
         return report.write(path, **tables, run=self.run, findings=self.findings)
 
+    def _repr_html_(self) -> str:
+        """What a notebook shows: what ran, the layers with their main statistics, and what was not measured."""
+        from spp.frame.html import summary
+
+        return summary(
+            self.frame, self.run, {"not measured": len(self.unmeasured), "residual merges": len(self.blocks)}
+        )
+
     def __repr__(self) -> str:
         model = self.run.get("model", "model")
         modules = self.frame[Column.NAME].nunique()

@@ -60,6 +60,6 @@ class TensorBoard:
         from PIL import Image
 
         plot = self._watch.plot(kind, **options)
-        with Image.open(BytesIO(plot._repr_png_())) as image:
+        with Image.open(BytesIO(plot.png())) as image:
             pixels = np.asarray(image.convert("RGB"))
         self._writer.add_image(tag or f"spp/{kind}", pixels, self._watch.step, dataformats="HWC")

@@ -64,5 +64,5 @@ class WandB:
         from PIL import Image
 
         plot = self._watch.plot(kind, **options)
-        image = wandb.Image(Image.open(BytesIO(plot._repr_png_())), caption=plot.caption)
+        image = wandb.Image(Image.open(BytesIO(plot.png())), caption=plot.caption)
         self._run.log({STEP: self._watch.step, tag or f"spp/{kind}": image})

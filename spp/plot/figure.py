@@ -19,7 +19,7 @@ from spp.plot.draw_bars import draw_bars
 from spp.plot.draw_curves import draw_curves
 from spp.plot.draw_heat import draw_heat
 from spp.plot.export import FORMATS, latex_figure, rendered
-from spp.plot.fit import fit_stage_names, fit_text, fit_ticks
+from spp.plot.fit import fit_marks, fit_stage_names, fit_text, fit_ticks
 from spp.plot.shapes import AnyGrid, AnyPanel, Bars, Curves, Heat
 from spp.plot.stages import Family
 from spp.plot.style import FAINT, INK, Look, Style, applied, style_named
@@ -29,6 +29,9 @@ GREY = Look(INK, "#BBBBBB", "-", "o")
 
 NARROWEST = 19.0
 """Width of a column of panels, in letters' heights, below which columns are stacked."""
+
+NOTE = 1.3
+"""Height of a line of a note, in letters' heights."""
 
 HIGH, LOW = 1.3, 0.82
 """A single row is higher by this factor; more than three rows are lower, so that the figure fits on a page."""
@@ -97,6 +100,10 @@ class SignalPlot:
             ) from error
         return target
 
+    def png(self) -> bytes:
+        """The picture as it stands, in the bytes of a PNG file; for logs that take images."""
+        return self._rendered("png", self._style, self._width)
+
     def latex(self, path: str | Path, *, width: str | float | None = None) -> str:
         """Return the LaTeX environment for a figure that was saved to ``path``, with the caption.
 
@@ -116,7 +123,7 @@ class SignalPlot:
     ) -> tuple[dict[str, str], dict[str, Any]]:
         """What a notebook shows: the picture, sharp also on a dense screen, and the caption for those who cannot see it."""
         width, height = (round(96 * inches) for inches in self.figure_.get_size_inches())
-        picture = base64.b64encode(self._rendered("png", self._style, self._width)).decode()
+        picture = base64.b64encode(self.png()).decode()
         return (
             {"image/png": picture, "text/plain": repr(self)},
             {"image/png": {"width": width, "height": height, "alt": self.caption}},
@@ -164,7 +171,9 @@ def _make(grid: AnyGrid, style: Style, width: str | float, title: str) -> _Made:
     with applied(style):
         heights = [max(panel.height for panel in row) for row in page]
         row = style.row * (HIGH if rows == 1 else 1.0 if sum(heights) < 3.9 else LOW)
-        figure = Figure(figsize=(inches, sum(heights) * row + style.font * 0.09), layout="constrained")
+        notes = sum(max(len(panel.note.splitlines()) for panel in line) for line in page)
+        over = 2 * NOTE * notes * style.small / 72  # a note mostly breaks into two lines
+        figure = Figure(figsize=(inches, sum(heights) * row + style.font * 0.09 + over), layout="constrained")
         figure.set_layout_engine("constrained", w_pad=0.03, h_pad=0.03, hspace=0.02, wspace=0.02)
         cells = figure.add_gridspec(rows, columns, height_ratios=heights)
         axes = {panel: figure.add_subplot(cells[r, c]) for r, row in enumerate(page) for c, panel in enumerate(row)}
@@ -230,10 +239,18 @@ def _fit(page: AnyGrid, axes: dict[AnyPanel, Axes], words: dict[Text, str]) -> N
         extents = [axes[panel].get_window_extent() for panel in row]
         for c, panel in enumerate(row):
             ax = axes[panel]
-            if not isinstance(panel, Bars):
+            if isinstance(panel, Bars):
+                fit_marks(ax, panel)
+            else:
                 fit_ticks(ax, panel, labelled=r == len(page) - 1)
             room = _room(extents, c, ax.get_figure(root=True).bbox.width)  # type: ignore[union-attr]
-            over = room if panel.title else min(room, 1.15 * extents[c].width)
+            over = room
+            if isinstance(
+                panel, Heat
+            ):  # beside it stands a colour bar, whose uppermost number may be as high as a title
+                over = min(room, extents[c].width)
+            elif not panel.title:
+                over = min(room, 1.15 * extents[c].width)
             rooms = {ax.title: over, ax.xaxis.label: room, ax.yaxis.label: extents[c].height}
             rooms |= dict.fromkeys(ax.texts, 0.95 * extents[c].width)
             for text, length in rooms.items():

@@ -7,8 +7,9 @@ from itertools import pairwise
 import matplotlib
 from matplotlib.axes import Axes
 from matplotlib.text import Text
+from matplotlib.transforms import BboxBase
 
-from spp.plot.shapes import AnyPanel
+from spp.plot.shapes import AnyPanel, Bars
 from spp.plot.stages import Span, Tick, shortened
 from spp.plot.style import INK
 
@@ -42,6 +43,18 @@ def fit_ticks(axes: Axes, panel: AnyPanel, *, labelled: bool) -> None:
     axes.set_xticks(starts if 2 * len(starts) < width / 3 else [], minor=True)
     axes.tick_params(axis="x", which="major", length=0, pad=4)
     axes.tick_params(axis="x", which="minor", length=matplotlib.rcParams["xtick.major.size"])
+
+
+def fit_marks(axes: Axes, panel: Bars) -> None:
+    """Name zero and as many powers of two as find room, on both sides the same ones, the outermost first."""
+    right = sorted((mark for mark in panel.marks if mark[0] > 0), reverse=True)
+    for stride in range(1, len(right) + 2):
+        kept = {place for place, _ in right[::stride]}
+        marks = [mark for mark in panel.marks if mark[0] == 0 or abs(mark[0]) in kept]
+        axes.set_xticks([place for place, _ in marks], [text for _, text in marks])
+        boxes = [label.get_window_extent() for label in axes.get_xticklabels()]
+        if all(one.x1 + 0.4 * one.height < other.x0 for one, other in pairwise(boxes)):
+            return
 
 
 def fit_stage_names(axes: Axes, panel: AnyPanel) -> list[Text]:
@@ -90,6 +103,12 @@ def _broken(line: str, characters: int) -> list[str]:
     while characters > 1 and len(narrower := broken(characters - 1)) == len(best):
         best, characters = narrower, characters - 1
     return best
+
+
+def _page(axes: Axes) -> BboxBase:
+    figure = axes.get_figure(root=True)
+    assert figure is not None
+    return figure.bbox
 
 
 def _dpi(axes: Axes) -> float:
@@ -166,8 +185,9 @@ def _written(axes: Axes, spans: Sequence[Span], names: Sequence[str]) -> dict[in
             annotation_clip=False,
         )
         text.set_in_layout(False)
-        extent, room = text.get_window_extent(), axes.get_window_extent()
-        if extent.x0 < room.x0 - 0.5 * extent.height or extent.x1 > room.x1 + 0.5 * extent.height:
+        extent, room, page = text.get_window_extent(), axes.get_window_extent(), _page(axes)
+        slack = 0.5 * extent.height
+        if extent.x0 < max(room.x0 - slack, page.x0) or extent.x1 > min(room.x1 + slack, page.x1):
             text.remove()
         else:
             texts[index] = text

@@ -99,7 +99,8 @@ def test_wrong_input_is_one_clear_line(spp, runs, tmp_path):
         spp("plot", none, "--statistic", "acvv")
     )
     assert "Known: layers, blocks, compare, evolution" in _line(spp("plot", none, "--kind", "curves"))
-    assert "a run is a folder that trace.save or spp analyze wrote; got no such folder" in _line(spp("plot", "nowhere"))
+    wanted = "a run is a folder that trace.save, spp.watch or spp analyze wrote; got no such folder"
+    assert wanted in _line(spp("plot", "nowhere"))
     assert "got a folder without run.json" in _line(spp("plot", tmp_path))
     assert "got --kind blocks. Leave it out" in _line(spp("plot", none, none, "--kind", "blocks"))
     assert "shows one step; got 2 of them" in _line(spp("plot", none, "--step", "0", "--step", "1"))

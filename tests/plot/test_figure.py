@@ -64,7 +64,7 @@ def _all_texts(plot: SignalPlot) -> list[tuple[str, Bbox]]:
     return [(text.get_text(), text.get_window_extent()) for text in seen]
 
 
-def _shrunk(box: Bbox) -> Bbox:
+def shrunk(box: Bbox) -> Bbox:
     """A font's line box has air above and below its letters; two boxes may share one pixel of it."""
     return Bbox.from_extents(box.x0 + 1, box.y0 + 1, box.x1 - 1, box.y1 - 1)
 
@@ -85,7 +85,7 @@ def test_nothing_overlaps_and_nothing_is_clipped(name: str, style: str, width: s
         assert box.y0 >= page.y0 - 0.5 and box.y1 <= page.y1 + 0.5, words
     for index, (words, box) in enumerate(texts):
         for others, other in texts[index + 1 :]:
-            assert not _shrunk(box).overlaps(_shrunk(other)), (words, others)
+            assert not shrunk(box).overlaps(shrunk(other)), (words, others)
 
 
 @pytest.mark.parametrize("width", ["single", "double"])
@@ -94,7 +94,7 @@ def test_blocks_overlap_nothing(width: str) -> None:
     texts = _all_texts(plot)
     for index, (words, box) in enumerate(texts):
         assert box.x1 <= plot.figure_.bbox.x1 + 0.5, words
-        assert not any(_shrunk(box).overlaps(_shrunk(other)) for _, other in texts[index + 1 :]), words
+        assert not any(shrunk(box).overlaps(shrunk(other)) for _, other in texts[index + 1 :]), words
 
 
 def test_the_overlap_check_can_fail() -> None:
@@ -102,7 +102,7 @@ def test_the_overlap_check_can_fail() -> None:
     axes = plot.axes_[4]
     axes.set_xticks(range(0, 140), [f"layer{i}" for i in range(140)])
     boxes = _visible(list(axes.get_xticklabels()))
-    assert any(_shrunk(a).overlaps(_shrunk(b)) for a, b in pairwise(boxes))
+    assert any(shrunk(a).overlaps(shrunk(b)) for a, b in pairwise(boxes))
 
 
 def test_six_panels_in_order_with_names_said_once() -> None:
