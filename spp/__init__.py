@@ -25,3 +25,7 @@ from spp.signals import Signal as Signal
 from spp.tracing import Trace as Trace
 from spp.tracing import load as load
 from spp.tracing import trace as trace
+from spp.watching import Watch as Watch
+from spp.watching import watch as watch
+
+from spp import training as training  # isort: skip  (stands on all of the above)

@@ -17,7 +17,14 @@ from spp_cli.options import LOSSES
 ROOT = Path(__file__).resolve().parents[1]
 PAGES = sorted([*(ROOT / "docs").glob("*.md"), *ROOT.glob("*.md")])
 STATISTICS = ROOT / "docs" / "statistics.md"
-TABLES = ("COLUMNS", "BLOCK_COLUMNS", "MODULE_COLUMNS", "UNMEASURED_COLUMNS")
+TABLES = (
+    "COLUMNS",
+    "BLOCK_COLUMNS",
+    "MODULE_COLUMNS",
+    "UNMEASURED_COLUMNS",
+    "EXPONENT_COLUMNS",
+    "CHANNEL_COLUMNS",
+)
 
 
 def table(name: str) -> str:
@@ -66,6 +73,14 @@ def test_every_page_of_the_docs_can_be_reached_from_the_index():
     assert not [
         page.name for page in (ROOT / "docs").glob("*.md") if page.name != "index.md" and page.name not in index
     ]
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_rows_of_a_table_have_as_many_cells_as_its_head(page):
+    """An unescaped bar ends a cell, inside of code too, and what is beyond the last column is lost."""
+    for table in re.findall(r"(?:^\|.*\|\n)+", page.read_text(), re.MULTILINE):
+        bars = [len(re.findall(r"(?<!\\)\|", line)) for line in table.splitlines()]
+        assert set(bars) == {bars[0]}, table.splitlines()[bars.index(next(n for n in bars if n != bars[0]))]
 
 
 def test_the_readme_begins_with_the_two_lines():

@@ -22,7 +22,7 @@ VERSION = 1
 
 
 class Column(StrEnum):
-    """Columns of ``trace.frame``, one row per observed tensor."""
+    """Columns of ``trace.frame``, one row per observed tensor; the last two in a watch alone."""
 
     STEP = "step"
     DEPTH = "depth"
@@ -53,6 +53,8 @@ class Column(StrEnum):
     SATURATED_FRACTION = "saturated_fraction"
     NONFINITE = "nonfinite"
     KURTOSIS = "kurtosis"
+    MODE = "mode"
+    UPDATE_RATIO = "update_ratio"
 
 
 @dataclass(frozen=True, slots=True)
@@ -122,6 +124,21 @@ COLUMNS: dict[Column, Spec] = {
 }
 
 
+_MODE = Spec("category", "mode", "whether the root was training or evaluating", ("train", "eval"))
+
+WATCH_COLUMNS: dict[Column, Spec] = {
+    **COLUMNS,
+    Column.MODE: _MODE,
+    Column.UPDATE_RATIO: Spec(
+        "float64",
+        "update ratio",
+        "size of the optimizer's update of a weight, relative to the weight before it: ||w' - w|| / ||w||",
+        missing=True,
+    ),
+}
+"""Columns of ``watch.frame``: those of a trace, and two that only training has."""
+
+
 class BlockColumn(StrEnum):
     """Columns of ``trace.blocks``, one row per residual merge (most blocks have one)."""
 
@@ -139,6 +156,7 @@ class BlockColumn(StrEnum):
     GRADIENT_ACSM = "gradient_acsm"
     GRADIENT_ACV = "gradient_acv"
     GRADIENT_BRANCH_ACV = "gradient_branch_acv"
+    MODE = "mode"
 
 
 BLOCK_COLUMNS: dict[BlockColumn, Spec] = {
@@ -163,6 +181,10 @@ BLOCK_COLUMNS: dict[BlockColumn, Spec] = {
         "float64", "gradient branch ACV", "ACV of the gradient at the end of the branch", missing=True
     ),
 }
+
+
+WATCH_BLOCK_COLUMNS: dict[BlockColumn, Spec] = {**BLOCK_COLUMNS, BlockColumn.MODE: _MODE}
+"""Columns of ``watch.blocks``."""
 
 
 class ModuleColumn(StrEnum):
@@ -234,12 +256,13 @@ UNMEASURED_COLUMNS: dict[UnmeasuredColumn, Spec] = {
 
 
 class ExponentColumn(StrEnum):
-    """Columns of ``trace.exponents``, one row per observed tensor and power of two that occurs in it."""
+    """Columns of ``trace.exponents``, one row per observed tensor, sign and power of two that occurs in it."""
 
     NAME = "name"
     CALL = "call"
     OUTPUT = "output"
     SIGNAL = "signal"
+    SIGN = "sign"
     EXPONENT = "exponent"
     COUNT = "count"
 
@@ -249,6 +272,7 @@ EXPONENT_COLUMNS: dict[ExponentColumn, Spec] = {
     ExponentColumn.CALL: Spec("int64", "call", "0 for the module's first call in the pass"),
     ExponentColumn.OUTPUT: Spec("str", "output", "which output, or the parameter's name"),
     ExponentColumn.SIGNAL: Spec("category", "signal", "which signal", tuple(Signal)),
+    ExponentColumn.SIGN: Spec("int64", "sign", "-1 for negative values, 1 for positive ones"),
     ExponentColumn.EXPONENT: Spec(
         "int64", "exponent", "k of magnitudes in [2^k, 2^(k+1)); the ends, -160 and 160, gather the rest"
     ),
@@ -297,6 +321,42 @@ FINDING_COLUMNS: dict[FindingColumn, Spec] = {
     FindingColumn.MESSAGE: Spec("str", "message", "the finding in a sentence or two"),
     FindingColumn.REMEDY: Spec("str", "remedy", "what to try, options of the command line between backticks"),
     FindingColumn.EVIDENCE: Spec("str", "evidence", "the layers concerned and their numbers"),
+}
+
+
+class ChannelColumn(StrEnum):
+    """Columns of ``trace.channels``, two rows per observed tensor: how its channels' means and variances are spread."""
+
+    STEP = "step"
+    DEPTH = "depth"
+    NAME = "name"
+    CALL = "call"
+    OUTPUT = "output"
+    SIGNAL = "signal"
+    STATISTIC = "statistic"
+    P10 = "p10"
+    P50 = "p50"
+    P90 = "p90"
+    MIN = "min"
+    MAX = "max"
+
+
+CHANNEL_STATISTICS = ("mean", "var")
+"""What is known of each channel: the mean and the biased variance of its finite elements."""
+
+CHANNEL_COLUMNS: dict[ChannelColumn, Spec] = {
+    ChannelColumn.STEP: Spec("int64", "step", "0 for a trace; the training step for a watch"),
+    ChannelColumn.DEPTH: Spec("Int64", "depth", "as in the frame; missing for a module that never ran", missing=True),
+    ChannelColumn.NAME: Spec("str", "module", "qualified module name"),
+    ChannelColumn.CALL: Spec("int64", "call", "0 for the module's first call in the pass"),
+    ChannelColumn.OUTPUT: Spec("str", "output", "which output, or the parameter's name"),
+    ChannelColumn.SIGNAL: Spec("category", "signal", "which signal", tuple(Signal)),
+    ChannelColumn.STATISTIC: Spec("category", "statistic", "which number of each channel", CHANNEL_STATISTICS),
+    ChannelColumn.P10: Spec("float64", "10 % quantile", "a tenth of the channels lie below", missing=True),
+    ChannelColumn.P50: Spec("float64", "median", "half of the channels lie below", missing=True),
+    ChannelColumn.P90: Spec("float64", "90 % quantile", "nine tenths of the channels lie below", missing=True),
+    ChannelColumn.MIN: Spec("float64", "minimum", "the smallest channel's", missing=True),
+    ChannelColumn.MAX: Spec("float64", "maximum", "the largest channel's", missing=True),
 }
 
 STATISTICS: tuple[Column, ...] = (

@@ -52,8 +52,7 @@ def module_facts(
             owner.setdefault(id(parameter), f"{entry.name}.{name}" if entry.name else name)
         fan_in, fan_out = _fans(module)
         depth, number = calls.get(entry.name, (None, 0))
-        groups = getattr(module, "groups", getattr(module, "num_groups", None))
-        eps = getattr(module, "eps", None)
+        groups, eps = _own(module, "groups") or _own(module, "num_groups"), _own(module, "eps")
         facts.append(
             ModuleFacts(
                 name=entry.name,
@@ -75,6 +74,12 @@ def module_facts(
             )
         )
     return facts
+
+
+def _own(module: nn.Module, name: str) -> object:
+    """An attribute of the module's, or its class's; asking a module for one that it lacks goes by way of an exception."""
+    found = vars(module).get(name)
+    return getattr(type(module), name, None) if found is None else found
 
 
 def _fans(module: nn.Module) -> tuple[int | None, int | None]:

@@ -143,7 +143,7 @@ class Digest:
         channels: Number of channels.
     """
 
-    numbers: Array
+    numbers: tuple[float, ...]
     channels: int
 
     @classmethod
@@ -160,11 +160,11 @@ class Digest:
 
     def scaled(self, factor: float) -> Digest:
         """The numbers of every element times ``factor`` (> 0)."""
-        return Digest(self.numbers * factor**_POWERS, self.channels)
+        return Digest(tuple(n * factor**p for n, p in zip(self.numbers, _POWERS, strict=True)), self.channels)
 
 
 _DEGREE = {"mean": 1, "min": 1, "max": 1, "var": 2, "mean_square": 2, "acsm": 2, "acv": 2}
-_POWERS = np.array([_DEGREE.get(name, 0) for name in native.SUMMARY])
+_POWERS = [_DEGREE.get(name, 0) for name in native.SUMMARY]
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -200,7 +200,7 @@ def summarize(readings: Sequence[Moments | Digest]) -> Summary:
     out = np.empty((len(native.SUMMARY), len(readings)))
     whole = [i for i, r in enumerate(readings) if isinstance(r, Digest)]
     if whole:
-        out[:, whole] = np.stack([r.numbers for r in readings if isinstance(r, Digest)], axis=1)
+        out[:, whole] = np.array([r.numbers for r in readings if isinstance(r, Digest)]).T
     if len(whole) < len(readings):
         tables = [r.packed for r in readings if isinstance(r, Moments)]
         rest = [i for i, r in enumerate(readings) if isinstance(r, Moments)]

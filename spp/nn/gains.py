@@ -19,10 +19,13 @@ from math import pi, sqrt
 from types import MappingProxyType
 
 import numpy as np
+import numpy.typing as npt
 import torch
 from torch import Tensor
 
 from spp.errors import InputError, UnknownNameError
+
+Array = npt.NDArray[np.float64]
 
 GAINS: Mapping[str, str] = MappingProxyType(
     {
@@ -68,15 +71,25 @@ def moments(
         kinks: Where it, or its derivative, jumps.
         scale: Standard deviation of the input.
     """
-    ends = sorted({-REACH, REACH, *(kink / scale for kink in kinks if abs(kink) < REACH * scale)})
-    edges = np.concatenate([np.linspace(a, b, max(2, int(np.ceil((b - a) / WIDEST)) + 1)) for a, b in pairwise(ends)])
-    nodes, weights = np.polynomial.legendre.leggauss(NODES)
-    half, middle = np.diff(edges) / 2, (edges[1:] + edges[:-1]) / 2
-    z = (middle[:, None] + half[:, None] * nodes).ravel()
-    density = (half[:, None] * weights).ravel() * np.exp(-(z**2) / 2) / sqrt(2 * pi)
+    z, density = normal_nodes([kink / scale for kink in kinks])
     with torch.no_grad(), torch.device("cpu"):  # a network may be built under another default device, meta included
         values = function(torch.from_numpy(z * scale)).numpy()
     return float(values @ density), float(values**2 @ density)
+
+
+def normal_nodes(kinks: Iterable[float] = (), *, widest: float = WIDEST) -> tuple[Array, Array]:
+    """Nodes ``z`` and weights of Gauss-Legendre quadrature against the standard normal density, panel by panel.
+
+    Args:
+        kinks: Points of ``z`` that no panel has inside it.
+        widest: Width of the widest panel.
+    """
+    ends = sorted({-REACH, REACH, *(kink for kink in kinks if abs(kink) < REACH)})
+    edges = np.concatenate([np.linspace(a, b, max(2, int(np.ceil((b - a) / widest)) + 1)) for a, b in pairwise(ends)])
+    nodes, weights = np.polynomial.legendre.leggauss(NODES)
+    half, middle = np.diff(edges) / 2, (edges[1:] + edges[:-1]) / 2
+    z = (middle[:, None] + half[:, None] * nodes).ravel()
+    return z, (half[:, None] * weights).ravel() * np.exp(-(z**2) / 2) / sqrt(2 * pi)
 
 
 def gain_of(function: Callable[[Tensor], Tensor], kind: str, *, kinks: Iterable[float] = ()) -> float:
