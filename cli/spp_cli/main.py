@@ -18,6 +18,7 @@ COMMANDS = {
     "compare": "spp_cli.compare:compare",
     "train": "spp_cli.train:train",
     "plot": "spp_cli.plotting:plot",
+    "check": "spp_cli.check:check",
     "list": "spp_cli.listing:list_names",
     "info": "spp_cli.info:info",
 }
