@@ -93,7 +93,7 @@ def test_rows_of_a_table_have_as_many_cells_as_its_head(page):
 def test_the_readme_begins_with_the_two_lines():
     first, second = (ROOT / "README.md").read_text().splitlines()[:2]
     assert first == "    pip install -c constraints.txt . && spp analyze --model effnet_b0 --norm none"
-    assert second == '    pip install -c constraints.txt -e ".[dev]" && pytest'
+    assert second == '    pip install -c constraints.txt -e ".[dev]" && pytest -n 2'
 
 
 def extension(name: str) -> ModuleType:

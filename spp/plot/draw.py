@@ -72,7 +72,7 @@ def draw_panel(panel: Panel, axes: Axes) -> Drawn:
     if panel.scale is not Scale.LOG:
         drawn.zero_line = level(axes, 0.0)
     by_family = set(panel.families) != {Family.OTHER}
-    size = _marker_size(panel, axes)
+    size = marker_size(panel, axes)
     drawn.line = _line(panel, axes, look, background=by_family)
     if by_family:
         drawn.points = {
@@ -110,7 +110,7 @@ def linewidth() -> float:
     return float(matplotlib.rcParams["lines.linewidth"])
 
 
-def _marker_size(panel: AnyPanel, axes: Axes) -> float:
+def marker_size(panel: AnyPanel, axes: Axes) -> float:
     """Diameter in points: as large as neighbours allow, from a dot to half a letter."""
     figure = axes.get_figure(root=True)
     width = 72 * figure.get_size_inches()[0] * axes.get_position().width if figure is not None else 200.0

@@ -82,7 +82,7 @@ def _format(limit: Limit, axes: Axes, drawn: Drawn) -> None:
     """A line where a number format ends; two that end at the same power stand side by side."""
     order = list(FORMAT_LINES).index(limit.label)
     style: dict[str, Any] = {"color": INK, "linewidth": 0.9 * linewidth(), "linestyle": FORMAT_LINES[limit.label]}
-    beside = 0.25 * order * (1 if limit.x > 0 else -1)
+    beside = 0.1 * order * (1 if limit.x > 0 else -1)
     drawn.limits.append(axes.axvline(limit.x + beside, zorder=3, **style))
     label = f"ends of {limit.label}"
     drawn.handles[label] = Line2D([], [], label=label, **style)

@@ -7,7 +7,18 @@ from matplotlib.axes import Axes
 from matplotlib.lines import Line2D
 from matplotlib.patches import Patch
 
-from spp.plot.draw import CEILING, FLOOR, Drawn, begun, level, linewidth, nonfinite_mark, scale_axis, zero_mark
+from spp.plot.draw import (
+    CEILING,
+    FLOOR,
+    Drawn,
+    begun,
+    level,
+    linewidth,
+    marker_size,
+    nonfinite_mark,
+    scale_axis,
+    zero_mark,
+)
 from spp.plot.panels import Scale
 from spp.plot.shapes import Curve, Curves
 from spp.plot.style import CURVES, INK, PALETTE, PREDICTED, Look
@@ -74,6 +85,8 @@ def _line(panel: Curves, curve: Curve, look: Look, index: int, axes: Axes, drawn
     y = np.where(curve.zero & (panel.scale is Scale.LOG), np.nan, _on_axis(panel, curve.y))
     marked = _marked(np.isfinite(y), index / max(len(panel.curves), 1), few=curve.look is None)
     size = float(np.clip(3.2 * linewidth() / 0.8, 2.5, 7))
+    if len(marked) > 4 * MARKERS:  # points without a neighbour: as small as their number asks
+        size = marker_size(panel, axes)
     style: dict[str, Any] = {
         "color": look.colour,
         "linestyle": "-" if curve.look is None else look.line,
@@ -110,11 +123,12 @@ def _marked(there: np.ndarray, shift: float, *, few: bool) -> list[int]:
 
 def _marks(panel: Curves, curve: Curve, look: Look, index: int, axes: Axes, drawn: Drawn) -> None:
     """Zeros of a log axis stand at its foot and non-finite layers at its top, each line's in a row of its own."""
-    size, across = 3.0, axes.get_xaxis_transform()
+    across = axes.get_xaxis_transform()
+    size = float(np.clip(1.5 * marker_size(panel, axes), 1.5, 3.0))
     if panel.scale is Scale.LOG and (at_floor := curve.zero & np.isfinite(curve.y)).any():
         x = curve.x[at_floor]
         drawn.handles["zero (exact or to rounding)"] = Line2D(
-            [], [], linestyle="none", label="zero (exact or to rounding)", **zero_mark(Look(INK, "", "", ""), size)
+            [], [], linestyle="none", label="zero (exact or to rounding)", **zero_mark(Look(INK, "", "", ""), 3.0)
         )
         drawn.limits += axes.plot(
             x,
@@ -126,7 +140,7 @@ def _marks(panel: Curves, curve: Curve, look: Look, index: int, axes: Axes, draw
         )
     if curve.nonfinite.any():
         there = np.isfinite(_on_axis(panel, curve.y))
-        mark = nonfinite_mark(size) | {"markeredgecolor": look.colour, "markeredgewidth": 0.5}
+        mark = nonfinite_mark(max(size, 2.5)) | {"markeredgecolor": look.colour, "markeredgewidth": 0.5}
         off, on = curve.nonfinite & ~there, curve.nonfinite & there
         if off.any():
             x = curve.x[off]

@@ -1,7 +1,7 @@
 """``SignalPlot``: panels laid out on a page, with a caption, ready for a notebook, a paper or a slide."""
 
+import base64
 from dataclasses import dataclass
-from io import BytesIO
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +18,8 @@ from spp.plot.draw import Drawn, draw_panel, marker_of, nonfinite_mark, transiti
 from spp.plot.draw_bars import draw_bars
 from spp.plot.draw_curves import draw_curves
 from spp.plot.draw_heat import draw_heat
-from spp.plot.fit import fit_stage_names, fit_text, fit_ticks
+from spp.plot.export import FORMATS, latex_figure, rendered
+from spp.plot.fit import fit_marks, fit_stage_names, fit_text, fit_ticks
 from spp.plot.shapes import AnyGrid, AnyPanel, Bars, Curves, Heat
 from spp.plot.stages import Family
 from spp.plot.style import FAINT, INK, Look, Style, applied, style_named
@@ -29,10 +30,11 @@ GREY = Look(INK, "#BBBBBB", "-", "o")
 NARROWEST = 19.0
 """Width of a column of panels, in letters' heights, below which columns are stacked."""
 
+NOTE = 1.3
+"""Height of a line of a note, in letters' heights."""
+
 HIGH, LOW = 1.3, 0.82
 """A single row is higher by this factor; more than three rows are lower, so that the figure fits on a page."""
-
-FORMATS = ("png", "pdf", "svg")
 
 
 class SignalPlot:
@@ -71,7 +73,7 @@ class SignalPlot:
         self.figure_, self.axes_, self.artists_ = made.figure, made.axes, made.artists
 
     def save(self, path: str | Path, *, style: str | None = None, width: str | float | None = None) -> Path:
-        """Write the figure to ``path`` and return that path; the suffix (png, pdf or svg) is the format.
+        """Write the figure to ``path`` and return that path; the suffix (png, pdf, svg or pgf) is the format.
 
         The same panels always give the same bytes. The caption and the run's facts go into the file's metadata.
 
@@ -98,33 +100,49 @@ class SignalPlot:
             ) from error
         return target
 
-    def _repr_png_(self) -> bytes:
+    def png(self) -> bytes:
+        """The picture as it stands, in the bytes of a PNG file; for logs that take images."""
         return self._rendered("png", self._style, self._width)
+
+    def latex(self, path: str | Path, *, width: str | float | None = None) -> str:
+        """Return the LaTeX environment for a figure that was saved to ``path``, with the caption.
+
+        Args:
+            path: As it should stand in the document.
+            width: That of the file; over both columns (``figure*``) for ``double`` or more than the paper's column.
+        """
+        asked = self._width if width is None else width
+        paper = style_named("paper")
+        return latex_figure(path, self.caption, double=paper.width(asked) > 1.2 * paper.single)
+
+    def __repr__(self) -> str:
+        return f"<SignalPlot {self.kind}: {self.caption}>"
+
+    def _repr_mimebundle_(
+        self, include: object = None, exclude: object = None
+    ) -> tuple[dict[str, str], dict[str, Any]]:
+        """What a notebook shows: the picture, sharp also on a dense screen, and the caption for those who cannot see it."""
+        width, height = (round(96 * inches) for inches in self.figure_.get_size_inches())
+        picture = base64.b64encode(self.png()).decode()
+        return (
+            {"image/png": picture, "text/plain": repr(self)},
+            {"image/png": {"width": width, "height": height, "alt": self.caption}},
+        )
 
     def _rendered(self, form: str, style: str, width: str | float) -> bytes:
         chosen = style_named(style)
+        heading = facts.heading(self.run, self.step)
         if (style, width) == (self._style, self._width):
             figure = self.figure_
         else:
-            figure = _make(self._grid, chosen, width, facts.heading(self.run, self.step)).figure
-        buffer = BytesIO()
+            figure = _make(self._grid, chosen, width, heading).figure
+        about = {
+            "title": heading or "signal propagation plot",
+            "caption": self.caption,
+            "keywords": facts.entries(self.run),
+        }
         with applied(chosen):
-            figure.savefig(buffer, format=form, metadata=self._metadata(form))
-        return buffer.getvalue()
-
-    def _metadata(self, form: str) -> dict[str, str | None]:
-        title, keywords = facts.heading(self.run, self.step) or "signal propagation plot", facts.entries(self.run)
-        if form == "pdf":
-            return {
-                "Title": title,
-                "Subject": self.caption,
-                "Keywords": keywords,
-                "Creator": "spp",
-                "CreationDate": None,
-            }
-        if form == "svg":
-            return {"Title": title, "Description": self.caption, "Keywords": keywords, "Creator": "spp", "Date": None}
-        return {"Title": title, "Description": self.caption, "Comment": keywords, "Software": "spp"}
+            return rendered(figure, form, about)
 
 
 def draw(panel: AnyPanel, axes: Axes) -> Drawn:
@@ -153,7 +171,9 @@ def _make(grid: AnyGrid, style: Style, width: str | float, title: str) -> _Made:
     with applied(style):
         heights = [max(panel.height for panel in row) for row in page]
         row = style.row * (HIGH if rows == 1 else 1.0 if sum(heights) < 3.9 else LOW)
-        figure = Figure(figsize=(inches, sum(heights) * row + style.font * 0.09), layout="constrained")
+        notes = sum(max(len(panel.note.splitlines()) for panel in line) for line in page)
+        over = 2 * NOTE * notes * style.small / 72  # a note mostly breaks into two lines
+        figure = Figure(figsize=(inches, sum(heights) * row + style.font * 0.09 + over), layout="constrained")
         figure.set_layout_engine("constrained", w_pad=0.03, h_pad=0.03, hspace=0.02, wspace=0.02)
         cells = figure.add_gridspec(rows, columns, height_ratios=heights)
         axes = {panel: figure.add_subplot(cells[r, c]) for r, row in enumerate(page) for c, panel in enumerate(row)}
@@ -219,7 +239,9 @@ def _fit(page: AnyGrid, axes: dict[AnyPanel, Axes], words: dict[Text, str]) -> N
         extents = [axes[panel].get_window_extent() for panel in row]
         for c, panel in enumerate(row):
             ax = axes[panel]
-            if not isinstance(panel, Bars):
+            if isinstance(panel, Bars):
+                fit_marks(ax, panel)
+            else:
                 fit_ticks(ax, panel, labelled=r == len(page) - 1)
             room = _room(extents, c, ax.get_figure(root=True).bbox.width)  # type: ignore[union-attr]
             over = room if panel.title else min(room, 1.15 * extents[c].width)

@@ -7,8 +7,9 @@ from itertools import pairwise
 import matplotlib
 from matplotlib.axes import Axes
 from matplotlib.text import Text
+from matplotlib.transforms import BboxBase
 
-from spp.plot.shapes import AnyPanel
+from spp.plot.shapes import AnyPanel, Bars
 from spp.plot.stages import Span, Tick, shortened
 from spp.plot.style import INK
 
@@ -30,13 +31,30 @@ def fit_ticks(axes: Axes, panel: AnyPanel, *, labelled: bool) -> None:
     labels = [_ellipsis(tick.text) if labelled else "" for _, tick in kept]
     apart = min((b - a for (a, _), (b, _) in pairwise(kept)), default=panel.size)
     short = max(map(len, labels), default=0) * 0.65 * need < apart * pixels and max(map(len, labels), default=0) <= 4
-    axes.set_xticks([place for place, _ in kept], labels, rotation=0 if short else 90)
+    axes.set_xticks([place for place, _ in kept], labels)
+    for (
+        label
+    ) in axes.get_xticklabels():  # turned about its end, so that LaTeX's letters, of another width, hang there too
+        upright = {"rotation": 90, "rotation_mode": "anchor", "ha": "right", "va": "center"}
+        label.set(**({"rotation": 0, "rotation_mode": "default", "ha": "center", "va": "top"} if short else upright))
     if every_layer:
         return
     starts = [tick.start - 0.5 for tick in panel.ticks if tick.level < 2]
     axes.set_xticks(starts if 2 * len(starts) < width / 3 else [], minor=True)
     axes.tick_params(axis="x", which="major", length=0, pad=4)
     axes.tick_params(axis="x", which="minor", length=matplotlib.rcParams["xtick.major.size"])
+
+
+def fit_marks(axes: Axes, panel: Bars) -> None:
+    """Name zero and as many powers of two as find room, on both sides the same ones, the outermost first."""
+    right = sorted((mark for mark in panel.marks if mark[0] > 0), reverse=True)
+    for stride in range(1, len(right) + 2):
+        kept = {place for place, _ in right[::stride]}
+        marks = [mark for mark in panel.marks if mark[0] == 0 or abs(mark[0]) in kept]
+        axes.set_xticks([place for place, _ in marks], [text for _, text in marks])
+        boxes = [label.get_window_extent() for label in axes.get_xticklabels()]
+        if all(one.x1 + 0.4 * one.height < other.x0 for one, other in pairwise(boxes)):
+            return
 
 
 def fit_stage_names(axes: Axes, panel: AnyPanel) -> list[Text]:
@@ -85,6 +103,12 @@ def _broken(line: str, characters: int) -> list[str]:
     while characters > 1 and len(narrower := broken(characters - 1)) == len(best):
         best, characters = narrower, characters - 1
     return best
+
+
+def _page(axes: Axes) -> BboxBase:
+    figure = axes.get_figure(root=True)
+    assert figure is not None
+    return figure.bbox
 
 
 def _dpi(axes: Axes) -> float:
@@ -152,17 +176,18 @@ def _written(axes: Axes, spans: Sequence[Span], names: Sequence[str]) -> dict[in
             name,
             ((span.start + span.stop - 1) / 2, 1.0),
             xycoords=axes.get_xaxis_transform(),
-            xytext=(0, 2),
+            xytext=(0, 3.5),
             textcoords="offset points",
             ha="center",
-            va="bottom",
+            va="baseline",
             fontsize=matplotlib.rcParams["xtick.labelsize"],
             color=INK,
             annotation_clip=False,
         )
         text.set_in_layout(False)
-        extent, room = text.get_window_extent(), axes.get_window_extent()
-        if extent.x0 < room.x0 - 0.5 * extent.height or extent.x1 > room.x1 + 0.5 * extent.height:
+        extent, room, page = text.get_window_extent(), axes.get_window_extent(), _page(axes)
+        slack = 0.5 * extent.height
+        if extent.x0 < max(room.x0 - slack, page.x0) or extent.x1 > min(room.x1 + slack, page.x1):
             text.remove()
         else:
             texts[index] = text

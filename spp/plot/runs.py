@@ -19,6 +19,8 @@ TELLING = (
     "norm",
     "activation",
     "init",
+    "residual",
+    "se",
     "data",
     "batch_size",
     "batches",

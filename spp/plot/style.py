@@ -60,6 +60,9 @@ FAMILY_MARKERS: dict[Family, str] = {
 }
 """Marker by layer family; ``draw`` adds whether it is filled."""
 
+FONT = "DejaVu Sans"
+"""It comes with matplotlib, so it is there on every machine."""
+
 INK, FAINT, BAND, ALARM = "#222222", "#8C8C8C", "#EFEFEF", "#C00000"
 """Text, secondary lines, stage bands, and what must not be overlooked."""
 
@@ -127,7 +130,7 @@ def applied(style: Style) -> Iterator[None]:
     """
     thin = style.font / 14
     parameters: dict[str, object] = {
-        "font.family": "DejaVu Sans",  # comes with matplotlib, so it is there on every machine
+        "font.family": FONT,
         "font.size": style.font,
         "axes.labelsize": style.font,
         "axes.titlesize": style.font,

@@ -15,6 +15,7 @@ from spp.frame.tally import Tally
 from spp.measure import kernels
 from spp.measure.attach import StepGrip
 from spp.measure.channels import ChannelAxis
+from spp.measure.holes import Hole
 from spp.measure.live import MODES, LiveCapture, Observed
 from spp.measure.parameters import StepParameters, UpdateSums
 from spp.measure.passes import Pass
@@ -24,13 +25,14 @@ from spp.signals import Signal
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Settings:
-    """What to measure; the arguments of :func:`spp.watch`."""
+    """What to measure: the arguments of :func:`spp.watch`, and the number of processes that share a batch."""
 
     root: nn.Module
     signals: frozenset[Signal]
     include: Selection
     exclude: Selection
     channel_axis: ChannelAxis
+    ranks: int = 1
 
     def capture(self, signals: frozenset[Signal] | None = None) -> LiveCapture:
         """A capture over the modules as they are now."""
@@ -48,12 +50,14 @@ class Finished:
         tallies: Merged passes by mode.
         updates: Squared sizes of the weights' updates and of the weights.
         entries: The modules as they were.
+        evaluation: Whether it was no step but an evaluation.
     """
 
     step: int
     tallies: dict[str, Tally]
     updates: UpdateSums = field(default_factory=dict)
     entries: list[Entry] = field(default_factory=list)
+    evaluation: bool = False
 
 
 class Sample:
@@ -112,7 +116,7 @@ class Sample:
         if self.gathered:
             return
         self.gathered = True
-        scale = self._grip.scale
+        scale = self._grip.scale * self._settings.ranks  # the loss of the whole batch is the mean of the ranks' losses
         self._grip.remove()
         self._observed = self._live.finish(scale)
         if self._optimizer is not None:
@@ -125,6 +129,9 @@ class Sample:
         tallies: dict[str, Tally] = {}
         for mode in MODES:
             passes = [o.result for o in self._observed if o.mode == mode]
+            if len(passes) > 1 or self._settings.ranks > 1:
+                for one in passes:
+                    _drop_partial(one)
             if passes:
                 tallies[mode] = merged(passes, self.step)
         updates: UpdateSums = {}
@@ -169,7 +176,7 @@ def evaluation(settings: Settings, step: int, run: Callable[[], Any]) -> tuple[A
     if live.failed is not None:
         return output, live.failed
     tallies = {o.mode: merged([o.result], step) for o in live.finish()}
-    return output, Finished(step, tallies, entries=live.entries)
+    return output, Finished(step, tallies, entries=live.entries, evaluation=True)
 
 
 def merged(passes: list[Pass], step: int) -> Tally:
@@ -182,6 +189,16 @@ def merged(passes: list[Pass], step: int) -> Tally:
             message = f"step {step}, forward {number + 1} of {len(passes)} is left out of the watch: {error}"
             warnings.warn(message, SppWarning, stacklevel=2)
     return tally
+
+
+def _drop_partial(one: Pass) -> None:
+    """Gradients of weights that a norm or parametrization computes: those of parts of a batch add up, their moments do not."""
+    for site in one.sites:
+        if site.is_weight and site.gradient is not None:
+            site.gradient = None
+            reason = "a computed weight's gradient is the sum over micro-batches and ranks, of which only the parts were seen"
+            number = None if site.call is None else site.call.number
+            one.holes.append(Hole(site.entry, number, site.output, Signal.WEIGHT_GRADIENT, reason))
 
 
 def _pending_scale(optimizer: torch.optim.Optimizer) -> float:
