@@ -27,3 +27,5 @@ from spp.tracing import load as load
 from spp.tracing import trace as trace
 from spp.watching import Watch as Watch
 from spp.watching import watch as watch
+
+from spp import training as training  # isort: skip  (stands on all of the above)

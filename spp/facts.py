@@ -11,13 +11,14 @@ import torch
 from torch import nn
 
 import spp
+from spp.measure.sites import type_name
 
 
 def model_facts(model: nn.Module) -> dict[str, Any]:
     """Class, number of parameters, mode, device and dtype of a model, and the versions it runs on."""
     first = next(iter(model.parameters()), None)
     return {
-        "model": type(model).__name__,
+        "model": type_name(model),
         "parameters": sum(p.numel() for p in model.parameters() if not isinstance(p, nn.UninitializedParameter)),
         "training": model.training,
         "device": str(torch.device("cpu") if first is None else first.device),

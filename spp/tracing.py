@@ -30,7 +30,7 @@ from spp.measure.garbage import patient_collector
 from spp.measure.sites import Selection, roster
 from spp.measure.stage import Depth
 from spp.measure.state import Restore, kept, preserved, set_aside
-from spp.signals import ALL, Signal
+from spp.signals import ALL, Signal, chosen
 
 if TYPE_CHECKING:
     from spp.plot import SignalPlot
@@ -239,7 +239,7 @@ def trace(
         TraceError: The model, the loss or the backward pass raised; names the module, keeps the cause. Nothing stays behind.
         InputError: A batch, selector or option is not what was asked for.
     """
-    wanted = _signals(signals)
+    wanted = chosen(signals)
     _check(model, batches, loss_scale, restore)
     if moments not in (2, 4):
         raise InputError("moments is 2, or 4 for the kurtosis too", received=repr(moments), where="moments")
@@ -322,18 +322,6 @@ def _undistributed(model: nn.Module) -> Iterator[None]:
 
 def _pass_on(module: nn.Module, *args: Any, **kwargs: Any) -> Any:
     return module(*args, **kwargs)
-
-
-def _signals(signals: Iterable[Signal | str]) -> frozenset[Signal]:
-    from spp.errors import UnknownNameError
-
-    names = [signals] if isinstance(signals, str) else list(signals)
-    for name in names:
-        if name not in set(ALL):
-            raise UnknownNameError("signal", str(name), [str(s) for s in ALL], where="signals")
-    if not names:
-        raise InputError("at least one signal is measured", received="none", where="signals")
-    return frozenset(Signal(name) for name in names)
 
 
 def _check(model: object, batches: int | None, loss_scale: float, restore: object) -> None:

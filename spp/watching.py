@@ -17,9 +17,8 @@ from typing import TYPE_CHECKING, Any
 import pandas as pd
 import torch
 from torch import nn
-from torch.nn.parallel import DistributedDataParallel
 
-from spp.errors import InputError, SppWarning, UnknownNameError
+from spp.errors import InputError, SppWarning
 from spp.facts import model_facts
 from spp.frame import store
 from spp.frame.parts import WATCH, RunWriter
@@ -27,10 +26,13 @@ from spp.frame.schema import Column
 from spp.measure.channels import ChannelAxis
 from spp.measure.schedule import Every, Schedule, schedule_of
 from spp.measure.sites import Selection, roster
-from spp.signals import ALL, Signal
-from spp.watch_steps.keeper import Keeper
+from spp.signals import ALL, Signal, chosen
+from spp.watch_steps.arguments import give_up, network_inside, optimizer_of
+from spp.watch_steps.keeper import Keeper, Listener
 from spp.watch_steps.loop import Loop
+from spp.watch_steps.ranks import Ranks
 from spp.watch_steps.sample import Settings
+from spp.watch_steps.sink import Sink
 
 if TYPE_CHECKING:
     from spp.plot import SignalPlot
@@ -43,10 +45,10 @@ class Watch:
         run: Facts about the run; add your own before it is saved.
     """
 
-    def __init__(self, loop: Loop, keeper: Keeper, run: dict[str, Any], start: int | None) -> None:
+    def __init__(self, loop: Loop, sink: Sink, run: dict[str, Any], start: int | None) -> None:
         self.run = run
-        self._loop, self._keeper, self._first = loop, keeper, start
-        self._started = False
+        self._loop, self._sink, self._keeper, self._first = loop, sink, sink.keeper, start
+        self._started = self._closed = False
 
     # -- the loop around it -----------------------------------------------------------------------------------------------
 
@@ -54,7 +56,7 @@ class Watch:
         return self.start()
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, _: TracebackType | None) -> None:
-        self.close()
+        self._close(clean=kind is None)
 
     def start(self) -> Watch:
         """Begin to watch, where no ``with`` can stand around the loop; :meth:`close` ends it.
@@ -66,19 +68,28 @@ class Watch:
             raise InputError(
                 "a watch is started once", received="a second start", where="watch", remedy="Make a new one"
             )
-        self._loop.step = self._keeper.open(self.run, self._first)
+        self._loop.step = self._sink.open(self.run, self._first)
         self._started = True
         self._loop.attach()
         return self
 
     def close(self) -> None:
-        """End the watching; model and optimizer are left as they were, and what was measured stays."""
-        self._loop.detach()
+        """End the watching; model and optimizer are left as they were, and what was measured stays.
+
+        Where several processes train, every rank closes its watch.
+        """
+        self._close(clean=True)
+
+    def _close(self, clean: bool) -> None:
+        if self._closed or not self._started:
+            return
+        self._closed = True
+        self._loop.detach(clean)
         try:
-            self._keeper.close(self.run, self._loop.step)
+            self._sink.close(self.run, self._loop.step, clean)
         except Exception as error:
-            _give_up(error)
-        if self._started and not self._loop.forwards:
+            give_up(error)
+        if clean and not self._loop.forwards:
             message = "no forward of the model was seen while it was watched; pass to spp.watch the module that the loop calls"
             warnings.warn(message, SppWarning, stacklevel=3)
 
@@ -98,6 +109,14 @@ class Watch:
     def resume(self) -> None:
         """Sample again, from the next step that is due."""
         self._loop.resume()
+
+    def listen(self, listener: Listener) -> None:
+        """Have ``listener`` called with the rows of each sample as it is taken, its frame and its blocks.
+
+        Cheaper than to look at :attr:`frame` again and again, which is read back from disk where there is a ``path``. A
+        listener that raises ends the watching with a warning; the training goes on.
+        """
+        self._sink.keeper.listeners.append(listener)
 
     def flush(self) -> None:
         """Write what was measured so far, where there is a ``path``.
@@ -174,6 +193,7 @@ def watch(
     flush: float = 10.0,
     resume: bool = False,
     overwrite: bool = False,
+    process_group: Any = None,
 ) -> Watch:
     """Watch a training loop of your own: the frame of :func:`spp.trace` at some of its steps, the training undisturbed.
 
@@ -200,6 +220,9 @@ def watch(
         flush: Seconds that rows wait in memory before they are written, at the next sampled step; 0 writes each at once.
         resume: Continue the run in ``path``, if there is one.
         overwrite: Replace the run in ``path``, if there is one.
+        process_group: The processes of ``torch.distributed`` that train on parts of one batch; all of them when left
+            out. Each makes the same watch; what they measure is merged exactly, and the first of them has the rows and
+            writes.
 
     Returns:
         The watch, to be entered as a context manager. Evaluations (forwards in eval mode) have rows of their own, told
@@ -211,9 +234,9 @@ def watch(
             of. Once the loop runs nothing is raised: a failure of the measuring, or a full disk, ends the watching with
             a warning, and the training goes on.
     """
-    wanted = _signals(signals)
-    root = _check(model)
-    given = _unwrapped(optimizer, root)
+    wanted = chosen(signals)
+    root = network_inside(model)
+    given = optimizer_of(optimizer, root)
     due = schedule_of(every, schedule)
     if start is not None and (not isinstance(start, int) or isinstance(start, bool) or start < 0):
         raise InputError("start is the number of the first step", received=repr(start), where="start")
@@ -222,65 +245,21 @@ def watch(
         raise InputError("a run is continued or replaced", received="resume=True and overwrite=True", where="path")
     if not flush >= 0:
         raise InputError("flush is a number of seconds, 0 or more", received=repr(flush), where="flush")
-    writer = None if path is None else RunWriter(path, resume=resume, overwrite=overwrite)
-    settings = Settings(root, wanted, include, exclude, channel_axis)
-    keeper = Keeper(writer, flush)
-    loop = Loop(model, given, due, settings, keeper.add, _give_up)
+    ranks = Ranks(process_group)
+
+    def keeper(first: bool) -> Keeper:
+        to = RunWriter(path, resume=resume, overwrite=overwrite) if first and path is not None else None
+        return Keeper(to, flush)
+
+    sink = Sink(keeper, ranks, give_up)
+    settings = Settings(root, wanted, include, exclude, channel_axis, ranks.size)
+    loop = Loop(model, given, due, settings, sink, give_up)
     run = {
         "kind": WATCH,
         **model_facts(root),
         "optimizer": None if given is None else type(given).__name__,
         "every": every if isinstance(every, int | str) else sorted(every),
         "signals": [str(s) for s in ALL if s in wanted],
+        "ranks": ranks.size,
     }
-    return Watch(loop, keeper, run, start)
-
-
-def _give_up(error: Exception) -> None:
-    message = " ".join(str(error).split())
-    warnings.warn(
-        f"the watching has ended, the training goes on: {type(error).__name__}: {message}", SppWarning, stacklevel=4
-    )
-
-
-def _signals(signals: Iterable[Signal | str]) -> frozenset[Signal]:
-    names = [signals] if isinstance(signals, str) else list(signals)
-    for name in names:
-        if name not in set(ALL):
-            raise UnknownNameError("signal", str(name), [str(s) for s in ALL], where="signals")
-    if not names:
-        raise InputError("at least one signal is measured", received="none", where="signals")
-    return frozenset(Signal(name) for name in names)
-
-
-def _check(model: object) -> nn.Module:
-    """The network inside what the loop calls."""
-    if not isinstance(model, nn.Module):
-        raise InputError("a model is a torch.nn.Module", received=f"a {type(model).__name__}", where="model")
-    root = model
-    while True:
-        inner = root.module if isinstance(root, DistributedDataParallel) else root._modules.get("_orig_mod")
-        if inner is None:
-            return root
-        root = inner
-
-
-def _unwrapped(optimizer: Any, root: nn.Module) -> torch.optim.Optimizer | None:
-    """The optimizer itself, if it trains any of the model's parameters."""
-    if optimizer is None:
-        return None
-    while isinstance(inner := getattr(optimizer, "optimizer", None), torch.optim.Optimizer):
-        optimizer = inner  # as accelerate wraps it
-    if not isinstance(optimizer, torch.optim.Optimizer):
-        raise InputError(
-            "an optimizer is a torch.optim.Optimizer", received=f"a {type(optimizer).__name__}", where="optimizer"
-        )
-    own = {id(p) for p in root.parameters()}
-    if not any(id(p) in own for group in optimizer.param_groups for p in group["params"]):
-        raise InputError(
-            "the optimizer trains the model that is watched",
-            received=f"{type(optimizer).__name__} of other parameters",
-            where="optimizer",
-            remedy="Pass the optimizer of this model, made after the model was moved, sharded or replaced",
-        )
-    return optimizer
+    return Watch(loop, sink, run, start)

@@ -17,6 +17,11 @@ from spp.measure.schedule import schedule_of
 from tests.watching.loops import Net, batches, plain, train
 
 
+@pytest.fixture(autouse=True)
+def _one_thread(_calm: None) -> None:
+    torch.set_num_threads(1)
+
+
 def sgd(model):
     return torch.optim.SGD(model.parameters(), lr=0.05)
 

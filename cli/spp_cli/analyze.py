@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import math
 import sys
 import time
 from dataclasses import asdict
@@ -12,7 +11,8 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from spp_cli.console import plain_warnings
+from spp_cli.console import jsonable, plain_warnings
+from spp_cli.device import pick_device
 from spp_cli.options import Request, analyze_options, argv
 
 if TYPE_CHECKING:
@@ -50,7 +50,7 @@ def _run(request: Request) -> None:
     from spp_cli import findings, inputs, networks, summary
     from spp_cli.folders import claim
 
-    device = device_named(request.device)
+    device = pick_device(request.device)
     samples = inputs.read_file(request)
     plan = networks.plan(request, None if samples is None else tuple(samples.inputs.shape[1:]))
     with claim(plan.label, request.out, overwrite=request.overwrite) as folder:
@@ -68,7 +68,7 @@ def _run(request: Request) -> None:
             "facts": [asdict(fact) for fact in facts],
             "components": summary.component_rows(trace),
         }
-        click.echo(json.dumps(plain(report), indent=2, allow_nan=False))
+        click.echo(json.dumps(jsonable(report), indent=2, allow_nan=False))
     elif request.quiet:
         click.echo(str(folder))
     else:
@@ -130,27 +130,3 @@ def _write(trace: Trace, folder: Path, *, figures: bool, report: bool) -> list[s
     if figures and report and available():
         trace.report(folder / "report.html")
     return sorted(path.name for path in folder.iterdir() if path.is_file())
-
-
-def device_named(name: str) -> str:
-    """The device that ``--device`` names; ``auto`` is CUDA where torch sees one."""
-    import torch
-
-    from spp.errors import InputError
-
-    if name == "auto":
-        return "cuda" if torch.cuda.is_available() else "cpu"
-    if name == "cuda" and not torch.cuda.is_available():
-        raise InputError("torch sees a CUDA device", received="none", where="--device", remedy="Use --device cpu.")
-    return name
-
-
-def plain(value: Any) -> Any:
-    """``value`` as JSON knows it: numbers that are not finite become null."""
-    if isinstance(value, dict):
-        return {str(key): plain(item) for key, item in value.items()}
-    if isinstance(value, list | tuple):
-        return [plain(item) for item in value]
-    if isinstance(value, float) and not math.isfinite(value):
-        return None
-    return value if isinstance(value, str | int | float | bool | None) else str(value)

@@ -12,7 +12,8 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from spp_cli.console import plain_warnings
+from spp_cli.console import jsonable, plain_warnings
+from spp_cli.device import pick_device
 from spp_cli.options import Request, repeatable
 
 if TYPE_CHECKING:
@@ -60,10 +61,10 @@ def compare(**given: Any) -> None:
 def _run(given: dict[str, Any]) -> None:
     import spp.plot
     from spp_cli import inputs, networks
-    from spp_cli.analyze import device_named, plain, traced
+    from spp_cli.analyze import traced
 
     requests = list(_requests(given))
-    device = device_named(given["device"])
+    device = pick_device(given["device"])
     samples = inputs.read_file(requests[0])
     shape = None if samples is None else tuple(samples.inputs.shape[1:])
     plans = [networks.plan(request, shape) for request in requests]  # all names are looked up before anything is traced
@@ -85,7 +86,7 @@ def _run(given: dict[str, Any]) -> None:
             "caption": figure.caption,
             "partings": _partings(figure),
         }
-        text = json.dumps(plain(report), indent=2, allow_nan=False)
+        text = json.dumps(jsonable(report), indent=2, allow_nan=False)
         (folder / FACTS).write_text(text + "\n", encoding="utf-8")
     if given["as_json"]:
         click.echo(text)

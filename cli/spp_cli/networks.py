@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from torch import nn
 
-    from spp_cli.options import Request
+    from spp_cli.options import NetworkRequest as Request
 
 SHAPE = (3, 224, 224)
 """Shape of a sample for a user's own network, unless ``--image-size`` or a data file says otherwise."""

@@ -1,6 +1,8 @@
 """What a trace says about its network: what is wrong, where it begins, what to try; and what changed since another run."""
 
 from spp.diagnosis import rules as _rules  # registers them
+from spp.diagnosis.compare import Comparison as Comparison
+from spp.diagnosis.compare import compare as compare
 from spp.diagnosis.diagnose import diagnose as diagnose
 from spp.diagnosis.diagnose import find as find
 from spp.diagnosis.findings import EVERYTHING as EVERYTHING
@@ -10,5 +12,5 @@ from spp.diagnosis.registry import rule as rule
 from spp.diagnosis.view import View as View
 from spp.frame.schema import Severity as Severity
 
-__all__ = ["EVERYTHING", "RULES", "Finding", "Severity", "View", "diagnose", "find", "rule"]
+__all__ = ["EVERYTHING", "RULES", "Comparison", "Finding", "Severity", "View", "compare", "diagnose", "find", "rule"]
 assert _rules is not None

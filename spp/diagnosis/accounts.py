@@ -71,6 +71,11 @@ def forward(view: View) -> Travel:
     return _travel(view, view.stream, view.stream[Column.MEAN_SQUARE])
 
 
+def distinct(view: View) -> Travel:
+    """The travel of the activations' channel variance: of what tells samples apart, where a constant is no signal."""
+    return _travel(view, view.stream, view.stream[Column.ACV])
+
+
 def backward(view: View) -> Travel:
     """The travel of the gradient's squared norm, from the readout to the input."""
     path = view.back.iloc[::-1]

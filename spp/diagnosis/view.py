@@ -62,6 +62,16 @@ class Step:
         return int(self.row.depth)
 
     @property
+    def samples(self) -> float:
+        """Values per channel."""
+        return float(self.row.numel) / max(1, int(self.row.channels))
+
+    @property
+    def is_weighted(self) -> bool:
+        """Whether it is a convolution or Linear layer."""
+        return self.kind in (Kind.WEIGHTED, Kind.DEPTHWISE)
+
+    @property
     def decades(self) -> float:
         """log10 of its gain; NaN where one of the two is not known, zero or not finite."""
         a, b = self.fed_mean_square, self.mean_square
@@ -208,6 +218,27 @@ class View:
         """Whether a module ran in training mode."""
         fact = self.facts.get(name)
         return fact is None or bool(fact.training)
+
+    def feeder(self, step: Step) -> Step | None:
+        """The weighted layer or norm that feeds a step, through other steps if need be."""
+        known = {s.key: s for s in self.steps}
+        while step.fed and step.fed[0] in known and known[step.fed[0]].depth < step.depth:
+            step = known[step.fed[0]]
+            if step.is_weighted or step.kind is Kind.NORM:
+                return step
+        return None
+
+    def takers(self, key: Key) -> list[Step]:
+        """The steps that took what a call gave out."""
+        return self._takers.get(key, [])
+
+    @cached_property
+    def _takers(self) -> dict[Key, list[Step]]:
+        found: dict[Key, list[Step]] = {}
+        for step in self.steps:
+            for key in step.fed:
+                found.setdefault(key, []).append(step)
+        return found
 
     def _main(self, signal: Signal) -> dict[Key, Any]:
         rows = self.frame[(self.frame[Column.SIGNAL] == signal) & self.frame[Column.DEPTH].notna()]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 
 import torch
@@ -92,6 +93,30 @@ class Tally:
             self._merge(merge, result.merges)
         self.holes += result.holes
 
+    def absorb(self, rows: Iterable[Row], merges: Iterable[MergeRow], adds: Callable[[Row], bool]) -> None:
+        """Merge in what another process gave.
+
+        Args:
+            rows: Its rows.
+            merges: Its residual merges.
+            adds: Whether a row is about other elements than the row that is known already; else it is the same once more.
+        """
+        for row in rows:
+            key = (row.name, row.call, row.output, row.signal)
+            known = self._rows.get(key)
+            if known is None:
+                self._rows[key] = row
+            elif adds(row):
+                known.moments = _added(known, row.moments)
+        for merge in merges:
+            place = (merge.block, merge.call, merge.number)
+            mine = self._merges.setdefault(place, merge)
+            if mine is not merge:
+                for i, moments in enumerate(merge.stream):
+                    old = mine.stream[i]
+                    if moments is not None:
+                        mine.stream[i] = moments if old is None else _merged(old, moments)
+
     def after(self, merge: MergeRow) -> tuple[Reduced | None, Reduced | None]:
         """Moments of the stream after a merge, and of its gradient."""
         value, gradient = (self._moments(key) for key in merge.after)
@@ -134,11 +159,7 @@ class Tally:
                 site.sharded,
             )
             return
-        try:
-            row.moments = _merged(row.moments, moments)
-        except InputError as error:
-            error.where = f"module {site.entry.name!r} ({site.entry.type}), {signal}"
-            raise
+        row.moments = _added(row, moments)
 
     def _merge(self, merge: Merge, merges: list[Merge]) -> None:
         block = merge.block.entry.name
@@ -178,6 +199,15 @@ class Tally:
 def _main(sites: list[Site]) -> Site | None:
     """The output of a call that carries the signal: its lone tensor, else its first."""
     return next((s for s in sites if s.output == ""), sites[0] if sites else None)
+
+
+def _added(row: Row, moments: Reduced) -> Reduced:
+    """The row's moments and further ones; an error says which row it is about."""
+    try:
+        return _merged(row.moments, moments)
+    except InputError as error:
+        error.where = f"module {row.name!r} ({row.type}), {row.signal}"
+        raise
 
 
 def _merged(old: Reduced, new: Reduced) -> Reduced:

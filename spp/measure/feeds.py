@@ -25,19 +25,24 @@ def feeds(calls: list[Call]) -> str:
 def _one(call: Call) -> str:
     names: dict[str, None] = {}
     for value in call.inputs:
-        names.update(dict.fromkeys(_origins(value)))
+        names.update(dict.fromkeys(_origins(value, call)))
     return " ".join(names) or OUTSIDE
 
 
-def _origins(value: Value) -> list[str]:
-    """The modules nearest upstream of ``value``, the innermost where several gave out the same tensor."""
+def _origins(value: Value, taker: Call) -> list[str]:
+    """The modules nearest upstream of what ``taker`` took, the innermost where several gave out the same tensor.
+
+    A module that hands its input on unchanged is among the givers of that tensor, and so are the containers that end with it:
+    what feeds ``taker`` began and ended before it did.
+    """
     queue, seen, found = [value], {id(value)}, []
     for current in queue:  # grows while it is walked
-        if current.producers:
-            found.append(_name(current.producers[0]))
+        giver = next((c for c in current.producers if c.start < taker.start and c.depth < taker.depth), None)
+        if giver is not None:
+            found.append(_name(giver))
         elif not current.sources:
             found.append(OUTSIDE)
-        for source in () if current.producers else current.sources:
+        for source in () if giver is not None else current.sources:
             if id(source) not in seen and len(seen) < _REACH:
                 seen.add(id(source))
                 queue.append(source)

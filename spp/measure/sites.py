@@ -200,9 +200,16 @@ def roster(model: nn.Module, include: Selection = None, exclude: Selection = Non
 
 
 def type_name(module: nn.Module) -> str:
-    """The class name; for a scripted module that of the class it was scripted from."""
+    """The class name; for a scripted or sharded module that of the class it was made from."""
     original = getattr(module, "original_name", None) if _scripted(module) else None
-    return original if isinstance(original, str) else type(module).__name__
+    if isinstance(original, str):
+        return original
+    kind = type(module)
+    if (
+        len(kind.__mro__) > 2 and kind.__mro__[1].__name__ == "FSDPModule"
+    ):  # fully_shard gives each module a class of its own
+        kind = kind.__mro__[2]
+    return kind.__name__
 
 
 def callable_module(module: nn.Module) -> bool:

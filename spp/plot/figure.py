@@ -100,6 +100,10 @@ class SignalPlot:
             ) from error
         return target
 
+    def png(self) -> bytes:
+        """The picture as it stands, in the bytes of a PNG file; for logs that take images."""
+        return self._rendered("png", self._style, self._width)
+
     def latex(self, path: str | Path, *, width: str | float | None = None) -> str:
         """Return the LaTeX environment for a figure that was saved to ``path``, with the caption.
 
@@ -119,7 +123,7 @@ class SignalPlot:
     ) -> tuple[dict[str, str], dict[str, Any]]:
         """What a notebook shows: the picture, sharp also on a dense screen, and the caption for those who cannot see it."""
         width, height = (round(96 * inches) for inches in self.figure_.get_size_inches())
-        picture = base64.b64encode(self._rendered("png", self._style, self._width)).decode()
+        picture = base64.b64encode(self.png()).decode()
         return (
             {"image/png": picture, "text/plain": repr(self)},
             {"image/png": {"width": width, "height": height, "alt": self.caption}},

@@ -15,7 +15,16 @@ from typing import Any
 import pandas as pd
 
 from spp.errors import InputError, StoreError
-from spp.frame.schema import BLOCK_COLUMNS, COLUMNS, MODULE_COLUMNS, UNMEASURED_COLUMNS, BlockColumn, Column, check
+from spp.frame.schema import (
+    BLOCK_COLUMNS,
+    COLUMNS,
+    FINDING_COLUMNS,
+    MODULE_COLUMNS,
+    UNMEASURED_COLUMNS,
+    BlockColumn,
+    Column,
+    check,
+)
 from spp.report.library import available as available
 
 __all__ = ["available", "html", "write"]
@@ -41,8 +50,8 @@ def write(
         modules: Table with the columns of ``MODULE_COLUMNS``.
         unmeasured: Table with the columns of ``UNMEASURED_COLUMNS``.
         run: Facts about the run; any may be missing.
-        findings: Table with the columns ``spp.report.findings.COLUMNS``, the worst first. Left out, the most striking facts
-            of the frame take its place.
+        findings: Table with the columns of ``FINDING_COLUMNS``, the worst first, as ``trace.findings``. Left out, the most
+            striking facts of the frame take its place.
 
     Raises:
         InputError: A table has not the columns of its schema, or the frame is empty.
@@ -75,6 +84,8 @@ def html(
     check(blocks, BLOCK_COLUMNS)
     check(modules, MODULE_COLUMNS)
     check(unmeasured, UNMEASURED_COLUMNS)
+    if findings is not None:
+        check(findings, FINDING_COLUMNS)
     if frame.empty:
         raise InputError("a report needs at least one measured tensor", received="an empty frame", where="frame")
     step = int(frame[Column.STEP].max())
@@ -86,5 +97,5 @@ def html(
         "unmeasured": sections.holes(unmeasured),
         "run": sections.facts(run),
     }
-    data = payload.as_json(payload.payload(frame, blocks, modules, unmeasured))
+    data = payload.as_json(payload.payload(frame, blocks, modules, unmeasured, findings))
     return page.page(sections.title(run), parts, data, bundle)

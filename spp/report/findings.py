@@ -2,86 +2,83 @@
 
 from __future__ import annotations
 
-import json
+import re
 from collections.abc import Mapping
 from typing import Any
 
 import pandas as pd
 
+from spp.diagnosis import RULES
 from spp.diagnosis.facts import striking
-from spp.errors import InputError
+from spp.frame.schema import FINDING_COLUMNS, FindingColumn, Severity
 from spp.report.markup import definitions, layer, prose, tag, text
 
-COLUMNS = (
-    "rule",
-    "severity",
-    "name",
-    "depth",
-    "signal",
-    "statistic",
-    "value",
-    "expected",
-    "message",
-    "remedy",
-    "evidence",
-)
-"""What a frame of findings has, one row per finding, the worst first."""
+WORDS = {Severity.ERROR: "Error", Severity.WARNING: "Warning", Severity.INFO: "Note"}
 
-SEVERITIES = {"error": "Error", "warning": "Warning", "info": "Note"}
+NUMBERS = (
+    FindingColumn.SIGNAL,
+    FindingColumn.STATISTIC,
+    FindingColumn.VALUE,
+    FindingColumn.EXPECTED,
+    FindingColumn.DEPTH,
+    FindingColumn.EVIDENCE,
+)
+"""What stands behind a finding, folded away."""
+
 FACTS = 6
-"""How many facts stand in for findings."""
+"""How many facts are told."""
+
+LONG = 260
+"""Characters from which a note takes the whole width, as errors and warnings do."""
+
+_SENTENCE = re.compile(r"(?<=[.:]) (?=[A-Z0-9])")
+"""Where the first sentence of a message ends."""
 
 
 def section(findings: pd.DataFrame | None, frame: pd.DataFrame) -> str:
-    """Return the section: ``findings`` where there are, else the most striking facts of ``frame``, which has one step.
+    """Return the section: the findings, and the most striking facts, which stand alone where there is no finding.
 
-    Raises:
-        InputError: ``findings`` lacks a column.
+    Args:
+        findings: Table with the columns of ``spp.frame.schema.FINDING_COLUMNS``, or None where nobody diagnosed.
+        frame: Table with the columns of ``spp.frame.schema.COLUMNS``, of one step.
     """
+    facts = _facts(frame)
     if findings is None:
-        return _facts(frame)
-    missing = [column for column in COLUMNS if column not in findings.columns]
-    if missing:
-        raise InputError(
-            f"findings have the columns {', '.join(COLUMNS)}", received=f"none called {missing[0]!r}", where="findings"
-        )
+        return _section("Most striking facts", "ratios within this network, the largest first", facts)
     if findings.empty:
-        calm = tag("p", "No rule of the diagnosis found anything.", class_="calm")
-        return _section("Findings", "nothing found", calm)
-    rows: list[Mapping[str, Any]] = findings[list(COLUMNS)].to_dict("records")  # type: ignore[assignment]
-    counts = {name: sum(_severity(row) == name for row in rows) for name in SEVERITIES}
-    summary = ", ".join(_count(number, SEVERITIES[name].lower()) for name, number in counts.items() if number)
-    return _section("Findings", summary, tag("ol", *map(_finding, rows), class_="cards"))
+        calm = tag("p", "No rule of the diagnosis found anything. The most striking facts:", class_="calm")
+        return _section("Findings", "nothing to report", calm + facts)
+    rows: list[Mapping[Any, Any]] = findings[list(FINDING_COLUMNS)].to_dict("records")  # type: ignore[assignment]
+    severities = [Severity(row[FindingColumn.SEVERITY]) for row in rows]
+    counts = [(severities.count(severity), WORDS[severity].lower()) for severity in Severity]
+    summary = ", ".join(_count(number, noun) for number, noun in counts if number)
+    cards = tag("ol", *map(_finding, rows), class_="cards")
+    more = tag("details", tag("summary", "The most striking facts"), facts, class_="more")
+    return _section("Findings", summary, cards + more)
 
 
-def _finding(row: Mapping[str, Any]) -> str:
-    severity = _severity(row)
-    rule = str(row["rule"]).replace("_", " ")
-    head = tag("span", SEVERITIES[severity], class_="badge") + tag("span", text(rule), class_="rule")
-    where = tag("span", layer(row["name"]), class_="where") if _given(row["name"]) else tag("span", "whole network")
-    parts = [tag("header", head, where), tag("p", prose(row["message"]))]
-    if _given(row["remedy"]):
-        parts.append(tag("p", tag("b", "Try: "), prose(row["remedy"]), class_="remedy"))
-    numbers = [
-        (label, text(_short(row[key])))
-        for key, label in (
-            ("signal", "signal"),
-            ("statistic", "statistic"),
-            ("value", "measured"),
-            ("expected", "expected"),
-            ("depth", "depth"),
-        )
-        if _given(row[key])
+def _finding(row: Mapping[Any, Any]) -> str:
+    severity, rule = Severity(row[FindingColumn.SEVERITY]), str(row[FindingColumn.RULE])
+    described = RULES[rule].description if rule in RULES else None
+    name = tag("code", text(rule), class_="rule", title=described)
+    where = layer(row[FindingColumn.NAME]) if row[FindingColumn.NAME] else "whole network"
+    message = str(row[FindingColumn.MESSAGE])
+    lead, *rest = _SENTENCE.split(message, maxsplit=1)
+    parts = [
+        tag("header", tag("span", WORDS[severity], class_="badge"), name, tag("span", where, class_="where")),
+        tag("p", tag("b", prose(lead)), *(f" {prose(sentence)}" for sentence in rest)),
     ]
-    if _given(row["evidence"]):
-        numbers.append(("evidence", text(_evidence(row["evidence"]))))
-    if numbers:
-        parts.append(tag("details", tag("summary", "Numbers"), definitions(numbers)))
-    return tag("li", *parts, class_=f"card {severity}")
+    if row[FindingColumn.REMEDY]:
+        parts.append(tag("p", tag("b", "Try: "), prose(row[FindingColumn.REMEDY]), class_="remedy"))
+    given = [column for column in NUMBERS if not pd.isna(row[column]) and row[column] != ""]
+    if given:
+        numbers = definitions((FINDING_COLUMNS[column].label, text(_short(row[column]))) for column in given)
+        parts.append(tag("details", tag("summary", "Numbers"), numbers))
+    wide = severity is not Severity.INFO or len(message) > LONG
+    return tag("li", *parts, class_=f"card {severity}{' wide' if wide else ''}")
 
 
 def _facts(frame: pd.DataFrame) -> str:
-    found = striking(frame, limit=FACTS)
     cards = [
         tag(
             "li",
@@ -89,12 +86,11 @@ def _facts(frame: pd.DataFrame) -> str:
             tag("p", prose(fact)),
             class_="card fact",
         )
-        for fact in found
+        for fact in striking(frame, limit=FACTS)
     ]
-    body = (
-        tag("ol", *cards, class_="cards") if cards else tag("p", "The frame has too little to compare.", class_="calm")
-    )
-    return _section("Most striking facts", "ratios within this network, the largest first", body)
+    if not cards:
+        return tag("p", "The frame has too little to compare.", class_="calm")
+    return tag("ol", *cards, class_="cards")
 
 
 def _section(title: str, summary: str, body: str) -> str:
@@ -102,24 +98,8 @@ def _section(title: str, summary: str, body: str) -> str:
     return tag("section", heading, body, id="findings", aria_label=title)
 
 
-def _severity(row: Mapping[str, Any]) -> str:
-    name = str(row["severity"]).lower()
-    return name if name in SEVERITIES else "info"
-
-
-def _given(value: Any) -> bool:
-    """Whether a cell holds something; a list is never asked whether it is missing."""
-    if isinstance(value, (list, tuple, dict)):
-        return bool(value)
-    return not pd.isna(value) and str(value) != ""
-
-
 def _short(value: Any) -> str:
     return f"{value:.4g}" if isinstance(value, float) else str(value)
-
-
-def _evidence(value: Any) -> str:
-    return value if isinstance(value, str) else json.dumps(value, default=str)
 
 
 def _count(number: int, noun: str) -> str:

@@ -9,7 +9,7 @@ from typing import Any
 
 import pandas as pd
 
-from spp.frame.schema import BLOCK_COLUMNS, COLUMNS, MODULE_COLUMNS, STATISTICS, Spec
+from spp.frame.schema import BLOCK_COLUMNS, COLUMNS, MODULE_COLUMNS, STATISTICS, FindingColumn, Spec
 from spp.plot.blocks import DRAWN
 from spp.plot.panels import BOUNDED, LOG_FROM, PLURAL, ROUNDING, SHORT, SMALLEST
 from spp.report.axis import FAMILIES, block_axes, layer_axes
@@ -20,7 +20,11 @@ DIGITS = 6
 
 
 def payload(
-    frame: pd.DataFrame, blocks: pd.DataFrame, modules: pd.DataFrame, unmeasured: pd.DataFrame
+    frame: pd.DataFrame,
+    blocks: pd.DataFrame,
+    modules: pd.DataFrame,
+    unmeasured: pd.DataFrame,
+    findings: pd.DataFrame | None = None,
 ) -> dict[str, Any]:
     """Return everything that the page's scripts draw from, as JSON takes it.
 
@@ -29,6 +33,7 @@ def payload(
         blocks: Table with the columns of ``BLOCK_COLUMNS``.
         modules: Table with the columns of ``MODULE_COLUMNS``.
         unmeasured: Table with the columns of ``UNMEASURED_COLUMNS``.
+        findings: Table with the columns of ``FINDING_COLUMNS``, or None; those that name a layer are marked in the plot.
     """
     return {
         "frame": table(frame, COLUMNS),
@@ -46,8 +51,16 @@ def payload(
         ],
         "signals": [{"name": signal, "plural": PLURAL[signal]} for signal in Signal],
         "families": FAMILIES,
+        "findings": [] if findings is None else marks(findings),
         "limits": {"logFrom": LOG_FROM, "rounding": ROUNDING, "smallest": SMALLEST},
     }
+
+
+def marks(findings: pd.DataFrame) -> list[dict[str, str]]:
+    """Return what the plot needs of the findings that name a layer."""
+    named = findings[findings[FindingColumn.NAME] != ""]
+    pairs = zip(named[FindingColumn.NAME], named[FindingColumn.SEVERITY], strict=True)
+    return [{"name": str(name), "severity": str(severity)} for name, severity in pairs]
 
 
 def table(frame: pd.DataFrame, columns: Mapping[Any, Spec]) -> dict[str, Any]:

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import time
 import warnings
+from collections.abc import Callable
 from typing import Any
 
 import pandas as pd
 
 from spp.errors import SppWarning
 from spp.frame.build import build_modules, build_unmeasured
-from spp.frame.history import History, joined, sampled
+from spp.frame.history import History, Sampled, joined, sampled, tables_of
 from spp.frame.parts import NEXT_STEP, RunWriter
 from spp.frame.schema import UNMEASURED_COLUMNS, WATCH_BLOCK_COLUMNS, WATCH_COLUMNS, UnmeasuredColumn
 from spp.measure.facts import ModuleFacts, module_facts
@@ -22,6 +23,7 @@ from spp.watch_steps.sample import Finished
 KEY = (UnmeasuredColumn.NAME, UnmeasuredColumn.CALL, UnmeasuredColumn.OUTPUT, UnmeasuredColumn.SIGNAL)
 """What makes two reasons one."""
 Shapes = dict[str, tuple[int, ...]]
+Listener = Callable[[pd.DataFrame, pd.DataFrame], None]
 
 
 class Keeper:
@@ -41,18 +43,25 @@ class Keeper:
         self._known: set[object] = set()
         self._shapes: Shapes | None = None
         self._modules: pd.DataFrame | None = None
+        self.listeners: list[Listener] = []
 
     def add(self, finished: Finished) -> None:
         """Keep what one step gave."""
         self._compare(finished)
+        new: list[Sampled] = []
         for mode, tally in finished.tallies.items():
-            self.history.add(sampled(tally, finished.step, mode, finished.updates))
+            one = sampled(tally, finished.step, mode, finished.updates)
+            self.history.add(one)
             self._note(tally.holes)
+            new.append(one)
         if not self.facts:
             first = next(iter(finished.tallies.values()), None)
             seen = ({}, {}) if first is None else (first.calls, first.inputs)
             self.facts = module_facts(finished.entries, *seen)
             self._modules = None
+        for tables in map(tables_of, ([one] for one in new) if self.listeners else ()):
+            for listener in self.listeners:
+                listener(*tables)
 
         if self._writer is not None and time.monotonic() - self._flushed >= self._patience:
             self.flush(finished.step + 1)
@@ -77,7 +86,7 @@ class Keeper:
         Raises:
             StoreError: It cannot be written; it is kept for the next attempt.
         """
-        if self._writer is None or not len(self.history):
+        if self._writer is None or not self.history:
             return
         frame, blocks = self.history.tables()
         kept = self.history.take()

@@ -13,8 +13,10 @@ import torch
 from torch import nn
 
 from spp.measure.attach import RootCall
+from spp.measure.garbage import patient_collector
 from spp.measure.schedule import Schedule
 from spp.watch_steps.sample import Finished, Sample, Settings, evaluation
+from spp.watch_steps.sink import Sink
 
 
 class Loop:
@@ -28,7 +30,7 @@ class Loop:
         optimizer: Its steps are the steps; None counts forwards.
         due: Whether a step is sampled.
         settings: What to measure.
-        emit: Given what each sampled step and each sampled evaluation gave.
+        sink: Given what each sampled step and each sampled evaluation gave.
         give_up: Told what went wrong in the measuring; nothing that is measured may break the training.
 
     Attributes:
@@ -42,17 +44,17 @@ class Loop:
         optimizer: torch.optim.Optimizer | None,
         due: Schedule,
         settings: Settings,
-        emit: Callable[[Finished], None],
+        sink: Sink,
         give_up: Callable[[Exception], None],
     ) -> None:
         self.step, self.forwards = 0, 0
         self._called_module, self._optimizer, self._due = called, optimizer, due
-        self._settings, self._emit, self._give_up = settings, emit, give_up
+        self._settings, self._sink, self._give_up = settings, sink, give_up
         self._root = settings.root
         self._call = RootCall(called, self._called)
         self._sample: Sample | None = None
         self._inside = self._paused = self._forced = self._evaluation_due = self._attached = False
-        self._seen = False
+        self._seen = self._failed = self._owes = False
         self._handles: list[Any] = []
         self._before: Any = None
 
@@ -66,11 +68,15 @@ class Loop:
             self._handles.append(self._optimizer.register_step_post_hook(self._after_step))
             self._safely(self._open_if_due)
 
-    def detach(self) -> None:
-        """Stop; leave model and optimizer as they were."""
+    def detach(self, clean: bool = True) -> None:
+        """Stop; leave model and optimizer as they were.
+
+        Args:
+            clean: Whether the loop has come to its end, on every rank.
+        """
         if not self._attached:
             return
-        if self._optimizer is None and self._sample is not None:
+        if self._optimizer is None and self._sample is not None and (clean or not self._sink.waited_for):
             self._safely(self._end_forward)
         self._drop()
         self._attached = False
@@ -109,7 +115,7 @@ class Loop:
             self._safely(self._next_forward)
         sample = self._sample
         if not training and (self._optimizer is None or sample is None or not torch.is_grad_enabled()):
-            if self._evaluation_due and not self._paused:
+            if self._evaluation_due and not self._paused and not self._failed:
                 return self._evaluated(args, kwargs)
             return self._call.original(args, kwargs)
         self._seen = True
@@ -138,10 +144,12 @@ class Loop:
         if isinstance(found, Exception):
             self._stop(found)
         elif found is not None:
-            self._safely(lambda: self._emit(found))
+            self._safely(lambda: self._hand_on(found))
         return output
 
     def _next_forward(self) -> None:
+        if self._owes:
+            self._pay()
         if self._sample is not None:
             self._end_forward()
         elif self._seen:
@@ -181,7 +189,10 @@ class Loop:
 
     def _after_step(self, optimizer: Any, args: Any, kwargs: Any) -> None:
         if self._sample is not None:
-            self._safely(self._end_step)
+            with patient_collector():
+                self._safely(self._end_step)
+        if self._owes:
+            self._safely(self._pay)
         self.step += 1
         self._seen = False
         self._safely(self._open_if_due)
@@ -193,20 +204,38 @@ class Loop:
             self._finish(sample)
         else:
             self._drop()
+            self._hand_on(None)
 
     # -- samples ----------------------------------------------------------------------------------------------------------
 
     def _open_if_due(self) -> None:
         if self._attached and not self._paused and (self._forced or self._due(self.step)):
             self._forced, self._evaluation_due = False, True
+            if self._failed:
+                self._owes = True
+                return
             self._sample = Sample(self._settings, self.step, self._optimizer)
             self._sample.open()
             if self._optimizer is not None:
                 self._before = self._optimizer.register_step_pre_hook(self._before_step)
 
     def _finish(self, sample: Sample) -> None:
+        finished = sample.finish()
         self._drop()
-        self._emit(sample.finish())
+        self._hand_on(finished)
+
+    def _hand_on(self, finished: Finished | None) -> None:
+        """Give on what a step gave; where ranks exchange what they measured, stop when one of them cannot."""
+        if self._sink.add(finished, self._failed):
+            told = self._failed
+            self.detach(clean=False)
+            if not told:
+                self._give_up(RuntimeError("the measuring has failed on another rank"))
+
+    def _pay(self) -> None:
+        """Take part in an exchange with nothing to give."""
+        self._owes = False
+        self._hand_on(None)
 
     def _drop(self) -> None:
         if self._sample is not None:
@@ -223,6 +252,13 @@ class Loop:
             self._stop(error)
 
     def _stop(self, error: Exception) -> None:
-        self._drop()
-        self.detach()
+        """Measure no more; where other ranks would wait, only once they know."""
+        if self._failed:
+            return
+        if self._sink.waited_for and self._attached:
+            self._failed, self._owes = True, self._sample is not None
+            self._drop()
+        else:
+            self._drop()
+            self.detach(clean=False)
         self._give_up(error)

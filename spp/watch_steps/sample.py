@@ -15,6 +15,8 @@ from spp.frame.tally import Tally
 from spp.measure import kernels
 from spp.measure.attach import StepGrip
 from spp.measure.channels import ChannelAxis
+from spp.measure.garbage import patient_collector
+from spp.measure.holes import Hole
 from spp.measure.live import MODES, LiveCapture, Observed
 from spp.measure.parameters import StepParameters, UpdateSums
 from spp.measure.passes import Pass
@@ -24,13 +26,14 @@ from spp.signals import Signal
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Settings:
-    """What to measure; the arguments of :func:`spp.watch`."""
+    """What to measure: the arguments of :func:`spp.watch`, and the number of processes that share a batch."""
 
     root: nn.Module
     signals: frozenset[Signal]
     include: Selection
     exclude: Selection
     channel_axis: ChannelAxis
+    ranks: int = 1
 
     def capture(self, signals: frozenset[Signal] | None = None) -> LiveCapture:
         """A capture over the modules as they are now."""
@@ -48,12 +51,14 @@ class Finished:
         tallies: Merged passes by mode.
         updates: Squared sizes of the weights' updates and of the weights.
         entries: The modules as they were.
+        evaluation: Whether it was no step but an evaluation.
     """
 
     step: int
     tallies: dict[str, Tally]
     updates: UpdateSums = field(default_factory=dict)
     entries: list[Entry] = field(default_factory=list)
+    evaluation: bool = False
 
 
 class Sample:
@@ -72,6 +77,7 @@ class Sample:
         self._grip = StepGrip(self._backward, self._skipped)
         self._observed: list[Observed] = []
         self._parameters: StepParameters | None = None
+        self._scale = 1.0
         self.gathered = False
 
     @property
@@ -102,7 +108,8 @@ class Sample:
 
     def forward(self, run: Callable[[], Any]) -> Any:
         """Run one forward of the root."""
-        output = self._live.forward(self._settings.root, run)
+        with patient_collector():
+            output = self._live.forward(self._settings.root, run)
         if self._optimizer is None and self._live.passes:
             self._read_parameters(self._live.passes[0])
         return output
@@ -112,7 +119,7 @@ class Sample:
         if self.gathered:
             return
         self.gathered = True
-        scale = self._grip.scale
+        scale = self._scale * self._settings.ranks  # the loss of the whole batch is the mean of the ranks' losses
         self._grip.remove()
         self._observed = self._live.finish(scale)
         if self._optimizer is not None:
@@ -125,6 +132,9 @@ class Sample:
         tallies: dict[str, Tally] = {}
         for mode in MODES:
             passes = [o.result for o in self._observed if o.mode == mode]
+            if len(passes) > 1 or self._settings.ranks > 1:
+                for one in passes:
+                    _drop_partial(one)
             if passes:
                 tallies[mode] = merged(passes, self.step)
         updates: UpdateSums = {}
@@ -139,14 +149,19 @@ class Sample:
     def _backward(self, roots: list[Tensor], run: Callable[[], Any]) -> Any:
         if self._captured is None:
             return run()
-        result = self._captured.backward(roots, run)
-        if self._optimizer is None and self._parameters is not None and self.failed is None:
-            self._parameters.gradients(self._grip.scale)
+        with patient_collector():
+            result = self._captured.backward(roots, run)
+        if self.failed is None:
+            self._scale = self._grip.scale
+            if self._optimizer is None and self._parameters is not None:
+                self._parameters.gradients(self._scale)
         return result
 
     def _skipped(self) -> None:
-        """The scaler skipped the optimizer's step: what was seen belongs to no step."""
-        self._live.finish()
+        """The scaler went on, and the optimizer has not: it skipped its step, and what was seen belongs to none."""
+        if self._optimizer is not None and self._captured is not None:
+            self._captured.finish()
+            self._scale = 1.0
 
     def _read_parameters(self, first: Observed | None) -> StepParameters:
         calls = {} if first is None else first.calls
@@ -169,7 +184,7 @@ def evaluation(settings: Settings, step: int, run: Callable[[], Any]) -> tuple[A
     if live.failed is not None:
         return output, live.failed
     tallies = {o.mode: merged([o.result], step) for o in live.finish()}
-    return output, Finished(step, tallies, entries=live.entries)
+    return output, Finished(step, tallies, entries=live.entries, evaluation=True)
 
 
 def merged(passes: list[Pass], step: int) -> Tally:
@@ -182,6 +197,16 @@ def merged(passes: list[Pass], step: int) -> Tally:
             message = f"step {step}, forward {number + 1} of {len(passes)} is left out of the watch: {error}"
             warnings.warn(message, SppWarning, stacklevel=2)
     return tally
+
+
+def _drop_partial(one: Pass) -> None:
+    """Gradients of weights that a norm or parametrization computes: those of parts of a batch add up, their moments do not."""
+    for site in one.sites:
+        if site.is_weight and site.gradient is not None:
+            site.gradient = None
+            reason = "a computed weight's gradient is the sum over micro-batches and ranks, of which only the parts were seen"
+            number = None if site.call is None else site.call.number
+            one.holes.append(Hole(site.entry, number, site.output, Signal.WEIGHT_GRADIENT, reason))
 
 
 def _pending_scale(optimizer: torch.optim.Optimizer) -> float:

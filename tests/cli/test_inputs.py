@@ -7,6 +7,7 @@ import pytest
 import torch
 
 import spp as library
+from tests.data import files
 
 
 def activations(folder: str):
@@ -156,6 +157,23 @@ def test_unknown_data(spp, tiny):
     done = spp(*tiny, "--data", "digit")
     assert done.code == 2
     assert (
-        done.err
-        == "Error: --data: unknown data 'digit'. Did you mean 'digits'? Known: gaussian, digits, FILE.npy, FILE.pt.\n"
+        done.err == "Error: --data: unknown data 'digit'. Did you mean 'digits'? "
+        "Known: gaussian, digits, cifar10, cifar100, FOLDER, FILE.npy, FILE.pt.\n"
     )
+
+
+def test_cifar_and_folders_of_images(spp, tiny):
+    Path("here").mkdir()
+    files.write_cifar("cifar10", Path("here"), images=1)
+    done = spp(*tiny, "--data", "cifar10", "--data-dir", "here", "--json")
+    assert (done.json["run"]["loss"], done.json["run"]["data"]) == ("cross_entropy", "cifar10")
+    files.write_images(Path("images"), {"a": 3, "b": 3})
+    done = spp(*tiny, "--data", "images", "--json")
+    assert (done.json["run"]["loss"], done.json["run"]["data"]) == ("cross_entropy", "images")
+
+
+def test_cifar_that_is_not_there(spp, tiny):
+    done = spp(*tiny, "--data", "cifar100")
+    assert done.code == 2
+    assert done.err.startswith("Error: data: CIFAR-100 lies in a local folder as train.bin and test.bin")
+    assert len(done.err.splitlines()) == 1

@@ -99,7 +99,8 @@ def test_wrong_input_is_one_clear_line(spp, runs, tmp_path):
         spp("plot", none, "--statistic", "acvv")
     )
     assert "Known: layers, blocks, compare, evolution" in _line(spp("plot", none, "--kind", "curves"))
-    assert "a run is a folder that trace.save or spp analyze wrote; got no such folder" in _line(spp("plot", "nowhere"))
+    wanted = "a run is a folder that trace.save, spp.watch or spp analyze wrote; got no such folder"
+    assert wanted in _line(spp("plot", "nowhere"))
     assert "got a folder without run.json" in _line(spp("plot", tmp_path))
     assert "got --kind blocks. Leave it out" in _line(spp("plot", none, none, "--kind", "blocks"))
     assert "shows one step; got 2 of them" in _line(spp("plot", none, "--step", "0", "--step", "1"))
@@ -123,3 +124,16 @@ def test_a_run_of_a_later_version_or_without_rows_is_said_in_one_line(spp, runs)
     trace.frame = trace.frame.iloc[:0]
     trace.save("empty")
     assert "a figure needs at least one measured tensor; got an empty frame" in _line(spp("plot", "empty"))
+
+
+def test_training_runs_beside_each_other(spp, runs):
+    words = ("train", "--model", "ffn", "--epochs", "2", "--batch-size", "600", "--include", "*.act")
+    for norm in ("batch", "batch_minus"):
+        assert spp(*words, "--norm", norm, "--out", norm).code == 0
+    figure = ("--kind", "evolution", "--signal", "gradient", "--statistic", "mean_square")
+    done = spp("plot", "batch_minus", "batch", *figure, "--step", "0", "--step", "2", "--out", "both.svg")
+    assert done.out == "both.svg\n"
+    assert "norm batch_minus and norm batch beside each other" in Path("both.svg").read_text()
+    assert spp("plot", "batch", *figure).out == "batch/evolution-gradient-mean_square.png\n"
+    line = _line(spp("plot", "batch_minus", "batch", *figure, "--step", "1"))
+    assert line == "Error: step: a figure draws a step that was measured; got step 1. Steps: 0, 2."

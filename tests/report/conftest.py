@@ -8,15 +8,15 @@ from html.parser import HTMLParser
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pandas as pd
 import pytest
 import torch
 from torch import nn
 
 import spp
-
-pytest.importorskip("plotly", reason="reports need plotly, the extra report")
+from spp.diagnosis import Finding, Severity
+from spp.diagnosis.findings import build_findings
+from spp.signals import Signal
 
 NASTY = "</script><img src=x onerror=alert(1)>&\"'<!--"
 """A module name that would break out of a page that writes it as it is; torch forbids only dots and empty names."""
@@ -93,50 +93,26 @@ def large(residual: Tables) -> Tables:
 
 @pytest.fixture(scope="session")
 def findings() -> pd.DataFrame:
-    """Findings as ``spp.diagnose`` makes them."""
-    rows = [
-        (
-            "forward_vanishing",
-            "error",
-            "layer2.0",
-            12,
-            "activation",
-            "acv",
-            1e-9,
-            "1 ± 0.3",
-            "The signal dies.",
-            "`--init he`",
-            "x",
-        ),
-        (
-            "mean_shift",
-            "warning",
-            "layer3.1",
-            30,
-            "activation",
-            "acsm",
-            12.5,
-            "",
-            "The mean dominates.",
-            "",
-            {"factor": 12.5},
-        ),
-        ("healthy_gain", "info", "", None, None, None, np.nan, None, "All <b>else</b> is fine.", None, None),
-    ]
-    columns = [
-        "rule",
-        "severity",
-        "name",
-        "depth",
-        "signal",
-        "statistic",
-        "value",
-        "expected",
-        "message",
-        "remedy",
-        "evidence",
-    ]
-    return pd.DataFrame(rows, columns=columns).astype({"depth": "Int64"})
+    """Findings as ``spp.diagnose`` makes them, one of each severity."""
+    return build_findings(
+        [
+            Finding(
+                severity=Severity.ERROR,
+                rule="vanishing",
+                name="last",
+                depth=3,
+                signal=Signal.ACTIVATION,
+                statistic="decades per layer",
+                value=-0.18227,
+                expected="slower than <2>",
+                message="The signal dies: by 1e-9. Most of it at last.",
+                remedy="`--init he`.",
+                evidence="last 0.0526",
+            ),
+            Finding(severity=Severity.WARNING, rule="mean_shift", name="zeros", message="The mean dominates."),
+            Finding(severity=Severity.INFO, rule="of_my_own", name="", message="All <b>else</b> is fine."),
+        ]
+    )
 
 
 class Page(HTMLParser):

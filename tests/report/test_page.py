@@ -9,11 +9,15 @@ import subprocess
 import sys
 
 import pytest
+import torch
 
 import spp
 from spp import report
+from spp.diagnosis import RULES
 from spp.errors import InputError, MissingExtraError, StoreError
 from spp.report.library import bundle
+
+pytest.importorskip("plotly", reason="reports need plotly, the extra report")
 
 PARTS = ["findings", "explorer", "rows", "run", "unmeasured"]
 
@@ -88,25 +92,32 @@ def test_holes_are_told_with_their_reasons(hostile, parsed):
 
 def test_findings_come_first(residual, findings, parsed):
     page = parsed(type(residual)(**{**residual.__dict__, "findings": findings}).html())
-    assert [found["class"].split()[1] for found in page.having("li") if "card" in str(found.get("class"))] == [
-        "error",
-        "warning",
-        "info",
-    ]
-    assert "Findings 1 error, 1 warning, 1 note" in page.text
-    for words in (
-        "Error forward vanishing layer2. 0",
-        "Try: --init he",
-        "measured 1e-09",
-        '{"factor": 12.5}',
-        "All <b>else</b> is fine.",
-    ):
-        assert words in page.text
+    cards = [str(found["class"]).split()[1] for found in page.having("li") if "card" in str(found.get("class"))]
+    assert cards[:3] == ["error", "warning", "info"]
+    assert set(cards[3:]) == {"fact"}
+    text = "".join(page.words)
+    assert "Findings 1 error, 1 warning, 1 note" in text
+    assert "ErrorvanishinglastThe signal dies: by 1e-9. Most of it at last.Try: --init he." in text
+    assert "value-0.1823expectedslower than <2>depth3evidencelast 0.0526" in text
+    assert "Noteof_my_ownwhole networkAll <b>else</b> is fine." in text
+    assert page.having("code", class_="rule", title=RULES["mean_shift"].description)
+
+
+def test_a_trace_reports_its_own_findings(parsed, tmp_path):
+    torch.manual_seed(0)
+    layers = [torch.nn.Linear(16, 16) for _ in range(12)]
+    for layer in layers:
+        layer.weight.data *= 0.05
+        layer.bias.data.zero_()
+    trace = spp.trace(torch.nn.Sequential(*layers), torch.randn(8, 16))
+    text = "".join(parsed(trace.report(tmp_path / "report.html").read_text()).words)
+    assert len(trace.findings)
+    assert all(str(message).split(". ")[0] in text for message in trace.findings["message"])
 
 
 def test_a_healthy_network_is_told_so(residual, findings, parsed):
     page = parsed(type(residual)(**{**residual.__dict__, "findings": findings.iloc[:0]}).html())
-    assert "No rule of the diagnosis found anything." in page.text
+    assert "No rule of the diagnosis found anything. The most striking facts:" in page.text
 
 
 def test_without_findings_the_striking_facts_come_first(residual, parsed):
@@ -116,13 +127,35 @@ def test_without_findings_the_striking_facts_come_first(residual, parsed):
     assert all(str(fact) in text for fact in striking(residual.frame, 6))
 
 
+@pytest.mark.parametrize("theme", [0, 1], ids=["light", "dark"])
+def test_text_can_be_read(residual, theme):
+    """Contrast of at least 4.5 to 1 (WCAG 2.2, AA) for text and signals on every surface they stand on."""
+    declared = re.findall(r":root(?:\[[^]]*\])? \{(.*?)\}", residual.html(), re.DOTALL)[theme]
+    colours = dict(re.findall(r"--([\w-]+): (#[0-9a-f]{6})", declared))
+    surfaces = {name: colours.pop(name) for name in ("card", "paper", "band")}
+    for name in ("rule", "edge", "wash"):  # lines and fills
+        del colours[name]
+    assert len(colours) == 10
+    for name, colour in colours.items():
+        for surface, behind in surfaces.items():
+            low, high = sorted((luminance(colour), luminance(behind)))
+            assert (high + 0.05) / (low + 0.05) >= 4.5, (name, surface)
+
+
+def luminance(colour: str) -> float:
+    """Relative luminance of an sRGB colour written as #rrggbb (WCAG 2.2)."""
+    parts = [int(colour[i : i + 2], 16) / 255 for i in (1, 3, 5)]
+    red, green, blue = (part / 12.92 if part <= 0.04045 else ((part + 0.055) / 1.055) ** 2.4 for part in parts)
+    return 0.2126 * red + 0.7152 * green + 0.0722 * blue
+
+
 def test_what_cannot_be_reported(residual, findings, tmp_path):
     tables = dict(residual.__dict__)
     with pytest.raises(InputError, match="a report needs at least one measured tensor; got an empty frame"):
         report.html(**(tables | {"frame": residual.frame.iloc[:0]}))
     with pytest.raises(InputError, match=r"unknown \['extra'\]"):
         report.html(**(tables | {"frame": residual.frame.assign(extra=1)}))
-    with pytest.raises(InputError, match=r"findings: findings have the columns rule, .*; got none called 'remedy'"):
+    with pytest.raises(InputError, match=r"missing \['remedy'\]"):
         report.html(**(tables | {"findings": findings.drop(columns="remedy")}))
     with pytest.raises(StoreError, match="a report is written to a file; got"):
         residual.write(tmp_path / "no folder" / "report.html")
@@ -136,8 +169,6 @@ def test_without_plotly_the_error_names_the_extra(residual, monkeypatch):
 
 
 def test_a_trace_writes_its_report_and_a_loaded_one_the_same(tmp_path):
-    import torch
-
     trace = spp.trace(
         torch.nn.Sequential(torch.nn.Linear(4, 4), torch.nn.ReLU(), torch.nn.Linear(4, 2)), torch.randn(8, 4)
     )

@@ -243,10 +243,11 @@ NURSERY = """
 """
 
 
-def test_killed_at_any_moment_a_run_opens_with_everything_to_its_last_flush(tmp_path):
+def test_killed_at_any_moment_a_run_opens_with_everything_to_its_last_flush(tmp_path, request):
     run(tmp_path / "seed", 1)
     nursery = python(NURSERY, tmp_path / "seed")
     drafts = flushed = 0
+    request.addfinalizer(nursery.kill)
     for kill in range(50):
         folder = tmp_path / f"run-{kill // 5}"  # five writers continue each other's run, each is killed
         nursery.stdin.write(f"{folder}\n")

@@ -47,7 +47,7 @@ def cliff(view: View, at: Any) -> Iterator[Finding]:
             off = float(gains[i]) - usual
             if abs(off) >= max(at.decades, at.spreads * spread) and _lasts(view, step, off):
                 found.append((step, off, usual))
-    found += _first_layer(view, at)
+    found += _first_layer(view, at) + _norm_levels(view, at)
     if not found:
         return
     step, off, usual = max(found, key=lambda one: abs(one[1]))
@@ -61,6 +61,7 @@ def cliff(view: View, at: Any) -> Iterator[Finding]:
         f"{number(float(np.median(peers)))} in the others."
     verb = "multiplies" if off > 0 else "divides"
     consequences = (
+        "gradient_cliff",
         "residual_growth",
         "exploding",
         "exploding_gradient",
@@ -89,6 +90,24 @@ def cliff(view: View, at: Any) -> Iterator[Finding]:
     )
 
 
+def _norm_levels(view: View, at: Any) -> list[tuple[Step, float, float]]:
+    """Norms whose output is far from that of the other norms: what they give out does not depend on what they take."""
+    norms = [s for s in view.steps if s.kind is Kind.NORM and s.mean_square > 0 and np.isfinite(s.mean_square)]
+    levels = np.array([np.log10(s.mean_square) for s in norms])
+    found = []
+    for i, step in enumerate(norms):
+        others = np.delete(levels, i)
+        if len(others) < 2 or view.in_branch(
+            step.name
+        ):  # a scale at the end of a branch is the residual rules' business
+            continue
+        usual = float(np.median(others))
+        off, spread = float(levels[i]) - usual, float(np.median(np.abs(others - usual)))
+        if abs(off) >= max(at.decades, at.spreads * spread):
+            found.append((step, off, usual))
+    return found
+
+
 def _is_bias(view: View, step: Step) -> bool:
     """Whether most of what a layer gives out is its bias: its gain then says nothing of what it does to the signal."""
     bias = view.weights.get((step.name, "bias"))
@@ -99,7 +118,7 @@ def _lasts(view: View, step: Step, off: float) -> bool:
     """Whether what the step does is still there behind it: no norm takes its output, and the readout may have any scale."""
     if step.name == view.readout:
         return abs(off) >= 3.0  # a readout init of 0.01 (Brock et al. 2021) is one and a half decades below the rest
-    behind = [other for other in view.steps if step.key in other.fed]
+    behind = view.takers(step.key)
     if behind and all(other.kind is Kind.NORM for other in behind):
         return False
     if view.in_branch(step.name):  # the rules of residual branches say what comes of it

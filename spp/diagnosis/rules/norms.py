@@ -90,7 +90,7 @@ def norm_input(view: View, at: Any) -> Iterator[Finding]:
         return
     step, fed_row, size, eps = bad[0]
     yield Finding(
-        severity=Severity.WARNING if size > 0 and not len(bad) > 1 else Severity.ERROR,
+        severity=Severity.ERROR,
         name=str(fed_row.name),
         depth=int(fed_row.depth),
         signal=Signal.ACTIVATION,
@@ -102,7 +102,16 @@ def norm_input(view: View, at: Any) -> Iterator[Finding]:
         "no longer normalizes" + (f"; so it is in {count(len(bad) - 1, 'further norm')}" if len(bad) > 1 else "") + ".",
         remedy="Larger weights before it, `--init he`, or a smaller eps.",
         evidence=some([f"{s.name} ({number(v)} against {e:g})" for s, _, v, e in bad]),
-        explains=("cliff", "norm_gradient"),
+        explains=(
+            "cliff",
+            "gradient_cliff",
+            "exploding",
+            "exploding_gradient",
+            "gradient_imbalance",
+            "norm_gradient",
+            "vanishing",
+            "vanishing_gradient",
+        ),
     )
 
 
@@ -114,14 +123,10 @@ def norm_input(view: View, at: Any) -> Iterator[Finding]:
 )
 def norm_gradient(view: View, at: Any) -> Iterator[Finding]:
     """Mean square of the gradient before a norm over that behind it, where nothing else takes the norm's input."""
-    consumers: dict[Any, int] = {}
-    for step in view.steps:
-        for key in step.fed:
-            consumers[key] = consumers.get(key, 0) + 1
     found = []
     for step in _norms(view):
         own = view.gradients.get(step.key)
-        if own is None or len(step.fed) != 1 or consumers[step.fed[0]] != 1:
+        if own is None or len(step.fed) != 1 or len(view.takers(step.fed[0])) != 1:
             continue
         fed = view.gradients.get(step.fed[0])
         if fed is not None and fed.mean_square > 0 and own.mean_square > 0:

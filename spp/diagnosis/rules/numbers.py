@@ -48,22 +48,28 @@ def nonfinite(view: View, at: Any) -> Iterator[Finding]:
         )
     elif gradients:
         first = gradients[0]
+        takers = view.takers(Key(str(first.name), int(first.call)))
+        maker = takers[0].row if takers else first
+        where = "of what it takes" if takers else "at its output"
         yield _finding(
             first,
             Signal.GRADIENT,
-            f"Activations are finite; going backwards, NaN or infinity first appears in the gradient at {quoted(first.name)}",
+            f"Activations are finite; going backwards, NaN or infinity first appears at {quoted(maker.name)}, in the gradient "
+            f"{where}",
             len(gradients) - 1,
             _gradient_remedy(first),
+            maker,
         )
 
 
-def _finding(row: Any, signal: Signal, what: str, after: int, remedy: str) -> Finding:
+def _finding(row: Any, signal: Signal, what: str, after: int, remedy: str, maker: Any = None) -> Finding:
     also = f"; {count(after, 'further layer')} after it" if after else ""
     share = row.nonfinite / row.numel
+    maker = row if maker is None else maker
     return Finding(
         severity=Severity.ERROR,
-        name=str(row.name),
-        depth=_depth(row),
+        name=str(maker.name),
+        depth=_depth(maker),
         signal=signal,
         statistic=str(Column.NONFINITE),
         value=float(row.nonfinite),

@@ -32,16 +32,30 @@ class Joint:
 def joints(view: View) -> list[Joint]:
     """The merges whose branch and skip were both measured, in order; a branch of exact zeros has minus infinity."""
     found = []
+    before: dict[tuple[str, int], float] = {}
     for row in records(view.blocks):
-        skip = view.activations.get(Key(str(row.skip), int(row.call))) if isinstance(row.skip, str) else None
-        if skip is None or not skip.acv > 0 or not np.isfinite(row.branch_acv):
+        named = view.activations.get(Key(row.skip, int(row.call))) if isinstance(row.skip, str) else None
+        skip = float(named.acv) if named is not None else before.get((row.block, row.call), float("nan"))
+        before[row.block, row.call] = float(row.acv)
+        if not skip > 0 or not np.isfinite(row.branch_acv):
             continue
-        share = float(np.log10(row.branch_acv / skip.acv)) if row.branch_acv > 0 else -np.inf
-        end = view.activations.get(Key(str(row.branch)))
-        found.append(
-            Joint(str(row.block), str(row.branch), None if end is None else int(end.depth), share, bool(row.transition))
-        )
+        share = float(np.log10(row.branch_acv / skip)) if row.branch_acv > 0 else -np.inf
+        name, depth = _end(view, str(row.branch), int(row.call))
+        found.append(Joint(str(row.block), name, depth, share, bool(row.transition)))
     return found
+
+
+def _end(view: View, branch: str, call: int) -> tuple[str, int | None]:
+    """The leaf that sets the branch's scale: its last weighted layer or norm, through dropout and the like."""
+    step = next((s for s in view.steps if s.key == Key(branch, call)), None)
+    if step is None:
+        inside = [s for s in view.steps if s.name.startswith(f"{branch}.")]
+        step = inside[-1] if inside else None
+    if step is None:
+        row = view.activations.get(Key(branch, call))
+        return branch, None if row is None else int(row.depth)
+    blamed = view.feeder(step) if step.kind is Kind.PLAIN else step
+    return (blamed or step).name, (blamed or step).depth
 
 
 @rule(
@@ -117,7 +131,17 @@ def _outlier(view: View, limit: float, beyond: float, sign: int) -> Iterator[Fin
         f"where the other blocks have {number(10**usual)}.",
         remedy="Look at the weights of that branch; scale it as the others are.",
         evidence=some([f"{joint.block} ({number(10**joint.decades)})" for joint in found]),
-        explains=("exploding", "exploding_gradient", "mean_shift") if sign > 0 else (),
+        explains=(
+            "exploding",
+            "exploding_gradient",
+            "mean_shift",
+            "branch_vanishes",
+            "cliff",
+            "gradient_cliff",
+            "gradient_imbalance",
+        )
+        if sign > 0
+        else (),
     )
 
 

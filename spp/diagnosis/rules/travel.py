@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
+import pandas as pd
 
-from spp.diagnosis.accounts import Leg, Share, account, backward, forward, judge
+from spp.diagnosis.accounts import Leg, Share, account, backward, distinct, forward, judge
 from spp.diagnosis.findings import Finding
 from spp.diagnosis.kinds import Kind
 from spp.diagnosis.registry import rule
@@ -23,8 +25,10 @@ THRESHOLDS = {
         "e-folds of the second moment over the network; Schoenholz et al. 2017 could train to a depth of 6 of them",
     ),
     "rate": (
-        0.3,
-        "decades per weighted layer: a factor 2, what forgetting ReLU's gain costs; slower changes have other causes",
+        0.25,
+        "decades per weighted layer, a factor 1.8: just below the 2 that forgetting ReLU's gain costs; what is "
+        "slower has other "
+        "causes",
     ),
     "warning": (
         6.6,
@@ -38,6 +42,39 @@ RANGES = {
     "float32": (2.0**-149, 3.4e38),
 }
 """Smallest and largest positive number of each format."""
+AFTER_BACK = ("gradient_imbalance", "number_format:info")
+AFTER_FALL = ("vanishing_gradient", "mean_shift", *AFTER_BACK)
+AFTER_RISE = ("exploding_gradient", "mean_shift", "gradient_imbalance")
+"""What follows from each course of the signal."""
+
+
+@dataclass(frozen=True, slots=True)
+class Course:
+    """One way for a signal to go wrong, in words and numbers."""
+
+    what: str
+    noun: str
+    signal: Signal
+    column: Column
+    totals: bool = False
+
+    def path(self, view: View) -> pd.DataFrame:
+        """The places along the network."""
+        return view.back if self.signal is Signal.GRADIENT else view.stream
+
+    def values(self, view: View) -> pd.Series:
+        """What is followed, by place."""
+        path = self.path(view)
+        return path[self.column] * path[Column.NUMEL] if self.totals else path[self.column]
+
+
+DIES = Course("The signal dies", "mean square", Signal.ACTIVATION, Column.MEAN_SQUARE)
+ALIKE = Course(
+    "The samples come to look alike", "channel variance (ACV, the mean stays)", Signal.ACTIVATION, Column.ACV
+)
+EXPLODES = Course("The signal explodes", "mean square", Signal.ACTIVATION, Column.MEAN_SQUARE)
+DIES_BACK = Course("Gradients die on their way back", "squared norm", Signal.GRADIENT, Column.MEAN_SQUARE, True)
+EXPLODES_BACK = Course("Gradients explode on their way back", "squared norm", Signal.GRADIENT, Column.MEAN_SQUARE, True)
 MOST = 4
 """Places that are named as the steepest."""
 
@@ -49,22 +86,20 @@ MOST = 4
     source="Schoenholz et al. 2017, arXiv 1611.01232; Yang et al. 2019, arXiv 1902.08129",
 )
 def vanishing(view: View, at: Any) -> Iterator[Finding]:
-    """The deepest fall of the mean square along the network, its rate, who takes it, and what is left of the formats."""
-    leg = forward(view).down
-    severity = judge(leg, at)
-    if severity is None or leg is None:
+    """The deepest fall along the network, its rate, who takes it, and what is left of the formats.
+
+    Of the mean square, or of the channel variance where that falls a decade deeper: then the mean survives, on biases or the
+    activation's own mean, and all samples come to look alike.
+    """
+    leg, alike = forward(view).down, distinct(view).down
+    if alike is not None and (leg is None or alike.decades < leg.decades - 1):
+        severity = judge(alike, at)
+        if severity is not None:
+            yield _finding(view, alike, severity, ALIKE, [], _remedy(view, alike), AFTER_FALL)
         return
-    shares = account(view, leg)
-    yield _finding(
-        view,
-        leg,
-        severity,
-        Signal.ACTIVATION,
-        "The signal dies",
-        shares,
-        _remedy(view, leg),
-        ("vanishing_gradient", "gradient_imbalance", "number_format:info"),
-    )
+    severity = judge(leg, at)
+    if severity is not None and leg is not None:
+        yield _finding(view, leg, severity, DIES, account(view, leg), _remedy(view, leg), AFTER_FALL)
 
 
 @rule(
@@ -77,19 +112,8 @@ def exploding(view: View, at: Any) -> Iterator[Finding]:
     """The highest rise of the mean square along the network."""
     leg = forward(view).up
     severity = judge(leg, at)
-    if severity is None or leg is None:
-        return
-    shares = account(view, leg)[::-1]
-    yield _finding(
-        view,
-        leg,
-        severity,
-        Signal.ACTIVATION,
-        "The signal explodes",
-        shares,
-        _remedy(view, leg),
-        ("exploding_gradient", "gradient_imbalance", "mean_shift"),
-    )
+    if severity is not None and leg is not None:
+        yield _finding(view, leg, severity, EXPLODES, account(view, leg)[::-1], _remedy(view, leg), AFTER_RISE)
 
 
 @rule(
@@ -103,16 +127,7 @@ def vanishing_gradient(view: View, at: Any) -> Iterator[Finding]:
     leg = backward(view).down
     severity = judge(leg, at)
     if severity is not None and leg is not None:
-        yield _finding(
-            view,
-            leg,
-            severity,
-            Signal.GRADIENT,
-            "Gradients die on their way back",
-            [],
-            _back_remedy(view, leg),
-            ("gradient_imbalance", "number_format:info"),
-        )
+        yield _finding(view, leg, severity, DIES_BACK, [], _back_remedy(view, leg), AFTER_BACK)
 
 
 @rule(
@@ -126,55 +141,42 @@ def exploding_gradient(view: View, at: Any) -> Iterator[Finding]:
     leg = backward(view).up
     severity = judge(leg, at)
     if severity is not None and leg is not None:
-        yield _finding(
-            view,
-            leg,
-            severity,
-            Signal.GRADIENT,
-            "Gradients explode on their way back",
-            [],
-            _back_remedy(view, leg),
-            ("gradient_imbalance", "number_format:info"),
-        )
+        yield _finding(view, leg, severity, EXPLODES_BACK, [], _back_remedy(view, leg), AFTER_BACK)
 
 
 def _finding(
     view: View,
     leg: Leg,
     severity: Severity,
-    signal: Signal,
-    what: str,
+    course: Course,
     shares: list[Share],
     remedy: str,
     explains: tuple[str, ...],
 ) -> Finding:
-    back = signal is Signal.GRADIENT
-    noun = "squared norm" if back else "mean square"
-    course = "falls" if leg.decades < 0 else "grows"
+    verb = "falls" if leg.decades < 0 else "grows"
     parts = [s for s in shares if abs(s.decades) >= 0.1]
     who = ""
     if parts:
         taken = ", ".join(f"{s.kind} ({s.steps}) {s.decades:+.1f}" for s in parts)
-        who = f" Who takes and who gives, in decades: {taken}."
-        who += _gains(view)
-    path = view.back if back else view.stream
-    whole = len(leg.components) >= len(path) / 2
+        who = f" Who takes and who gives, in decades: {taken}." + _gains(view)
+    whole = len(leg.components) >= len(course.path(view)) / 2
     name, depth = ("", None) if whole else _begins(view, leg)
+    values = course.values(view)
     return Finding(
         severity=severity,
         name=name,
         depth=depth,
-        signal=signal,
+        signal=course.signal,
         statistic="decades per layer",
         value=leg.decades / leg.layers,
-        expected="fewer than 6 e-folds (2.6 decades) in all, or slower than a factor 2 per layer",
-        message=f"{what}: the {noun} {course} {factor(leg.decades)} from {quoted(leg.start)} ({number(leg.first)}) to "
-        f"{quoted(leg.end)} ({number(leg.last)}), {number(10**leg.rate)}-fold per layer over {count(leg.layers, 'layer')}."
-        + _steepest(path, leg, back)
+        expected="fewer than 6 e-folds (2.6 decades) in all, or slower than a factor 1.8 per layer",
+        message=f"{course.what}: the {course.noun} {verb} {factor(leg.decades)} from {quoted(leg.start)} ({number(leg.first)}) "
+        f"to {quoted(leg.end)} ({number(leg.last)}), {number(10**leg.rate)}-fold per layer over {count(leg.layers, 'layer')}."
+        + _steepest(values, leg)
         + who
-        + _left(view, leg, back),
+        + _left(course.path(view), leg),
         remedy=remedy,
-        evidence=", ".join(_course(path, leg, back)),
+        evidence=", ".join(_stations(values, leg)),
         explains=explains,
     )
 
@@ -196,22 +198,17 @@ def _gains(view: View) -> str:
     )
 
 
-def _steepest(path: Any, leg: Leg, back: bool) -> str:
+def _steepest(values: pd.Series, leg: Leg) -> str:
     """The places where most of it happens, where they stand out."""
-    logs = np.log10(_values(path, back)[[leg.start, *leg.components]].to_numpy(dtype=np.float64))
+    logs = np.log10(values[[leg.start, *leg.components]].to_numpy(dtype=np.float64))
     steps = np.diff(logs) * np.sign(leg.decades)
-    order = [int(i) for i in np.argsort(-steps)[:MOST] if steps[i] > abs(leg.decades) / len(steps)]
+    order = [int(i) for i in np.argsort(-steps)[:MOST] if steps[i] > 1.5 * abs(leg.decades) / len(steps)]
     if not order or len(steps) <= MOST:
         return ""
     return " Most of it at " + ", ".join(f"{quoted(leg.components[i])} ({factor(steps[i])})" for i in order) + "."
 
 
-def _values(path: Any, back: bool) -> Any:
-    return path[Column.MEAN_SQUARE] * path[Column.NUMEL] if back else path[Column.MEAN_SQUARE]
-
-
-def _course(path: Any, leg: Leg, back: bool) -> list[str]:
-    values = _values(path, back)
+def _stations(values: pd.Series, leg: Leg) -> list[str]:
     names = (leg.start, *leg.components)
     step = max(1, len(names) // 8)
     return [f"{quoted(name)} {number(float(values[name]))}" for name in names[::step]]
@@ -223,9 +220,9 @@ def _begins(view: View, leg: Leg) -> tuple[str, int | None]:
     return (inside[0].name, inside[0].depth) if inside else ("", None)
 
 
-def _left(view: View, leg: Leg, back: bool) -> str:
+def _left(path: pd.DataFrame, leg: Leg) -> str:
     """How many more layers at this rate each number format lasts."""
-    row: Any = (view.back if back else view.stream).loc[leg.end]
+    row: Any = path.loc[leg.end]
     rms, rate = float(row["rms"]), leg.rate / 2
     rows = {}
     for name, (low, high) in RANGES.items():

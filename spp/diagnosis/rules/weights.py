@@ -95,7 +95,7 @@ def bias_outlier(view: View, at: Any) -> Iterator[Finding]:
         share = size / step.mean_square if step.mean_square > 0 else 0.0
         weight = view.weights.get((step.name, "weight"))
         unit = float(weight.mean_square) if weight is not None else 0.0
-        if share < at.share or size < at.times * max(usual, unit):
+        if share < at.share or size < at.times * max(usual, unit) or _kills(view, step):
             continue
         largest = view.weights[step.name, "bias"].abs_max
         yield Finding(
@@ -140,4 +140,9 @@ def _groups(view: View, step: Step) -> int:
 
 def _normed(view: View, step: Step) -> bool:
     """Whether a norm takes what the step gives out."""
-    return any(other.kind is Kind.NORM and step.key in other.fed for other in view.steps)
+    return any(taker.kind is Kind.NORM for taker in view.takers(step.key))
+
+
+def _kills(view: View, step: Step) -> bool:
+    """Whether most of what an activation makes of the step is dead: the rules of dead layers and channels tell more."""
+    return any(taker.kind is Kind.ACTIVATION and taker.row.dead_fraction >= 0.5 for taker in view.takers(step.key))

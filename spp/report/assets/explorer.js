@@ -84,7 +84,7 @@ class Explorer {
     const panels = byLayer ? layerPanels(axis, signals, statistics) : blockPanels(axis, signals);
     const same = this.drawn && this.drawn.axis === axis;
     const view = {
-      axis, panels, columns: byLayer ? statistics.length : data.blockStatistics.length, wanted: state.wanted, marks: byLayer,
+      axis, panels, flags: byLayer ? flagsOf(axis) : [], columns: byLayer ? statistics.length : data.blockStatistics.length, wanted: state.wanted, marks: byLayer,
       range: same ? this.drawn.range : this.whole(), width: this.paper || byId("plot").clientWidth, revision: `${state.view} ${state.step}`,
     };
     const { traces, layout, places } = figure(view);
@@ -284,6 +284,9 @@ class Explorer {
     } else if (this.drawn.axis.transitions.length) items.push(["dotted", "transition block"]);
     if (panels.some((one, i) => places[i].scale.name === "log" && one.zero.some((zero, k) => zero && !one.nonfinite[k]))) items.push(["zero", "zero, at the foot of a log axis"]);
     if (panels.some((one) => one.nonfinite.some(Boolean))) items.push(["bad", "NaN or infinity"]);
+    for (const [severity, name] of [["error", "error"], ["warning", "warning"], ["info", "note"]]) {
+      if (this.drawn.flags.some((one) => one.severity === severity)) items.push([`flag ${severity}`, `${name}: see the findings`]);
+    }
     byId("legend").replaceChildren(...items.map(([mark, name]) => element("li", {}, element("i", { className: `mark ${mark}` }), name)));
   }
 }

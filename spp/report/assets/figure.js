@@ -5,13 +5,25 @@ const MARGIN = { l: 66, r: 14, t: 46, b: 30 };
 const SLANTED = 78; // room below for the names of layers
 const GAP = { x: 66, y: 22 };
 
+// Where the findings of a layer stand: the worst at each place. A block stands at the last of its layers that is drawn.
+function flagsOf(axis) {
+  const found = new Map();
+  for (const { name, severity } of data.findings) {
+    let x = axis.labels.indexOf(name);
+    if (x < 0) x = axis.labels.findLastIndex((label) => label.startsWith(`${name}.`));
+    if (x >= 0 && !found.has(x)) found.set(x, severity);
+  }
+  return [...found].map(([x, severity]) => ({ x, severity }));
+}
+
 // Colours are read anew for each drawing: the theme may have changed.
 function inks() {
   const names = ["ink", "soft", "rule", "band", "card", "alarm", ...data.signals.map((signal) => signal.name)];
-  return Object.fromEntries(names.map((name) => [name, colour(name.replace("_", "-"))]));
+  const found = Object.fromEntries(names.map((name) => [name, colour(name.replace("_", "-"))]));
+  return { ...found, error: colour("alarm"), warning: colour("warn"), info: colour("accent") };
 }
 
-// `view` holds axis, panels, columns (how many beside each other), wanted (scale), range (of x), width.
+// `view` holds axis, flags, panels, columns (how many beside each other), wanted (scale), range (of x), width.
 function figure(view) {
   const ink = inks();
   const across = Math.max(1, Math.min(view.columns, Math.floor(view.width / 300)));
@@ -72,7 +84,11 @@ function place(layout, view, one, index, spot, ink) {
     type: "rect", xref: `x${key}`, yref: `y${key} domain`, x0: start - 0.5, x1: stop - 0.5, y0: 0, y1: 1, layer: "below",
     fillcolor: ink.band, line: { width: 0 },
   }));
-  layout.shapes.push(...bands, ...transitions);
+  const flags = view.flags.map(({ x, severity }) => ({
+    type: "line", xref: `x${key}`, yref: `y${key} domain`, x0: x, x1: x, y0: 0, y1: 1, layer: "below",
+    line: { color: ink[severity], width: 1.5, dash: "dash" },
+  }));
+  layout.shapes.push(...bands, ...transitions, ...flags);
   return { key, w, h, scale, ...fit, ...spot, last: spot.row === spot.down - 1 };
 }
 
