@@ -123,6 +123,17 @@ def judge(leg: Leg | None, at: Any) -> Severity | None:
     return None
 
 
+def dying(view: View) -> Severity | None:
+    """How bad the fall of the activations is: an error also where they and the gradients both fall by ``warning`` decades.
+
+    A weight's gradient is a product of the two, so that what is a warning in one direction alone compounds.
+    """
+    at = view.limits["vanishing"]
+    severity = judge(forward(view).down, at)
+    both = forward(view).fall >= at.warning and backward(view).fall >= at.warning
+    return Severity.ERROR if severity is not None and both else severity
+
+
 @dataclass(frozen=True, slots=True)
 class Share:
     """What one kind of step did to the second moment along the stream: how many there are, and their decades in all."""

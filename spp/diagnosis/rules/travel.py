@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from spp.diagnosis.accounts import Leg, Share, account, backward, distinct, forward, judge
+from spp.diagnosis.accounts import Leg, Share, account, backward, distinct, dying, forward, judge
 from spp.diagnosis.findings import Finding
 from spp.diagnosis.kinds import Kind
 from spp.diagnosis.registry import rule
@@ -97,7 +97,7 @@ def vanishing(view: View, at: Any) -> Iterator[Finding]:
         if severity is not None:
             yield _finding(view, alike, severity, ALIKE, [], _remedy(view, alike), AFTER_FALL)
         return
-    severity = judge(leg, at)
+    severity = dying(view)
     if severity is not None and leg is not None:
         yield _finding(view, leg, severity, DIES, account(view, leg), _remedy(view, leg), AFTER_FALL)
 
@@ -174,11 +174,21 @@ def _finding(
         f"to {quoted(leg.end)} ({number(leg.last)}), {number(10**leg.rate)}-fold per layer over {count(leg.layers, 'layer')}."
         + _steepest(values, leg)
         + who
+        + _too(view, course, leg)
         + _left(course.path(view), leg),
         remedy=remedy,
         evidence=", ".join(_stations(values, leg)),
         explains=explains,
     )
+
+
+def _too(view: View, course: Course, leg: Leg) -> str:
+    """Whether the gradients go the same way, which is then no finding of its own."""
+    other = backward(view).down if leg.decades < 0 else backward(view).up
+    if course.signal is Signal.GRADIENT or other is None or judge(other, view.limits["vanishing_gradient"]) is None:
+        return ""
+    verb = "fall" if leg.decades < 0 else "grow"
+    return f" Gradients {verb} with it on their way back, {factor(other.decades)} in squared norm."
 
 
 def _gains(view: View) -> str:
