@@ -124,14 +124,8 @@ def judge(leg: Leg | None, at: Any) -> Severity | None:
 
 
 def dying(view: View) -> Severity | None:
-    """How bad the fall of the activations is: an error also where they and the gradients both fall by ``warning`` decades.
-
-    A weight's gradient is a product of the two, so that what is a warning in one direction alone compounds.
-    """
-    at = view.limits["vanishing"]
-    severity = judge(forward(view).down, at)
-    both = forward(view).fall >= at.warning and backward(view).fall >= at.warning
-    return Severity.ERROR if severity is not None and both else severity
+    """How bad the fall of the activations is, for the rules that know a cause of it."""
+    return judge(forward(view).down, view.limits["vanishing"])
 
 
 @dataclass(frozen=True, slots=True)

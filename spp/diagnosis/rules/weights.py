@@ -66,7 +66,7 @@ def groups_init(view: View, at: Any) -> Iterator[Finding]:
         if unhealed
         else "",
         evidence=some([f"{s.name} ({_groups(view, s)} groups)" for s in blind]),
-        explains=("cliff", "branch_vanishes") if unhealed else (),
+        explains=("cliff", "branch_vanishes", "gradient_cliff") if unhealed else (),
     )
 
 
