@@ -125,7 +125,7 @@ def test_the_worst_finding_is_printed_with_what_to_try(spp):
     found = json.loads(Path("run/run.json").read_text())["finding"]
     assert line == f"worst finding, {found['severity']} at step 0: {found['message']}"
     assert remedy == f"Try: {found['remedy']}"
-    assert found["severity"] in ("error", "warning") and found["name"]
+    assert found["severity"] in ("error", "warning") and found["rule"]
 
 
 def test_quiet_prints_the_folder(spp):
