@@ -1,5 +1,6 @@
 """``spp train`` end to end: what it prints and writes, how it is resumed, what it refuses."""
 
+import io
 import json
 import os
 import signal
@@ -20,10 +21,12 @@ import spp as library
 from spp import training
 from spp.data.augment import AUGMENTATIONS
 from spp.training.recipe import PRECISIONS
+from spp.training.results import News
 from spp_cli import train_options
 from spp_cli.options import words_for
 from spp_cli.train import train
 from spp_cli.train_options import TrainRequest
+from spp_cli.training_report import Report
 from tests.data import files
 
 WORDS = ("train", "--model", "ffn", "--norm", "batch", "--epochs", "3", "--batch-size", "300", "--lr", "0.01")
@@ -125,7 +128,25 @@ def test_the_worst_finding_is_printed_with_what_to_try(spp):
     found = json.loads(Path("run/run.json").read_text())["finding"]
     assert line == f"worst finding, {found['severity']} at step 0: {found['message']}"
     assert remedy == f"Try: {found['remedy']}"
-    assert found["severity"] in ("error", "warning") and found["name"]
+    assert found["severity"] in ("error", "warning") and found["rule"]
+
+
+class Terminal(io.StringIO):
+    def isatty(self):
+        return True
+
+
+def test_a_terminal_gets_a_bar_with_loss_accuracy_and_the_worst_finding(monkeypatch, capsys):
+    monkeypatch.setattr(sys, "stderr", terminal := Terminal())
+    finding = {"severity": "error", "step": 4, "rule": "dead", "name": "layer3.act"}
+    row = dict.fromkeys(training.results.History, 0.5) | {"epoch": 1}
+    with Report(parsed(["train", "--model", "ffn"]), Path("run")) as report:
+        report(News(1, 3, 1, 2, 0.25, 0.9, finding=finding))
+        report(News(1, 3, 2, 2, 0.5, 0.5, row=row, finding=finding))
+    drawn = terminal.getvalue()
+    assert "epoch 1:" in drawn and "4/6" in drawn
+    assert "loss 0.5, accuracy 50.0 %, error at step 4: dead, layer3.act" in drawn
+    assert capsys.readouterr().out.splitlines()[-1].split()[:4] == ["1", "0.5", "50.0", "%"]
 
 
 def test_quiet_prints_the_folder(spp):
