@@ -13,6 +13,7 @@ import torch
 from torch import nn
 
 from spp.measure.attach import RootCall
+from spp.measure.garbage import patient_collector
 from spp.measure.schedule import Schedule
 from spp.watch_steps.sample import Finished, Sample, Settings, evaluation
 from spp.watch_steps.sink import Sink
@@ -188,7 +189,8 @@ class Loop:
 
     def _after_step(self, optimizer: Any, args: Any, kwargs: Any) -> None:
         if self._sample is not None:
-            self._safely(self._end_step)
+            with patient_collector():
+                self._safely(self._end_step)
         if self._owes:
             self._safely(self._pay)
         self.step += 1

@@ -93,6 +93,16 @@ def test_the_scale_of_a_gradient_scaler_is_divided_out(scale):
     pd.testing.assert_frame_equal(*frames)
 
 
+def test_the_scale_is_divided_out_without_an_optimizer_too():
+    frames = []
+    for scaler in (None, torch.amp.GradScaler("cpu", init_scale=256.0, growth_interval=1)):
+        torch.manual_seed(1)
+        frames.append(watched(plain(), scaler=scaler, optimizer=False, steps=2))
+    pd.testing.assert_frame_equal(*(f.query("signal != 'weight_gradient'") for f in frames))
+    one, other = (f.query("signal == 'weight_gradient'") for f in frames)
+    same(one.query("step == 1"), other.query("step == 1"), 1e-12)
+
+
 def test_the_scale_is_divided_out_where_a_fused_optimizer_does_it():
     frames = []
     for scaler in (None, torch.amp.GradScaler("cpu", init_scale=512.0)):

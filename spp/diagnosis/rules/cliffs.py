@@ -61,6 +61,7 @@ def cliff(view: View, at: Any) -> Iterator[Finding]:
         f"{number(float(np.median(peers)))} in the others."
     verb = "multiplies" if off > 0 else "divides"
     consequences = (
+        "gradient_cliff",
         "residual_growth",
         "exploding",
         "exploding_gradient",

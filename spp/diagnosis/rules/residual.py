@@ -131,7 +131,15 @@ def _outlier(view: View, limit: float, beyond: float, sign: int) -> Iterator[Fin
         f"where the other blocks have {number(10**usual)}.",
         remedy="Look at the weights of that branch; scale it as the others are.",
         evidence=some([f"{joint.block} ({number(10**joint.decades)})" for joint in found]),
-        explains=("exploding", "exploding_gradient", "mean_shift", "branch_vanishes", "gradient_imbalance")
+        explains=(
+            "exploding",
+            "exploding_gradient",
+            "mean_shift",
+            "branch_vanishes",
+            "cliff",
+            "gradient_cliff",
+            "gradient_imbalance",
+        )
         if sign > 0
         else (),
     )
