@@ -64,7 +64,10 @@ class Network:
     def traced(self, variant: str, seed: int = 0, **more: bool) -> spp.Trace:
         """Build one variant under a seed and trace it."""
         torch.manual_seed(seed)
-        trace = spp.trace(self.build(variant), self.batch(self.small), seed=seed, **more)
+        batch = self.batch(self.small)
+        trace = spp.trace(self.build(variant), batch, seed=seed, **more)
+        first = batch if isinstance(batch, torch.Tensor) else next(iter(batch.values()))
+        trace.run["input_shape"] = list(first.shape[1:])
         trace.run.update(self.facts, **{self.fact: variant})
         return trace
 

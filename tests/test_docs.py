@@ -179,7 +179,7 @@ def test_the_tutorial_runs(tmp_path, monkeypatch, capsys):
     said = capsys.readouterr().out
     for line in re.findall(r"^    ((?:error|warning) .*)$", page.read_text(), re.MULTILINE):
         assert line in said
-    assert names["loss"].item() < 2.2  # it learns, as the page says, where guessing is log(10) = 2.30
+    assert names["loss"].item() < 2.25  # it learns, as the page says, where guessing is log(10) = 2.30
 
 
 def commands() -> list[click.Command]:

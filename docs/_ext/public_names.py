@@ -40,14 +40,16 @@ MODULES = (
     "spp.diagnosis",
     "spp.theory",
     "spp.report",
-    "spp.integrations",
     "spp.studies",
     "spp.frame.schema",
     "spp.frame.precision",
     "spp.errors",
     "spp.signals",
 )
-"""Every module that a user may import, in the order of the pages; one that this version does not have is left out."""
+"""Every module that a user may import, in the order of the pages; one that this version does not have is left out.
+
+Those of ``spp.integrations`` are not among them: what they offer exists only beside the library that they are about.
+"""
 
 
 def public(module: ModuleType) -> Iterator[str]:

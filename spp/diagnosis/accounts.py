@@ -123,6 +123,11 @@ def judge(leg: Leg | None, at: Any) -> Severity | None:
     return None
 
 
+def dying(view: View) -> Severity | None:
+    """How bad the fall of the activations is, for the rules that know a cause of it."""
+    return judge(forward(view).down, view.limits["vanishing"])
+
+
 @dataclass(frozen=True, slots=True)
 class Share:
     """What one kind of step did to the second moment along the stream: how many there are, and their decades in all."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
 from typing import Any, TypeVar
@@ -69,14 +69,17 @@ def sampled(tally: Tally, step: int, mode: str, updates: UpdateSums | None = Non
     return Sampled(step, mode, rows, blocks, updates or {})
 
 
-def tables_of(steps: Sequence[Sampled]) -> tuple[pd.DataFrame, pd.DataFrame]:
-    """The frame and the blocks of some steps, in their order."""
+def tables_of(steps: Sequence[Sampled], names: Iterable[str]) -> tuple[pd.DataFrame, pd.DataFrame]:
+    """The frame and the blocks of some steps, in their order.
+
+    Args:
+        steps: What they gave.
+        names: The residual blocks of the model, as far as they are known; an evaluation, without a graph, finds none itself.
+    """
     blocks = joined([s.blocks for s in steps if s.blocks is not None], WATCH_BLOCK_COLUMNS)
     tagged = sorted(((row, i) for i, one in enumerate(steps) for row in one.rows), key=lambda pair: row_order(pair[0]))
     which = np.array([i for _, i in tagged], dtype=np.int64)
-    frame = build_frame(
-        [row for row, _ in tagged], blocks[BlockColumn.BLOCK].unique()
-    )  # whose sorting changes nothing more
+    frame = build_frame([row for row, _ in tagged], names)  # whose sorting changes nothing more
     frame[str(Column.STEP)] = np.array([s.step for s in steps], dtype=np.int64)[which]
     frame[str(Column.MODE)] = _modes([s.mode for s in steps], which)
     frame[str(Column.UPDATE_RATIO)] = np.array([_ratio(row, steps[i].updates) for row, i in tagged], dtype=np.float64)
@@ -125,9 +128,13 @@ class History:
     def __init__(self) -> None:
         self._raw: list[Sampled] = []
         self._made: list[Tables] = []
+        self._names: frozenset[str] = frozenset()
 
     def add(self, one: Sampled) -> None:
         """Keep what one step gave."""
+        if one.blocks is not None and not self._names.issuperset(one.blocks[BlockColumn.BLOCK]):
+            self._make()  # what came before is told of the blocks that were known then, however many steps are made at once
+            self._names = self._names.union(one.blocks[BlockColumn.BLOCK])
         self._raw.append(one)
         if len(self._raw) >= AT_ONCE:
             self._make()
@@ -145,10 +152,16 @@ class History:
     def __bool__(self) -> bool:
         return bool(self._raw or self._made)
 
+    def tables_of(self, one: Sampled) -> Tables:
+        """The frame and the blocks of one step."""
+        return tables_of([one], self._names)
+
     def tables(self) -> Tables:
         """The frame and the blocks of all steps."""
         self._make()
-        if len(self._made) != 1:
+        if not self._made:
+            return empty(WATCH_COLUMNS), empty(WATCH_BLOCK_COLUMNS)
+        if len(self._made) > 1:
             self._made = [
                 (
                     joined([frame for frame, _ in self._made], WATCH_COLUMNS),
@@ -159,7 +172,7 @@ class History:
 
     def _make(self) -> None:
         if self._raw:
-            self._made.append(tables_of(self._raw))
+            self._made.append(tables_of(self._raw, self._names))
             self._raw = []
 
 

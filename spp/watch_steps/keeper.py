@@ -11,7 +11,7 @@ import pandas as pd
 
 from spp.errors import SppWarning
 from spp.frame.build import build_modules, build_unmeasured
-from spp.frame.history import History, Sampled, joined, sampled, tables_of
+from spp.frame.history import History, Sampled, joined, sampled
 from spp.frame.parts import NEXT_STEP, RunWriter
 from spp.frame.schema import UNMEASURED_COLUMNS, WATCH_BLOCK_COLUMNS, WATCH_COLUMNS, UnmeasuredColumn
 from spp.measure.facts import ModuleFacts, module_facts
@@ -59,7 +59,7 @@ class Keeper:
             seen = ({}, {}) if first is None else (first.calls, first.inputs)
             self.facts = module_facts(finished.entries, *seen)
             self._modules = None
-        for tables in map(tables_of, ([one] for one in new) if self.listeners else ()):
+        for tables in map(self.history.tables_of, new if self.listeners else ()):
             for listener in self.listeners:
                 listener(*tables)
 

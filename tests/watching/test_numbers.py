@@ -8,6 +8,7 @@ from torch import nn
 
 import spp
 from spp.frame.schema import WATCH_BLOCK_COLUMNS, WATCH_COLUMNS, check
+from tests.distributed import worker as ranks
 from tests.watching.loops import Net, batches, plain, train
 
 KEY = ["name", "call", "output", "signal"]
@@ -266,3 +267,24 @@ def test_blocks_have_steps_too():
         train(model, optimizer, 3, accumulate=2)
     assert watch.blocks["step"].tolist() == [0, 2] and watch.blocks["branch"].tolist() == ["block.3", "block.3"]
     assert watch.blocks[["acv", "branch_acv", "gradient_acv"]].notna().all(axis=None)
+
+
+@pytest.mark.parametrize("flush", [None, 0, 3600], ids=["in memory", "one by one", "at once"])
+def test_rows_of_an_evaluation_know_their_block(tmp_path, flush):
+    """Without a graph no merge is found where functions lie between the modules; what the steps found holds for it."""
+    torch.manual_seed(0)
+    model = ranks.Net()
+    optimizer = torch.optim.SGD([p for p in model.parameters() if p.requires_grad], lr=0.1)
+    options = {} if flush is None else {"path": tmp_path / "run", "flush": flush}
+    x, _ = ranks.batch(0, torch.float32)
+    with spp.watch(model, optimizer, every=1, **options) as watch:
+        for step in range(5):
+            model.train(step % 2 == 1)
+            with torch.set_grad_enabled(model.training):
+                output = model(x)
+            if model.training:
+                output.sum().backward()
+                optimizer.step()
+    seen = watch.frame.query("name == 'blocks.0.down' and signal == 'activation'")
+    assert seen["mode"].tolist() == ["eval", "train", "eval", "train", "eval"]
+    assert seen["block"].fillna("none").tolist() == ["none", *["blocks.0"] * 4]  # before any step none was known

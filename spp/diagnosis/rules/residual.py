@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from spp.diagnosis.accounts import FOLD, forward, judge
+from spp.diagnosis.accounts import FOLD, dying, forward
 from spp.diagnosis.findings import Finding
 from spp.diagnosis.kinds import Kind
 from spp.diagnosis.registry import rule
@@ -90,7 +90,7 @@ def branch_vanishes(view: View, at: Any) -> Iterator[Finding]:
     small = [joint for joint in found if joint.decades <= -at.decades]
     if small and len(small) > len(found) / 2:
         zero = all(np.isneginf(joint.decades) for joint in small)
-        if not zero and judge(forward(view).down, view.limits["vanishing"]):
+        if not zero and dying(view):
             return  # the branches die with everything else
         yield Finding(
             severity=Severity.INFO,
@@ -208,7 +208,7 @@ def se_gates(view: View, at: Any) -> Iterator[Finding]:
     on_stream = [s for s in gates if not view.in_branch(s.name)] or gates
     taken = -sum(s.decades for s in on_stream)
     travel = view.limits["vanishing"]
-    severity = judge(forward(view).down, travel)
+    severity = dying(view)
     cause = severity is not None and taken >= min(at.share * fall, travel.efolds * FOLD)
     severity = severity if cause and severity is not None else Severity.INFO
     first = gates[0]
@@ -216,6 +216,8 @@ def se_gates(view: View, at: Any) -> Iterator[Finding]:
         f" The {len(on_stream)} that no skip bypasses take {factor(taken)} of the {factor(fall)} that the signal loses."
         if cause
         else " Norms and skips make good for it here."
+        if fall < 1
+        else f" That is {factor(taken)} in all; with everything else the signal loses {factor(fall)}."
     )
     yield Finding(
         severity=severity,

@@ -24,8 +24,7 @@ from spp.signals import Signal
         "ratio": (
             30.0,
             "ReLU networks at init reach ACSM/ACV of 2 to 10 as depth grows; at 30 the samples differ by less than "
-            "a fifth of the "
-            "amplitude",
+            "a fifth of the amplitude",
         ),
     },
     source="Brock, De & Smith 2021, arXiv 2101.08692 (mean shift)",

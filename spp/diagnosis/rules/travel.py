@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from spp.diagnosis.accounts import Leg, Share, account, backward, distinct, forward, judge
+from spp.diagnosis.accounts import Leg, Share, account, backward, distinct, dying, forward, judge
 from spp.diagnosis.findings import Finding
 from spp.diagnosis.kinds import Kind
 from spp.diagnosis.registry import rule
@@ -19,7 +19,7 @@ from spp.diagnosis.words import count, factor, number, quoted
 from spp.frame.schema import Column, Severity
 from spp.signals import Signal
 
-THRESHOLDS = {
+STEEP = {
     "efolds": (
         6.0,
         "e-folds of the second moment over the network; Schoenholz et al. 2017 could train to a depth of 6 of them",
@@ -27,12 +27,20 @@ THRESHOLDS = {
     "rate": (
         0.25,
         "decades per weighted layer, a factor 1.8: just below the 2 that forgetting ReLU's gain costs; what is "
-        "slower has other "
-        "causes",
+        "slower has other causes",
     ),
+}
+FORWARD = STEEP | {
+    "warning": (
+        4.8,
+        "decades at any rate: the square of bfloat16's precision 2^-8, so that the two ends share no digit",
+    ),
+    "error": (6.6, "decades at any rate: the square of float16's precision 2^-11"),
+}
+BACKWARD = STEEP | {
     "warning": (
         6.6,
-        "decades at any rate: the square of float16's precision 2^-11, so the two ends have no digit in common",
+        "decades at any rate: the square of float16's precision 2^-11; a ResNet-50 with BatchNorm has 5",
     ),
     "error": (8.3, "decades at any rate: (pi/(pi-1))^50, where Yang et al. 2019 found networks untrainable"),
 }
@@ -82,7 +90,7 @@ MOST = 4
 @rule(
     "vanishing",
     "activations that die on their way through the network",
-    thresholds=THRESHOLDS,
+    thresholds=FORWARD,
     source="Schoenholz et al. 2017, arXiv 1611.01232; Yang et al. 2019, arXiv 1902.08129",
 )
 def vanishing(view: View, at: Any) -> Iterator[Finding]:
@@ -97,7 +105,7 @@ def vanishing(view: View, at: Any) -> Iterator[Finding]:
         if severity is not None:
             yield _finding(view, alike, severity, ALIKE, [], _remedy(view, alike), AFTER_FALL)
         return
-    severity = judge(leg, at)
+    severity = dying(view)
     if severity is not None and leg is not None:
         yield _finding(view, leg, severity, DIES, account(view, leg), _remedy(view, leg), AFTER_FALL)
 
@@ -105,7 +113,7 @@ def vanishing(view: View, at: Any) -> Iterator[Finding]:
 @rule(
     "exploding",
     "activations that grow without bound through the network",
-    thresholds=THRESHOLDS,
+    thresholds=FORWARD,
     source="Schoenholz et al. 2017, arXiv 1611.01232; Yang et al. 2019, arXiv 1902.08129",
 )
 def exploding(view: View, at: Any) -> Iterator[Finding]:
@@ -119,7 +127,7 @@ def exploding(view: View, at: Any) -> Iterator[Finding]:
 @rule(
     "vanishing_gradient",
     "gradients that die on their way back",
-    thresholds=THRESHOLDS,
+    thresholds=BACKWARD,
     source="Schoenholz et al. 2017, arXiv 1611.01232; Glorot & Bengio 2010",
 )
 def vanishing_gradient(view: View, at: Any) -> Iterator[Finding]:
@@ -133,7 +141,7 @@ def vanishing_gradient(view: View, at: Any) -> Iterator[Finding]:
 @rule(
     "exploding_gradient",
     "gradients that grow without bound on their way back",
-    thresholds=THRESHOLDS,
+    thresholds=BACKWARD,
     source="Yang et al. 2019, arXiv 1902.08129, Theorem 8: 1.467 per layer for BatchNorm before ReLU",
 )
 def exploding_gradient(view: View, at: Any) -> Iterator[Finding]:
@@ -174,11 +182,21 @@ def _finding(
         f"to {quoted(leg.end)} ({number(leg.last)}), {number(10**leg.rate)}-fold per layer over {count(leg.layers, 'layer')}."
         + _steepest(values, leg)
         + who
+        + _too(view, course, leg)
         + _left(course.path(view), leg),
         remedy=remedy,
         evidence=", ".join(_stations(values, leg)),
         explains=explains,
     )
+
+
+def _too(view: View, course: Course, leg: Leg) -> str:
+    """Whether the gradients go the same way, which is then no finding of its own."""
+    other = backward(view).down if leg.decades < 0 else backward(view).up
+    if course.signal is Signal.GRADIENT or other is None or judge(other, view.limits["vanishing_gradient"]) is None:
+        return ""
+    verb = "fall" if leg.decades < 0 else "grow"
+    return f" Gradients {verb} with it on their way back, {factor(other.decades)} in squared norm."
 
 
 def _gains(view: View) -> str:

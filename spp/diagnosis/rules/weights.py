@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from spp.diagnosis.accounts import forward, judge
+from spp.diagnosis.accounts import dying
 from spp.diagnosis.findings import Finding
 from spp.diagnosis.kinds import Kind
 from spp.diagnosis.registry import rule
@@ -47,7 +47,7 @@ def groups_init(view: View, at: Any) -> Iterator[Finding]:
     stream = [s for s in blind if not view.in_branch(s.name)] or blind
     lost = sum(float(np.log10(_groups(view, s) / 2)) for s in stream)
     unhealed = [s for s in blind if not _normed(view, s)]
-    severity = judge(forward(view).down, view.limits["vanishing"]) or Severity.WARNING if unhealed else Severity.INFO
+    severity = dying(view) or Severity.WARNING if unhealed else Severity.INFO
     kind = "depthwise convolutions" if all(s.kind is Kind.DEPTHWISE for s in blind) else "grouped convolutions"
     first = blind[0]
     healed = "" if unhealed else " The norm behind each makes good for it; without norms it would kill the signal."
@@ -66,7 +66,7 @@ def groups_init(view: View, at: Any) -> Iterator[Finding]:
         if unhealed
         else "",
         evidence=some([f"{s.name} ({_groups(view, s)} groups)" for s in blind]),
-        explains=("cliff", "branch_vanishes") if unhealed else (),
+        explains=("cliff", "branch_vanishes", "gradient_cliff") if unhealed else (),
     )
 
 
