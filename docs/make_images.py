@@ -1,13 +1,15 @@
-"""The figures of the README and the tutorial, made by what these pages say: ``python docs/make_images.py``.
+"""The figures of the README, the tutorial and the page on training, made by what these say: ``python docs/make_images.py``.
 
 The first is what ``spp analyze`` draws for the command at the head of the README; the others are what the blocks of
-``tutorial.md`` save. Takes about a minute, and needs the extra ``data``.
+``tutorial.md`` save, and what the commands under "The thesis' figure" in ``training.md`` draw. Takes about a minute, and needs
+the extra ``data``.
 """
 
 from __future__ import annotations
 
 import os
 import re
+import shlex
 import sys
 import tempfile
 from pathlib import Path
@@ -45,6 +47,12 @@ def shown(page: Path) -> set[str]:
     return set(re.findall(r"\]\(images/([^)]+)\)", page.read_text()))
 
 
+def commands(page: Path, heading: str) -> list[list[str]]:
+    """The words after ``spp`` of each command line under a heading of ``page``."""
+    section = page.read_text().split(f"# {heading}\n")[1].split("\n#")[0]
+    return [shlex.split(line) for line in re.findall(r"^    spp (.*)$", section, re.MULTILINE)]
+
+
 def keep(file: Path) -> None:
     """Put a figure into the folder of images, with a palette: half the size, and no colour off by more than can be seen."""
     from PIL import Image
@@ -68,6 +76,11 @@ def main() -> None:
         keep(Path("runs/effnet_b0-none/spp.png").rename("effnet_b0-none.png"))
         run_blocks(tutorial)
         for name in shown(tutorial):
+            keep(Path(name))
+        training = DOCS / "training.md"
+        for words in commands(training, "The thesis' figure"):
+            cli(words, standalone_mode=False)
+        for name in shown(training):
             keep(Path(name))
         os.chdir(DOCS)
 
