@@ -114,7 +114,7 @@ def judge(leg: Leg | None, at: Any) -> Severity | None:
     """How bad a leg is: long at any rate, or steep over more than 6 e-folds (an error over 12)."""
     if leg is None:
         return None
-    decades, steep = abs(leg.decades), leg.rate >= at.rate
+    decades, steep = abs(leg.decades), leg.rate >= at.rate and leg.layers >= at.layers
     folds = at.efolds * FOLD
     if decades >= at.error or (steep and decades >= 2 * folds):
         return Severity.ERROR

@@ -253,9 +253,16 @@ class View:
         return {(str(row.name), str(row.output)): row for row in rows}
 
     def _body(self, path: pd.DataFrame) -> pd.DataFrame:
-        """``path`` up to the component that holds the readout: what is read out may have any scale."""
-        inside = [name for name, leaves in self.components.items() if self.readout in leaves]
-        return path.drop(index=[name for name in inside if name in path.index]) if len(path) > 2 else path
+        """``path`` without the readout, whose scale is free, and without norms that stand alone, whose scale is their own."""
+        if len(path) <= 2:
+            return path
+        kinds = {step.name: step.kind for step in self.steps}
+        left_out = [
+            name
+            for name, leaves in self.components.items()
+            if name in path.index and (self.readout in leaves or (leaves == [name] and kinds.get(name) is Kind.NORM))
+        ]
+        return path.drop(index=left_out) if len(path) > len(left_out) + 1 else path
 
 
 def records(table: pd.DataFrame) -> list[Any]:

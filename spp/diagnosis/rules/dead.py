@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from typing import Any
 
 from spp.diagnosis.findings import Finding
+from spp.diagnosis.joints import born_as_skips, joints
 from spp.diagnosis.kinds import Kind
 from spp.diagnosis.registry import rule
 from spp.diagnosis.view import Key, Step, View
@@ -59,7 +60,7 @@ def dead_layer(view: View, at: Any) -> Iterator[Finding]:
         weight = view.weights.get((culprit.name, "weight"))
         zero = weight is not None and weight.mean_square == 0
         deliberate = zero and (view.in_branch(culprit.name) or culprit.name == view.readout)
-        if deliberate:  # Fixup, zero gamma: told by the rule of residual branches
+        if deliberate or _skipped(view, step):  # told by the rule of residual branches
             continue
         yield Finding(
             severity=Severity.ERROR,
@@ -132,6 +133,14 @@ def _alive(view: View, step: Step, least: float) -> bool:
     """Whether what a step takes tells its samples apart, well above the spread that counts as dead."""
     fed = [view.activations[key] for key in step.fed if key in view.activations]
     return not fed or any(row.numel > row.channels and row.acv > least * row.mean_square for row in fed)
+
+
+def _skipped(view: View, step: Step) -> bool:
+    """Whether a dead step lies on a residual branch that is dead by design, or that stochastic depth dropped this time."""
+    if not view.in_branch(step.name):
+        return False
+    limit = view.limits["branch_vanishes"].decades
+    return step.kind is Kind.PLAIN or bool(born_as_skips(joints(view), limit))
 
 
 def _weighted(view: View, key: Key) -> bool:

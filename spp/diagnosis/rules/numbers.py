@@ -54,8 +54,8 @@ def nonfinite(view: View, at: Any) -> Iterator[Finding]:
         yield _finding(
             first,
             Signal.GRADIENT,
-            f"Activations are finite; going backwards, NaN or infinity first appears at {quoted(maker.name)}, "
-            f"in the gradient {where}",
+            f"Activations are finite; going backwards, NaN or infinity first appears at {quoted(maker.name)}, in the "
+            f"gradient {where}",
             len(gradients) - 1,
             _gradient_remedy(first),
             maker,

@@ -3,59 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 
 from spp.diagnosis.accounts import FOLD, dying, forward
 from spp.diagnosis.findings import Finding
+from spp.diagnosis.joints import Joint, born_as_skips, joints
 from spp.diagnosis.kinds import Kind
 from spp.diagnosis.registry import rule
-from spp.diagnosis.view import Key, View, records
+from spp.diagnosis.view import View
 from spp.diagnosis.words import count, factor, number, some
 from spp.frame.schema import Severity
 from spp.signals import Signal
-
-
-@dataclass(frozen=True, slots=True)
-class Joint:
-    """A residual merge: the variance of the branch over that of the skip, in decades, and the branch's last leaf."""
-
-    block: str
-    branch: str
-    depth: int | None
-    decades: float
-    transition: bool
-
-
-def joints(view: View) -> list[Joint]:
-    """The merges whose branch and skip were both measured, in order; a branch of exact zeros has minus infinity."""
-    found = []
-    before: dict[tuple[str, int], float] = {}
-    for row in records(view.blocks):
-        named = view.activations.get(Key(row.skip, int(row.call))) if isinstance(row.skip, str) else None
-        skip = float(named.acv) if named is not None else before.get((row.block, row.call), float("nan"))
-        before[row.block, row.call] = float(row.acv)
-        if not skip > 0 or not np.isfinite(row.branch_acv):
-            continue
-        share = float(np.log10(row.branch_acv / skip)) if row.branch_acv > 0 else -np.inf
-        name, depth = _end(view, str(row.branch), int(row.call))
-        found.append(Joint(str(row.block), name, depth, share, bool(row.transition)))
-    return found
-
-
-def _end(view: View, branch: str, call: int) -> tuple[str, int | None]:
-    """The leaf that sets the branch's scale: its last weighted layer or norm, through dropout and the like."""
-    step = next((s for s in view.steps if s.key == Key(branch, call)), None)
-    if step is None:
-        inside = [s for s in view.steps if s.name.startswith(f"{branch}.")]
-        step = inside[-1] if inside else None
-    if step is None:
-        row = view.activations.get(Key(branch, call))
-        return branch, None if row is None else int(row.depth)
-    blamed = view.feeder(step) if step.kind is Kind.PLAIN else step
-    return (blamed or step).name, (blamed or step).depth
 
 
 @rule(
@@ -87,8 +47,8 @@ def branch_dominates(view: View, at: Any) -> Iterator[Finding]:
 def branch_vanishes(view: View, at: Any) -> Iterator[Finding]:
     """One block unlike the others is a warning; all of them alike is a design, and told as such."""
     found = joints(view)
-    small = [joint for joint in found if joint.decades <= -at.decades]
-    if small and len(small) > len(found) / 2:
+    small = born_as_skips(found, at.decades)
+    if small:
         zero = all(np.isneginf(joint.decades) for joint in small)
         if not zero and dying(view):
             return  # the branches die with everything else
@@ -110,13 +70,19 @@ def branch_vanishes(view: View, at: Any) -> Iterator[Finding]:
 
 
 def _outlier(view: View, limit: float, beyond: float, sign: int) -> Iterator[Finding]:
+    outliers: list[tuple[float, Joint, float]] = []
     found = joints(view)
-    if len(found) < 3:
+    for group in {joint.group for joint in found}:
+        peers = [joint for joint in found if joint.group == group]
+        if len(peers) < 3:
+            continue
+        worst = max(peers, key=lambda joint: sign * joint.decades)
+        usual = float(np.median([joint.decades for joint in peers if joint is not worst]))
+        if sign * (worst.decades - limit) >= 0 and sign * (worst.decades - usual) >= beyond:
+            outliers.append((sign * (worst.decades - usual), worst, usual))
+    if not outliers:
         return
-    worst = max(found, key=lambda joint: sign * joint.decades)
-    usual = float(np.median([joint.decades for joint in found if joint is not worst]))
-    if sign * (worst.decades - limit) < 0 or sign * (worst.decades - usual) < beyond:
-        return
+    _, worst, usual = max(outliers, key=lambda one: one[0])
     verb = "drowns" if sign > 0 else "is nothing beside"
     yield Finding(
         severity=Severity.WARNING,

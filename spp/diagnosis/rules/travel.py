@@ -26,9 +26,9 @@ STEEP = {
     ),
     "rate": (
         0.25,
-        "decades per weighted layer, a factor 1.8: just below the 2 that forgetting ReLU's gain costs; what is "
-        "slower has other causes",
+        "decades per weighted layer, a factor 1.8: just below the 2 that forgetting ReLU's gain costs; slower has other causes",
     ),
+    "layers": (3.0, "weighted layers that make a rate; what one or two do is a cliff"),
 }
 FORWARD = STEEP | {
     "warning": (
