@@ -46,6 +46,8 @@ nitpicky = True
 
 html_theme = "furo"
 html_theme_options = {"source_directory": "docs/"}
+html_static_path = ["_static"]
+html_css_files = ["spp.css"]
 html_show_sphinx = False
 html_show_copyright = False
 html_copy_source = False

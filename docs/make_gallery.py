@@ -61,18 +61,20 @@ class Network:
     facts: dict[str, Any] = field(default_factory=dict)
     small: bool = False
 
-    def traced(self, variant: str, seed: int = 0) -> spp.Trace:
-        """Build one variant under a seed and trace it in every way that a figure needs."""
+    def traced(self, variant: str, seed: int = 0, **more: bool) -> spp.Trace:
+        """Build one variant under a seed and trace it."""
         torch.manual_seed(seed)
-        model = self.build(variant)
-        trace = spp.trace(model, self.batch(self.small), seed=seed, channels=True, exponents=True)
+        batch = self.batch(self.small)
+        trace = spp.trace(self.build(variant), batch, seed=seed, **more)
+        first = batch if isinstance(batch, torch.Tensor) else next(iter(batch.values()))
+        trace.run["input_shape"] = list(first.shape[1:])
         trace.run.update(self.facts, **{self.fact: variant})
         return trace
 
     @cached_property
     def trace(self) -> spp.Trace:
-        """The network itself."""
-        return self.traced(self.variants[0])
+        """The network itself, in every way that a figure needs."""
+        return self.traced(self.variants[0], channels=True, exponents=True)
 
     def figure(self, kind: str) -> SignalPlot | None:
         """Draw one kind; None where the network has nothing to show for it."""
@@ -80,8 +82,8 @@ class Network:
         if kind == "blocks" and self.trace.blocks.empty:
             return None
         if kind == "compare":
-            seeds = range(self.seeds)
-            return compared([self.traced(variant, seed) for variant in self.variants for seed in seeds], **size)
+            arms = [(variant, seed) for variant in self.variants for seed in range(self.seeds)]
+            return compared([self.trace, *(self.traced(*arm) for arm in arms[1:])], **size)
         if kind == "evolution":
             return signal_plot(kind, frame=self._trained(), blocks=self.trace.blocks, run=self.trace.run, **size)
         if kind == "theory":
@@ -94,8 +96,9 @@ class Network:
         model, batch = self.build(self.variants[0]), self.batch(self.small)
         optimizer = torch.optim.SGD(model.parameters(), lr=1e-2)
         frames = []
-        for step in range(max(STEPS) + 1):
-            if step in STEPS:
+        steps = STEPS[:3] if self.small else STEPS
+        for step in range(max(steps) + 1):
+            if step in steps:
                 frames.append(spp.trace(model, batch).frame.assign(step=np.int64(step)))
             optimizer.zero_grad()
             _loss(model, batch).backward()
@@ -128,7 +131,7 @@ def _loss(model: nn.Module, batch: Any) -> torch.Tensor:
 
 
 def _images(pixels: int) -> Callable[[bool], torch.Tensor]:
-    return lambda small: spp.data.gaussian(4 if small else 16, (3, *[32 if small else pixels] * 2), seed=0)
+    return lambda small: spp.data.gaussian(2 if small else 16, (3, *[32 if small else pixels] * 2), seed=0)
 
 
 def _bundled(name: str, **changes: Any) -> Callable[[str], nn.Module]:

@@ -116,7 +116,7 @@ class Watch:
         Cheaper than to look at :attr:`frame` again and again, which is read back from disk where there is a ``path``. A
         listener that raises ends the watching with a warning; the training goes on.
         """
-        self._keeper.listeners.append(listener)
+        self._sink.keeper.listeners.append(listener)
 
     def flush(self) -> None:
         """Write what was measured so far, where there is a ``path``.

@@ -207,6 +207,7 @@ def test_saved_and_loaded(tmp_path):
     assert run.run["note"] == "mine" and run.run["kind"] == "watch" and run.run["optimizer"] == "SGD"
     assert run.frame["step"].nunique() == 3
     assert len(pickle.dumps(run)) > 0
+    assert run.plot().kind == watch.plot().kind == "evolution"
     run.plot("layers", step=2)
 
 

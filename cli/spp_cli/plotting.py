@@ -67,7 +67,7 @@ def _drawn(runs: tuple[str, ...], style: str, width: str | float, given: dict[st
     """Read the runs and draw what is asked for."""
     import spp
     from spp.errors import InputError
-    from spp.plot import compare
+    from spp.plot import compare, evolutions
 
     kind, steps = given["kind"] or ("compare" if len(runs) > 1 else "layers"), given["steps"]
     options: dict[str, Any] = {
@@ -84,12 +84,14 @@ def _drawn(runs: tuple[str, ...], style: str, width: str | float, given: dict[st
         options["step"] = steps[0]
     if kind == "compare":
         return compare(list(runs), **options)
+    if kind == "evolution" and len(runs) > 1:
+        return evolutions(list(runs), **options)
     if len(runs) > 1:
         raise InputError(
-            "several runs are drawn in one figure by comparing them",
+            "several runs are drawn in one figure by comparing them, or over their steps",
             received=f"--kind {kind}",
             where="--kind",
-            remedy="Leave it out, or name one run.",
+            remedy="Leave it out, take evolution, or name one run.",
         )
     if given["layers"]:
         options["layer"] = given["layers"]

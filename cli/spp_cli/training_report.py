@@ -59,8 +59,10 @@ class Report:
     def __call__(self, news: News) -> None:
         """Move the bar, and print the line of an epoch that has ended."""
         if self._bar is not None:
-            self._bar.total = news.epochs * news.batches
-            self._bar.n = news.epoch * news.batches + news.batch
+            done = news.epoch * news.batches + news.batch
+            if self._bar.total is None:  # steps of an earlier session took none of this one's time
+                self._bar.total, self._bar.initial = news.epochs * news.batches, done - 1
+            self._bar.n = done
             self._bar.set_description(f"epoch {news.epoch}", refresh=False)
             worst = f", {in_short(news.finding)}" if news.finding else ""
             self._bar.set_postfix_str(f"loss {news.loss:.3g}, accuracy {percent(news.accuracy)}{worst}", refresh=False)

@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from sphinx.application import Sphinx
 
 GROUPS = {
-    "First steps": ("install", "tutorial", "reading-a-plot", "figures", "report"),
+    "First steps": ("install", "tutorial", "reading-a-plot", "figures", "gallery", "report"),
     "In use": ("rules", "watch", "training", "integrations", "studies", "theory"),
     "What is bundled": ("networks", "norms", "neuronwise"),
     "Reference": ("cli", "api", "statistics", "compatibility", "performance"),

@@ -10,6 +10,7 @@ import ast
 import builtins
 import inspect
 import re
+import sys
 from collections.abc import Iterator
 from importlib import import_module
 from importlib.util import find_spec
@@ -39,14 +40,16 @@ MODULES = (
     "spp.diagnosis",
     "spp.theory",
     "spp.report",
-    "spp.integrations",
     "spp.studies",
     "spp.frame.schema",
     "spp.frame.precision",
     "spp.errors",
     "spp.signals",
 )
-"""Every module that a user may import, in the order of the pages; one that this version does not have is left out."""
+"""Every module that a user may import, in the order of the pages; one that this version does not have is left out.
+
+Those of ``spp.integrations`` are not among them: what they offer exists only beside the library that they are about.
+"""
 
 
 def public(module: ModuleType) -> Iterator[str]:
@@ -108,11 +111,9 @@ def directive(module: ModuleType, name: str, value: Any) -> list[str]:
     if inspect.isclass(value) or inspect.isroutine(value):
         if not inspect.getdoc(value):
             return []
-        options = (
-            ["   :members:", "   :exclude-members: extra_repr", "   :show-inheritance:"]
-            if inspect.isclass(value)
-            else []
-        )
+        options = ["   :members:", "   :exclude-members: extra_repr"] if inspect.isclass(value) else []
+        if inspect.isclass(value) and value.__bases__ != (object,):
+            options.append("   :show-inheritance:")
         return [f".. auto{'class' if inspect.isclass(value) else 'function'}:: {full}", *options, ""]
     home = _home(module, name)
     text = ModuleAnalyzer.for_module(home).find_attr_docs().get(("", name), [])
@@ -168,8 +169,9 @@ def _named(app: Sphinx, env: BuildEnvironment, node: Any, content: nodes.TextEle
 
 
 def exists(target: str, module: str) -> bool:
-    """Whether ``target`` is a name within ``module``, of Python itself, or the full name of something."""
-    if _reached(import_module(module), target) or _reached(builtins, target):
+    """Whether ``target`` is a name within ``module``, of Python, of any file of ``spp``, or the full name of something."""
+    files = [loaded for name, loaded in sys.modules.items() if name.partition(".")[0] == "spp"]
+    if any(_reached(place, target) for place in [import_module(module), builtins, *files]):
         return True
     words = target.split(".")
     for end in range(len(words), 0, -1):

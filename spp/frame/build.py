@@ -46,7 +46,7 @@ def build_frame(rows: Sequence[Row], blocks: Iterable[str], step: int = 0) -> pd
         blocks: Names of the residual blocks.
         step: The training step, 0 for a trace.
     """
-    rows = sorted(rows, key=lambda r: (_SIGNAL_ORDER[r.signal], r.depth if r.depth is not None else 1 << 60))
+    rows = sorted(rows, key=row_order)
     numbers = summarize([plain_sums(row.moments) for row in rows])
     bounded = np.array([row.bounded for row in rows], dtype=bool)
     var = numbers.var
@@ -84,6 +84,11 @@ def build_frame(rows: Sequence[Row], blocks: Iterable[str], step: int = 0) -> pd
         Column.KURTOSIS: np.array([_kurtosis(row.moments) for row in rows], dtype=np.float64),
     }
     return _table(columns, COLUMNS)
+
+
+def row_order(row: Row) -> tuple[int, int]:
+    """Where a row stands in the frame: signals one after the other, each by depth, what never ran at the end."""
+    return _SIGNAL_ORDER[row.signal], row.depth if row.depth is not None else 1 << 60
 
 
 def build_exponents(rows: Sequence[Row]) -> pd.DataFrame:

@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import numpy as np
+import numpy.typing as npt
 import pandas as pd
 
-from spp.frame.build import build_blocks, build_frame
+from spp.frame.build import build_blocks, build_frame, row_order
 from spp.frame.schema import (
     WATCH_BLOCK_COLUMNS,
     WATCH_COLUMNS,
@@ -18,30 +20,37 @@ from spp.frame.schema import (
     Column,
     Spec,
 )
-from spp.frame.tally import Tally
+from spp.frame.tally import Row, Tally
+from spp.measure.moments import Moments, digests
 from spp.measure.parameters import UpdateSums
 from spp.signals import Signal
 
+AT_ONCE = 32
+"""Steps that wait as numbers at most."""
 _C = TypeVar("_C", bound=StrEnum)
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, eq=False)
 class Sampled:
-    """The tables of one sampled step in one mode.
+    """What one sampled step gave in one mode, as numbers; rows of a frame are cheaper to make for many steps at once.
 
     Attributes:
         step: The step's number.
-        frame: With the columns of ``WATCH_COLUMNS``.
-        blocks: With the columns of ``WATCH_BLOCK_COLUMNS``.
+        mode: ``train`` or ``eval``.
+        rows: The rows, without the sums of their channels.
+        blocks: With the columns of ``WATCH_BLOCK_COLUMNS``; None where there are no residual merges.
+        updates: For each parameter the squared sizes of its update and of itself.
     """
 
     step: int
-    frame: pd.DataFrame
-    blocks: pd.DataFrame
+    mode: str
+    rows: list[Row]
+    blocks: pd.DataFrame | None
+    updates: UpdateSums
 
 
 def sampled(tally: Tally, step: int, mode: str, updates: UpdateSums | None = None) -> Sampled:
-    """Turn what one step gave into rows.
+    """Take the numbers of one step; the tally is used up.
 
     Args:
         tally: The passes of the step, merged.
@@ -49,12 +58,34 @@ def sampled(tally: Tally, step: int, mode: str, updates: UpdateSums | None = Non
         mode: ``train`` or ``eval``.
         updates: For each parameter the squared sizes of its update and of itself.
     """
-    blocks = build_blocks(tally, step)
-    frame = build_frame(tally.rows, blocks[BlockColumn.BLOCK].unique(), step)
-    frame[str(Column.MODE)] = _constant(mode, len(frame))
-    frame[str(Column.UPDATE_RATIO)] = _ratios(frame, updates or {})
-    blocks[str(BlockColumn.MODE)] = _constant(mode, len(blocks))
-    return Sampled(step, frame, blocks)
+    blocks = None
+    if tally.merges:
+        blocks = build_blocks(tally, step)
+        blocks[str(BlockColumn.MODE)] = _modes([mode], np.zeros(len(blocks), dtype=np.int64))
+    rows = tally.rows
+    whole = [(row, row.moments) for row in rows if isinstance(row.moments, Moments)]
+    for (row, _), digest in zip(whole, digests([moments for _, moments in whole]), strict=True):
+        row.moments = digest
+    return Sampled(step, mode, rows, blocks, updates or {})
+
+
+def tables_of(steps: Sequence[Sampled], names: Iterable[str]) -> tuple[pd.DataFrame, pd.DataFrame]:
+    """The frame and the blocks of some steps, in their order.
+
+    Args:
+        steps: What they gave.
+        names: The residual blocks of the model, as far as they are known; an evaluation, without a graph, finds none itself.
+    """
+    blocks = joined([s.blocks for s in steps if s.blocks is not None], WATCH_BLOCK_COLUMNS)
+    tagged = sorted(((row, i) for i, one in enumerate(steps) for row in one.rows), key=lambda pair: row_order(pair[0]))
+    which = np.array([i for _, i in tagged], dtype=np.int64)
+    frame = build_frame([row for row, _ in tagged], names)  # whose sorting changes nothing more
+    frame[str(Column.STEP)] = np.array([s.step for s in steps], dtype=np.int64)[which]
+    frame[str(Column.MODE)] = _modes([s.mode for s in steps], which)
+    frame[str(Column.UPDATE_RATIO)] = np.array([_ratio(row, steps[i].updates) for row, i in tagged], dtype=np.float64)
+    if len(steps) > 1:
+        frame = frame.take(np.argsort(which, kind="stable")).reset_index(drop=True)
+    return frame, blocks
 
 
 def joined(frames: Sequence[pd.DataFrame], columns: Mapping[_C, Spec]) -> pd.DataFrame:
@@ -88,56 +119,73 @@ def as_declared(table: pd.DataFrame, columns: Mapping[_C, Spec]) -> pd.DataFrame
     return table
 
 
+Tables = tuple[pd.DataFrame, pd.DataFrame]
+
+
 class History:
     """Sampled steps in memory, with one frame and one table of blocks for all of them."""
 
     def __init__(self) -> None:
-        self._kept: list[Sampled] = []
-        self._joined: tuple[int, pd.DataFrame, pd.DataFrame] | None = None
+        self._raw: list[Sampled] = []
+        self._made: list[Tables] = []
+        self._names: frozenset[str] = frozenset()
 
     def add(self, one: Sampled) -> None:
-        """Keep the tables of one step."""
-        self._kept.append(one)
+        """Keep what one step gave."""
+        if one.blocks is not None and not self._names.issuperset(one.blocks[BlockColumn.BLOCK]):
+            self._make()  # what came before is told of the blocks that were known then, however many steps are made at once
+            self._names = self._names.union(one.blocks[BlockColumn.BLOCK])
+        self._raw.append(one)
+        if len(self._raw) >= AT_ONCE:
+            self._make()
 
-    def take(self) -> list[Sampled]:
+    def take(self) -> list[Tables]:
         """Everything kept so far; nothing is kept afterwards."""
-        kept, self._kept, self._joined = self._kept, [], None
-        return kept
+        self._make()
+        made, self._made = self._made, []
+        return made
 
-    def put_back(self, steps: Iterable[Sampled]) -> None:
+    def put_back(self, made: Sequence[Tables]) -> None:
         """Undo :meth:`take`."""
-        self._kept, self._joined = [*steps, *self._kept], None
+        self._made = [*made, *self._made]
 
-    def __len__(self) -> int:
-        return len(self._kept)
+    def __bool__(self) -> bool:
+        return bool(self._raw or self._made)
 
-    def tables(self) -> tuple[pd.DataFrame, pd.DataFrame]:
+    def tables_of(self, one: Sampled) -> Tables:
+        """The frame and the blocks of one step."""
+        return tables_of([one], self._names)
+
+    def tables(self) -> Tables:
         """The frame and the blocks of all steps."""
-        if self._joined is None or self._joined[0] != len(self._kept):
-            frame, blocks = (
-                joined([s.frame for s in self._kept], WATCH_COLUMNS),
-                joined([s.blocks for s in self._kept], WATCH_BLOCK_COLUMNS),
-            )
-            self._joined = len(self._kept), frame, blocks
-        return self._joined[1], self._joined[2]
+        self._make()
+        if not self._made:
+            return empty(WATCH_COLUMNS), empty(WATCH_BLOCK_COLUMNS)
+        if len(self._made) > 1:
+            self._made = [
+                (
+                    joined([frame for frame, _ in self._made], WATCH_COLUMNS),
+                    joined([blocks for _, blocks in self._made], WATCH_BLOCK_COLUMNS),
+                )
+            ]
+        return self._made[0]
+
+    def _make(self) -> None:
+        if self._raw:
+            self._made.append(tables_of(self._raw, self._names))
+            self._raw = []
 
 
-def _constant(mode: str, rows: int) -> pd.Categorical:
-    categories = WATCH_COLUMNS[Column.MODE].categories
-    dtype = pd.CategoricalDtype(list(categories))
-    codes = np.full(rows, categories.index(mode), dtype=np.int8)
-    out: pd.Categorical = pd.Categorical.from_codes(codes, dtype=dtype)
+def _modes(modes: Sequence[str], which: npt.NDArray[np.int64]) -> pd.Categorical:
+    """The mode of each row, from those of the steps and the step of each row."""
+    categories = list(WATCH_COLUMNS[Column.MODE].categories)
+    codes = np.array([categories.index(mode) for mode in modes], dtype=np.int8)[which]
+    look_up: Any = pd.Categorical.from_codes  # typed for integer categories alone
+    out: pd.Categorical = look_up(codes, dtype=pd.CategoricalDtype(categories))
     return out
 
 
-def _ratios(frame: pd.DataFrame, updates: UpdateSums) -> np.ndarray[tuple[int], np.dtype[np.float64]]:
-    """``||w' - w|| / ||w||`` of weight rows; missing for other rows, for weights that are zero and for those not updated."""
-    ratios = np.full(len(frame), np.nan)
-    if updates:
-        weights = np.flatnonzero(frame[Column.SIGNAL].to_numpy() == str(Signal.WEIGHT))
-        names, outputs = frame[Column.NAME].to_numpy(), frame[Column.OUTPUT].to_numpy()
-        for i in weights:
-            moved, size = updates.get((names[i], outputs[i]), (0.0, 0.0))
-            if size > 0:
-                ratios[i] = (moved / size) ** 0.5
-    return ratios
+def _ratio(row: Row, updates: UpdateSums) -> float:
+    """``||w' - w|| / ||w||`` of a weight; missing for other rows, for weights that are zero and for those not updated."""
+    moved, size = updates.get((row.name, row.output), (0.0, 0.0)) if row.signal is Signal.WEIGHT else (0.0, 0.0)
+    return float((moved / size) ** 0.5) if size > 0 else math.nan

@@ -22,6 +22,14 @@ ATTRIBUTE = "_compiled_call_impl"
 Run = Callable[[], Any]
 
 
+def untraced(hook: Callable[..., Any]) -> Callable[..., Any]:
+    """The hook as ``torch.compile`` leaves it alone, where a compiled function runs it (a compiled ``optimizer.step``)."""
+    if "torch._dynamo" not in sys.modules:  # making an optimizer has loaded it
+        return hook
+    disable: Callable[[Callable[..., Any]], Callable[..., Any]] = torch.compiler.disable
+    return disable(hook)
+
+
 class RootCall:
     """Hands every call of a module to ``called(args, kwargs, run)``, where ``run()`` makes the call.
 

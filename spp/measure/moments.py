@@ -216,6 +216,16 @@ def summarize(readings: Sequence[Moments | Digest]) -> Summary:
     )
 
 
+def digests(readings: Sequence[Moments]) -> list[Digest]:
+    """The numbers of readings that nothing more will be merged with."""
+    summary = summarize(readings)
+    columns = [
+        summary.numel - summary.nonfinite if name == "total" else getattr(summary, name) for name in native.SUMMARY
+    ]
+    rows = np.array(columns, dtype=np.float64).T.tolist()
+    return [Digest(tuple(row), reading.channels) for row, reading in zip(rows, readings, strict=True)]
+
+
 def _summarize(packed: Sequence[Tensor], sizes: npt.NDArray[np.int64]) -> list[Array]:
     """The reference: NumPy over all channels of all readings side by side."""
     tables = _to_host(packed)

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+import numpy as np
 import torch
 from torch import Tensor
 
 from spp.measure.channels import is_reducible, weight_axis
 from spp.measure.holes import Hole, no_weight_gradient
-from spp.measure.moments import Moments
+from spp.measure.moments import Moments, summarize
 from spp.measure.shape import Reduced
 from spp.measure.shards import Part, is_shared, part_of
 from spp.measure.sites import Call, Entry, Site
@@ -108,26 +109,29 @@ class StepParameters:
     @torch.no_grad()
     def updates(self) -> UpdateSums:
         """The squared sizes of the updates since :meth:`remember`, and of the weights before them."""
-        sums: list[Tensor] = []
         where: list[tuple[str, str]] = []
-        known: dict[int, Tensor] = {}
+        sizes: list[Moments] = []
+        moves: list[Moments] = []
+        known: dict[int, Moments] = {}
         for read in self._read:
-            before = self._before.get(id(read.parameter))
-            if before is None:
+            before, size = self._before.get(id(read.parameter)), read.site.value
+            if before is None or not isinstance(size, Moments):
                 continue
             if id(read.parameter) not in known:
                 part = part_of(read.parameter, read.site.axis) if read.part is not None else None
                 now = read.parameter if part is None else part.local if isinstance(part, Part) else before
                 if now.shape != before.shape:
                     continue
-                known[id(read.parameter)] = _squares(before, now, read.part is None or read.part.counts)
-            sums.append(known[id(read.parameter)])
+                moved = self._stage.reduce(before.sub_(now.detach()), None)  # the copy is used up
+                assert isinstance(moved, Moments)
+                known[id(read.parameter)] = moved
             where.append((read.site.entry.name, read.site.output))
+            sizes.append(size)
+            moves.append(known[id(read.parameter)])
         self._before.clear()
-        if not sums:
-            return {}
-        numbers = torch.stack([s.to(sums[0].device) for s in sums]).cpu().tolist()
-        return {key: (a, b) for key, (a, b) in zip(where, numbers, strict=True)}
+        found = zip(where, _squares(moves), _squares(sizes), strict=True)
+        shared = {(r.site.entry.name, r.site.output) for r in self._read if r.part is not None and not r.part.counts}
+        return {key: (0.0 if key in shared else a, b) for key, a, b in found}
 
     def _look(self, entry: Entry, call: Call | None) -> None:
         for name, tensor in parameters_of(entry.module):
@@ -150,14 +154,7 @@ class StepParameters:
         return part.whole(moments) if part is not None and isinstance(moments, Moments) else moments
 
 
-def _squares(before: Tensor, now: Tensor, counts: bool) -> Tensor:
-    """``(2,)`` float64: squared size of the update, and of the weight before it; ``before`` is used up."""
-    if not counts:
-        return torch.zeros(2, dtype=torch.float64, device=before.device)
-    size = torch.linalg.vector_norm(_real(before), dtype=torch.float64)
-    moved = torch.linalg.vector_norm(_real(before.sub_(now.detach())), dtype=torch.float64)
-    return torch.stack([moved, size]).square()
-
-
-def _real(tensor: Tensor) -> Tensor:
-    return torch.view_as_real(tensor) if tensor.is_complex() else tensor
+def _squares(readings: list[Moments]) -> list[float]:
+    """The sum of the squares of the finite elements of each reading."""
+    numbers = summarize(readings)
+    return list(np.nan_to_num(numbers.mean_square * (numbers.numel - numbers.nonfinite)))

@@ -14,12 +14,13 @@ from typing import TYPE_CHECKING, Any
 import pandas as pd
 
 from spp.errors import InputError, UnknownNameError
+from spp.plot import abreast, distribution, evolution, theory
 from spp.plot import channels as channel
-from spp.plot import distribution, evolution, theory
 from spp.plot.blocks import block_panels
 from spp.plot.comparison import compare_panels
 from spp.plot.facts import by_depth, listed
 from spp.plot.layers import layer_panels
+from spp.plot.modes import one_mode
 from spp.plot.runs import Beside, arms_of, shared
 from spp.plot.shapes import AnyGrid
 
@@ -80,6 +81,7 @@ def signal_plot(
         InputError: Nothing to draw: an empty frame, a step that was not measured, or a kind that needs what the trace does
             not hold.
     """
+    frame, blocks = one_mode(frame), one_mode(blocks)
     builders: dict[str, Callable[[], Built]] = {
         "layers": lambda: (
             *layer_panels(frame, signals=signals, statistics=statistics, step=step, unmeasured=unmeasured),
@@ -173,6 +175,40 @@ def compare(
     facts = shared(arms)
     drawn = f"{listed(dict.fromkeys(arm.label for arm in arms))} compared, {by_depth(facts, grid, 'compare')}"
     return SignalPlot(grid, kind="compare", step=shown, run=facts, style=style, width=width, drawn=drawn)
+
+
+def evolutions(
+    runs: Mapping[str, Any] | Sequence[Any],
+    *,
+    signals: Sequence[str] | str | None = None,
+    statistics: Sequence[str] | str | None = None,
+    steps: Sequence[int] | None = None,
+    style: str = "notebook",
+    width: str | float = "double",
+) -> SignalPlot:
+    """Draw several training runs beside each other: a column for each run, a line for each step, one scale for all.
+
+    Args:
+        runs: ``{label: run}``, or a list of runs, whose labels are then the facts in which they differ. A run is a watch, a run
+            folder or a frame.
+        signals: Activations and gradients when left out.
+        statistics: ACV when left out.
+        steps: Steps to draw; the first, the middle and the last one that all runs have when left out.
+        style: ``paper``, ``notebook`` or ``slides``.
+        width: ``single``, ``double`` or inches.
+
+    Raises:
+        InputError: Nothing to draw, too many runs or steps, a step that was not measured, or a run that is none.
+        StoreError: A folder that is no run, or of a later version.
+        UnknownNameError: A signal, statistic, style or width that does not exist.
+    """
+    arms = arms_of(runs)
+    grid = abreast.abreast_panels(arms, signals=signals, statistics=statistics, steps=steps)
+    from spp.plot.figure import SignalPlot
+
+    facts = shared(arms)
+    drawn = abreast.phrase(facts, arms, grid)
+    return SignalPlot(grid, kind="evolution", step=0, run=facts, style=style, width=width, drawn=drawn)
 
 
 def __getattr__(name: str) -> object:

@@ -21,7 +21,6 @@ from spp.plot.panels import (
     at_step,
     choose_scale,
     short,
-    title,
     ylabel,
     zeros,
 )
@@ -142,7 +141,7 @@ def _heat(
     return Heat(
         signal=signal,
         statistic=statistic,
-        title=f"{PLURAL[signal]}: {title(statistic)}",
+        title=f"{PLURAL[signal]}: {short(statistic)}",
         ylabel="training\nstep",
         colour_label=ylabel(short(statistic), signal, scale).partition("\n")[2],
         values=values,

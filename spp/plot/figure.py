@@ -244,7 +244,13 @@ def _fit(page: AnyGrid, axes: dict[AnyPanel, Axes], words: dict[Text, str]) -> N
             else:
                 fit_ticks(ax, panel, labelled=r == len(page) - 1)
             room = _room(extents, c, ax.get_figure(root=True).bbox.width)  # type: ignore[union-attr]
-            over = room if panel.title else min(room, 1.15 * extents[c].width)
+            over = room
+            if isinstance(
+                panel, Heat
+            ):  # beside it stands a colour bar, whose uppermost number may be as high as a title
+                over = min(room, extents[c].width)
+            elif not panel.title:
+                over = min(room, 1.15 * extents[c].width)
             rooms = {ax.title: over, ax.xaxis.label: room, ax.yaxis.label: extents[c].height}
             rooms |= dict.fromkeys(ax.texts, 0.95 * extents[c].width)
             for text, length in rooms.items():

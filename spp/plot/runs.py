@@ -13,6 +13,7 @@ import pandas as pd
 from spp.errors import InputError
 from spp.frame import store
 from spp.plot.comparison import Arm
+from spp.plot.modes import one_mode
 
 TELLING = (
     "model",
@@ -91,13 +92,13 @@ def _several(given: Any) -> list[Any]:
 
 def _read(given: Any) -> tuple[pd.DataFrame, Mapping[str, object]]:
     if isinstance(given, pd.DataFrame):
-        return given, {}
+        return one_mode(given), {}
     if isinstance(given, str | Path):
         tables, run = store.read(given)
-        return tables["frame"], run
+        return one_mode(tables["frame"]), run
     frame, facts = getattr(given, "frame", None), getattr(given, "run", None)
     if isinstance(frame, pd.DataFrame) and isinstance(facts, Mapping):
-        return frame, facts
+        return one_mode(frame), facts
     raise InputError(
         "a run to compare is a trace, a run folder or a frame", received=f"a {type(given).__name__}", where="runs"
     )

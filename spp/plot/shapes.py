@@ -104,6 +104,7 @@ class Curves(Sheet):
         threshold: Half-width of the linear part of a symlog axis.
         baseline: A level to compare with, as 1 for a ratio; drawn as a thin line.
         between: Indices of two curves whose difference is shaded.
+        room: Further numbers that the axis has room for: those of a panel beside it that is read on the same scale.
     """
 
     curves: tuple[Curve, ...]
@@ -111,6 +112,7 @@ class Curves(Sheet):
     threshold: float = 0.0
     baseline: float | None = None
     between: tuple[int, int] | None = None
+    room: tuple[float, ...] = ()
 
     @property
     def y(self) -> FloatArray:
@@ -119,6 +121,7 @@ class Curves(Sheet):
         parts += [side for curve in self.curves for shade in curve.shades for side in (shade.low, shade.high)]
         if self.baseline is not None:
             parts.append(np.array([self.baseline]))
+        parts.append(np.array(self.room, dtype=np.float64))
         return np.concatenate(parts) if parts else np.zeros(0)
 
     @property

@@ -59,9 +59,9 @@ class Keeper:
             seen = ({}, {}) if first is None else (first.calls, first.inputs)
             self.facts = module_facts(finished.entries, *seen)
             self._modules = None
-        for one in new:
+        for tables in map(self.history.tables_of, new if self.listeners else ()):
             for listener in self.listeners:
-                listener(one.frame, one.blocks)
+                listener(*tables)
 
         if self._writer is not None and time.monotonic() - self._flushed >= self._patience:
             self.flush(finished.step + 1)
@@ -86,7 +86,7 @@ class Keeper:
         Raises:
             StoreError: It cannot be written; it is kept for the next attempt.
         """
-        if self._writer is None or not len(self.history):
+        if self._writer is None or not self.history:
             return
         frame, blocks = self.history.tables()
         kept = self.history.take()

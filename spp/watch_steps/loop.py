@@ -12,7 +12,8 @@ from typing import Any
 import torch
 from torch import nn
 
-from spp.measure.attach import RootCall
+from spp.measure.attach import RootCall, untraced
+from spp.measure.garbage import patient_collector
 from spp.measure.schedule import Schedule
 from spp.watch_steps.sample import Finished, Sample, Settings, evaluation
 from spp.watch_steps.sink import Sink
@@ -64,7 +65,7 @@ class Loop:
         self._attached = True
         self._call.install()
         if self._optimizer is not None:
-            self._handles.append(self._optimizer.register_step_post_hook(self._after_step))
+            self._handles.append(self._optimizer.register_step_post_hook(untraced(self._after_step)))
             self._safely(self._open_if_due)
 
     def detach(self, clean: bool = True) -> None:
@@ -188,7 +189,8 @@ class Loop:
 
     def _after_step(self, optimizer: Any, args: Any, kwargs: Any) -> None:
         if self._sample is not None:
-            self._safely(self._end_step)
+            with patient_collector():
+                self._safely(self._end_step)
         if self._owes:
             self._safely(self._pay)
         self.step += 1
@@ -215,7 +217,7 @@ class Loop:
             self._sample = Sample(self._settings, self.step, self._optimizer)
             self._sample.open()
             if self._optimizer is not None:
-                self._before = self._optimizer.register_step_pre_hook(self._before_step)
+                self._before = self._optimizer.register_step_pre_hook(untraced(self._before_step))
 
     def _finish(self, sample: Sample) -> None:
         finished = sample.finish()

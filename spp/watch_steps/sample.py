@@ -15,6 +15,7 @@ from spp.frame.tally import Tally
 from spp.measure import kernels
 from spp.measure.attach import StepGrip
 from spp.measure.channels import ChannelAxis
+from spp.measure.garbage import patient_collector
 from spp.measure.holes import Hole
 from spp.measure.live import MODES, LiveCapture, Observed
 from spp.measure.parameters import StepParameters, UpdateSums
@@ -76,6 +77,7 @@ class Sample:
         self._grip = StepGrip(self._backward, self._skipped)
         self._observed: list[Observed] = []
         self._parameters: StepParameters | None = None
+        self._scale = 1.0
         self.gathered = False
 
     @property
@@ -106,7 +108,8 @@ class Sample:
 
     def forward(self, run: Callable[[], Any]) -> Any:
         """Run one forward of the root."""
-        output = self._live.forward(self._settings.root, run)
+        with patient_collector():
+            output = self._live.forward(self._settings.root, run)
         if self._optimizer is None and self._live.passes:
             self._read_parameters(self._live.passes[0])
         return output
@@ -116,7 +119,7 @@ class Sample:
         if self.gathered:
             return
         self.gathered = True
-        scale = self._grip.scale * self._settings.ranks  # the loss of the whole batch is the mean of the ranks' losses
+        scale = self._scale * self._settings.ranks  # the loss of the whole batch is the mean of the ranks' losses
         self._grip.remove()
         self._observed = self._live.finish(scale)
         if self._optimizer is not None:
@@ -146,14 +149,19 @@ class Sample:
     def _backward(self, roots: list[Tensor], run: Callable[[], Any]) -> Any:
         if self._captured is None:
             return run()
-        result = self._captured.backward(roots, run)
-        if self._optimizer is None and self._parameters is not None and self.failed is None:
-            self._parameters.gradients(self._grip.scale)
+        with patient_collector():
+            result = self._captured.backward(roots, run)
+        if self.failed is None:
+            self._scale = self._grip.scale
+            if self._optimizer is None and self._parameters is not None:
+                self._parameters.gradients(self._scale)
         return result
 
     def _skipped(self) -> None:
-        """The scaler skipped the optimizer's step: what was seen belongs to no step."""
-        self._live.finish()
+        """The scaler went on, and the optimizer has not: it skipped its step, and what was seen belongs to none."""
+        if self._optimizer is not None and self._captured is not None:
+            self._captured.finish()
+            self._scale = 1.0
 
     def _read_parameters(self, first: Observed | None) -> StepParameters:
         calls = {} if first is None else first.calls

@@ -1,5 +1,6 @@
 """``spp train`` end to end: what it prints and writes, how it is resumed, what it refuses."""
 
+import io
 import json
 import os
 import signal
@@ -20,10 +21,12 @@ import spp as library
 from spp import training
 from spp.data.augment import AUGMENTATIONS
 from spp.training.recipe import PRECISIONS
+from spp.training.results import News
 from spp_cli import train_options
 from spp_cli.options import words_for
 from spp_cli.train import train
 from spp_cli.train_options import TrainRequest
+from spp_cli.training_report import Report
 from tests.data import files
 
 WORDS = ("train", "--model", "ffn", "--norm", "batch", "--epochs", "3", "--batch-size", "300", "--lr", "0.01")
@@ -48,6 +51,7 @@ def test_a_run_prints_its_epochs_and_writes_its_folder(spp):
     assert lines[4].split() == ["epoch", "loss", "accuracy", "val.", "loss", "val.", "accuracy", "lr", "seconds"]
     assert [line.split()[0] for line in lines[5:8]] == ["0", "1", "2"]
     assert lines[9].startswith("test, last weights (epoch 2): loss ")
+    assert lines[-2] == "worst finding: none"
     folder = Path("runs/ffn-batch-digits")
     files_written = "checkpoints/ history.csv history.parquet modules.parquet parts/ run.json unmeasured.parquet"
     assert lines[-1] == f"{folder}: {files_written}"
@@ -118,6 +122,33 @@ def test_nothing_is_measured_where_nobody_asks(spp):
     assert spp("train", "--resume", "--out", "run", "--epochs", "4").code == 0
 
 
+def test_the_worst_finding_is_printed_with_what_to_try(spp):
+    done = spp(*WORDS, "--norm", "none", "--init", "default", "--activation", "sigmoid", "--out", "run")
+    line, remedy = [line for line in done.out.splitlines() if line.startswith(("worst finding", "Try: "))]
+    found = json.loads(Path("run/run.json").read_text())["finding"]
+    assert line == f"worst finding, {found['severity']} at step 0: {found['message']}"
+    assert remedy == f"Try: {found['remedy']}"
+    assert found["severity"] in ("error", "warning") and found["rule"]
+
+
+class Terminal(io.StringIO):
+    def isatty(self):
+        return True
+
+
+def test_a_terminal_gets_a_bar_with_loss_accuracy_and_the_worst_finding(monkeypatch, capsys):
+    monkeypatch.setattr(sys, "stderr", terminal := Terminal())
+    finding = {"severity": "error", "step": 4, "rule": "dead", "name": "layer3.act"}
+    row = dict.fromkeys(training.results.History, 0.5) | {"epoch": 1}
+    with Report(parsed(["train", "--model", "ffn"]), Path("run")) as report:
+        report(News(1, 3, 1, 2, 0.25, 0.9, finding=finding))
+        report(News(1, 3, 2, 2, 0.5, 0.5, row=row, finding=finding))
+    drawn = terminal.getvalue()
+    assert "epoch 1:" in drawn and "4/6" in drawn
+    assert "loss 0.5, accuracy 50.0 %, error at step 4: dead, layer3.act" in drawn
+    assert capsys.readouterr().out.splitlines()[-1].split()[:4] == ["1", "0.5", "50.0", "%"]
+
+
 def test_quiet_prints_the_folder(spp):
     done = spp(*WORDS, "-q")
     assert (done.out, done.err) == ("runs/ffn-batch-digits\n", "")
@@ -150,7 +181,7 @@ def test_a_loss_that_is_not_finite_is_said_and_traced(spp):
     done = spp(*WORDS[:-1], "1e9", "--norm", "none", "--optimizer", "sgd", "--out", "run")
     assert done.code == 1
     assert done.err.startswith("Error: the loss is not finite at step ")
-    assert "so the run was stopped there. Non-finite " in done.err
+    assert "so the run was stopped there. NaN or infinity first appears in layer" in done.err
     assert done.err.endswith("The folder nonfinite holds a trace of that batch; --keep-going trains on.\n")
     assert (library.load("run/nonfinite").frame["nonfinite"] > 0).any()
     on = spp(*WORDS[:-1], "1e9", "--norm", "none", "--optimizer", "sgd", "--keep-going", "--json")

@@ -102,7 +102,7 @@ def test_run_folders_are_compared_and_named(tmp_path: Path) -> None:
     figure = plot.compare(folders, signals="activation", statistics="acv")
     assert [curve.label for curve in figure.panels[0].curves] == ["before", "after"]  # type: ignore[union-attr]
     assert figure.panels[1].note == "after stays within a factor 2 of before"
-    with pytest.raises(StoreError, match=r"a run is a folder that trace\.save or spp analyze wrote"):
+    with pytest.raises(StoreError, match=r"a run is a folder that trace\.save"):
         plot.compare([tmp_path])
 
 

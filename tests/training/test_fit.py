@@ -340,6 +340,25 @@ def test_the_first_step_of_each_epoch_and_what_is_left_out():
     assert set(frame["name"]) == {"layer1.act", "layer2.act"}
 
 
+def test_the_worst_finding_is_told_as_it_comes_and_kept_when_the_run_is_resumed(tmp_path):
+    sick = {"depth": 10, "norm": "none", "activation": "sigmoid", "init": "default", "dropout": 0.0}
+    heard = []
+
+    def stop(news):
+        heard.append(news.finding)
+        if len(heard) == 8:
+            os.kill(os.getpid(), signal.SIGINT)
+
+    with pytest.raises(Interrupted):
+        fit(small.network(**sick), small.digits(), RECIPES["adam"], every=4, folder=tmp_path, report=stop)
+    assert heard[0] is None and heard[6]["step"] == 4
+    assert set(heard[6]) == {"step", "severity", "rule", "name", "message", "remedy"}
+    fitted = fit(small.network(**sick), small.digits(), RECIPES["adam"], every=4, folder=tmp_path, resume=True)
+    assert fitted.finding is not None and fitted.finding["severity"] <= heard[6]["severity"]
+    found = spp.diagnosis.find(spp.load(tmp_path))
+    assert fitted.finding["rule"] in {finding.rule for finding in found}
+
+
 def test_a_folder_that_holds_something_is_left_alone(tmp_path):
     fit(small.network(), small.digits(), Recipe(epochs=1), folder=tmp_path / "run")
     with pytest.raises(StoreError, match="an existing run is not overwritten silently"):

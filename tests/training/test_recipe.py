@@ -111,3 +111,26 @@ def test_differences_are_between_stored_and_own():
     from dataclasses import asdict
 
     assert Recipe(lr=0.1).differences(asdict(Recipe(lr=0.2, epochs=3))) == {"lr": (0.2, 0.1), "epochs": (3, 20)}
+
+
+@pytest.mark.parametrize("agc", [None, 0.01])
+def test_a_scaled_loss_gives_the_step_of_an_unscaled_one(agc):
+    """As float16 has it on a GPU: gradients are unscaled before they are clipped."""
+    recipe, moved = Recipe(optimizer="sgd", momentum=0.0, lr=0.5, agc=agc), []
+    for enabled in (True, False):
+        model = small.network(dropout=0.0)
+        loss = model(torch.randn(8, 1, 8, 8, generator=torch.Generator().manual_seed(0))).square().mean()
+        scaler = torch.amp.GradScaler("cpu", enabled=enabled)
+        apply_step(model, loss, make_optimizer(model, recipe), scaler, recipe, 0.5)
+        moved.append(model.state_dict())
+    torch.testing.assert_close(moved[0], moved[1])
+
+
+def test_a_scaled_step_that_overflows_is_left_out():
+    model, recipe = small.network(dropout=0.0), Recipe(optimizer="sgd", lr=0.5)
+    before = {name: value.clone() for name, value in model.named_parameters()}
+    scaler = torch.amp.GradScaler("cpu", init_scale=2.0**120)
+    loss = 2.0**20 * model(torch.randn(8, 1, 8, 8)).square().mean()
+    apply_step(model, loss, make_optimizer(model, recipe), scaler, recipe, 0.5)
+    assert small.same(before, dict(model.named_parameters()))
+    assert scaler.get_scale() < 2.0**120

@@ -8,6 +8,7 @@ from torch import nn
 
 import spp
 from spp.frame.schema import WATCH_BLOCK_COLUMNS, WATCH_COLUMNS, check
+from tests.distributed import worker as ranks
 from tests.watching.loops import Net, batches, plain, train
 
 KEY = ["name", "call", "output", "signal"]
@@ -91,6 +92,16 @@ def test_the_scale_of_a_gradient_scaler_is_divided_out(scale):
         torch.manual_seed(1)
         frames.append(watched(plain(), scaler=scaler, accumulate=2))
     pd.testing.assert_frame_equal(*frames)
+
+
+def test_the_scale_is_divided_out_without_an_optimizer_too():
+    frames = []
+    for scaler in (None, torch.amp.GradScaler("cpu", init_scale=256.0, growth_interval=1)):
+        torch.manual_seed(1)
+        frames.append(watched(plain(), scaler=scaler, optimizer=False, steps=2))
+    pd.testing.assert_frame_equal(*(f.query("signal != 'weight_gradient'") for f in frames))
+    one, other = (f.query("signal == 'weight_gradient'") for f in frames)
+    same(one.query("step == 1"), other.query("step == 1"), 1e-12)
 
 
 def test_the_scale_is_divided_out_where_a_fused_optimizer_does_it():
@@ -256,3 +267,24 @@ def test_blocks_have_steps_too():
         train(model, optimizer, 3, accumulate=2)
     assert watch.blocks["step"].tolist() == [0, 2] and watch.blocks["branch"].tolist() == ["block.3", "block.3"]
     assert watch.blocks[["acv", "branch_acv", "gradient_acv"]].notna().all(axis=None)
+
+
+@pytest.mark.parametrize("flush", [None, 0, 3600], ids=["in memory", "one by one", "at once"])
+def test_rows_of_an_evaluation_know_their_block(tmp_path, flush):
+    """Without a graph no merge is found where functions lie between the modules; what the steps found holds for it."""
+    torch.manual_seed(0)
+    model = ranks.Net()
+    optimizer = torch.optim.SGD([p for p in model.parameters() if p.requires_grad], lr=0.1)
+    options = {} if flush is None else {"path": tmp_path / "run", "flush": flush}
+    x, _ = ranks.batch(0, torch.float32)
+    with spp.watch(model, optimizer, every=1, **options) as watch:
+        for step in range(5):
+            model.train(step % 2 == 1)
+            with torch.set_grad_enabled(model.training):
+                output = model(x)
+            if model.training:
+                output.sum().backward()
+                optimizer.step()
+    seen = watch.frame.query("name == 'blocks.0.down' and signal == 'activation'")
+    assert seen["mode"].tolist() == ["eval", "train", "eval", "train", "eval"]
+    assert seen["block"].fillna("none").tolist() == ["none", *["blocks.0"] * 4]  # before any step none was known

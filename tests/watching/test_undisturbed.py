@@ -70,6 +70,30 @@ def test_the_network_inside_a_compiled_one_can_be_watched_too():
     assert "head" in set(watch.frame["name"])
 
 
+@pytest.mark.filterwarnings("ignore::DeprecationWarning:torch.*")
+def test_a_compiled_optimizer_step():
+    results = []
+    for watched in (False, True):
+        torch._dynamo.reset()
+        torch.manual_seed(0)
+        model = Net()
+        optimizer = sgd(model.parameters())
+        step = torch.compile(optimizer.step, backend="eager")
+        watch = spp.watch(model, optimizer, every=2)
+        if watched:
+            watch.start()
+        for x, y in batches(5):
+            optimizer.zero_grad()
+            nn.functional.cross_entropy(model(x), y).backward()
+            step()
+        if watched:
+            watch.close()
+        results.append(state(model))
+    assert all(torch.equal(a, b) for a, b in zip(*results, strict=True))
+    assert watch.frame["step"].unique().tolist() == [0, 2, 4]
+    assert (watch.frame.query("signal == 'weight' and output == 'weight'")["update_ratio"] > 0).all()
+
+
 def test_an_exception_in_the_loop_leaves_nothing_behind():
     torch.manual_seed(0)
     model = Net()
