@@ -55,6 +55,10 @@ class Column(StrEnum):
     KURTOSIS = "kurtosis"
     MODE = "mode"
     UPDATE_RATIO = "update_ratio"
+    ACSM_PREDICTED = "acsm_predicted"
+    ACV_PREDICTED = "acv_predicted"
+    GRADIENT_PREDICTED = "gradient_predicted"
+    LOG_SPREAD_PREDICTED = "log_spread_predicted"
 
 
 @dataclass(frozen=True, slots=True)
@@ -122,6 +126,25 @@ COLUMNS: dict[Column, Spec] = {
     Column.NONFINITE: Spec("int64", "non-finite values", "how many elements are NaN or infinite"),
     Column.KURTOSIS: Spec("float64", "kurtosis", "fourth standardized moment, where asked for", missing=True),
 }
+
+PREDICTED: dict[Column, Spec] = {
+    Column.ACSM_PREDICTED: Spec(
+        "float64", "ACSM (theory)", "the ACSM that mean-field theory expects, of an activation", missing=True
+    ),
+    Column.ACV_PREDICTED: Spec(
+        "float64", "ACV (theory)", "the ACV that mean-field theory expects, of an activation", missing=True
+    ),
+    Column.GRADIENT_PREDICTED: Spec(
+        "float64", "gradient mean square (theory)", "the mean square it expects, of a gradient", missing=True
+    ),
+    Column.LOG_SPREAD_PREDICTED: Spec(
+        "float64",
+        "spread of the log (theory)",
+        "standard deviation of the natural log of the mean square that it expects over draws of the weights",
+        missing=True,
+    ),
+}
+"""Columns that follow those of the frame where a prediction was attached (:func:`spp.theory.attach`): all of them, or none."""
 
 
 _MODE = Spec("category", "mode", "whether the root was training or evaluating", ("train", "eval"))
@@ -382,6 +405,8 @@ STATISTICS: tuple[Column, ...] = (
 def check(frame: pd.DataFrame, columns: Mapping[_C, Spec]) -> pd.DataFrame:
     """Return ``frame`` if it has exactly ``columns``, in order, with their dtypes; else raise.
 
+    ``PREDICTED`` may follow ``COLUMNS``.
+
     Args:
         frame: The table to check.
         columns: One of the tables of this module, as ``COLUMNS``.
@@ -389,16 +414,20 @@ def check(frame: pd.DataFrame, columns: Mapping[_C, Spec]) -> pd.DataFrame:
     Raises:
         InputError: A column is missing, unknown or of another dtype; the message names it.
     """
-    expected, found = [str(c) for c in columns], [str(c) for c in frame.columns]
+    specs: dict[str, Spec] = {str(column): spec for column, spec in columns.items()}
+    found = [str(c) for c in frame.columns]
+    if columns is COLUMNS and found[len(specs) :] == [str(c) for c in PREDICTED]:
+        specs |= {str(column): spec for column, spec in PREDICTED.items()}
+    expected = list(specs)
     if expected != found:
         missing = [c for c in expected if c not in found]
         unknown = [c for c in found if c not in expected]
         what = f"missing {missing}, unknown {unknown}" if missing or unknown else "the same columns in another order"
         raise InputError("a frame has the columns of the schema", received=what, remedy="See spp.frame.schema.")
-    for column, spec in columns.items():
+    for column, spec in specs.items():
         dtype = str(frame[column].dtype)
         if dtype != spec.dtype:
-            raise InputError(f"column {str(column)!r} has dtype {spec.dtype}", received=dtype)
+            raise InputError(f"column {column!r} has dtype {spec.dtype}", received=dtype)
         if not spec.missing and frame[column].isna().any():
-            raise InputError(f"column {str(column)!r} is never missing", received="missing values")
+            raise InputError(f"column {column!r} is never missing", received="missing values")
     return frame

@@ -29,3 +29,5 @@ from spp.theory.residual import padding_loss as padding_loss
 from spp.theory.residual import stage_curve as stage_curve
 from spp.theory.selu import selu_jacobian as selu_jacobian
 from spp.theory.selu import selu_orbit as selu_orbit
+from spp.theory.table import attach as attach
+from spp.theory.walk import predict as predict

@@ -22,8 +22,8 @@ from spp.errors import InputError
 from spp.nn.activations import find_activation
 from spp.nn.gains import Array, normal_nodes
 
-REACH, NODES = 9.0, 24
-"""In two variables: where integration ends (density below 1e-18) and nodes of a panel."""
+REACH, NODES, WIDEST = 9.0, 16, 2.0
+"""In two variables: where integration ends (density below 1e-18), nodes of a panel, and the widest panel."""
 
 
 @dataclass(frozen=True)
@@ -85,22 +85,46 @@ def moments(activation: Activation, mean: float = 0.0, variance: float = 1.0) ->
         variance: Of its input, at least 0.
     """
     phi = nonlinearity(activation)
-    u, weight = _nodes(phi, mean, variance)
+    u, weight = normal_points(phi, mean, variance)
     values = phi.value(u)
     return float(values @ weight), float(values**2 @ weight)
+
+
+def moments_of_many(phi: Nonlinearity, mean: Array, variance: Array, *, slopes: bool = False) -> tuple[Array, Array]:
+    """First and second moments of ``phi`` (or of its slope) for many normal inputs at once.
+
+    Args:
+        phi: The function.
+        mean: Of each input; of shape (K,).
+        variance: Of each input, at least 0; of shape (K,).
+        slopes: Take ``phi'`` for ``phi``.
+
+    Returns:
+        Both of shape (K,).
+    """
+    scale = np.sqrt(np.maximum(variance, 0.0))
+    widest = max(min(WIDEST, 2 / max(float(scale.max()), 1e-300)), 1 / 32)
+    grid = np.linspace(-REACH, REACH, int(np.ceil(2 * REACH / widest)) + 1)
+    edges = np.broadcast_to(grid, (len(mean), len(grid)))
+    if phi.kinks:
+        cuts = (np.array(phi.kinks) - mean[:, None]) / np.maximum(scale, 1e-150)[:, None]
+        edges = np.sort(np.concatenate([edges, np.clip(cuts, -REACH, REACH)], axis=1), axis=1)
+    z, weight = _between(edges)
+    values = (phi.slope if slopes else phi.value)(mean[:, None] + scale[:, None] * z)
+    return (values * weight).sum(1), (values**2 * weight).sum(1)
 
 
 def fourth_moment(activation: Activation, mean: float = 0.0, variance: float = 1.0) -> float:
     """``E[phi(u)^4]``; the arguments as for :func:`moments`."""
     phi = nonlinearity(activation)
-    u, weight = _nodes(phi, mean, variance)
+    u, weight = normal_points(phi, mean, variance)
     return float(phi.value(u) ** 4 @ weight)
 
 
 def slope_moments(activation: Activation, mean: float = 0.0, variance: float = 1.0) -> tuple[float, float]:
     """``(E[phi'(u)], E[phi'(u)^2])``; the arguments as for :func:`moments`."""
     phi = nonlinearity(activation)
-    u, weight = _nodes(phi, mean, variance)
+    u, weight = normal_points(phi, mean, variance)
     slopes = phi.slope(u)
     return float(slopes @ weight), float(slopes**2 @ weight)
 
@@ -114,7 +138,7 @@ def jacobian(activation: Activation, mean: float = 0.0, variance: float = 1.0) -
     if not variance > 0:
         raise InputError("the Jacobian of the moments wants a positive variance", received=repr(variance))
     phi = nonlinearity(activation)
-    u, weight = _nodes(phi, mean, variance)
+    u, weight = normal_points(phi, mean, variance)
     z, values = (u - mean) / sqrt(variance), phi.value(u)
     first, second = (
         np.array([(g * z) @ weight / sqrt(variance), (g * (z**2 - 1)) @ weight / (2 * variance)])
@@ -126,7 +150,7 @@ def jacobian(activation: Activation, mean: float = 0.0, variance: float = 1.0) -
 def second_moment_slope(activation: Activation, mean: float = 0.0, variance: float = 1.0) -> float:
     """``dE[phi(u)^2]/dv``, which is ``E[phi'^2] + E[phi'' phi]``, as ``E[phi phi' z] / s`` (right at kinks too)."""
     phi = nonlinearity(activation)
-    u, weight = _nodes(phi, mean, variance)
+    u, weight = normal_points(phi, mean, variance)
     return float((phi.value(u) * phi.slope(u) * (u - mean)) @ weight / variance)
 
 
@@ -158,11 +182,11 @@ def pair_moment(
     plain = phi.slope if slopes else phi.value
     take: Callable[[Array], Array] = (lambda x: plain(x) ** 2) if squared else plain
     if variance == 0 or abs(correlation) == 1:
-        u, weight = _nodes(phi, mean, variance, mirrored=True)
+        u, weight = normal_points(phi, mean, variance, mirrored=True)
         return float((take(u) * take(mean + np.sign(correlation) * (u - mean) if variance else u)) @ weight)
     scale = sqrt(variance)
     kinks = tuple((kink - mean) / scale for kink in phi.kinks)
-    widest = min(1.0, 2 / scale)
+    widest = max(min(WIDEST, 2 / scale), 1 / 32)
     z1, w1 = _outer_nodes(kinks, correlation, widest)
     z2, w2 = _inner_nodes(kinks, z1, correlation, widest)
     across = correlation * z1[:, None] + sqrt(1 - correlation**2) * z2
@@ -170,7 +194,7 @@ def pair_moment(
     return float((take(mean + scale * z1) * inner) @ w1)
 
 
-def _nodes(phi: Nonlinearity, mean: float, variance: float, *, mirrored: bool = False) -> tuple[Array, Array]:
+def normal_points(phi: Nonlinearity, mean: float, variance: float, *, mirrored: bool = False) -> tuple[Array, Array]:
     """Values of the input and their weights; ``mirrored`` cuts at the kinks' mirror images about the mean too."""
     if not variance >= 0:
         raise InputError("a variance is at least 0", received=repr(variance))
@@ -206,15 +230,15 @@ def _outer_nodes(kinks: tuple[float, ...], correlation: float, widest: float) ->
     if turn < 1:
         steps = turn * 2.0 ** np.arange(-1, 7)
         cuts += [kink / correlation + sign * step for kink in kinks for sign in (-1, 1) for step in steps]
-    grid = np.linspace(-REACH, REACH, int(np.ceil(2 * REACH / max(widest, 1 / 32))) + 1)
+    grid = np.linspace(-REACH, REACH, int(np.ceil(2 * REACH / widest)) + 1)
     return _between(np.unique(np.concatenate([grid, np.clip(cuts, -REACH, REACH)])))
 
 
 def _inner_nodes(kinks: tuple[float, ...], z1: Array, correlation: float, widest: float) -> tuple[Array, Array]:
     """For each ``z1``, cut where ``u2 = c z1 + sqrt(1 - c^2) z2`` meets a kink; of shape (len(z1), M)."""
     rest = sqrt(1 - correlation**2)
-    step = min(1.5, widest / rest)
-    grid = np.linspace(-REACH, REACH, int(np.ceil(2 * REACH / max(step, 1 / 32))) + 1)
+    step = min(WIDEST, widest / rest)
+    grid = np.linspace(-REACH, REACH, int(np.ceil(2 * REACH / step)) + 1)
     if not kinks:
         z2, weight = _between(grid)
         return z2[None], weight[None]

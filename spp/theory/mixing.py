@@ -1,0 +1,146 @@
+"""Linear layers and convolutions: what weights, given as they are, do to moments.
+
+A layer's weights enter through two Gram matrices over the taps of the kernel, means over output units:
+``G = mean_o sum_i W[o, i, k] W[o, i, k']`` and ``T = mean_o (sum_i W[o, i, k]) (sum_i W[o, i, k'])``. With ``u[k, p]`` the root
+mean square of the input that tap ``k`` sees at output ``p`` (0 on padding), what is alike at all positions of the input adds
+up as ``u^T G u``, the part that is not as ``sum_k G[k, k] u_k^2``, and the common mean as ``u^T T u``. So depthwise and
+grouped convolutions, strides, dilation and zero padding need no rule of their own, and standardized weights, whose rows sum
+to zero, take the common mean away.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import replace
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from spp.theory.field import FLOAT, Field, Gradient, unit, wide
+
+CONVOLVE: dict[int, Callable[..., Tensor]] = {1: F.conv1d, 2: F.conv2d, 3: F.conv3d}
+TRANSPOSE: dict[int, Callable[..., Tensor]] = {1: F.conv_transpose1d, 2: F.conv_transpose2d, 3: F.conv_transpose3d}
+Ints = tuple[int, ...]
+
+
+def linear(x: Field, weight: Tensor, bias: Tensor | None) -> Field:
+    """``x @ weight.T + bias`` over the last axis, which has the channels."""
+    w = wide(weight)
+    shape = torch.Size((*x.shape[:-1], len(w)))
+    out = _mixed(x, shape, len(shape) - 1, w[:, :, None], bias, x.root[None], 1)
+
+    def back(g: Gradient) -> Gradient:
+        sent = (w.square() * g.channels[:, None]).sum(0)  # (inputs,)
+        spread = g.spread + 2 * _gradient_overlap(x, g) / x.width
+        return replace(g, profile=g.profile * float(sent.mean()), channels=unit(sent), spread=spread)
+
+    return out.made_of((x, back))
+
+
+def convolution(
+    x: Field,
+    weight: Tensor,
+    bias: Tensor | None,
+    stride: Ints,
+    padding: Ints | str,
+    dilation: Ints,
+    groups: int,
+    shape: torch.Size,
+) -> Field:
+    """A convolution of ``weight.dim() - 2`` spatial axes; ``shape`` is that of its output."""
+    w = wide(weight)
+    dims, kernel = w.dim() - 2, w.shape[2:]
+    taps, space = kernel.numel(), x.profile.shape
+    w = w.reshape(len(w), w.shape[1], taps)
+    each = torch.eye(taps, dtype=FLOAT).reshape(taps, 1, *kernel)  # one kernel for each tap
+    with torch.no_grad():
+        seen = CONVOLVE[dims](x.root[None, None], each, None, stride, padding, dilation)[0]  # (taps, *space')
+    out = _mixed(x, shape, 1, w, bias, seen, groups)
+
+    def back(g: Gradient) -> Gradient:
+        pads = _pads(padding, kernel, dilation)
+        short = [
+            max(s - ((o - 1) * t - 2 * p + d * (k - 1) + 1), 0)
+            for s, o, t, p, d, k in zip(space, g.profile.shape, stride, pads, dilation, kernel, strict=True)
+        ]
+        root, each_back = g.profile.clamp(min=0).sqrt(), each.reshape(1, taps, *kernel)
+        with torch.no_grad():
+            came = TRANSPOSE[dims](root[None, None], each_back, None, stride, pads, short, 1, dilation)[0]
+        came = came[(slice(None), *(slice(0, s) for s in space))]  # (taps, *space): what reaches an input by each tap
+        scaled = w * g.channels.sqrt()[:, None, None]
+        gram = _gram(scaled.reshape(-1, taps), x.width)
+        alike, apart = _quadratic(gram, came), _diagonal(gram, came)
+        profile = (g.within * alike + (1 - g.within) * apart).clamp(min=0)
+        flat = float(profile.sqrt().mean()) ** 2
+        pooled = came.reshape(taps, -1).mean(1)
+        within = min(max(g.within * float(pooled @ gram @ pooled) / flat, -1.0), 1.0) if flat > 0 else 0.0
+        sent = scaled.square().sum(2).reshape(groups, -1, w.shape[1]).sum(1).reshape(-1)  # (inputs,)
+        return Gradient(profile, within, unit(sent), g.spread + 2 * _gradient_overlap(x, g) / x.width, g.across)
+
+    return out.made_of((x, back))
+
+
+def _mixed(x: Field, shape: torch.Size, axis: int, w: Tensor, bias: Tensor | None, seen: Tensor, groups: int) -> Field:
+    """The output for weights (O, I / groups, taps) and what each tap sees, (taps, *space)."""
+    share = x.channels.reshape(groups, 1, -1, 1).expand(groups, len(w) // groups, -1, 1).reshape(len(w), -1, 1)
+    scaled = w * share.sqrt()
+    taps = w.shape[2]
+    gram, sums = _gram(scaled.reshape(-1, taps), len(w)), w.sum(1)  # (taps, taps), (O, taps)
+    common = _gram(sums, len(w))
+    nu, within, across = x.nu, x.within, x.across
+    alike, apart = within - nu**2, 1 - within
+    own, flat = _diagonal(gram, seen), seen.reshape(taps, -1).mean(1)
+    profile = nu**2 * _quadratic(common, seen) + alike * _quadratic(gram, seen) + apart * own
+    shared = nu**2 * _quadratic(common, flat)
+    pooled = shared + alike * _quadratic(gram, flat) + apart * own.mean() / own.numel()
+    between = shared + (across - nu**2) * _quadratic(gram, flat)
+    mean = nu * sums.mean(0) @ flat
+    if bias is not None:
+        b = wide(bias)
+        shift, cross = b.square().mean(), 2 * nu * (sums * b[:, None]).mean(0)
+        profile = profile + shift + torch.einsum("k...,k->...", seen, cross)
+        pooled, between, mean = pooled + shift + cross @ flat, between + shift + cross @ flat, mean + b.mean()
+    kept = within**2 + (1 - within**2) / taps  # taps see different positions
+    return Field(
+        shape=shape,
+        axis=axis,
+        profile=profile.clamp(min=0),
+        mean=float(mean),
+        pooled=float(pooled),
+        between=float(between),
+        channels=unit(scaled.square().sum((1, 2))),
+        spread=x.spread + 2 * x.overlap() / len(w),
+        lengths=x.lengths * kept + 2 * (1 - across**2) / len(w),
+        scatter=x.scatter * kept + (1 - across**2) ** 2 / len(w),
+        centred=(x.lengths if x.centred is None else x.centred) * kept + 2 / len(w),
+    )
+
+
+def _gram(rows: Tensor, count: int) -> Tensor:
+    return rows.T @ rows / count
+
+
+def _quadratic(matrix: Tensor, u: Tensor) -> Tensor:
+    """``u^T matrix u`` over the first axis of ``u``."""
+    flat = u.reshape(len(u), -1)
+    return (flat * (matrix @ flat)).sum(0).reshape(u.shape[1:])
+
+
+def _diagonal(matrix: Tensor, u: Tensor) -> Tensor:
+    """The same for the diagonal of the matrix alone."""
+    return torch.einsum("k...,k->...", u.square(), matrix.diagonal())
+
+
+def _gradient_overlap(x: Field, g: Gradient) -> float:
+    """As :meth:`Field.overlap`, for gradients, which are nearly independent from sample to sample."""
+    p = g.profile.numel()
+    return (g.within**2 * (1 - 1 / p) + 1 / p) / x.samples
+
+
+def _pads(padding: Ints | str, kernel: torch.Size, dilation: Ints) -> Ints:
+    if padding == "valid":
+        return (0,) * len(kernel)
+    if isinstance(padding, str):  # "same": stride is 1
+        return tuple(d * (k - 1) // 2 for k, d in zip(kernel, dilation, strict=True))
+    return tuple(padding)
