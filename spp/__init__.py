@@ -6,6 +6,7 @@ model = spp.models.build("effnet_b0", norm="none")      # or any torch.nn.Module
 batch = spp.data.gaussian(32, (3, 224, 224), seed=0)    # or (inputs, targets), or a DataLoader
 trace = spp.trace(model, batch)                         # the model is left exactly as it was
 trace.frame                                             # one row per observed tensor
+trace.findings                                          # what is wrong, where it begins, what to try
 trace.plot()                                            # the Signal Propagation Plot
 """
 
@@ -14,6 +15,7 @@ __version__ = "0.1.0.dev0"
 from spp import data as data
 from spp import models as models
 from spp import nn as nn
+from spp.diagnosis import diagnose as diagnose
 from spp.errors import InputError as InputError
 from spp.errors import SppError as SppError
 from spp.errors import SppWarning as SppWarning
@@ -23,3 +25,7 @@ from spp.signals import Signal as Signal
 from spp.tracing import Trace as Trace
 from spp.tracing import load as load
 from spp.tracing import trace as trace
+from spp.watching import Watch as Watch
+from spp.watching import watch as watch
+
+from spp import training as training  # isort: skip  (stands on all of the above)

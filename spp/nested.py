@@ -2,6 +2,7 @@
 
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import fields, is_dataclass
+from functools import lru_cache
 from typing import Any
 
 import torch
@@ -79,11 +80,13 @@ def describe_call(args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> str:
     return ", ".join(parts) if parts else "no arguments"
 
 
+@lru_cache(maxsize=64)
 def dtype_name(dtype: torch.dtype) -> str:
     """``float32`` for ``torch.float32``."""
     return str(dtype).removeprefix("torch.")
 
 
+@lru_cache(maxsize=4096)
 def shape_name(shape: torch.Size) -> str:
     """``32x64x56x56``; empty for a scalar."""
     return "x".join(map(str, shape))

@@ -1,6 +1,9 @@
 """The vocabulary: which signals are observed, and which part a tensor plays at a residual merge."""
 
+from collections.abc import Iterable
 from enum import StrEnum
+
+from spp.errors import InputError, UnknownNameError
 
 
 class Signal(StrEnum):
@@ -18,6 +21,22 @@ class Signal(StrEnum):
 
 ALL: tuple[Signal, ...] = tuple(Signal)
 """Every signal, in the order of the frame."""
+
+
+def chosen(signals: Iterable[Signal | str] | str) -> frozenset[Signal]:
+    """The signals that are named, one or several.
+
+    Raises:
+        UnknownNameError: There is no such signal.
+        InputError: None is named.
+    """
+    names = [signals] if isinstance(signals, str) else list(signals)
+    for name in names:
+        if name not in set(ALL):
+            raise UnknownNameError("signal", str(name), [str(s) for s in ALL], where="signals")
+    if not names:
+        raise InputError("at least one signal is measured", received="none", where="signals")
+    return frozenset(Signal(name) for name in names)
 
 
 class Role(StrEnum):

@@ -3,8 +3,14 @@
 Run as a program, it writes the tables of columns into ``docs/statistics.md``.
 """
 
+import doctest
+import importlib
+import importlib.util
+import inspect
 import re
+import sys
 from pathlib import Path
+from types import ModuleType
 
 import click
 import pytest
@@ -17,7 +23,15 @@ from spp_cli.options import LOSSES
 ROOT = Path(__file__).resolve().parents[1]
 PAGES = sorted([*(ROOT / "docs").glob("*.md"), *ROOT.glob("*.md")])
 STATISTICS = ROOT / "docs" / "statistics.md"
-TABLES = ("COLUMNS", "BLOCK_COLUMNS", "MODULE_COLUMNS", "UNMEASURED_COLUMNS")
+DOCTESTS = sorted(path for path in (ROOT / "spp").rglob("*.py") if ">>>" in path.read_text())
+TABLES = (
+    "COLUMNS",
+    "BLOCK_COLUMNS",
+    "MODULE_COLUMNS",
+    "UNMEASURED_COLUMNS",
+    "EXPONENT_COLUMNS",
+    "CHANNEL_COLUMNS",
+)
 
 
 def table(name: str) -> str:
@@ -68,10 +82,104 @@ def test_every_page_of_the_docs_can_be_reached_from_the_index():
     ]
 
 
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_rows_of_a_table_have_as_many_cells_as_its_head(page):
+    """An unescaped bar ends a cell, inside of code too, and what is beyond the last column is lost."""
+    for table in re.findall(r"(?:^\|.*\|\n)+", page.read_text(), re.MULTILINE):
+        bars = [len(re.findall(r"(?<!\\)\|", line)) for line in table.splitlines()]
+        assert set(bars) == {bars[0]}, table.splitlines()[bars.index(next(n for n in bars if n != bars[0]))]
+
+
 def test_the_readme_begins_with_the_two_lines():
     first, second = (ROOT / "README.md").read_text().splitlines()[:2]
     assert first == "    pip install -c constraints.txt . && spp analyze --model effnet_b0 --norm none"
-    assert second == '    pip install -c constraints.txt -e ".[dev]" && pytest'
+    assert second == '    pip install -c constraints.txt -e ".[dev]" && pytest -n 2'
+
+
+def extension(name: str) -> ModuleType:
+    """One of the files that the site is built with."""
+    spec = importlib.util.spec_from_file_location(Path(name).stem, ROOT / "docs" / name)
+    assert spec is not None and spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+def test_every_page_of_the_docs_is_in_the_navigation():
+    navigation = extension("_ext/navigation.py")
+    pages = {page.stem for page in (ROOT / "docs").glob("*.md")}
+    groups = navigation.grouped(pages)
+    assert sorted(page for group in groups.values() for page in group) == sorted(pages - {"index"})
+    assert navigation.grouped({"index", "install", "brand-new", "api/spp"}) == {
+        "First steps": ["install"],
+        "More": ["brand-new"],
+    }
+    assert (ROOT / "docs" / "index.md").read_text().count(navigation.MARK) == 1
+
+
+def test_every_public_name_has_an_entry_in_the_reference():
+    import spp
+
+    pages = extension("_ext/public_names.py").pages()
+    for name, value in vars(spp).items():
+        if not name.startswith("_") and not inspect.ismodule(value):
+            assert any(re.search(rf":: spp(\.\w+)*\.{name}$", text, re.MULTILINE) for text in pages.values()), name
+    entries = re.findall(r"^\.\. (?:auto\w+|py:data):: (\S+)$", "\n".join(pages.values()), re.MULTILINE)
+    assert len(set(entries)) == len(entries)
+
+
+def test_every_option_is_in_the_reference_of_the_command_line():
+    page = extension("_ext/command_reference.py").page(cli, "spp")
+    for command in commands():
+        section = page.split(f"## spp {command.name}")[1].split("\n## ")[0]
+        for parameter in command.params:
+            if isinstance(parameter, click.Option):
+                assert all(f"`{name}`" in section for name in parameter.opts), parameter.name
+
+
+def test_help_texts_become_markdown():
+    reference = extension("_ext/command_reference.py")
+    assert reference.paragraphs("One\ntwo.\n\n\b\nExamples:\n  spp a\n  spp b") == (
+        "One\ntwo.\n\nExamples:\n\n```text\nspp a\nspp b\n```"
+    )
+
+    @click.command()
+    @click.option("--kind", type=click.Choice(["a", "b"]), default="a", help="Instead of --all, not `--none`.")
+    @click.option("--all", is_flag=True, help="Every one.")
+    @click.argument("run")
+    def made() -> None:
+        """Text."""
+
+    context = click.Context(made, info_name="made")
+    assert [reference.row(parameter, context) for parameter in made.params] == [
+        r"| `--kind` `[a\|b]` | `a` | Instead of `--all`, not `--none`. |",
+        "| `--all` |  | Every one. |",
+        "| `RUN` | required |  |",
+    ]
+
+
+@pytest.mark.parametrize("path", DOCTESTS, ids=lambda path: str(path.relative_to(ROOT)))
+def test_examples_in_docstrings_are_so(path):
+    name = ".".join(path.relative_to(ROOT).with_suffix("").parts).removesuffix(".__init__")
+    result = doctest.testmod(importlib.import_module(name), optionflags=doctest.NORMALIZE_WHITESPACE)
+    assert result.attempted and not result.failed
+
+
+@pytest.mark.slow
+def test_the_tutorial_runs(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "path", list(sys.path))
+    torch.set_num_threads(1)  # two threads that wait for each other take five times as long on a busy machine
+    images, page = extension("make_images.py"), ROOT / "docs" / "tutorial.md"
+    names = images.run_blocks(page)
+    sys.modules.pop("mynet")
+    assert images.shown(page) <= {path.name for path in tmp_path.iterdir()}
+    assert all((ROOT / "docs" / "images" / name).exists() for name in images.shown(page))
+    assert (tmp_path / "figure.pdf").stat().st_size
+    said = capsys.readouterr().out
+    for line in re.findall(r"^    ((?:error|warning) .*)$", page.read_text(), re.MULTILINE):
+        assert line in said
+    assert names["loss"].item() < 2.25  # it learns, as the page says, where guessing is log(10) = 2.30
 
 
 def commands() -> list[click.Command]:

@@ -11,7 +11,15 @@ from torch import nn
 
 import spp
 from spp.frame.precision import lost_shares
-from spp.frame.schema import BLOCK_COLUMNS, COLUMNS, EXPONENT_COLUMNS, MODULE_COLUMNS, UNMEASURED_COLUMNS, check
+from spp.frame.schema import (
+    BLOCK_COLUMNS,
+    CHANNEL_COLUMNS,
+    COLUMNS,
+    EXPONENT_COLUMNS,
+    MODULE_COLUMNS,
+    UNMEASURED_COLUMNS,
+    check,
+)
 from tests.oracle import assert_matches, columns, record
 
 LAST = (nn.Linear, nn.LayerNorm, nn.Flatten)
@@ -298,15 +306,49 @@ def test_fourth_moments_and_exponents_where_asked_for(tmp_path):
     counted = whole.exponents.query("name == '0' and signal == 'activation'")
     assert counted["count"].sum() == 6400
     k = np.floor(np.log2(x.abs().double().numpy()))
-    assert dict(zip(counted["exponent"], counted["count"], strict=True)) == dict(
-        zip(*map(np.ndarray.tolist, np.unique(k.astype(int), return_counts=True)), strict=True)
-    )
+    for sign in (-1, 1):
+        mine = counted[counted["sign"] == sign]
+        assert dict(zip(mine["exponent"], mine["count"], strict=True)) == dict(
+            zip(
+                *map(np.ndarray.tolist, np.unique(k[np.sign(x.numpy()) == sign].astype(int), return_counts=True)),
+                strict=True,
+            )
+        )
     pd.testing.assert_frame_equal(whole.exponents.iloc[: len(counted)], parts.exponents.iloc[: len(counted)])
     pd.testing.assert_frame_equal(
         spp.load(whole.save(tmp_path / "run")).exponents, check(whole.exponents, EXPONENT_COLUMNS)
     )
     with pytest.raises(spp.InputError, match="moments is 2, or 4 for the kurtosis too; got 3"):
         spp.trace(model, x, moments=3)
+
+
+def test_the_spread_over_channels_where_asked_for(tmp_path):
+    generator = torch.Generator().manual_seed(0)
+    model = nn.Sequential(nn.Conv2d(3, 40, 3), nn.ReLU())
+    x = torch.randn(8, 3, 9, 9, generator=generator)
+    assert spp.trace(model, x).channels.empty
+    trace = spp.trace(model, x, channels=True)
+    check(trace.channels, CHANNEL_COLUMNS)
+    with torch.no_grad():
+        out = model[0](x).double().numpy().transpose(1, 0, 2, 3).reshape(40, -1)
+    rows = trace.channels.query("name == '0' and signal == 'activation'").set_index("statistic")
+    for statistic, each in (("mean", out.mean(1)), ("var", out.var(1))):
+        expected = np.quantile(each, [0.1, 0.5, 0.9, 0.0, 1.0])
+        np.testing.assert_allclose(
+            rows.loc[statistic, ["p10", "p50", "p90", "min", "max"]].astype(float), expected, rtol=1e-5
+        )
+    assert len(trace.channels) == 2 * len(trace.frame)
+    parts = spp.trace(model, list(x.split(2)), channels=True).channels.query("signal == 'activation'")
+    whole = trace.channels.query("signal == 'activation'")
+    np.testing.assert_allclose(parts[["p10", "p50", "p90"]], whole[["p10", "p50", "p90"]], rtol=1e-6, atol=1e-9)
+    pd.testing.assert_frame_equal(spp.load(trace.save(tmp_path / "run")).channels, trace.channels)
+
+
+def test_channels_without_a_finite_element_have_no_spread():
+    trace = spp.trace(
+        nn.Sequential(nn.Identity()), torch.full((4, 3), float("nan")), channels=True, signals=["activation"]
+    )
+    assert trace.channels[["p10", "max"]].isna().all(axis=None)
 
 
 def test_what_a_number_format_would_lose():

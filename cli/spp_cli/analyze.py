@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import math
 import sys
 import time
 from dataclasses import asdict
@@ -12,7 +11,8 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from spp_cli.console import plain_warnings
+from spp_cli.console import jsonable, plain_warnings
+from spp_cli.device import pick_device
 from spp_cli.options import Request, analyze_options, argv
 
 if TYPE_CHECKING:
@@ -34,9 +34,11 @@ Examples:
 def analyze(**given: Any) -> None:
     """Trace one model: one forward and one backward pass per batch.
 
-    Prints what ran, a table along the network and the most striking facts. Writes to the run folder: frame.parquet and
-    frame.csv (every statistic of every tensor), spp.png and spp.pdf (by layer), spp-blocks.png and spp-blocks.pdf (by
-    residual block, where there are any), and run.json (what is needed to run it again).
+    Prints what ran, a table along the network, and what is wrong: the worst first, with the layer where it begins and what
+    to type against it. A network without trouble gets its most striking facts instead. Writes to the run folder:
+    frame.parquet and frame.csv (every statistic of every tensor), spp.png and spp.pdf (by layer), spp-blocks.png and
+    spp-blocks.pdf (by residual block, where there are any), report.html (an interactive page that opens offline, where the
+    extra `report` is installed), and run.json (what is needed to run it again).
     """
     request = Request(**given)
     with plain_warnings():
@@ -45,34 +47,39 @@ def analyze(**given: Any) -> None:
 
 def _run(request: Request) -> None:
     from spp.diagnosis.facts import striking
-    from spp_cli import inputs, networks, summary
+    from spp_cli import findings, inputs, networks, summary
     from spp_cli.folders import claim
 
-    device = _device(request.device)
+    device = pick_device(request.device)
     samples = inputs.read_file(request)
     plan = networks.plan(request, None if samples is None else tuple(samples.inputs.shape[1:]))
     with claim(plan.label, request.out, overwrite=request.overwrite) as folder:
         if samples is None:
             samples = inputs.draw(request, plan.shape, plan.facts["num_classes"])
-        trace = _trace(request, plan, samples, device)
-        files = _write(trace, folder, figures=not request.no_figures)
+        trace = traced(request, plan, samples, device)
+        files = _write(trace, folder, figures=not request.no_figures, report=not request.no_report)
     facts = striking(trace.frame)
     if request.as_json:
         report = {
             "folder": str(folder),
             "files": files,
             "run": trace.run,
+            "findings": findings.records(trace.findings),
             "facts": [asdict(fact) for fact in facts],
             "components": summary.component_rows(trace),
         }
-        click.echo(json.dumps(_plain(report), indent=2, allow_nan=False))
+        click.echo(json.dumps(jsonable(report), indent=2, allow_nan=False))
     elif request.quiet:
         click.echo(str(folder))
     else:
         summary.show(trace, facts, folder, files)
+        if "report.html" not in files and not (request.no_figures or request.no_report):
+            click.echo('For report.html, an interactive page: pip install "torch-spp[report]"', err=True)
+    if request.fail_on is not None and findings.count(trace.findings, request.fail_on):
+        raise SystemExit(1)
 
 
-def _trace(request: Request, plan: Plan, samples: Samples, device: str) -> Trace:
+def traced(request: Request, plan: Plan, samples: Samples, device: str) -> Trace:
     """Build the network, trace it, and add to ``trace.run`` what it takes to do it again."""
     import torch
 
@@ -91,6 +98,8 @@ def _trace(request: Request, plan: Plan, samples: Samples, device: str) -> Trace
         exclude=list(request.exclude) or None,
         seed=request.seed,
         progress=request.batches > 1 and not request.quiet and sys.stderr.isatty(),
+        exponents=request.exponents,
+        channels=request.channels,
     )
     trace.run.update(
         plan.facts,
@@ -104,39 +113,20 @@ def _trace(request: Request, plan: Plan, samples: Samples, device: str) -> Trace
     return trace
 
 
-def _write(trace: Trace, folder: Path, *, figures: bool) -> list[str]:
-    """Save the trace and its figures; return the names of the files.
+def _write(trace: Trace, folder: Path, *, figures: bool, report: bool) -> list[str]:
+    """Save the trace, its figures and, where plotly is installed, its report; return the names of the files.
 
     The numbers come first: a figure that fails must not take them along. ``claim`` has made sure that what is replaced
     is an empty folder, or a run that the user gave up with ``--overwrite``.
     """
+    from spp.report import available
+
     trace.save(folder, overwrite=True)
     for kind, stem in (("layers", "spp"), ("blocks", "spp-blocks")):
         if figures and (kind == "layers" or not trace.blocks.empty):
             plot = trace.plot(kind)
             for suffix in (".png", ".pdf"):
                 plot.save(folder / f"{stem}{suffix}")
+    if figures and report and available():
+        trace.report(folder / "report.html")
     return sorted(path.name for path in folder.iterdir() if path.is_file())
-
-
-def _device(name: str) -> str:
-    import torch
-
-    from spp.errors import InputError
-
-    if name == "auto":
-        return "cuda" if torch.cuda.is_available() else "cpu"
-    if name == "cuda" and not torch.cuda.is_available():
-        raise InputError("torch sees a CUDA device", received="none", where="--device", remedy="Use --device cpu.")
-    return name
-
-
-def _plain(value: Any) -> Any:
-    """``value`` as JSON knows it: numbers that are not finite become null."""
-    if isinstance(value, dict):
-        return {str(key): _plain(item) for key, item in value.items()}
-    if isinstance(value, list | tuple):
-        return [_plain(item) for item in value]
-    if isinstance(value, float) and not math.isfinite(value):
-        return None
-    return value if isinstance(value, str | int | float | bool | None) else str(value)

@@ -18,6 +18,7 @@ def facts() -> dict[str, str]:
 
     import spp
     from spp.measure import kernels
+    from spp.measure.kernels import cuda
 
     found = {"spp": spp.__version__, "python": platform.python_version(), "platform": platform.platform(terse=True)}
     for name in LIBRARIES:
@@ -30,6 +31,10 @@ def facts() -> dict[str, str]:
     found["cuda"] = ", ".join(torch.cuda.get_device_name(i) for i in range(count)) if count else "no device"
     status = kernels.choose()
     found["kernels"] = f"{'native: C sweep' if status.native else 'reference: torch operations'} ({status.reason})"
+    on_cuda = cuda.status()
+    found["cuda kernels"] = (
+        f"{'triton: one sweep' if on_cuda.triton else 'reference: torch operations'} ({on_cuda.reason})"
+    )
     return found
 
 
@@ -38,8 +43,8 @@ def facts() -> dict[str, str]:
 def info(as_json: bool) -> None:
     """Say which versions and devices are here, and which reduction kernels are in use and why.
 
-    SPP_KERNELS=auto|off|require chooses between the C sweep, which is compiled on first use into the user's cache
-    ($SPP_CACHE), and torch operations.
+    SPP_KERNELS=auto|off|require chooses between kernels of one sweep and torch operations: on the CPU in C, compiled on first
+    use into the user's cache ($SPP_CACHE), on CUDA devices in Triton.
     """
     found = facts()
     if as_json:

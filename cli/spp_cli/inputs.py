@@ -79,24 +79,27 @@ def read_file(request: Request) -> Samples | None:
 
 
 def draw(request: Request, shape: tuple[int, ...], num_classes: int | None) -> Samples:
-    """Draw ``batch_size * batches`` samples of ``shape`` from the bundled data that ``--data`` names.
+    """Draw ``batch_size * batches`` samples of ``shape`` from the set that ``--data`` names.
 
     They are drawn at once, so that four batches of 16 hold what one batch of 64 holds.
 
     Raises:
-        UnknownNameError: ``--data`` names neither bundled data nor a file.
-        InputError: ``--loss cross_entropy`` needs classes, and nobody says how many.
+        UnknownNameError: ``--data`` names neither a set nor a folder or file.
+        InputError: ``--loss cross_entropy`` needs classes, and nobody says how many; or the data are not where they should be.
     """
     from spp import data
     from spp.errors import InputError, UnknownNameError
 
-    if request.data not in data.names():
-        raise UnknownNameError("data", request.data, (*data.names(), *(f"FILE{end}" for end in FILES)), where="--data")
+    if request.data not in data.names() and not Path(request.data).expanduser().is_dir():
+        known = (*data.names(), "FOLDER", *(f"FILE{end}" for end in FILES))
+        raise UnknownNameError("data", request.data, known, where="--data")
     if request.loss == "cross_entropy" and num_classes is None:
         raise InputError("cross_entropy needs the number of outputs", where="--loss", remedy="Add --num-classes.")
     with_classes = num_classes if request.loss == "cross_entropy" or request.data != "gaussian" else None
     number = request.batch_size * request.batches
-    inputs, targets = data.load(request.data, number, shape, seed=request.seed, num_classes=with_classes)
+    inputs, targets = data.load(
+        request.data, number, shape, seed=request.seed, num_classes=with_classes, folder=request.data_dir
+    )
     return Samples(inputs, targets)
 
 

@@ -6,7 +6,7 @@ import json
 
 import click
 
-KINDS = ("models", "norms", "activations", "inits", "data")
+KINDS = ("models", "norms", "activations", "inits", "data", "rules")
 
 
 def names(kind: str) -> dict[str, str]:
@@ -19,6 +19,10 @@ def names(kind: str) -> dict[str, str]:
         from spp.data import DATA
 
         return {name: row.description for name, row in DATA.items()}
+    if kind == "rules":
+        from spp.diagnosis import RULES
+
+        return {name: row.description for name, row in RULES.items()}
     from spp.nn import ACTIVATIONS, INITS, NORMS
 
     if kind == "norms":
@@ -29,7 +33,7 @@ def names(kind: str) -> dict[str, str]:
 
 
 @click.command("list")
-@click.argument("kind", metavar="models|norms|activations|inits|data", type=click.Choice(KINDS))
+@click.argument("kind", metavar="models|norms|activations|inits|data|rules", type=click.Choice(KINDS))
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object instead of text.")
 def list_names(kind: str, as_json: bool) -> None:
     """List the names that other commands take, with a description."""

@@ -15,6 +15,10 @@ import click
 
 COMMANDS = {
     "analyze": "spp_cli.analyze:analyze",
+    "compare": "spp_cli.compare:compare",
+    "train": "spp_cli.train:train",
+    "plot": "spp_cli.plotting:plot",
+    "check": "spp_cli.check:check",
     "list": "spp_cli.listing:list_names",
     "info": "spp_cli.info:info",
 }

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from torch import nn
 
-    from spp_cli.options import Request
+    from spp_cli.options import NetworkRequest as Request
 
 SHAPE = (3, 224, 224)
 """Shape of a sample for a user's own network, unless ``--image-size`` or a data file says otherwise."""
@@ -53,6 +53,8 @@ def plan(request: Request, shape: tuple[int, ...] | None) -> Plan:
         "norm": request.norm,
         "activation": request.activation,
         "init": request.init,
+        "residual": request.residual,
+        "se": request.se,
         "num_classes": request.num_classes,
     }
     changes = {key: value for key, value in asked.items() if value is not None}
@@ -125,12 +127,13 @@ def _bundled(request: Request, changes: dict[str, Any], shape: tuple[int, ...] |
         changes = {**changes, "input_shape": shape}
     config = config.change(**changes)
     config.check_input(config.input_shape, batch=None if request.eval_mode else request.batch_size)
-    facts = {
+    facts: dict[str, Any] = {
         "model": request.model,
         "norm": config.norm,
         "activation": config.activation,
         "init": config.init,
         "num_classes": config.num_classes,
+        **{key: changes[key] for key in ("residual", "se") if key in changes},
     }
     label = f"{request.model}-{config.norm}"
     return Plan(label, facts, config.input_shape, lambda: models.build(request.model, **changes))
@@ -178,10 +181,11 @@ def _factory(request: Request, changes: dict[str, Any], shape: tuple[int, ...] |
 
     if request.image_size is not None:
         shape = (SHAPE[0], *request.image_size)
-    asked = {**changes, "norm": request.norm}
+    asked: dict[str, Any] = {**changes, "norm": request.norm}
     facts: dict[str, Any] = {
         "model": request.model,
         **{key: asked.get(key) for key in ("norm", "activation", "init", "num_classes")},
+        **{key: asked[key] for key in ("residual", "se") if key in asked},
     }
     label = "-".join(part for part in (attribute.rpartition(".")[2], request.norm) if part)
     return Plan(label, facts, shape or SHAPE, make)

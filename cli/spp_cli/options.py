@@ -1,10 +1,10 @@
-"""The options of ``spp analyze`` and what they ask for, as one record that ``run.json`` keeps."""
+"""The options of ``spp analyze``, as one record that ``run.json`` keeps, and the options that other commands share."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Any, TypeVar
+from typing import Any, Protocol, TypeVar
 
 import click
 
@@ -12,6 +12,71 @@ F = TypeVar("F", bound=Callable[..., Any])
 
 LOSSES = ("auto", "probe", "cross_entropy")
 DEVICES = ("auto", "cpu", "cuda")
+FAIL_ON = ("warning", "error")
+
+
+class NetworkRequest(Protocol):
+    """What any command says about the network it wants."""
+
+    @property
+    def model(self) -> str:
+        """A bundled name, or ``package.module:factory``."""
+        ...
+
+    @property
+    def norm(self) -> str | None:
+        """A norm; None for the network's own, as for the next four."""
+        ...
+
+    @property
+    def activation(self) -> str | None:
+        """An activation."""
+        ...
+
+    @property
+    def init(self) -> str | None:
+        """An initialization."""
+        ...
+
+    @property
+    def residual(self) -> str | None:
+        """A rule of residual sums."""
+        ...
+
+    @property
+    def se(self) -> str | None:
+        """A rule of squeeze-and-excitation gates."""
+        ...
+
+    @property
+    def num_classes(self) -> int | None:
+        """Outputs."""
+        ...
+
+    @property
+    def image_size(self) -> tuple[int, int] | None:
+        """Height and width."""
+        ...
+
+    @property
+    def checkpoint(self) -> str | None:
+        """A file of weights."""
+        ...
+
+    @property
+    def eval_mode(self) -> bool:
+        """Whether it is put into evaluation mode."""
+        ...
+
+    @property
+    def batch_size(self) -> int:
+        """Samples per batch."""
+        ...
+
+    @property
+    def seed(self) -> int:
+        """Of the weights."""
+        ...
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -22,21 +87,28 @@ class Request:
     norm: str | None
     activation: str | None
     init: str | None
+    residual: str | None
+    se: str | None
     num_classes: int | None
     image_size: tuple[int, int] | None
     checkpoint: str | None
     eval_mode: bool
     data: str
+    data_dir: str | None
     batch_size: int
     batches: int
     seed: int
     loss: str
     include: tuple[str, ...]
     exclude: tuple[str, ...]
+    exponents: bool
+    channels: bool
     device: str
     out: str | None
     overwrite: bool
     no_figures: bool
+    no_report: bool
+    fail_on: str | None
     as_json: bool
     quiet: bool
 
@@ -53,8 +125,13 @@ def image_size(ctx: click.Context, param: click.Parameter, value: str | None) ->
 
 def argv(request: Request) -> list[str]:
     """The words after ``spp`` that ask for ``request``; defaults are spelled out, so that later ones do not matter."""
-    words = ["analyze"]
-    for option in analyze_options(click.Command("analyze")).params:
+    return words_for(analyze_options(click.Command("analyze")), request)
+
+
+def words_for(command: click.Command, request: object) -> list[str]:
+    """The name of ``command`` and the words that give its options the values in ``request``."""
+    words = [str(command.name)]
+    for option in command.params:
         name, value = option.opts[0], getattr(request, str(option.name))
         if value is True:
             words.append(name)
@@ -67,20 +144,72 @@ def argv(request: Request) -> list[str]:
     return words
 
 
+def repeatable(
+    names: tuple[str, ...], without: tuple[str, ...] = (), helps: Mapping[str, str] | None = None
+) -> Callable[[F], F]:
+    """Add every option of ``Request`` but those of ``without``; those of ``names`` may be given several times.
+
+    A repeated option is a tuple, empty (or with the default alone) where it is left out. ``helps`` has other texts.
+    """
+
+    def decorate(command: F) -> F:
+        for option in analyze_options(click.Command("analyze")).params:
+            assert isinstance(option, click.Option)
+            option.help = (helps or {}).get(str(option.name), option.help)
+            if option.name in names:
+                usual = (option.default,) if option.show_default else None
+                option = click.Option(
+                    option.opts,
+                    multiple=True,
+                    required=option.required,
+                    type=option.type,
+                    metavar=option.metavar,
+                    default=usual,
+                    show_default=bool(usual),
+                    help=f"{option.help} Repeatable.",
+                )
+            if option.name not in without:
+                known: list[click.Parameter] = command.__dict__.setdefault("__click_params__", [])
+                known.append(option)
+        return command
+
+    return decorate
+
+
 def analyze_options(command: F) -> F:
     """Add every option of ``Request`` to ``command``."""
-    for option in reversed(_OPTIONS):
-        command = option(command)
-    return command
+    return options_of(*_OPTIONS)(command)
 
 
-_OPTIONS = (
-    click.option(
+def options_of(*options: Callable[[F], F]) -> Callable[[F], F]:
+    """A decorator that adds options to a command, in this order."""
+
+    def add(command: F) -> F:
+        for option in reversed(options):
+            command = option(command)
+        return command
+
+    return add
+
+
+def model_option(*, required: bool) -> Callable[[F], F]:
+    """``--model``."""
+    return click.option(
         "--model",
-        required=True,
+        required=required,
         metavar="NAME",
         help="A bundled network (`spp list models`), or package.module:factory, a callable returning a torch module.",
-    ),
+    )
+
+
+def seed_option(text: str) -> Callable[[F], F]:
+    """``--seed``, with what it is the seed of."""
+    return click.option(
+        "--seed", type=click.IntRange(min=0, max=2**63 - 1), default=0, show_default=True, metavar="N", help=text
+    )
+
+
+NETWORK = (
     click.option(
         "--norm",
         metavar="NAME",
@@ -88,6 +217,12 @@ _OPTIONS = (
     ),
     click.option("--activation", metavar="NAME", help="Activation (`spp list activations`)."),
     click.option("--init", metavar="NAME", help="Initialization (`spp list inits`)."),
+    click.option(
+        "--residual",
+        metavar="NAME",
+        help="Residual rule: plain, skipinit, rezero, layerscale, nf, sqrt2, mp, mp_learned.",
+    ),
+    click.option("--se", metavar="NAME", help="Squeeze-and-excitation: plain, doubled, magnitude or none."),
     click.option("--num-classes", type=click.IntRange(min=1), metavar="N", help="Number of outputs."),
     click.option(
         "--image-size",
@@ -101,14 +236,36 @@ _OPTIONS = (
         type=click.Path(exists=True, dir_okay=False),
         help="Weights to load: a state dict saved by torch (nothing else is unpickled).",
     ),
+)
+"""What the network is, after its name."""
+
+DATA_DIR = click.option(
+    "--data-dir",
+    metavar="DIR",
+    type=click.Path(),
+    help="Folder with the binary version of CIFAR; ./data if left out.",
+)
+
+DEVICE = click.option(
+    "--device", type=click.Choice(DEVICES), default="auto", show_default=True, help="Where to compute."
+)
+OVERWRITE = click.option("--overwrite", is_flag=True, help="Replace the run that is in --out.")
+JSON = click.option("--json", "as_json", is_flag=True, help="Print one JSON object instead of text.")
+QUIET = click.option("--quiet", "-q", is_flag=True, help="Print only the run folder.")
+
+_OPTIONS = (
+    model_option(required=True),
+    *NETWORK,
     click.option("--eval", "eval_mode", is_flag=True, help="Trace in evaluation mode (default: training mode)."),
     click.option(
         "--data",
         default="gaussian",
         show_default=True,
-        metavar="NAME|FILE",
-        help="gaussian, digits, or a .npy or .pt file with the samples along its first axis.",
+        metavar="NAME|FILE|FOLDER",
+        help="gaussian, digits, cifar10, cifar100, a folder of images with one subfolder per class, or a .npy or .pt file "
+        "with the samples along its first axis.",
     ),
+    DATA_DIR,
     click.option(
         "--batch-size",
         type=click.IntRange(min=1),
@@ -125,14 +282,7 @@ _OPTIONS = (
         metavar="N",
         help="Batches, merged exactly.",
     ),
-    click.option(
-        "--seed",
-        type=click.IntRange(min=0, max=2**63 - 1),
-        default=0,
-        show_default=True,
-        metavar="N",
-        help="Of weights, data and probe.",
-    ),
+    seed_option("Of weights, data and probe."),
     click.option(
         "--loss",
         type=click.Choice(LOSSES),
@@ -142,15 +292,21 @@ _OPTIONS = (
     ),
     click.option("--include", multiple=True, metavar="GLOB", help="Observe only modules of these names; repeatable."),
     click.option("--exclude", multiple=True, metavar="GLOB", help="Leave out modules of these names; repeatable."),
-    click.option("--device", type=click.Choice(DEVICES), default="auto", show_default=True, help="Where to compute."),
+    click.option("--exponents", is_flag=True, help="Count values by power of two, for `spp plot --kind distribution`."),
+    click.option("--channels", is_flag=True, help="Keep the spread over channels, for `spp plot --kind channels`."),
+    DEVICE,
     click.option(
         "--out",
         metavar="DIR",
         type=click.Path(),
         help="Run folder; runs/MODEL-NORM if left out, numbered where that is taken.",
     ),
-    click.option("--overwrite", is_flag=True, help="Replace the run that is in --out."),
-    click.option("--no-figures", is_flag=True, help="Write the numbers only."),
-    click.option("--json", "as_json", is_flag=True, help="Print one JSON object instead of text."),
-    click.option("--quiet", "-q", is_flag=True, help="Print only the run folder."),
+    OVERWRITE,
+    click.option("--no-figures", is_flag=True, help="Write the numbers only: no figures, no report."),
+    click.option("--no-report", is_flag=True, help="Write no report.html."),
+    click.option(
+        "--fail-on", type=click.Choice(FAIL_ON), help="Exit with 1 if the diagnosis finds anything this bad or worse."
+    ),
+    JSON,
+    QUIET,
 )

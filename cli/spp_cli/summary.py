@@ -1,4 +1,4 @@
-"""What ``spp analyze`` prints: what ran, a table along the network, the most striking facts, where the files are."""
+"""What ``spp analyze`` prints: what ran, a table along the network, findings or facts, where the files are."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ from itertools import pairwise
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from spp_cli import findings
 from spp_cli.console import bars_for, make_console
 
 if TYPE_CHECKING:
@@ -39,7 +40,9 @@ def show(trace: Trace, facts: list[Fact], folder: Path, files: list[str]) -> Non
             style="dim",
         )
     console.print()
-    console.print(_numbered(facts))
+    findings.show(trace.findings, console)
+    if trace.findings.empty or not findings.count(trace.findings, "warning"):
+        console.print(_numbered(facts))
     unmeasured = len(trace.unmeasured)
     if unmeasured:
         what = "1 tensor was" if unmeasured == 1 else f"{unmeasured} tensors were"
@@ -50,7 +53,9 @@ def show(trace: Trace, facts: list[Fact], folder: Path, files: list[str]) -> Non
 
 def heading(run: dict[str, Any]) -> list[str]:
     """Three lines that say what ran, and on what."""
-    settings = [f"{key} {run[key]}" for key in ("norm", "activation", "init") if run.get(key) is not None]
+    settings = [
+        f"{key} {run[key]}" for key in ("norm", "activation", "init", "residual", "se") if run.get(key) is not None
+    ]
     shape = "x".join(str(size) for size in run["input_shape"])
     batches = f", {run['batches']} batches of " if run["batches"] > 1 else " "
     threads = f" ({run['threads']} threads)" if run["device"] == "cpu" else ""

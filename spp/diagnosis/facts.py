@@ -92,13 +92,17 @@ def _non_finite(frame: pd.DataFrame) -> Iterator[Fact]:
 def _activations(frame: pd.DataFrame) -> Iterator[Fact]:
     path = along(frame, Signal.ACTIVATION)
     yield from _zero(path, "activations")
-    yield from _travel(path, "Activations", ("collapse", "shrink", "grow", "explode"))
+    yield from _travel(
+        path[Column.MEAN_SQUARE], "mean square", "Activations", ("collapse", "shrink", "grow", "explode")
+    )
 
 
 def _gradients(frame: pd.DataFrame) -> Iterator[Fact]:
+    """Gradients by the squared norm of the whole tensor: pooling shares one out among more elements, which is no loss."""
     path = along(frame, Signal.GRADIENT).iloc[::-1]
     yield from _zero(path, "gradients")
-    yield from _travel(path, "Gradients, followed backwards,", ("vanish", "shrink", "grow", "explode"))
+    norm = path[Column.MEAN_SQUARE] * path[Column.NUMEL]
+    yield from _travel(norm, "squared norm", "Gradients, followed backwards,", ("vanish", "shrink", "grow", "explode"))
 
 
 def _zero(path: pd.DataFrame, noun: str) -> Iterator[Fact]:
@@ -110,9 +114,9 @@ def _zero(path: pd.DataFrame, noun: str) -> Iterator[Fact]:
         yield Fact(_ZERO, f"zero {noun}", first, f"All {noun} at the end of {_name(first)}{rest} are exactly zero.")
 
 
-def _travel(path: pd.DataFrame, noun: str, verbs: tuple[str, str, str, str]) -> Iterator[Fact]:
-    """How far the mean square travels along ``path``, from one extreme to the other, and its steepest step."""
-    values = path[Column.MEAN_SQUARE].astype("float64")
+def _travel(values: pd.Series, what: str, noun: str, verbs: tuple[str, str, str, str]) -> Iterator[Fact]:
+    """How far ``values`` travel along the path, from one extreme to the other, and their steepest step."""
+    values = values.astype("float64")
     values = values[np.isfinite(values) & (values > 0)]
     if len(values) < 2:
         return
@@ -123,7 +127,7 @@ def _travel(path: pd.DataFrame, noun: str, verbs: tuple[str, str, str, str]) -> 
     names = [_name(name) for name in values.index]
     if abs(decades) < 1:
         sentence = (
-            f"{noun} keep their scale: their mean square stays between {_number(values.iloc[low])} ({names[low]}) "
+            f"{noun} keep their scale: their {what} stays between {_number(values.iloc[low])} ({names[low]}) "
             f"and {_number(values.iloc[high])} ({names[high]})."
         )
     else:
@@ -134,7 +138,7 @@ def _travel(path: pd.DataFrame, noun: str, verbs: tuple[str, str, str, str]) -> 
         step = 10 ** float(steps.max())
         most = f", most of it at {names[steep]} ({_factor(step)})" if end - start > 1 else ""
         sentence = (
-            f"{noun} {verb}: their mean square {course} {_factor(10 ** abs(decades))} from {names[start]} "
+            f"{noun} {verb}: their {what} {course} {_factor(10 ** abs(decades))} from {names[start]} "
             f"({_number(values.iloc[start])}) to {names[end]} ({_number(values.iloc[end])}){most}."
         )
     yield Fact(abs(decades), noun.split(",")[0].lower(), str(values.index[end]), sentence)

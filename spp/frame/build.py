@@ -11,11 +11,14 @@ import pandas as pd
 
 from spp.frame.schema import (
     BLOCK_COLUMNS,
+    CHANNEL_COLUMNS,
+    CHANNEL_STATISTICS,
     COLUMNS,
     EXPONENT_COLUMNS,
     MODULE_COLUMNS,
     UNMEASURED_COLUMNS,
     BlockColumn,
+    ChannelColumn,
     Column,
     ExponentColumn,
     ModuleColumn,
@@ -25,7 +28,8 @@ from spp.frame.schema import (
 from spp.frame.tally import Row, Tally
 from spp.measure.facts import ModuleFacts
 from spp.measure.holes import Hole
-from spp.measure.moments import Array, Summary, summarize
+from spp.measure.kernels.layout import Row as Sum
+from spp.measure.moments import Array, Moments, Summary, summarize
 from spp.measure.shape import LOWEST, Reduced, Shaped, kurtosis, plain_sums
 from spp.nested import dtype_name, shape_name
 from spp.signals import ALL, Signal
@@ -42,7 +46,7 @@ def build_frame(rows: Sequence[Row], blocks: Iterable[str], step: int = 0) -> pd
         blocks: Names of the residual blocks.
         step: The training step, 0 for a trace.
     """
-    rows = sorted(rows, key=lambda r: (_SIGNAL_ORDER[r.signal], r.depth if r.depth is not None else 1 << 60))
+    rows = sorted(rows, key=row_order)
     numbers = summarize([plain_sums(row.moments) for row in rows])
     bounded = np.array([row.bounded for row in rows], dtype=bool)
     var = numbers.var
@@ -82,15 +86,21 @@ def build_frame(rows: Sequence[Row], blocks: Iterable[str], step: int = 0) -> pd
     return _table(columns, COLUMNS)
 
 
+def row_order(row: Row) -> tuple[int, int]:
+    """Where a row stands in the frame: signals one after the other, each by depth, what never ran at the end."""
+    return _SIGNAL_ORDER[row.signal], row.depth if row.depth is not None else 1 << 60
+
+
 def build_exponents(rows: Sequence[Row]) -> pd.DataFrame:
-    """How many values lie in each power of two, one row per tensor and power that occurs; empty unless asked for."""
+    """How many values lie in each power of two, one row per tensor, sign and power that occurs; empty unless asked for."""
     found: dict[ExponentColumn, list[object]] = {column: [] for column in EXPONENT_COLUMNS}
     for row in rows:
         if not isinstance(row.moments, Shaped) or row.moments.histogram is None:
             continue
         counts = row.moments.histogram.cpu()
-        for k in counts.nonzero().flatten().tolist():
-            values = (row.name, row.call, row.output, str(row.signal), k + LOWEST, int(counts[k]))
+        for side, k in counts.nonzero().tolist():
+            count = int(counts[side, k])
+            values = (row.name, row.call, row.output, str(row.signal), 2 * side - 1, k + LOWEST, count)
             for column, value in zip(found, values, strict=True):
                 found[column].append(value)
     columns: dict[ExponentColumn, object] = {
@@ -102,6 +112,40 @@ def build_exponents(rows: Sequence[Row]) -> pd.DataFrame:
         for column, values in found.items()
     }
     return _table(columns, EXPONENT_COLUMNS)
+
+
+def build_channels(rows: Sequence[Row], step: int = 0) -> pd.DataFrame:
+    """How means and variances are spread over the channels of each tensor; empty unless channels were kept.
+
+    Args:
+        rows: What was measured, merged over batches.
+        step: The training step, 0 for a trace.
+    """
+    kept = [(row, sums.packed) for row in rows if isinstance(sums := plain_sums(row.moments), Moments)]
+    ranks = (0.1, 0.5, 0.9, 0.0, 1.0)
+    numbers = np.full((2 * len(kept), len(ranks)), np.nan)
+    for i, (_, packed) in enumerate(kept):
+        table = packed.cpu().numpy()
+        live = table[Sum.COUNT] > 0
+        if live.any():
+            each = table[Sum.MEAN, live], table[Sum.M2, live] / table[Sum.COUNT, live]
+            numbers[2 * i : 2 * i + 2] = np.quantile(each, ranks, axis=1).T
+    twice = [row for row, _ in kept for _ in CHANNEL_STATISTICS]
+    columns: dict[ChannelColumn, object] = {
+        ChannelColumn.STEP: np.full(len(twice), step, dtype=np.int64),
+        ChannelColumn.DEPTH: _integers([row.depth for row in twice]),
+        ChannelColumn.NAME: [row.name for row in twice],
+        ChannelColumn.CALL: np.array([row.call for row in twice], dtype=np.int64),
+        ChannelColumn.OUTPUT: [row.output for row in twice],
+        ChannelColumn.SIGNAL: _category([row.signal for row in twice], tuple(Signal)),
+        ChannelColumn.STATISTIC: _category(list(CHANNEL_STATISTICS) * len(kept), CHANNEL_STATISTICS),
+        ChannelColumn.P10: numbers[:, 0],
+        ChannelColumn.P50: numbers[:, 1],
+        ChannelColumn.P90: numbers[:, 2],
+        ChannelColumn.MIN: numbers[:, 3],
+        ChannelColumn.MAX: numbers[:, 4],
+    }
+    return _table(columns, CHANNEL_COLUMNS)
 
 
 def _kurtosis(moments: Reduced) -> float:
@@ -170,6 +214,7 @@ def build_modules(facts: Sequence[ModuleFacts]) -> pd.DataFrame:
         ModuleColumn.EPS: np.array([np.nan if f.eps is None else f.eps for f in facts], dtype=np.float64),
         ModuleColumn.ACTIVATION: [f.activation for f in facts],
         ModuleColumn.TIED: [f.tied for f in facts],
+        ModuleColumn.INPUTS: [f.inputs for f in facts],
     }
     return _table(columns, MODULE_COLUMNS)
 

@@ -22,7 +22,7 @@ VERSION = 1
 
 
 class Column(StrEnum):
-    """Columns of ``trace.frame``, one row per observed tensor."""
+    """Columns of ``trace.frame``, one row per observed tensor; the last two in a watch alone."""
 
     STEP = "step"
     DEPTH = "depth"
@@ -53,6 +53,8 @@ class Column(StrEnum):
     SATURATED_FRACTION = "saturated_fraction"
     NONFINITE = "nonfinite"
     KURTOSIS = "kurtosis"
+    MODE = "mode"
+    UPDATE_RATIO = "update_ratio"
     ACSM_PREDICTED = "acsm_predicted"
     ACV_PREDICTED = "acv_predicted"
     GRADIENT_PREDICTED = "gradient_predicted"
@@ -145,6 +147,21 @@ PREDICTED: dict[Column, Spec] = {
 """Columns that follow those of the frame where a prediction was attached (:func:`spp.theory.attach`): all of them, or none."""
 
 
+_MODE = Spec("category", "mode", "whether the root was training or evaluating", ("train", "eval"))
+
+WATCH_COLUMNS: dict[Column, Spec] = {
+    **COLUMNS,
+    Column.MODE: _MODE,
+    Column.UPDATE_RATIO: Spec(
+        "float64",
+        "update ratio",
+        "size of the optimizer's update of a weight, relative to the weight before it: ||w' - w|| / ||w||",
+        missing=True,
+    ),
+}
+"""Columns of ``watch.frame``: those of a trace, and two that only training has."""
+
+
 class BlockColumn(StrEnum):
     """Columns of ``trace.blocks``, one row per residual merge (most blocks have one)."""
 
@@ -162,6 +179,7 @@ class BlockColumn(StrEnum):
     GRADIENT_ACSM = "gradient_acsm"
     GRADIENT_ACV = "gradient_acv"
     GRADIENT_BRANCH_ACV = "gradient_branch_acv"
+    MODE = "mode"
 
 
 BLOCK_COLUMNS: dict[BlockColumn, Spec] = {
@@ -188,6 +206,10 @@ BLOCK_COLUMNS: dict[BlockColumn, Spec] = {
 }
 
 
+WATCH_BLOCK_COLUMNS: dict[BlockColumn, Spec] = {**BLOCK_COLUMNS, BlockColumn.MODE: _MODE}
+"""Columns of ``watch.blocks``."""
+
+
 class ModuleColumn(StrEnum):
     """Columns of ``trace.modules``, one row per module."""
 
@@ -206,6 +228,7 @@ class ModuleColumn(StrEnum):
     EPS = "eps"
     ACTIVATION = "activation"
     TIED = "tied"
+    INPUTS = "inputs"
 
 
 MODULE_COLUMNS: dict[ModuleColumn, Spec] = {
@@ -224,6 +247,13 @@ MODULE_COLUMNS: dict[ModuleColumn, Spec] = {
     ModuleColumn.EPS: Spec("float64", "eps", "the constant a norm adds to the variance", missing=True),
     ModuleColumn.ACTIVATION: Spec("str", "activation", "name of the nonlinearity, if it is one", missing=True),
     ModuleColumn.TIED: Spec("str", "tied", "parameters it shares, as name=owner.name", missing=True),
+    ModuleColumn.INPUTS: Spec(
+        "str",
+        "inputs",
+        "modules whose outputs its calls took, as name or name:call, separated by spaces, calls by commas; `.` for what"
+        " came from outside",
+        missing=True,
+    ),
 }
 
 
@@ -249,12 +279,13 @@ UNMEASURED_COLUMNS: dict[UnmeasuredColumn, Spec] = {
 
 
 class ExponentColumn(StrEnum):
-    """Columns of ``trace.exponents``, one row per observed tensor and power of two that occurs in it."""
+    """Columns of ``trace.exponents``, one row per observed tensor, sign and power of two that occurs in it."""
 
     NAME = "name"
     CALL = "call"
     OUTPUT = "output"
     SIGNAL = "signal"
+    SIGN = "sign"
     EXPONENT = "exponent"
     COUNT = "count"
 
@@ -264,10 +295,91 @@ EXPONENT_COLUMNS: dict[ExponentColumn, Spec] = {
     ExponentColumn.CALL: Spec("int64", "call", "0 for the module's first call in the pass"),
     ExponentColumn.OUTPUT: Spec("str", "output", "which output, or the parameter's name"),
     ExponentColumn.SIGNAL: Spec("category", "signal", "which signal", tuple(Signal)),
+    ExponentColumn.SIGN: Spec("int64", "sign", "-1 for negative values, 1 for positive ones"),
     ExponentColumn.EXPONENT: Spec(
         "int64", "exponent", "k of magnitudes in [2^k, 2^(k+1)); the ends, -160 and 160, gather the rest"
     ),
     ExponentColumn.COUNT: Spec("int64", "count", "how many finite, non-zero values"),
+}
+
+
+class Severity(StrEnum):
+    """How bad a finding is, the worst first."""
+
+    ERROR = "error"
+    """Training will fail or waste most of the network."""
+    WARNING = "warning"
+    """Likely to slow or break training; look at it."""
+    INFO = "info"
+    """Worth knowing, and often on purpose."""
+
+
+class FindingColumn(StrEnum):
+    """Columns of ``trace.findings``, one row per finding."""
+
+    RULE = "rule"
+    SEVERITY = "severity"
+    NAME = "name"
+    DEPTH = "depth"
+    SIGNAL = "signal"
+    STATISTIC = "statistic"
+    VALUE = "value"
+    EXPECTED = "expected"
+    MESSAGE = "message"
+    REMEDY = "remedy"
+    EVIDENCE = "evidence"
+
+
+FINDING_COLUMNS: dict[FindingColumn, Spec] = {
+    FindingColumn.RULE: Spec("str", "rule", "the rule that found it; `spp list rules` describes each"),
+    FindingColumn.SEVERITY: Spec("category", "severity", "how bad it is", tuple(Severity)),
+    FindingColumn.NAME: Spec(
+        "str", "module", "the leaf in which the trouble begins; empty where it is the whole network's"
+    ),
+    FindingColumn.DEPTH: Spec("Int64", "depth", "depth of that leaf; missing where there is none", missing=True),
+    FindingColumn.SIGNAL: Spec("category", "signal", "which signal shows it", tuple(Signal), missing=True),
+    FindingColumn.STATISTIC: Spec("str", "statistic", "what `value` measures", missing=True),
+    FindingColumn.VALUE: Spec("float64", "value", "the number that was found", missing=True),
+    FindingColumn.EXPECTED: Spec("str", "expected", "what the rule would have taken", missing=True),
+    FindingColumn.MESSAGE: Spec("str", "message", "the finding in a sentence or two"),
+    FindingColumn.REMEDY: Spec("str", "remedy", "what to try, options of the command line between backticks"),
+    FindingColumn.EVIDENCE: Spec("str", "evidence", "the layers concerned and their numbers"),
+}
+
+
+class ChannelColumn(StrEnum):
+    """Columns of ``trace.channels``, two rows per observed tensor: how its channels' means and variances are spread."""
+
+    STEP = "step"
+    DEPTH = "depth"
+    NAME = "name"
+    CALL = "call"
+    OUTPUT = "output"
+    SIGNAL = "signal"
+    STATISTIC = "statistic"
+    P10 = "p10"
+    P50 = "p50"
+    P90 = "p90"
+    MIN = "min"
+    MAX = "max"
+
+
+CHANNEL_STATISTICS = ("mean", "var")
+"""What is known of each channel: the mean and the biased variance of its finite elements."""
+
+CHANNEL_COLUMNS: dict[ChannelColumn, Spec] = {
+    ChannelColumn.STEP: Spec("int64", "step", "0 for a trace; the training step for a watch"),
+    ChannelColumn.DEPTH: Spec("Int64", "depth", "as in the frame; missing for a module that never ran", missing=True),
+    ChannelColumn.NAME: Spec("str", "module", "qualified module name"),
+    ChannelColumn.CALL: Spec("int64", "call", "0 for the module's first call in the pass"),
+    ChannelColumn.OUTPUT: Spec("str", "output", "which output, or the parameter's name"),
+    ChannelColumn.SIGNAL: Spec("category", "signal", "which signal", tuple(Signal)),
+    ChannelColumn.STATISTIC: Spec("category", "statistic", "which number of each channel", CHANNEL_STATISTICS),
+    ChannelColumn.P10: Spec("float64", "10 % quantile", "a tenth of the channels lie below", missing=True),
+    ChannelColumn.P50: Spec("float64", "median", "half of the channels lie below", missing=True),
+    ChannelColumn.P90: Spec("float64", "90 % quantile", "nine tenths of the channels lie below", missing=True),
+    ChannelColumn.MIN: Spec("float64", "minimum", "the smallest channel's", missing=True),
+    ChannelColumn.MAX: Spec("float64", "maximum", "the largest channel's", missing=True),
 }
 
 STATISTICS: tuple[Column, ...] = (

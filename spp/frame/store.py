@@ -16,26 +16,33 @@ from typing import Any
 import pandas as pd
 
 from spp.errors import StoreError
+from spp.frame.files import RUN_FILE, failed, read_facts, read_table
+from spp.frame.parts import WATCH, grows, read_parts
 from spp.frame.schema import (
     BLOCK_COLUMNS,
+    CHANNEL_COLUMNS,
     COLUMNS,
     EXPONENT_COLUMNS,
     MODULE_COLUMNS,
     UNMEASURED_COLUMNS,
     VERSION,
+    WATCH_BLOCK_COLUMNS,
+    WATCH_COLUMNS,
     Spec,
     check,
 )
 
-RUN_FILE = "run.json"
 TABLES: dict[str, Mapping[Any, Spec]] = {
     "frame": COLUMNS,
     "blocks": BLOCK_COLUMNS,
     "modules": MODULE_COLUMNS,
     "unmeasured": UNMEASURED_COLUMNS,
     "exponents": EXPONENT_COLUMNS,
+    "channels": CHANNEL_COLUMNS,
 }
-OPTIONAL = ("exponents",)
+WATCH_TABLES: dict[str, Mapping[Any, Spec]] = {**TABLES, "frame": WATCH_COLUMNS, "blocks": WATCH_BLOCK_COLUMNS}
+"""Those of a watch."""
+OPTIONAL = ("exponents", "channels")
 """Tables that are written only where they hold something."""
 
 
@@ -103,7 +110,7 @@ def write(
         path.parent.mkdir(parents=True, exist_ok=True)
         draft = Path(tempfile.mkdtemp(prefix=f".{path.name}-", dir=path.parent))
     except OSError as error:
-        raise _failed(folder, error) from error
+        raise failed(folder, error) from error
     try:
         draft.chmod(0o755)
         for name, table in tables.items():
@@ -126,7 +133,7 @@ def write(
         else:
             draft.rename(path)
     except OSError as error:
-        raise _failed(folder, error) from error
+        raise failed(folder, error) from error
     finally:
         shutil.rmtree(draft, ignore_errors=True)
     return path
@@ -139,32 +146,15 @@ def read(folder: str | Path) -> tuple[dict[str, pd.DataFrame], dict[str, Any]]:
         StoreError: It is no run folder, was written by a later version, or is damaged.
     """
     path = Path(folder).expanduser()
-    if not (path / RUN_FILE).is_file():
-        what = f"a folder without {RUN_FILE}" if path.is_dir() else "no such folder"
-        raise StoreError("a run is a folder that trace.save or spp analyze wrote", received=what, where=str(folder))
-    try:
-        run = json.loads((path / RUN_FILE).read_text(encoding="utf-8"))
-        version = run.pop("format")
-    except (json.JSONDecodeError, KeyError, AttributeError, UnicodeDecodeError) as error:
-        raise StoreError(
-            f"{RUN_FILE} holds the facts of a run", received="something else", where=str(folder)
-        ) from error
-    if version > VERSION:
-        raise StoreError(
-            f"this spp reads runs up to version {VERSION}",
-            received=f"version {version}",
-            where=str(folder),
-            remedy="Upgrade torch-spp",
-        )
+    run = read_facts(path, str(folder))
+    watched = run.get("kind") == WATCH
+    if watched and grows(path):
+        return read_parts(path, run, str(folder)), run
     tables = {}
-    for name, columns in TABLES.items():
+    for name, columns in (WATCH_TABLES if watched else TABLES).items():
         if name in OPTIONAL and not (path / f"{name}.parquet").exists():
             continue
-        try:
-            table = pd.read_parquet(path / f"{name}.parquet")
-        except Exception as error:
-            raise StoreError(f"{name}.parquet of a run can be read", received=str(error), where=str(folder)) from error
-        tables[name] = check(_as_written(table, columns), columns)
+        tables[name] = check(_as_written(read_table(path / f"{name}.parquet", str(folder)), columns), columns)
     return tables, run
 
 
@@ -181,7 +171,3 @@ def _as_written(table: pd.DataFrame, columns: Mapping[Any, Spec]) -> pd.DataFram
         elif str(table[column].dtype) != spec.dtype and (spec.dtype == "str" or not len(table)):
             table[str(column)] = table[column].astype(spec.dtype)
     return table
-
-
-def _failed(folder: str | Path, error: OSError) -> StoreError:
-    return StoreError("the run can be written", received=error.strerror or str(error), where=str(folder))

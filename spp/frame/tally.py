@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 
 import torch
@@ -20,7 +21,10 @@ Key = tuple[str, int, str, Signal]
 
 @dataclass(slots=True, eq=False)
 class Row:
-    """One row of the frame before its statistics are computed; ``shape`` is one batch's."""
+    """One row of the frame before its statistics are computed; ``shape`` is one batch's.
+
+    ``sharded`` marks a parameter of which other processes hold other parts.
+    """
 
     name: str
     call: int
@@ -34,6 +38,7 @@ class Row:
     dtype: torch.dtype
     bounded: bool
     moments: Reduced
+    sharded: bool = False
 
 
 @dataclass(slots=True, eq=False)
@@ -60,6 +65,7 @@ class Tally:
         self._merges: dict[tuple[str, int, int], MergeRow] = {}
         self.holes: list[Hole] = []
         self.calls: dict[str, tuple[int | None, int]] = {}
+        self.inputs: dict[str, str] = {}
 
     @property
     def rows(self) -> list[Row]:
@@ -82,9 +88,34 @@ class Tally:
         for entry, calls in result.calls:
             known = self.calls.get(entry.name)
             self.calls[entry.name] = (known[0] if known else calls[0], max(calls[1], known[1] if known else 0))
+            self.inputs.setdefault(entry.name, result.inputs[entry.name])
         for merge in result.merges:
             self._merge(merge, result.merges)
         self.holes += result.holes
+
+    def absorb(self, rows: Iterable[Row], merges: Iterable[MergeRow], adds: Callable[[Row], bool]) -> None:
+        """Merge in what another process gave.
+
+        Args:
+            rows: Its rows.
+            merges: Its residual merges.
+            adds: Whether a row is about other elements than the row that is known already; else it is the same once more.
+        """
+        for row in rows:
+            key = (row.name, row.call, row.output, row.signal)
+            known = self._rows.get(key)
+            if known is None:
+                self._rows[key] = row
+            elif adds(row):
+                known.moments = _added(known, row.moments)
+        for merge in merges:
+            place = (merge.block, merge.call, merge.number)
+            mine = self._merges.setdefault(place, merge)
+            if mine is not merge:
+                for i, moments in enumerate(merge.stream):
+                    old = mine.stream[i]
+                    if moments is not None:
+                        mine.stream[i] = moments if old is None else _merged(old, moments)
 
     def after(self, merge: MergeRow) -> tuple[Reduced | None, Reduced | None]:
         """Moments of the stream after a merge, and of its gradient."""
@@ -125,13 +156,10 @@ class Tally:
                 site.dtype,
                 signal is Signal.ACTIVATION and site.entry.ends is not None,
                 moments,
+                site.sharded,
             )
             return
-        try:
-            row.moments = _merged(row.moments, moments)
-        except InputError as error:
-            error.where = f"module {site.entry.name!r} ({site.entry.type}), {signal}"
-            raise
+        row.moments = _added(row, moments)
 
     def _merge(self, merge: Merge, merges: list[Merge]) -> None:
         block = merge.block.entry.name
@@ -171,6 +199,15 @@ class Tally:
 def _main(sites: list[Site]) -> Site | None:
     """The output of a call that carries the signal: its lone tensor, else its first."""
     return next((s for s in sites if s.output == ""), sites[0] if sites else None)
+
+
+def _added(row: Row, moments: Reduced) -> Reduced:
+    """The row's moments and further ones; an error says which row it is about."""
+    try:
+        return _merged(row.moments, moments)
+    except InputError as error:
+        error.where = f"module {row.name!r} ({row.type}), {row.signal}"
+        raise
 
 
 def _merged(old: Reduced, new: Reduced) -> Reduced:

@@ -22,6 +22,7 @@ from spp.measure import holes
 from spp.measure.additions import Watch
 from spp.measure.channels import ChannelAxis, is_reducible
 from spp.measure.failure import Failure
+from spp.measure.feeds import feeds
 from spp.measure.gradients import Gradients
 from spp.measure.holes import Hole
 from spp.measure.lineage import Lineage, Value
@@ -33,7 +34,7 @@ from spp.measure.weights import Weights, leaves_outside
 from spp.nested import describe, walk
 from spp.signals import Signal
 
-_LOCK = threading.RLock()
+LOCK = threading.RLock()
 """The call boundary is one attribute of one class, so passes take turns."""
 
 
@@ -60,8 +61,8 @@ class Capture:
         self._begin()
 
     def _begin(self) -> None:
-        self._pass, self._stage, self._depth = Pass(), Stage(self._wanted_depth), 0
-        self._gradients = Gradients(self._stage, self._loss_scale)
+        self._renew()
+        self._pass, self._depth = Pass(), 0
         self._weights = Weights(self._stage, self._signals, self._computed_weight)
         self._lineage, self._placer, self._failure = Lineage(), Placer(self._axis), Failure()
         self._merges = Merges(self._lineage, self._on_stream)
@@ -70,6 +71,10 @@ class Capture:
         for entry in self._entries.values():
             entry.calls.clear()
             entry.elsewhere = False
+
+    def _renew(self) -> None:
+        self._stage = Stage(self._wanted_depth)
+        self._gradients = Gradients(self._stage, self._loss_scale)
 
     def run(self, forward: Callable[[], Any], objective: Objective, aside: Aside) -> Pass:
         """Run ``forward()``, then backward from ``objective(output)``, and return what was seen.
@@ -83,9 +88,10 @@ class Capture:
         Raises:
             TraceError: The model, the loss or the backward pass raised; the cause is the original exception.
         """
-        with _LOCK, ExitStack() as stack:
+        with LOCK, ExitStack() as stack:
             self._begin()
             stack.callback(self._begin)
+            stack.callback(self._gradients.remove)
             if "torch._dynamo" in sys.modules:  # else nothing can have been compiled, and importing it takes seconds
                 stack.enter_context(torch.compiler.set_stance("force_eager"))
             stack.enter_context(torch.inference_mode(False))
@@ -141,7 +147,6 @@ class Capture:
             watch.install()
             yield
         finally:
-            self._gradients.remove()
             watch.remove()
             nn.Module.__call__ = original  # type: ignore[method-assign]
             sys.setrecursionlimit(depth)
@@ -308,6 +313,7 @@ class Capture:
         result.sites += self._weights.sites
         result.merges = self._merges.finish()
         result.calls = [(e, (holes.first_depth(e.calls), len(e.calls))) for e in self._entries.values() if e.calls]
+        result.inputs = {e.name: feeds(e.calls) for e, _ in result.calls}
         result.holes += self._weights.holes(ran)
         result.holes += [holes.no_gradient(s, ran) for s in result.sites if s.waits and s.gradient is None]
         result.holes += holes.never_called(list(self._entries.values()))

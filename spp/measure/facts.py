@@ -29,14 +29,18 @@ class ModuleFacts:
     eps: float | None
     activation: str | None
     tied: str | None
+    inputs: str | None
 
 
-def module_facts(entries: list[Entry], calls: dict[str, tuple[int | None, int]]) -> list[ModuleFacts]:
+def module_facts(
+    entries: list[Entry], calls: dict[str, tuple[int | None, int]], inputs: dict[str, str]
+) -> list[ModuleFacts]:
     """The facts of every module.
 
     Args:
         entries: The roster.
         calls: Depth of the first call and number of calls, by name.
+        inputs: What fed the calls, by name; see :mod:`spp.measure.feeds`.
     """
     owner: dict[int, str] = {}
     facts = []
@@ -48,8 +52,7 @@ def module_facts(entries: list[Entry], calls: dict[str, tuple[int | None, int]])
             owner.setdefault(id(parameter), f"{entry.name}.{name}" if entry.name else name)
         fan_in, fan_out = _fans(module)
         depth, number = calls.get(entry.name, (None, 0))
-        groups = getattr(module, "groups", getattr(module, "num_groups", None))
-        eps = getattr(module, "eps", None)
+        groups, eps = _own(module, "groups") or _own(module, "num_groups"), _own(module, "eps")
         facts.append(
             ModuleFacts(
                 name=entry.name,
@@ -67,9 +70,16 @@ def module_facts(entries: list[Entry], calls: dict[str, tuple[int | None, int]])
                 eps=eps if isinstance(eps, float) else None,
                 activation=entry.type.lower() if type(module).__module__ == nn.modules.activation.__name__ else None,
                 tied=" ".join(tied) or None,
+                inputs=inputs.get(entry.name),
             )
         )
     return facts
+
+
+def _own(module: nn.Module, name: str) -> object:
+    """An attribute of the module's, or its class's; asking a module for one that it lacks goes by way of an exception."""
+    found = vars(module).get(name)
+    return getattr(type(module), name, None) if found is None else found
 
 
 def _fans(module: nn.Module) -> tuple[int | None, int | None]:

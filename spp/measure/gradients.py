@@ -9,7 +9,8 @@ from __future__ import annotations
 
 import threading
 import weakref
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import torch
@@ -45,7 +46,7 @@ class Gradients:
         self.ran = False
         self.latest: Site | None = None
         self._stage, self._loss_scale = stage, loss_scale
-        self._recomputing, self._task = _Depth(), -1
+        self._recomputing, self._task, self._round = _Depth(), -1, 0
         self._handles: list[Any] = []
         self._leaves: list[Tensor] = []
         self._recomputed: dict[int, tuple[weakref.ref[Tensor], int, list[Site]]] = {}
@@ -64,10 +65,18 @@ class Gradients:
         if self._loss_scale != 1.0:
             ones = [torch.ones_like(r) if c is None else c for r, c in zip(roots, cotangents, strict=True)]
             cotangents = [c * self._loss_scale for c in ones]
+        with self.arriving(roots):
+            torch.autograd.backward(roots, cotangents)
+
+    @contextmanager
+    def arriving(self, roots: list[Tensor]) -> Iterator[None]:
+        """Take what arrives while the body runs backward from ``roots``."""
+        self._task = -1
+        self._round += 1
         for root in roots:
             self._hook(root, lambda _: (self._outer(), None)[1])
         with self._stage.during(BACKWARD):
-            torch.autograd.backward(roots, cotangents)
+            yield
         self.ran = True
 
     def remove(self) -> None:
@@ -75,7 +84,8 @@ class Gradients:
         for handle in self._handles:
             handle.remove()
         for leaf in self._leaves:
-            leaf._backward_hooks = None
+            if not leaf._backward_hooks:
+                leaf._backward_hooks = None
         self._handles.clear()
         self._leaves.clear()
 
@@ -148,7 +158,9 @@ class Gradients:
             return
         moments = self.unscaled(self._stage.reduce(gradient, axis))
         for site in sites:
-            site.gradient = moments
+            if site.gradient is not None and site.round != self._round:
+                site.divided = True
+            site.gradient, site.round = moments, self._round
         self.latest = sites[0]
 
     def _outer(self) -> bool:

@@ -31,7 +31,11 @@ class Hole:
 
 def no_gradient(site: Site, backward_ran: bool) -> Hole:
     """Why a wanted activation gradient is missing."""
-    if not backward_ran:
+    if site.divided:
+        reason = (
+            "its gradient arrived in parts, in several backward passes; moments of parts are not those of their sum"
+        )
+    elif not backward_ran:
         reason = "nothing the loss depends on requires a gradient"
     elif not site.hooked:
         reason = "output needs no gradient: computed under no_grad, detached, or from frozen parameters and inputs only"

@@ -143,7 +143,7 @@ class Digest:
         channels: Number of channels.
     """
 
-    numbers: Array
+    numbers: tuple[float, ...]
     channels: int
 
     @classmethod
@@ -160,11 +160,11 @@ class Digest:
 
     def scaled(self, factor: float) -> Digest:
         """The numbers of every element times ``factor`` (> 0)."""
-        return Digest(self.numbers * factor**_POWERS, self.channels)
+        return Digest(tuple(n * factor**p for n, p in zip(self.numbers, _POWERS, strict=True)), self.channels)
 
 
 _DEGREE = {"mean": 1, "min": 1, "max": 1, "var": 2, "mean_square": 2, "acsm": 2, "acv": 2}
-_POWERS = np.array([_DEGREE.get(name, 0) for name in native.SUMMARY])
+_POWERS = [_DEGREE.get(name, 0) for name in native.SUMMARY]
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -200,7 +200,7 @@ def summarize(readings: Sequence[Moments | Digest]) -> Summary:
     out = np.empty((len(native.SUMMARY), len(readings)))
     whole = [i for i, r in enumerate(readings) if isinstance(r, Digest)]
     if whole:
-        out[:, whole] = np.stack([r.numbers for r in readings if isinstance(r, Digest)], axis=1)
+        out[:, whole] = np.array([r.numbers for r in readings if isinstance(r, Digest)]).T
     if len(whole) < len(readings):
         tables = [r.packed for r in readings if isinstance(r, Moments)]
         rest = [i for i, r in enumerate(readings) if isinstance(r, Moments)]
@@ -214,6 +214,16 @@ def summarize(readings: Sequence[Moments | Digest]) -> Summary:
         nonfinite=nonfinite.astype(np.int64),
         **numbers,
     )
+
+
+def digests(readings: Sequence[Moments]) -> list[Digest]:
+    """The numbers of readings that nothing more will be merged with."""
+    summary = summarize(readings)
+    columns = [
+        summary.numel - summary.nonfinite if name == "total" else getattr(summary, name) for name in native.SUMMARY
+    ]
+    rows = np.array(columns, dtype=np.float64).T.tolist()
+    return [Digest(tuple(row), reading.channels) for row, reading in zip(rows, readings, strict=True)]
 
 
 def _summarize(packed: Sequence[Tensor], sizes: npt.NDArray[np.int64]) -> list[Array]:

@@ -29,9 +29,11 @@ class Pass:
         merges: Residual merges, in order; some with a stream site of their own.
         holes: What was not measured.
         calls: For each module that ran, the depth of its first call and the number of its calls.
+        inputs: For each of these, what fed its calls, see :mod:`spp.measure.feeds`.
     """
 
     sites: list[Site] = field(default_factory=list)
     merges: list[Merge] = field(default_factory=list)
     holes: list[Hole] = field(default_factory=list)
     calls: list[tuple[Entry, tuple[int | None, int]]] = field(default_factory=list)
+    inputs: dict[str, str] = field(default_factory=dict)

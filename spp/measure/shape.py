@@ -77,13 +77,14 @@ def kurtosis(table: Tensor) -> float:
 
 
 @torch.no_grad()
-def exponents(tensor: Tensor) -> Tensor:
-    """How many elements lie in each ``[2^k, 2^(k+1))`` by magnitude, for k from LOWEST to HIGHEST.
+def signed_exponents(tensor: Tensor) -> Tensor:
+    """How many elements of either sign lie in each ``[2^k, 2^(k+1))`` by magnitude, for k from LOWEST to HIGHEST.
 
     Zeros and non-finite elements are in no bin; magnitudes below and above the range are in the first and last.
 
     Returns:
-        ``(HIGHEST - LOWEST + 1,)`` int64 on the tensor's device; histograms of several tensors add up.
+        ``(2, HIGHEST - LOWEST + 1)`` int64 on the tensor's device, negative numbers first; histograms of several tensors add
+        up.
     """
     values = plain(tensor)
     if values.dtype in (torch.float16, torch.bfloat16) or values.element_size() == 1:
@@ -91,12 +92,18 @@ def exponents(tensor: Tensor) -> Tensor:
     k = torch.frexp(values).exponent.to(torch.int64) - 1
     counted = torch.isfinite(values) & (values != 0)
     bins = HIGHEST - LOWEST + 1
-    index = torch.where(counted, (k - LOWEST).clamp(0, bins - 1), bins)
-    counts = torch.zeros(bins + 1, dtype=torch.int64, device=values.device)
+    index = (k - LOWEST).clamp(0, bins - 1) + bins * (values > 0)
+    index = torch.where(counted, index, 2 * bins)
+    counts = torch.zeros(2 * bins + 1, dtype=torch.int64, device=values.device)
     counts.scatter_add_(
         0, index.flatten(), torch.ones((), dtype=torch.int64, device=values.device).expand(index.numel())
     )
-    return counts[:bins]
+    return counts[:-1].view(2, bins)
+
+
+def exponents(tensor: Tensor) -> Tensor:
+    """How many elements lie in each ``[2^k, 2^(k+1))`` by magnitude; the sum of :func:`signed_exponents` over the signs."""
+    return signed_exponents(tensor).sum(0)
 
 
 @dataclass(frozen=True, slots=True)
@@ -134,7 +141,7 @@ class Shaped:
     Attributes:
         moments: The per-channel moments.
         fourth: See :func:`fourth_moments`; None where not asked for.
-        histogram: See :func:`exponents`; None where not asked for.
+        histogram: See :func:`signed_exponents`; None where not asked for.
     """
 
     moments: Moments
@@ -149,7 +156,7 @@ class Shaped:
         return cls(
             Moments.of(tensor, axis, ends=ends),
             fourth_moments(tensor) if fourth else None,
-            exponents(tensor) if histogram else None,
+            signed_exponents(tensor) if histogram else None,
         )
 
     @property
@@ -186,16 +193,18 @@ class Shaped:
                     remedy="Pass a power of two, as 1024.0",
                 )
             histogram = _shifted(histogram, exponent - 1)
-        powers = torch.tensor([0, 1, 2, 3, 4], dtype=torch.float64)
-        fourth = None if self.fourth is None else self.fourth * factor ** powers.to(self.fourth.device)
+        fourth = self.fourth
+        if fourth is not None:  # the powers are made on the device, since a copy to it would wait for it
+            fourth = fourth * factor ** torch.arange(len(Power), dtype=torch.float64, device=fourth.device)
         return Shaped(self.moments.scaled(factor), fourth, histogram)
 
 
 def _shifted(histogram: Tensor, by: int) -> Tensor:
     """The histogram of the values times ``2^by``; the ends gather what leaves the range."""
     out = torch.zeros_like(histogram)
-    where = (torch.arange(len(histogram), device=histogram.device) + by).clamp(0, len(histogram) - 1)
-    return out.scatter_add_(0, where, histogram)
+    bins = histogram.shape[-1]
+    where = (torch.arange(bins, device=histogram.device) + by).clamp(0, bins - 1)
+    return out.scatter_add_(-1, where.expand_as(histogram), histogram)
 
 
 Reduced = Moments | Digest | Shaped

@@ -94,6 +94,9 @@ class Site:
         waits: Whether a gradient is wanted.
         hooked: Whether a hook waits for that gradient.
         is_view: Whether the tensor is a view, whose node autograd replaces when the base is written to.
+        round: Which backward pass of several brought the gradient.
+        divided: Whether several backward passes brought parts of the gradient, whose sum nobody has.
+        sharded: Whether other processes hold other parts of the same parameter.
     """
 
     entry: Entry
@@ -109,6 +112,9 @@ class Site:
     waits: bool = False
     hooked: bool = False
     is_view: bool = False
+    round: int = 0
+    divided: bool = False
+    sharded: bool = False
 
     @property
     def key(self) -> tuple[str, int, str]:
@@ -194,9 +200,16 @@ def roster(model: nn.Module, include: Selection = None, exclude: Selection = Non
 
 
 def type_name(module: nn.Module) -> str:
-    """The class name; for a scripted module that of the class it was scripted from."""
+    """The class name; for a scripted or sharded module that of the class it was made from."""
     original = getattr(module, "original_name", None) if _scripted(module) else None
-    return original if isinstance(original, str) else type(module).__name__
+    if isinstance(original, str):
+        return original
+    kind = type(module)
+    if (
+        len(kind.__mro__) > 2 and kind.__mro__[1].__name__ == "FSDPModule"
+    ):  # fully_shard gives each module a class of its own
+        kind = kind.__mro__[2]
+    return kind.__name__
 
 
 def callable_module(module: nn.Module) -> bool:

@@ -81,6 +81,13 @@ def build(
     Raises:
         UnknownNameError: The name, a field or something that a field names does not exist; the message lists what does.
         InputError: A value is not possible, or norm and input shape do not fit each other.
+
+    Examples:
+        >>> import torch
+        >>> with torch.device("meta"):  # shapes alone
+        ...     model = build("resnet18", norm="none", num_classes=10)
+        >>> sum(parameter.numel() for parameter in model.parameters()), model.config.norm
+        (11172042, 'none')
     """
     common = {"norm": norm, "activation": activation, "init": init, "num_classes": num_classes}
     row = config(name, **{key: value for key, value in common.items() if value is not None}, **changes)

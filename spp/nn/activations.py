@@ -152,6 +152,10 @@ def gain(activation: str, kind: str = "gamma") -> float:
 
     Raises:
         UnknownNameError: One of the names does not exist.
+
+    Examples:
+        >>> round(gain("relu"), 6), round(gain("relu", "rms") ** 2, 6)
+        (1.712859, 2.0)
     """
     row = find_activation(activation)
     return gain_of(row.function, kind, kinks=row.kinks)

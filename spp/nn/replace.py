@@ -110,6 +110,13 @@ def replace_norm(model: nn.Module, name: str, **options: Any) -> Replacement:
     Raises:
         UnknownNameError: No norm, or none of its options, has that name.
         InputError: An option's value is not possible.
+
+    Examples:
+        >>> model = nn.Sequential(nn.Linear(4, 8), nn.BatchNorm1d(8), nn.ReLU(), nn.Linear(8, 8), nn.BatchNorm1d(8))
+        >>> print(replace_norm(model, "rms"))
+        rms: 2 layers replaced, 0 left
+          2 BatchNorm1d -> ChannelRMSNorm
+          without a place in the new layer: 2 bias
     """
     row = find_norm(name)
     if name == NEURONWISE:

@@ -99,7 +99,9 @@ class ResidualBlock(nn.Module):
         drop_rate: Rate of stochastic depth.
         beta: Expected spread of the input, which ``nf`` divides the branch's input by.
         residual_options: The rule's options, defaults included.
-        skip_gain, layer_scale, share, bias_in, bias_out, biases: Parameters, there where the rule has them.
+
+    The parameters ``skip_gain``, ``layer_scale``, ``share``, ``bias_in``, ``bias_out`` and ``biases`` are there where the rule
+    has them.
     """
 
     branch: tuple[str, ...] = ()

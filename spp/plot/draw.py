@@ -16,6 +16,7 @@ from matplotlib.text import Text
 from matplotlib.ticker import FixedLocator, FuncFormatter, LogLocator, MaxNLocator, NullFormatter, NullLocator
 
 from spp.plot.panels import BOUNDED, SMALLEST, BoolArray, Panel, Scale
+from spp.plot.shapes import AnyPanel, Curves
 from spp.plot.stages import Family
 from spp.plot.style import ALARM, BAND, FAINT, FAMILY_MARKERS, INK, PALETTE, Look
 
@@ -35,14 +36,25 @@ class Drawn:
     zero_line: Line2D | None = None
     bands: list[Rectangle] = field(default_factory=list)
     message: Text | None = None
+    curves: list[Line2D] = field(default_factory=list)
+    shades: list[Artist] = field(default_factory=list)
+    mesh: Artist | None = None
+    bars: list[Rectangle] = field(default_factory=list)
+    limits: list[Artist] = field(default_factory=list)
+    handles: dict[str, Artist] = field(default_factory=dict)
+    """What the legend shows for this panel beside families and marks, by label."""
 
     def artists(self) -> list[Artist]:
         """Return all of them in one list."""
-        single = [self.line, self.zeros, self.transitions, self.zero_line, self.message]
+        single = [self.line, self.zeros, self.transitions, self.zero_line, self.message, self.mesh]
         return [
             *self.bands,
             *self.points.values(),
             *self.nonfinite,
+            *self.curves,
+            *self.shades,
+            *self.bars,
+            *self.limits,
             *(artist for artist in single if artist is not None),
         ]
 
@@ -52,24 +64,15 @@ def draw_panel(panel: Panel, axes: Axes) -> Drawn:
 
     Labels of the x axis and names of stages depend on the final size; ``fit`` adds them.
     """
-    drawn = Drawn()
+    drawn = begun(panel, axes)
     look = PALETTE[panel.signal]
-    axes.set_xlim(-0.5 - 0.01 * panel.size, panel.size - 0.5 + 0.01 * panel.size)
-    axes.set_xlabel(panel.xlabel)
-    axes.set_ylabel(panel.ylabel)
-    drawn.bands = _bands(panel, axes)
     if panel.message:
-        axes.set_yticks([])
-        drawn.message = axes.text(
-            0.5, 0.5, panel.message, transform=axes.transAxes, ha="center", va="center", color=INK
-        )
-        drawn.message.set_in_layout(False)
         return drawn
-    _scale(panel, axes)
+    scale_axis(panel, axes)
     if panel.scale is not Scale.LOG:
-        drawn.zero_line = axes.axhline(0.0, color=FAINT, linewidth=0.6 * _linewidth(), linestyle=(0, (1, 2)), zorder=1)
+        drawn.zero_line = level(axes, 0.0)
     by_family = set(panel.families) != {Family.OTHER}
-    size = _marker_size(panel, axes)
+    size = marker_size(panel, axes)
     drawn.line = _line(panel, axes, look, background=by_family)
     if by_family:
         drawn.points = {
@@ -81,18 +84,40 @@ def draw_panel(panel: Panel, axes: Axes) -> Drawn:
     return drawn
 
 
-def _linewidth() -> float:
+def begun(panel: AnyPanel, axes: Axes) -> Drawn:
+    """Set up ``axes`` over layers: limits and labels, bands of stages, and the message of a panel without data."""
+    drawn = Drawn()
+    axes.set_xlim(-0.5 - 0.01 * panel.size, panel.size - 0.5 + 0.01 * panel.size)
+    axes.set_xlabel(panel.xlabel)
+    axes.set_ylabel(panel.ylabel)
+    drawn.bands = _bands(panel, axes)
+    if panel.message:
+        axes.set_yticks([])
+        drawn.message = axes.text(
+            0.5, 0.5, panel.message, transform=axes.transAxes, ha="center", va="center", color=INK
+        )
+        drawn.message.set_in_layout(False)
+    return drawn
+
+
+def level(axes: Axes, height: float) -> Line2D:
+    """A thin line to compare with, as at zero."""
+    return axes.axhline(height, color=FAINT, linewidth=0.6 * linewidth(), linestyle=(0, (1, 2)), zorder=1)
+
+
+def linewidth() -> float:
+    """Width of lines in the style that holds."""
     return float(matplotlib.rcParams["lines.linewidth"])
 
 
-def _marker_size(panel: Panel, axes: Axes) -> float:
+def marker_size(panel: AnyPanel, axes: Axes) -> float:
     """Diameter in points: as large as neighbours allow, from a dot to half a letter."""
     figure = axes.get_figure(root=True)
     width = 72 * figure.get_size_inches()[0] * axes.get_position().width if figure is not None else 200.0
     return float(np.clip(1.1 * width / max(panel.size, 1), 1.2, 0.42 * matplotlib.rcParams["font.size"]))
 
 
-def _bands(panel: Panel, axes: Axes) -> list[Rectangle]:
+def _bands(panel: AnyPanel, axes: Axes) -> list[Rectangle]:
     return [
         axes.axvspan(span.start - 0.5, span.stop - 0.5, color=BAND, linewidth=0, zorder=0)
         for index, span in enumerate(panel.stages)
@@ -100,7 +125,8 @@ def _bands(panel: Panel, axes: Axes) -> list[Rectangle]:
     ]
 
 
-def _scale(panel: Panel, axes: Axes) -> None:
+def scale_axis(panel: Panel | Curves, axes: Axes) -> None:
+    """Set scale, limits and ticks of the y axis from the numbers of the panel."""
     shown = panel.y[panel.shown]
     if panel.scale is Scale.LOG:
         axes.set_yscale("log")
@@ -109,28 +135,33 @@ def _scale(panel: Panel, axes: Axes) -> None:
         below = 0.12 * (high - low) if panel.zero.any() else pad
         above = 0.12 * (high - low) if not np.isfinite(panel.y).all() else pad
         axes.set_ylim(10 ** max(low - below, -307.0), 10 ** min(high + above, 308.0))
-        axes.yaxis.set_major_locator(FixedLocator(_decades(*axes.get_ylim())))
+        ticks = decades(*axes.get_ylim())
+        if len(ticks) < 2:  # less than two decades: the numbers between are named too
+            ticks = [digit * 10.0**power for power in range(-308, 308) for digit in (1, 2, 5)]
+            axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
+            ticks = [tick for tick in ticks if axes.get_ylim()[0] <= tick <= axes.get_ylim()[1]]
+        axes.yaxis.set_major_locator(FixedLocator(ticks))
         axes.yaxis.set_minor_locator(
             LogLocator(subs=tuple(range(2, 10)), numticks=50) if high - low < 5 else NullLocator()
         )
         axes.yaxis.set_minor_formatter(NullFormatter())
     elif panel.scale is Scale.SYMLOG:
         axes.set_yscale("symlog", linthresh=panel.threshold)
-        axes.yaxis.set_major_locator(FixedLocator(_symlog_ticks(panel.threshold, shown)))
+        axes.yaxis.set_major_locator(FixedLocator(symlog_ticks(panel.threshold, shown)))
         axes.yaxis.set_minor_locator(NullLocator())
         axes.margins(y=0.08)
     else:
         _linear(panel, axes, shown)
 
 
-def _decades(low: float, high: float) -> list[float]:
+def decades(low: float, high: float) -> list[float]:
     """Return at most five powers of ten from ``low`` to ``high``, an equal and round number of decades apart."""
     first, last = int(np.ceil(np.log10(low))), int(np.floor(np.log10(high)))
     step = next(step for step in (1, 2, 3, 5, 10, 20, 25, 50, 100, 200) if last // step - -(-first // step) < 5)
     return [10.0**power for power in range(-(-first // step) * step, last + 1, step)]
 
 
-def _linear(panel: Panel, axes: Axes, shown: np.ndarray) -> None:
+def _linear(panel: Panel | Curves, axes: Axes, shown: np.ndarray) -> None:
     low, high = (
         (0.0, 1.0)
         if panel.statistic in BOUNDED
@@ -147,7 +178,7 @@ def _linear(panel: Panel, axes: Axes, shown: np.ndarray) -> None:
         axes.set_ylabel(f"{panel.ylabel} [$10^{{{order}}}$]")
 
 
-def _symlog_ticks(threshold: float, shown: np.ndarray) -> list[float]:
+def symlog_ticks(threshold: float, shown: np.ndarray) -> list[float]:
     """Zero and at most two decades on either side, far enough from zero and from each other to be read."""
     first = int(np.log10(threshold))
     decades = {
@@ -174,7 +205,7 @@ def _line(panel: Panel, axes: Axes, look: Look, *, background: bool) -> Line2D:
         y,
         linestyle=style,
         color=look.tint if background else look.colour,
-        linewidth=_linewidth() * (0.6 if background else 1.2),
+        linewidth=linewidth() * (0.6 if background else 1.2),
         zorder=2,
     )
     return line

@@ -6,7 +6,9 @@ Facts are a mapping; any of the keys may be missing: ``model``, ``norm``, ``init
 
 from collections.abc import Iterable, Mapping
 
-from spp.plot.panels import PLURAL, Grid
+from spp.frame.schema import Column
+from spp.plot.panels import PLURAL, short
+from spp.plot.shapes import AnyGrid, AnyPanel
 from spp.signals import Signal
 
 Facts = Mapping[str, object]
@@ -25,10 +27,30 @@ def heading(run: Facts, step: int) -> str:
     return " · ".join([*parts, f"step {step}"] if step else parts)
 
 
-def caption(run: Facts, grid: Grid, kind: str, step: int) -> str:
-    """Return the caption: one sentence with the model, norm, init, input, batch, seed and what is drawn."""
-    statistics = _listed(dict.fromkeys(panel.title.partition(", ")[0] for row in grid for panel in row))
-    signals = _listed(dict.fromkeys(_signal_phrase(panel.signal, run) for row in grid for panel in row))
+def caption(run: Facts, grid: AnyGrid, kind: str, step: int, drawn: str = "") -> str:
+    """Return the caption: one sentence with the model, norm, init, input, batch, seed and what is drawn.
+
+    Args:
+        run: The facts.
+        grid: The panels.
+        kind: The kind of figure.
+        step: The training step, 0 for a trace.
+        drawn: What is drawn, where the panels alone do not say it.
+    """
+    return f"{_opening(run, step)}: {drawn or by_depth(run, grid, kind)}."
+
+
+def by_depth(run: Facts, grid: AnyGrid, kind: str) -> str:
+    """Return which statistics of which signals stand over how many places."""
+    panels = [panel for row in grid for panel in row if ":" not in panel.statistic]  # those are derived ones
+    statistics = listed(dict.fromkeys(_statistic(panel) for panel in panels))
+    signals = listed(dict.fromkeys(_signal_phrase(panel.signal, run) for panel in panels))
+    size = grid[0][0].size
+    places = f"{size} {SUBJECT.get(kind, 'module')}{'' if size == 1 else 's'}"
+    return f"{statistics} of {signals} over {places} in execution order"
+
+
+def _opening(run: Facts, step: int) -> str:
     sentence = f"Signal propagation plot of {run.get('model') or 'a network'}"
     details = [f"{key} {run[key]}" for key in ("norm", "init", "activation") if run.get(key) is not None]
     parameters = run.get("parameters")
@@ -43,11 +65,9 @@ def caption(run: Facts, grid: Grid, kind: str, step: int) -> str:
         sentence += f" on {run['data']} inputs{_of_shape(run)}"
     if run.get("seed") is not None:
         sentence += f", seed {run['seed']}"
-    if step:
-        sentence += f", at training step {step}"
-    size = grid[0][0].size
-    places = f"{size} {SUBJECT[kind]}{'' if size == 1 else 's'}"
-    return f"{sentence}: {statistics} of {signals} over {places} in execution order."
+    if run.get("seeds") is not None:
+        sentence += f", seeds {run['seeds']}"
+    return sentence + (f", at training step {step}" if step else "")
 
 
 def entries(run: Facts) -> str:
@@ -56,6 +76,12 @@ def entries(run: Facts) -> str:
     for key, value in run.items():
         flat |= {f"{key}.{inner}": v for inner, v in value.items()} if isinstance(value, Mapping) else {key: value}
     return "; ".join(f"{key}={flat[key]}" for key in sorted(flat) if flat[key] is not None)
+
+
+def _statistic(panel: AnyPanel) -> str:
+    if panel.statistic in tuple(map(str, Column)):
+        return short(Column(panel.statistic))
+    return panel.title.partition(", ")[0]
 
 
 def _signal_phrase(signal: Signal, run: Facts) -> str:
@@ -74,6 +100,7 @@ def _of_shape(run: Facts) -> str:
     return f" of {str(shape).replace('x', '×')}"
 
 
-def _listed(words: Iterable[str]) -> str:
+def listed(words: Iterable[str]) -> str:
+    """Return words as one reads a list out: ``a, b and c``."""
     *most, last = words
     return f"{', '.join(most)} and {last}" if most else last

@@ -1,10 +1,11 @@
 """``SignalPlot``: panels laid out on a page, with a caption, ready for a notebook, a paper or a slide."""
 
+import base64
 from dataclasses import dataclass
-from io import BytesIO
 from pathlib import Path
 from typing import Any
 
+from matplotlib.artist import Artist
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
@@ -14,8 +15,12 @@ from matplotlib.transforms import Bbox
 from spp.errors import InputError
 from spp.plot import facts
 from spp.plot.draw import Drawn, draw_panel, marker_of, nonfinite_mark, transition_mark, zero_mark
-from spp.plot.fit import fit_stage_names, fit_text, fit_ticks
-from spp.plot.panels import Grid, Panel
+from spp.plot.draw_bars import draw_bars
+from spp.plot.draw_curves import draw_curves
+from spp.plot.draw_heat import draw_heat
+from spp.plot.export import FORMATS, latex_figure, rendered
+from spp.plot.fit import fit_marks, fit_stage_names, fit_text, fit_ticks
+from spp.plot.shapes import AnyGrid, AnyPanel, Bars, Curves, Heat
 from spp.plot.stages import Family
 from spp.plot.style import FAINT, INK, Look, Style, applied, style_named
 
@@ -25,10 +30,11 @@ GREY = Look(INK, "#BBBBBB", "-", "o")
 NARROWEST = 19.0
 """Width of a column of panels, in letters' heights, below which columns are stacked."""
 
+NOTE = 1.3
+"""Height of a line of a note, in letters' heights."""
+
 HIGH, LOW = 1.3, 0.82
 """A single row is higher by this factor; more than three rows are lower, so that the figure fits on a page."""
-
-FORMATS = ("png", "pdf", "svg")
 
 
 class SignalPlot:
@@ -40,7 +46,7 @@ class SignalPlot:
         artists_: What was drawn on each Axes, in the same order.
         panels: The data, row by row.
         caption: One sentence for below the figure.
-        kind: ``layers`` or ``blocks``.
+        kind: One of ``spp.plot.KINDS``.
         step: The training step shown; 0 for a trace.
     """
 
@@ -50,23 +56,24 @@ class SignalPlot:
 
     def __init__(
         self,
-        grid: Grid,
+        grid: AnyGrid,
         *,
         kind: str,
         step: int,
         run: facts.Facts,
         style: str = "notebook",
         width: str | float = "double",
+        drawn: str = "",
     ) -> None:
         self.kind, self.step, self.run = kind, step, dict(run)
-        self.panels: tuple[Panel, ...] = tuple(panel for row in grid for panel in row)
-        self.caption = facts.caption(run, grid, kind, step)
+        self.panels: tuple[AnyPanel, ...] = tuple(panel for row in grid for panel in row)
+        self.caption = facts.caption(run, grid, kind, step, drawn)
         self._grid, self._style, self._width = grid, style, width
         made = _make(grid, style_named(style), width, facts.heading(run, step))
         self.figure_, self.axes_, self.artists_ = made.figure, made.axes, made.artists
 
     def save(self, path: str | Path, *, style: str | None = None, width: str | float | None = None) -> Path:
-        """Write the figure to ``path`` and return that path; the suffix (png, pdf or svg) is the format.
+        """Write the figure to ``path`` and return that path; the suffix (png, pdf, svg or pgf) is the format.
 
         The same panels always give the same bytes. The caption and the run's facts go into the file's metadata.
 
@@ -93,33 +100,60 @@ class SignalPlot:
             ) from error
         return target
 
-    def _repr_png_(self) -> bytes:
+    def png(self) -> bytes:
+        """The picture as it stands, in the bytes of a PNG file; for logs that take images."""
         return self._rendered("png", self._style, self._width)
+
+    def latex(self, path: str | Path, *, width: str | float | None = None) -> str:
+        """Return the LaTeX environment for a figure that was saved to ``path``, with the caption.
+
+        Args:
+            path: As it should stand in the document.
+            width: That of the file; over both columns (``figure*``) for ``double`` or more than the paper's column.
+        """
+        asked = self._width if width is None else width
+        paper = style_named("paper")
+        return latex_figure(path, self.caption, double=paper.width(asked) > 1.2 * paper.single)
+
+    def __repr__(self) -> str:
+        return f"<SignalPlot {self.kind}: {self.caption}>"
+
+    def _repr_mimebundle_(
+        self, include: object = None, exclude: object = None
+    ) -> tuple[dict[str, str], dict[str, Any]]:
+        """What a notebook shows: the picture, sharp also on a dense screen, and the caption for those who cannot see it."""
+        width, height = (round(96 * inches) for inches in self.figure_.get_size_inches())
+        picture = base64.b64encode(self.png()).decode()
+        return (
+            {"image/png": picture, "text/plain": repr(self)},
+            {"image/png": {"width": width, "height": height, "alt": self.caption}},
+        )
 
     def _rendered(self, form: str, style: str, width: str | float) -> bytes:
         chosen = style_named(style)
+        heading = facts.heading(self.run, self.step)
         if (style, width) == (self._style, self._width):
             figure = self.figure_
         else:
-            figure = _make(self._grid, chosen, width, facts.heading(self.run, self.step)).figure
-        buffer = BytesIO()
+            figure = _make(self._grid, chosen, width, heading).figure
+        about = {
+            "title": heading or "signal propagation plot",
+            "caption": self.caption,
+            "keywords": facts.entries(self.run),
+        }
         with applied(chosen):
-            figure.savefig(buffer, format=form, metadata=self._metadata(form))
-        return buffer.getvalue()
+            return rendered(figure, form, about)
 
-    def _metadata(self, form: str) -> dict[str, str | None]:
-        title, keywords = facts.heading(self.run, self.step) or "signal propagation plot", facts.entries(self.run)
-        if form == "pdf":
-            return {
-                "Title": title,
-                "Subject": self.caption,
-                "Keywords": keywords,
-                "Creator": "spp",
-                "CreationDate": None,
-            }
-        if form == "svg":
-            return {"Title": title, "Description": self.caption, "Keywords": keywords, "Creator": "spp", "Date": None}
-        return {"Title": title, "Description": self.caption, "Comment": keywords, "Software": "spp"}
+
+def draw(panel: AnyPanel, axes: Axes) -> Drawn:
+    """Draw any panel onto ``axes`` and return what was drawn."""
+    if isinstance(panel, Curves):
+        return draw_curves(panel, axes)
+    if isinstance(panel, Heat):
+        return draw_heat(panel, axes)
+    if isinstance(panel, Bars):
+        return draw_bars(panel, axes)
+    return draw_panel(panel, axes)
 
 
 @dataclass(frozen=True, slots=True)
@@ -129,21 +163,21 @@ class _Made:
     artists: tuple[Drawn, ...]
 
 
-def _make(grid: Grid, style: Style, width: str | float, title: str) -> _Made:
+def _make(grid: AnyGrid, style: Style, width: str | float, title: str) -> _Made:
     """Lay out, draw, let matplotlib settle the margins, then fit in what depends on the size."""
     inches = style.width(width)
     page = _arranged(grid, inches, style)
     rows, columns = len(page), max(len(row) for row in page)
     with applied(style):
-        row = style.row * (HIGH if rows == 1 else 1.0 if rows <= 3 else LOW)
-        figure = Figure(figsize=(inches, rows * row + style.font * 0.09), layout="constrained")
+        heights = [max(panel.height for panel in row) for row in page]
+        row = style.row * (HIGH if rows == 1 else 1.0 if sum(heights) < 3.9 else LOW)
+        notes = sum(max(len(panel.note.splitlines()) for panel in line) for line in page)
+        over = 2 * NOTE * notes * style.small / 72  # a note mostly breaks into two lines
+        figure = Figure(figsize=(inches, sum(heights) * row + style.font * 0.09 + over), layout="constrained")
         figure.set_layout_engine("constrained", w_pad=0.03, h_pad=0.03, hspace=0.02, wspace=0.02)
-        axes = {
-            panel: figure.add_subplot(rows, columns, 1 + r * columns + c)
-            for r, row in enumerate(page)
-            for c, panel in enumerate(row)
-        }
-        drawn = {panel: draw_panel(panel, ax) for panel, ax in axes.items()}
+        cells = figure.add_gridspec(rows, columns, height_ratios=heights)
+        axes = {panel: figure.add_subplot(cells[r, c]) for r, row in enumerate(page) for c, panel in enumerate(row)}
+        drawn = {panel: draw(panel, ax) for panel, ax in axes.items()}
         _dress(page, axes, style)
         _legend(figure, tuple(drawn.values()), style, inches)
         if style.title and title:
@@ -164,7 +198,7 @@ def _make(grid: Grid, style: Style, width: str | float, title: str) -> _Made:
     return _Made(figure, tuple(axes[panel] for panel in ordered), tuple(drawn[panel] for panel in ordered))
 
 
-def _arranged(grid: Grid, inches: float, style: Style) -> Grid:
+def _arranged(grid: AnyGrid, inches: float, style: Style) -> AnyGrid:
     """Return the grid as it is where columns are wide enough to be read, else one column, statistic by statistic."""
     columns = max(len(row) for row in grid)
     if columns == 1 or 72 * inches / columns >= NARROWEST * style.font:
@@ -172,16 +206,17 @@ def _arranged(grid: Grid, inches: float, style: Style) -> Grid:
     return tuple((row[c],) for c in range(columns) for row in grid if c < len(row))
 
 
-def _dress(page: Grid, axes: dict[Panel, Axes], style: Style) -> None:
+def _dress(page: AnyGrid, axes: dict[AnyPanel, Axes], style: Style) -> None:
     """Say each thing once: the statistic over its first panel, the signal at its row, what x is under the last row."""
-    said: set[str] = set()
+    said = {""}
     for r, row in enumerate(page):
         for c, panel in enumerate(row):
             ax = axes[panel]
             if panel.title not in said:
-                ax.set_title(
-                    panel.title[:1].upper() + panel.title[1:], pad=style.small + 6 if panel.stages and r == 0 else 4
-                )
+                words = panel.title[:1].upper() + panel.title[1:] + (f"\n{panel.note}" if panel.note else "")
+                ax.set_title(words, pad=style.small + 6 if panel.stages and r == 0 else 4)
+            elif panel.note:
+                ax.set_title(panel.note, fontsize=style.small, pad=3)
             said.add(panel.title)
             if c and row[0].signal is panel.signal:
                 ax.set_ylabel(ax.get_ylabel().partition("\n")[2])
@@ -198,15 +233,25 @@ def _room(extents: list[Bbox], column: int, width: float) -> float:
     return 1.94 * min(edges)
 
 
-def _fit(page: Grid, axes: dict[Panel, Axes], words: dict[Text, str]) -> None:
+def _fit(page: AnyGrid, axes: dict[AnyPanel, Axes], words: dict[Text, str]) -> None:
     """Break texts and choose labels so that they fit the Axes as they now are; ``words`` are the texts unbroken."""
     for r, row in enumerate(page):
         extents = [axes[panel].get_window_extent() for panel in row]
         for c, panel in enumerate(row):
             ax = axes[panel]
-            fit_ticks(ax, panel, labelled=r == len(page) - 1)
+            if isinstance(panel, Bars):
+                fit_marks(ax, panel)
+            else:
+                fit_ticks(ax, panel, labelled=r == len(page) - 1)
             room = _room(extents, c, ax.get_figure(root=True).bbox.width)  # type: ignore[union-attr]
-            rooms = {ax.title: room, ax.xaxis.label: room, ax.yaxis.label: extents[c].height}
+            over = room
+            if isinstance(
+                panel, Heat
+            ):  # beside it stands a colour bar, whose uppermost number may be as high as a title
+                over = min(room, extents[c].width)
+            elif not panel.title:
+                over = min(room, 1.15 * extents[c].width)
+            rooms = {ax.title: over, ax.xaxis.label: room, ax.yaxis.label: extents[c].height}
             rooms |= dict.fromkeys(ax.texts, 0.95 * extents[c].width)
             for text, length in rooms.items():
                 fit_text(text, words[text], length)
@@ -214,7 +259,8 @@ def _fit(page: Grid, axes: dict[Panel, Axes], words: dict[Text, str]) -> None:
 
 def _legend(figure: Figure, drawn: tuple[Drawn, ...], style: Style, inches: float) -> None:
     size = 0.5 * style.font
-    handles: list[Line2D] = []
+    handles: list[Artist] = list({label: handle for one in drawn for label, handle in one.handles.items()}.values())
+    handles.sort(key=_rank)
     for family in Family:
         if any(family in one.points for one in drawn):
             handles.append(_handle(str(family), marker_of(family, GREY, size)))
@@ -223,7 +269,8 @@ def _legend(figure: Figure, drawn: tuple[Drawn, ...], style: Style, inches: floa
         ("zero (exact or to rounding)", any(one.zeros for one in drawn), zero_mark(GREY, size)),
         ("non-finite values", any(one.nonfinite for one in drawn), nonfinite_mark(size)),
     ]
-    handles += [_handle(name, look) for name, present, look in extra if present]
+    named = {handle.get_label() for handle in handles}
+    handles += [_handle(name, look) for name, present, look in extra if present and name not in named]
     if handles:
         lengths = [0.55 * style.small * (len(str(handle.get_label())) + 5) for handle in handles]  # about, in points
         columns = len(handles) if sum(lengths) < 72 * inches else max(1, int(72 * inches / max(lengths)))
@@ -235,6 +282,11 @@ def _legend(figure: Figure, drawn: tuple[Drawn, ...], style: Style, inches: floa
             columnspacing=1.2,
             borderpad=0.1,
         )
+
+
+def _rank(handle: Artist) -> int:
+    """Lines come first in a legend, then bands, then marks."""
+    return 1 if not isinstance(handle, Line2D) else 0 if handle.get_linestyle() != "None" else 2
 
 
 def _handle(name: str, look: dict[str, Any]) -> Line2D:

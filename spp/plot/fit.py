@@ -7,8 +7,9 @@ from itertools import pairwise
 import matplotlib
 from matplotlib.axes import Axes
 from matplotlib.text import Text
+from matplotlib.transforms import BboxBase
 
-from spp.plot.panels import Panel
+from spp.plot.shapes import AnyPanel, Bars
 from spp.plot.stages import Span, Tick, shortened
 from spp.plot.style import INK
 
@@ -16,7 +17,7 @@ LONGEST = 22
 """Characters of an x label; longer names lose their middle."""
 
 
-def fit_ticks(axes: Axes, panel: Panel, *, labelled: bool) -> None:
+def fit_ticks(axes: Axes, panel: AnyPanel, *, labelled: bool) -> None:
     """Name what finds room: every layer, else every block, else stages and the blocks that fit between them.
 
     A layer's name stands at its tick; a block's stands under its middle, and its ticks are where it begins.
@@ -28,7 +29,14 @@ def fit_ticks(axes: Axes, panel: Panel, *, labelled: bool) -> None:
     every_layer = pixels >= need
     kept = [(tick.x, tick) for tick in layers] if every_layer else _placed(panel.ticks, panel.size, need / pixels)
     labels = [_ellipsis(tick.text) if labelled else "" for _, tick in kept]
-    axes.set_xticks([place for place, _ in kept], labels, rotation=90)
+    apart = min((b - a for (a, _), (b, _) in pairwise(kept)), default=panel.size)
+    short = max(map(len, labels), default=0) * 0.65 * need < apart * pixels and max(map(len, labels), default=0) <= 4
+    axes.set_xticks([place for place, _ in kept], labels)
+    for (
+        label
+    ) in axes.get_xticklabels():  # turned about its end, so that LaTeX's letters, of another width, hang there too
+        upright = {"rotation": 90, "rotation_mode": "anchor", "ha": "right", "va": "center"}
+        label.set(**({"rotation": 0, "rotation_mode": "default", "ha": "center", "va": "top"} if short else upright))
     if every_layer:
         return
     starts = [tick.start - 0.5 for tick in panel.ticks if tick.level < 2]
@@ -37,7 +45,19 @@ def fit_ticks(axes: Axes, panel: Panel, *, labelled: bool) -> None:
     axes.tick_params(axis="x", which="minor", length=matplotlib.rcParams["xtick.major.size"])
 
 
-def fit_stage_names(axes: Axes, panel: Panel) -> list[Text]:
+def fit_marks(axes: Axes, panel: Bars) -> None:
+    """Name zero and as many powers of two as find room, on both sides the same ones, the outermost first."""
+    right = sorted((mark for mark in panel.marks if mark[0] > 0), reverse=True)
+    for stride in range(1, len(right) + 2):
+        kept = {place for place, _ in right[::stride]}
+        marks = [mark for mark in panel.marks if mark[0] == 0 or abs(mark[0]) in kept]
+        axes.set_xticks([place for place, _ in marks], [text for _, text in marks])
+        boxes = [label.get_window_extent() for label in axes.get_xticklabels()]
+        if all(one.x1 + 0.4 * one.height < other.x0 for one, other in pairwise(boxes)):
+            return
+
+
+def fit_stage_names(axes: Axes, panel: AnyPanel) -> list[Text]:
     """Write the names of the stages over their bands: whole where most of them fit, else shortened.
 
     A name that finds no room or hangs over the edge is left out, that of the narrowest band first: its layers are named on
@@ -48,10 +68,11 @@ def fit_stage_names(axes: Axes, panel: Panel) -> list[Text]:
     if 3 * len(texts) >= 2 * len(full):
         return list(texts.values())
     names = list(shortened(full))
-    for _ in full:  # the first name that stands says what the numbers count, and may oust another
+    first = None
+    for _ in full:  # the first name that stands says what the numbers count, and ousts its neighbour
         for text in texts.values():
             text.remove()
-        texts = _settled(axes, panel.stages, names)
+        texts = _settled(axes, panel.stages, names, first)
         first = next((index for index in texts if full[index][-1:].isdigit()), None)
         if first is None or names[first] == full[first]:
             break
@@ -82,6 +103,12 @@ def _broken(line: str, characters: int) -> list[str]:
     while characters > 1 and len(narrower := broken(characters - 1)) == len(best):
         best, characters = narrower, characters - 1
     return best
+
+
+def _page(axes: Axes) -> BboxBase:
+    figure = axes.get_figure(root=True)
+    assert figure is not None
+    return figure.bbox
 
 
 def _dpi(axes: Axes) -> float:
@@ -134,11 +161,11 @@ def _ellipsis(text: str) -> str:
     return text if len(text) <= LONGEST else f"{text[: LONGEST // 2 - 1]}…{text[-LONGEST // 2 :]}"
 
 
-def _settled(axes: Axes, spans: Sequence[Span], names: Sequence[str]) -> dict[int, Text]:
-    """Write names over their bands and take away those of the narrowest bands until none touches another."""
+def _settled(axes: Axes, spans: Sequence[Span], names: Sequence[str], kept: int | None = None) -> dict[int, Text]:
+    """Write names over their bands and take away those of the narrowest bands, but not ``kept``, until none touches another."""
     texts = _written(axes, spans, names)
     while clash := _overlapping(texts):
-        texts.pop(min(clash, key=lambda index: spans[index].stop - spans[index].start)).remove()
+        texts.pop(min(clash, key=lambda index: (index == kept, spans[index].stop - spans[index].start))).remove()
     return texts
 
 
@@ -149,17 +176,18 @@ def _written(axes: Axes, spans: Sequence[Span], names: Sequence[str]) -> dict[in
             name,
             ((span.start + span.stop - 1) / 2, 1.0),
             xycoords=axes.get_xaxis_transform(),
-            xytext=(0, 2),
+            xytext=(0, 3.5),
             textcoords="offset points",
             ha="center",
-            va="bottom",
+            va="baseline",
             fontsize=matplotlib.rcParams["xtick.labelsize"],
             color=INK,
             annotation_clip=False,
         )
         text.set_in_layout(False)
-        extent, room = text.get_window_extent(), axes.get_window_extent()
-        if extent.x0 < room.x0 - 0.5 * extent.height or extent.x1 > room.x1 + 0.5 * extent.height:
+        extent, room, page = text.get_window_extent(), axes.get_window_extent(), _page(axes)
+        slack = 0.5 * extent.height
+        if extent.x0 < max(room.x0 - slack, page.x0) or extent.x1 > min(room.x1 + slack, page.x1):
             text.remove()
         else:
             texts[index] = text

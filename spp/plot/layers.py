@@ -61,24 +61,24 @@ def layer_panels(
     rows_drawn = as_signals(signals, ROWS, tuple(Signal))
     columns_drawn = as_statistics(statistics, COLUMNS_DRAWN)
     rows, step = at_step(frame, Column.STEP, step)
-    leaves = _innermost(rows)
+    leaves = innermost(rows)
     if leaves.empty:
         raise InputError("the layers figure draws modules that ran", received="a frame without one", where="frame")
-    positions = _positions(leaves)
-    labels = _labels(positions)
+    positions = call_positions(leaves)
+    labels = call_labels(positions)
     names = positions[Column.NAME].astype(str).tolist()
     aids = stages(names), ticks(names, labels)
     rank = pd.Series(np.arange(len(positions)), index=positions[Column.DEPTH].astype("int64"))
     grid = []
     for signal in rows_drawn:
-        drawn = _drawn(leaves, signal)
+        drawn = rows_of(leaves, signal)
         x = rank.loc[drawn[Column.DEPTH].astype("int64")].to_numpy(dtype=np.float64)
-        reason = "" if len(drawn) else _reason(rows, signal, unmeasured)
+        reason = "" if len(drawn) else why_missing(rows, signal, unmeasured)
         grid.append(tuple(_panel(drawn, x, signal, column, labels, aids, reason) for column in columns_drawn))
     return tuple(grid), step
 
 
-def _innermost(rows: pd.DataFrame) -> pd.DataFrame:
+def innermost(rows: pd.DataFrame) -> pd.DataFrame:
     """Rows of modules that ran, without those that contain another: leaves, and what calls none of its children.
 
     The ``leaf`` column would lose ``nn.MultiheadAttention``, which never calls the projection it holds.
@@ -92,18 +92,20 @@ def _innermost(rows: pd.DataFrame) -> pd.DataFrame:
     return ran[~ran[Column.NAME].isin(containers)]
 
 
-def _positions(leaves: pd.DataFrame) -> pd.DataFrame:
+def call_positions(leaves: pd.DataFrame) -> pd.DataFrame:
     """One row per leaf call, in execution order."""
     return leaves.drop_duplicates(Column.DEPTH).sort_values(Column.DEPTH)[[Column.DEPTH, Column.NAME, Column.CALL]]
 
 
-def _labels(positions: pd.DataFrame) -> list[str]:
+def call_labels(positions: pd.DataFrame) -> list[str]:
+    """The name of each position, numbered where a module is called several times."""
     repeated = set(positions.loc[positions[Column.CALL] > 0, Column.NAME])
     pairs = zip(positions[Column.NAME], positions[Column.CALL], strict=True)
     return [f"{name} #{call + 1}" if name in repeated else str(name) for name, call in pairs]
 
 
-def _drawn(leaves: pd.DataFrame, signal: Signal) -> pd.DataFrame:
+def rows_of(leaves: pd.DataFrame, signal: Signal) -> pd.DataFrame:
+    """Rows of one signal in execution order; of the parameters, those of rank 2 and more."""
     rows = leaves[leaves[Column.SIGNAL] == signal]
     if signal in (Signal.WEIGHT, Signal.WEIGHT_GRADIENT):
         rows = rows[rows[Column.SHAPE].str.contains("x")]
@@ -148,7 +150,8 @@ def _panel(
     )
 
 
-def _reason(rows: pd.DataFrame, signal: Signal, unmeasured: pd.DataFrame | None) -> str:
+def why_missing(rows: pd.DataFrame, signal: Signal, unmeasured: pd.DataFrame | None) -> str:
+    """What stands in a panel for which there are no rows."""
     what = PLURAL[signal]
     if unmeasured is not None and len(unmeasured):
         reasons = unmeasured.loc[unmeasured[UnmeasuredColumn.SIGNAL] == signal, UnmeasuredColumn.REASON]

@@ -77,6 +77,8 @@ class Panel:
         stages: Runs of positions that make a stage.
         ticks: Candidates for labels of the x axis.
         message: Why there is nothing to draw, else empty.
+        note: What the panel comes to, in a few words; stands over it.
+        height: Share of the height of a row.
     """
 
     signal: Signal
@@ -98,6 +100,8 @@ class Panel:
     stages: tuple[Span, ...] = ()
     ticks: tuple[Tick, ...] = ()
     message: str = ""
+    note: str = ""
+    height: float = 1.0
 
     @property
     def shown(self) -> BoolArray:

@@ -26,7 +26,7 @@ class Look:
 
     colour: str
     tint: str
-    line: str
+    line: str | tuple[float, tuple[float, ...]]
     marker: str
 
 
@@ -37,6 +37,21 @@ PALETTE: dict[Signal, Look] = {
     Signal.WEIGHT_GRADIENT: Look("#A8437F", "#E3B0CE", ":", "D"),
 }
 
+CURVES: tuple[Look, ...] = (
+    Look("#0072B2", "#8CC4E4", "-", "o"),
+    Look("#C04A00", "#EBB48C", "--", "s"),
+    Look("#007A5A", "#8ACDB9", "-.", "^"),
+    Look("#A8437F", "#E3B0CE", ":", "D"),
+    Look("#222222", "#A6A6A6", (0, (6, 1.5, 1, 1.5, 1, 1.5)), "v"),
+    Look("#D99A00", "#F2D9A0", (0, (1, 1.2)), "P"),
+    Look("#3FA0DC", "#BFE0F4", (0, (8, 2)), "X"),
+    Look("#7A5C3E", "#CDBBA7", (0, (3, 1, 1, 1)), "<"),
+)
+"""Looks of curves that stand side by side, as runs do; more than these could not be told apart."""
+
+PREDICTED = Look("#222222", "#BBBBBB", "--", "")
+"""The look of what theory says."""
+
 FAMILY_MARKERS: dict[Family, str] = {
     Family.WEIGHTED: "o",
     Family.NORM: "s",
@@ -44,6 +59,9 @@ FAMILY_MARKERS: dict[Family, str] = {
     Family.OTHER: "+",
 }
 """Marker by layer family; ``draw`` adds whether it is filled."""
+
+FONT = "DejaVu Sans"
+"""It comes with matplotlib, so it is there on every machine."""
 
 INK, FAINT, BAND, ALARM = "#222222", "#8C8C8C", "#EFEFEF", "#C00000"
 """Text, secondary lines, stage bands, and what must not be overlooked."""
@@ -112,7 +130,7 @@ def applied(style: Style) -> Iterator[None]:
     """
     thin = style.font / 14
     parameters: dict[str, object] = {
-        "font.family": "DejaVu Sans",  # comes with matplotlib, so it is there on every machine
+        "font.family": FONT,
         "font.size": style.font,
         "axes.labelsize": style.font,
         "axes.titlesize": style.font,

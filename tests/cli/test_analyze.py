@@ -20,6 +20,7 @@ FILES = [
     "frame.csv",
     "frame.parquet",
     "modules.parquet",
+    "report.html",
     "run.json",
     "spp-blocks.pdf",
     "spp-blocks.png",
@@ -126,13 +127,30 @@ def test_an_existing_run_is_never_overwritten_silently(spp, tiny):
 def test_numbers_without_figures(spp, tiny):
     assert spp(*tiny).code == 0
     found = sorted(path.name for path in Path("runs/ffn-batch_minus").iterdir())
-    assert found == [name for name in FILES if not name.startswith("spp")]
+    assert found == [name for name in FILES if not name.startswith("spp") and name != "report.html"]
+
+
+def test_figures_without_a_report(spp, tiny):
+    words = [word for word in tiny if word != "--no-figures"]
+    done = spp(*words, "--no-report")
+    assert done.err == ""
+    names = {path.name for path in Path("runs/ffn-batch_minus").iterdir()}
+    assert "spp.png" in names and "report.html" not in names
+
+
+def test_without_plotly_it_says_once_how_to_get_the_report(spp, tiny, monkeypatch):
+    monkeypatch.setattr("spp.report.available", lambda: False)
+    done = spp(*(word for word in tiny if word != "--no-figures"))
+    assert done.code == 0
+    assert done.err == 'For report.html, an interactive page: pip install "torch-spp[report]"\n'
+    assert not Path("runs/ffn-batch_minus/report.html").exists()
+    assert "report.html" not in done.out
 
 
 def test_json_is_one_object_and_nothing_else(spp, tiny):
     done = spp(*tiny, "--json")
     assert done.err == ""
-    assert set(done.json) == {"folder", "files", "run", "facts", "components"}
+    assert set(done.json) == {"folder", "files", "run", "findings", "facts", "components"}
     assert len(done.json["facts"]) == 3
     assert [row["component"] for row in done.json["components"]][:2] == ["flatten", "layer1"]
     assert set(done.json["files"]) == {path.name for path in Path(done.json["folder"]).iterdir()}

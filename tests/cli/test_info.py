@@ -4,6 +4,7 @@ import torch
 
 import spp as library
 from spp.measure import kernels
+from spp.measure.kernels import cuda
 
 
 def test_it_says_which_kernels_are_in_use_and_why(spp, monkeypatch):
@@ -11,10 +12,14 @@ def test_it_says_which_kernels_are_in_use_and_why(spp, monkeypatch):
     assert found["spp"] == library.__version__ and found["torch"] == torch.__version__
     status = kernels.choose()
     assert found["kernels"].startswith("native" if status.native else "reference") and status.reason in found["kernels"]
+    on_cuda = cuda.status()
+    wanted = "triton" if on_cuda.triton else "reference"
+    assert found["cuda kernels"].startswith(wanted) and on_cuda.reason in found["cuda kernels"]
     text = spp("info").out
     assert all(name in text and value in text for name, value in found.items())
     monkeypatch.setenv("SPP_KERNELS", "off")
-    assert spp("info", "--json").json["kernels"] == "reference: torch operations (SPP_KERNELS=off)"
+    off = spp("info", "--json").json
+    assert off["kernels"] == off["cuda kernels"] == "reference: torch operations (SPP_KERNELS=off)"
     monkeypatch.undo()
     kernels.choose()
 

@@ -7,6 +7,7 @@ import pytest
 import torch
 
 import spp as library
+from tests.data import files
 
 
 def activations(folder: str):
@@ -77,7 +78,7 @@ def test_nan_in_the_data_is_measured_and_reported(spp):
         "run",
     )
     assert done.code == 0
-    assert "1. Non-finite activations appear first in flatten (0.13 % of them)" in done.out
+    assert "NaN or infinity first appears in flatten, which is fed from" in done.out
     assert activations("run").loc["flatten", "nonfinite"] == 1
 
 
@@ -156,6 +157,23 @@ def test_unknown_data(spp, tiny):
     done = spp(*tiny, "--data", "digit")
     assert done.code == 2
     assert (
-        done.err
-        == "Error: --data: unknown data 'digit'. Did you mean 'digits'? Known: gaussian, digits, FILE.npy, FILE.pt.\n"
+        done.err == "Error: --data: unknown data 'digit'. Did you mean 'digits'? "
+        "Known: gaussian, digits, cifar10, cifar100, FOLDER, FILE.npy, FILE.pt.\n"
     )
+
+
+def test_cifar_and_folders_of_images(spp, tiny):
+    Path("here").mkdir()
+    files.write_cifar("cifar10", Path("here"), images=1)
+    done = spp(*tiny, "--data", "cifar10", "--data-dir", "here", "--json")
+    assert (done.json["run"]["loss"], done.json["run"]["data"]) == ("cross_entropy", "cifar10")
+    files.write_images(Path("images"), {"a": 3, "b": 3})
+    done = spp(*tiny, "--data", "images", "--json")
+    assert (done.json["run"]["loss"], done.json["run"]["data"]) == ("cross_entropy", "images")
+
+
+def test_cifar_that_is_not_there(spp, tiny):
+    done = spp(*tiny, "--data", "cifar100")
+    assert done.code == 2
+    assert done.err.startswith("Error: data: CIFAR-100 lies in a local folder as train.bin and test.bin")
+    assert len(done.err.splitlines()) == 1

@@ -5,6 +5,7 @@ import json
 import pytest
 
 import spp as library
+from spp.diagnosis import RULES
 from spp_cli.listing import KINDS
 
 TABLES = {
@@ -13,6 +14,7 @@ TABLES = {
     "activations": tuple(library.nn.ACTIVATIONS),
     "inits": tuple(library.nn.INITS),
     "data": library.data.names(),
+    "rules": tuple(RULES),
 }
 
 
@@ -34,4 +36,4 @@ def test_json_says_the_same(spp, kind):
 def test_an_unknown_kind_is_refused(spp):
     done = spp("list", "modls")
     assert done.code == 2
-    assert "'modls' is not one of 'models', 'norms', 'activations', 'inits', 'data'" in done.err
+    assert "'modls' is not one of 'models', 'norms', 'activations', 'inits', 'data', 'rules'" in done.err

@@ -26,7 +26,7 @@ def test_an_unknown_command_is_answered_with_the_nearest(spp):
     done = spp("analyse")
     assert (done.code, done.out) == (2, "")
     assert done.err.splitlines()[-1] == "Error: No such command 'analyse'. Did you mean 'analyze'?"
-    assert spp("xyz").err.splitlines()[-1] == "Error: No such command 'xyz'. Commands: analyze, list, info."
+    assert spp("xyz").err.splitlines()[-1] == f"Error: No such command 'xyz'. Commands: {', '.join(COMMANDS)}."
 
 
 def test_errors_of_the_library_are_one_line(spp):

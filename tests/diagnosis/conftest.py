@@ -1,5 +1,6 @@
 import pandas as pd
 import pytest
+import torch
 
 from spp.frame.schema import COLUMNS, Column, check
 
@@ -55,3 +56,9 @@ def make_frame(rows: list[dict]) -> pd.DataFrame:
 def frame_of():
     """``make_frame``, for tests that write a frame by hand."""
     return make_frame
+
+
+@pytest.fixture(autouse=True)
+def _one_thread(_calm):
+    """Networks this small run no faster on two threads, and far slower where the machine is busy."""
+    torch.set_num_threads(1)

@@ -53,7 +53,7 @@ def test_a_kept_scale_is_a_fact_too(frame_of):
 def test_gradients_are_followed_backwards(frame_of):
     frame = frame_of(deep([*both("a", 1, 1e-8), *both("b", 1, 1e-4), *both("c", 1, 1.0)]))
     assert by_theme(frame)["gradients"] == (
-        "Gradients, followed backwards, vanish: their mean square falls 1e+08-fold from c (1) to a (1e-08), "
+        "Gradients, followed backwards, vanish: their squared norm falls 1e+08-fold from c (32) to a (3.2e-07), "
         "most of it at b (10,000-fold)."
     )
 

@@ -6,7 +6,18 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from spp.measure.shape import FORMATS, HIGHEST, LOWEST, exponents, fourth_moments, kurtosis, lost, merge_fourth
+from spp.measure.shape import (
+    FORMATS,
+    HIGHEST,
+    LOWEST,
+    Shaped,
+    exponents,
+    fourth_moments,
+    kurtosis,
+    lost,
+    merge_fourth,
+    signed_exponents,
+)
 
 CASTS = {
     "float16": torch.float16,
@@ -47,6 +58,21 @@ def test_exponents_count_by_powers_of_two():
     ends = exponents(torch.tensor([1e-300, 1e300], dtype=torch.float64))
     assert ends[0] == 1 and ends[-1] == 1 and len(ends) == HIGHEST - LOWEST + 1
     assert torch.equal(exponents(torch.cat([x, x[1:4]])), counts + exponents(x[1:4]))
+
+
+def test_exponents_are_counted_for_either_sign_and_merge_exactly():
+    x = torch.tensor([0.0, -0.0, 1.0, -1.5, -2.0, float("-inf")])
+    counts = signed_exponents(x)
+    assert counts.shape == (2, HIGHEST - LOWEST + 1)
+    assert [(side, LOWEST + k, int(counts[side, k])) for side, k in counts.nonzero().tolist()] == [
+        (0, 0, 1),
+        (0, 1, 1),
+        (1, 0, 1),
+    ]
+    assert torch.equal(counts.sum(0), exponents(x))
+    assert torch.equal(signed_exponents(torch.cat([x, x])), 2 * counts)
+    scaled = Shaped.of(x, None, None, fourth=False, histogram=True).scaled(0.25).histogram
+    assert scaled is not None and torch.equal(scaled, signed_exponents(x * 0.25))
 
 
 @pytest.mark.parametrize("name", FORMATS)

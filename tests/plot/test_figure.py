@@ -1,5 +1,6 @@
 """The whole page: what a reader sees at the final size, what is saved, and what stays as it was."""
 
+import base64
 import re
 from itertools import pairwise
 from pathlib import Path
@@ -63,7 +64,7 @@ def _all_texts(plot: SignalPlot) -> list[tuple[str, Bbox]]:
     return [(text.get_text(), text.get_window_extent()) for text in seen]
 
 
-def _shrunk(box: Bbox) -> Bbox:
+def shrunk(box: Bbox) -> Bbox:
     """A font's line box has air above and below its letters; two boxes may share one pixel of it."""
     return Bbox.from_extents(box.x0 + 1, box.y0 + 1, box.x1 - 1, box.y1 - 1)
 
@@ -84,7 +85,7 @@ def test_nothing_overlaps_and_nothing_is_clipped(name: str, style: str, width: s
         assert box.y0 >= page.y0 - 0.5 and box.y1 <= page.y1 + 0.5, words
     for index, (words, box) in enumerate(texts):
         for others, other in texts[index + 1 :]:
-            assert not _shrunk(box).overlaps(_shrunk(other)), (words, others)
+            assert not shrunk(box).overlaps(shrunk(other)), (words, others)
 
 
 @pytest.mark.parametrize("width", ["single", "double"])
@@ -93,7 +94,7 @@ def test_blocks_overlap_nothing(width: str) -> None:
     texts = _all_texts(plot)
     for index, (words, box) in enumerate(texts):
         assert box.x1 <= plot.figure_.bbox.x1 + 0.5, words
-        assert not any(_shrunk(box).overlaps(_shrunk(other)) for _, other in texts[index + 1 :]), words
+        assert not any(shrunk(box).overlaps(shrunk(other)) for _, other in texts[index + 1 :]), words
 
 
 def test_the_overlap_check_can_fail() -> None:
@@ -101,7 +102,7 @@ def test_the_overlap_check_can_fail() -> None:
     axes = plot.axes_[4]
     axes.set_xticks(range(0, 140), [f"layer{i}" for i in range(140)])
     boxes = _visible(list(axes.get_xticklabels()))
-    assert any(_shrunk(a).overlaps(_shrunk(b)) for a, b in pairwise(boxes))
+    assert any(shrunk(a).overlaps(shrunk(b)) for a, b in pairwise(boxes))
 
 
 def test_six_panels_in_order_with_names_said_once() -> None:
@@ -142,7 +143,7 @@ def test_fonts_are_readable_at_the_final_size() -> None:
     assert min(sizes) >= 7.0 and max(sizes) <= 9.0
 
 
-@pytest.mark.parametrize("suffix", ["png", "pdf", "svg"])
+@pytest.mark.parametrize("suffix", ["png", "pdf", "svg", "pgf"])
 @pytest.mark.parametrize("kind", ["layers", "blocks"])
 def test_saving_twice_gives_the_same_bytes(tmp_path: Path, suffix: str, kind: str) -> None:
     one = _plot("ffn", kind).save(tmp_path / f"one.{suffix}", style="paper", width="double")
@@ -195,14 +196,18 @@ def test_matplotlib_is_left_as_it_was(tmp_path: Path) -> None:
         odd = _plot("ffn", style="paper").save(tmp_path / "odd.png").read_bytes()
     plain = _plot("ffn", style="paper").save(tmp_path / "plain.png").read_bytes()
     assert odd == plain
-    assert _plot("ffn")._repr_png_().startswith(b"\x89PNG")
+    data, metadata = _plot("ffn")._repr_mimebundle_()
+    assert base64.b64decode(data["image/png"]).startswith(b"\x89PNG")
+    assert data["text/plain"].startswith("<SignalPlot layers: Signal propagation plot of testnet")
+    assert metadata["image/png"]["width"] == 9 * 96 and "seed 7" in metadata["image/png"]["alt"]
     assert dict(matplotlib.rcParams) == before
     assert plt.get_fignums() == open_before
 
 
 def test_wrong_input_is_one_clear_line(tmp_path: Path) -> None:
+    known = "layers, blocks, compare, evolution, channels, distribution, theory"
     with pytest.raises(
-        UnknownNameError, match=r"^kind: unknown kind 'layer'\. Did you mean 'layers'\? Known: layers, blocks\.$"
+        UnknownNameError, match=rf"^kind: unknown kind 'layer'\. Did you mean 'layers'\? Known: {known}\.$"
     ):
         _plot(kind="layer")
     with pytest.raises(UnknownNameError, match=r"Known: paper, notebook, slides\."):
@@ -211,7 +216,7 @@ def test_wrong_input_is_one_clear_line(tmp_path: Path) -> None:
         _plot(width="full")
     with pytest.raises(InputError, match=r"between 1 and 50 inches; got 0\.2"):
         _plot(width=0.2)
-    with pytest.raises(InputError, match=r"saved as png, pdf, svg; got the suffix '\.gif'"):
+    with pytest.raises(InputError, match=r"saved as png, pdf, svg, pgf; got the suffix '\.gif'"):
         _plot("one").save(tmp_path / "a.gif")
     with pytest.raises(InputError, match=r"No such file or directory"):
         _plot("one").save(tmp_path / "nowhere" / "a.png")

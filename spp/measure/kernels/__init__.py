@@ -1,18 +1,15 @@
 """The reductions behind :class:`spp.measure.moments.Moments`, and who chooses among them.
 
-``SPP_KERNELS=auto`` (the default) takes the C sweep for CPU tensors where a compiler is at hand and the reference elsewhere;
-``off`` takes the reference everywhere; ``require`` fails where the sweep cannot be built.
+``SPP_KERNELS=auto`` (the default) takes the C sweep for CPU tensors where a compiler is at hand, the Triton sweep for CUDA
+tensors where Triton is, and the reference elsewhere; ``off`` takes the reference everywhere; ``require`` fails where a sweep
+cannot be built.
 """
 
-import numpy as np
-import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from spp.measure.kernels import native, reference
-from spp.measure.kernels.layout import Row, plain
-
-Array = npt.NDArray[np.float64]
+from spp.measure.kernels import cuda, native, reference
+from spp.measure.kernels.layout import plain
 
 
 def choose() -> native.Status:
@@ -30,29 +27,53 @@ def reduce_channels(tensor: Tensor, axis: int | None, ends: tuple[float, float] 
     with torch.no_grad():
         values = plain(tensor)
         if _native and values.device.type == "cpu":
-            table = native.reduce(values, axis)
+            table = native.reduce(values, axis, ends)
             if table is not None:
-                if ends is not None:
-                    table[Row.SATURATED] = reference.saturated(values, axis, ends)
+                return table
+        if values.device.type == "cuda":
+            table = cuda.reduce(values, axis, ends)
+            if table is not None:
                 return table
         return reference.reduce(values, axis, ends)
 
 
-def digest(tensor: Tensor, axis: int | None, dead: float, ends: tuple[float, float] | None) -> Array | None:
+def digest(tensor: Tensor, axis: int | None, dead: float, ends: tuple[float, float] | None) -> tuple[float, ...] | None:
     """The numbers of one tensor, in the order of ``native.SUMMARY``, where the C sweep takes it; else None."""
     if not uses_native():
         return None
+    values = tensor if _lies_plain(tensor) else _plain(tensor)
+    return native.digest(values, axis, dead, ends) if values.is_cpu else None
+
+
+def _lies_plain(tensor: Tensor) -> bool:
+    """Whether the sweep can read a tensor as it is, without what :func:`spp.measure.kernels.layout.plain` does to others."""
+    return (
+        type(tensor) in _ORDINARY
+        and tensor.dtype in native.DTYPES
+        and tensor.layout is torch.strided
+        and not tensor.is_neg()
+    )
+
+
+def _plain(tensor: Tensor) -> Tensor:
     with torch.no_grad():
-        values = plain(tensor)
-        numbers = native.digest(values, axis, dead) if values.device.type == "cpu" else None
-        if numbers is not None and ends is not None:
-            numbers[-1] = float(reference.saturated(values, None, ends)) / numbers[0] if numbers[0] else numbers[-1]
-    return numbers
+        return plain(tensor)
+
+
+_ORDINARY = frozenset({Tensor, torch.nn.Parameter})
 
 
 def uses_native() -> bool:
     """Whether CPU tensors take the C sweep."""
     return choose().native if _native is None else _native
+
+
+def path_of(device: torch.device | str) -> str:
+    """Which path tensors on a device take: "native", "triton" or "reference"."""
+    device = torch.device(device)
+    if device.type == "cuda":
+        return "triton" if cuda.status().triton else "reference"
+    return "native" if device.type == "cpu" and uses_native() else "reference"
 
 
 _native: bool | None = None

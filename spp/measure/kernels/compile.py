@@ -18,9 +18,10 @@ from dataclasses import dataclass
 from pathlib import Path
 
 SOURCE = Path(__file__).with_name("sweep.c")
+HEADERS = ("walk.h", "narrow.h", "wide.h")
 BASE = ("-O3", "-std=gnu11", "-fPIC", "-fno-math-errno", "-ffp-contract=fast")
 ATTEMPTS: tuple[tuple[str, ...], ...] = (
-    ("-march=native", "-mprefer-vector-width=512", "-funroll-loops", "-fopenmp"),
+    ("-march=native", "-mprefer-vector-width=512", "-fopenmp"),
     ("-march=native", "-fopenmp"),
     ("-march=native", "-fopenmp-simd"),
     (),
@@ -64,7 +65,7 @@ def plan(compiler: str, attempt: int) -> Build:
         [*shlex.split(compiler), "--version"], capture_output=True, text=True, check=False, timeout=5
     )
     flags = (*BASE, *ATTEMPTS[attempt])
-    source = SOURCE.read_bytes()
+    source = b"".join(path.read_bytes() for path in (SOURCE, *map(SOURCE.with_name, HEADERS)))
     facts = "\n".join([version.stdout, " ".join(flags), _processor()])
     digest = hashlib.sha256(source + facts.encode()).hexdigest()[:20]
     path = cache_folder() / f"sweep-{digest}.so"

@@ -23,7 +23,8 @@ def plain(tensor: Tensor) -> Tensor:
     """The same numbers as a detached, strided, real ``torch.Tensor``.
 
     Subclasses are stripped, sparse tensors made dense, quantized ones dequantized, complex numbers replaced by their
-    magnitude; booleans and integers become float64. Floating tensors come back as they are, without a copy.
+    magnitude; booleans and integers become float64. Floating tensors come back as they are, without a copy (unless they are
+    the imaginary part of a conjugate, whose sign is only noted).
     """
     if type(tensor) is not Tensor and type(tensor) is not torch.nn.Parameter:
         with torch._C.DisableTorchFunctionSubclass():
@@ -37,7 +38,18 @@ def plain(tensor: Tensor) -> Tensor:
         return tensor.abs()
     if not tensor.is_floating_point():
         return tensor.to(torch.float64)
-    return tensor
+    return tensor.resolve_neg()
+
+
+def collapse(axes: list[tuple[int, int]]) -> list[tuple[int, int]]:
+    """Fold neighbouring axes, as (size, stride) and slowest first, that memory lays end to end."""
+    folded: list[tuple[int, int]] = []
+    for size, stride in axes:
+        if folded and folded[-1][1] == size * stride:
+            folded[-1] = (folded[-1][0] * size, stride)
+        else:
+            folded.append((size, stride))
+    return folded
 
 
 def empty_table(channels: int, device: torch.device) -> Tensor:

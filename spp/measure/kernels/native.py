@@ -16,7 +16,7 @@ from torch import Tensor
 
 from spp.errors import InputError
 from spp.measure.kernels import compile as compiling
-from spp.measure.kernels.layout import Row
+from spp.measure.kernels.layout import Row, collapse
 
 PATIENCE = 3.0
 """Seconds that the first trace waits for the compiler at most; a later one finds what came out after that."""
@@ -41,20 +41,32 @@ SUMMARY = (
 )
 """Columns that ``spp_summary`` writes, in its order."""
 _Dims = ctypes.c_int64 * DIMS
+_Ends = ctypes.c_double * 2
+
+
+class _Layout(ctypes.Structure):
+    """``Layout`` of ``sweep.c``; ``repeats`` counts what expanded axes repeat."""
+
+    _fields_ = (
+        ("dims", ctypes.c_int64),
+        ("sizes", _Dims),
+        ("strides", _Dims),
+        ("channels", ctypes.c_int64),
+        ("channel_stride", ctypes.c_int64),
+        ("run", ctypes.c_int64),
+        ("columns", ctypes.c_int64),
+        ("repeats", ctypes.c_int64),
+    )
 
 
 class Plan(NamedTuple):
-    """How the sweep walks over a layout, see ``sweep.c``; ``repeats`` counts what expanded axes repeat."""
+    """How the sweep walks over a layout: what C reads, its address, and what Python asks of it."""
 
-    columns: int
-    dims: int
-    sizes: ctypes.Array[ctypes.c_int64]
-    strides: ctypes.Array[ctypes.c_int64]
+    layout: _Layout
+    address: int
     channels: int
-    channel_stride: int
-    run: int
     repeats: int
-    numel: int
+    large: bool
 
 
 class Status(NamedTuple):
@@ -119,21 +131,11 @@ class _Library:
             return f"{build.path.parent} can be written by others"
         library = ctypes.CDLL(str(build.path))
         sweep = library.spp_sweep
-        pointer, whole = ctypes.c_void_p, ctypes.c_int64
-        layout = (ctypes.c_int, whole, _Dims, _Dims, whole, whole, whole)
-        sweep.argtypes = [
-            pointer,
-            ctypes.c_int,
-            *layout,
-            ctypes.c_int,
-            pointer,
-            ctypes.c_double,
-            ctypes.c_double,
-            pointer,
-        ]
+        pointer, whole = ctypes.c_void_p, ctypes.c_int
+        sweep.argtypes = [pointer, whole, pointer, whole, pointer, pointer, ctypes.c_double, pointer]
         sweep.restype = ctypes.c_int
         summary = library.spp_summary
-        summary.argtypes = [whole, pointer, pointer, ctypes.c_double, pointer]
+        summary.argtypes = [ctypes.c_int64, pointer, pointer, ctypes.c_double, pointer]
         summary.restype = None
         self.summary, self.dtypes, self.threaded = summary, int(library.spp_dtypes()), build.threaded
         if wrong := _self_test(sweep):
@@ -143,6 +145,21 @@ class _Library:
 
 
 _LIBRARY = _Library()
+
+
+class _Scratch(threading.local):
+    """Where the sweep writes its numbers on this thread; what is kept of them are Python's own floats.
+
+    A small block of the heap for each tensor, kept until the trace ends, would lie between the network's large ones and hold
+    them apart: it costs hundreds of MiB.
+    """
+
+    def __init__(self) -> None:
+        self.numbers = (ctypes.c_double * len(SUMMARY))()
+        self.address = ctypes.addressof(self.numbers)
+
+
+_SCRATCH = _Scratch()
 
 
 def mode() -> str:
@@ -177,27 +194,28 @@ def status() -> Status:
     return Status(sweep is not None, _LIBRARY.reason)
 
 
-def reduce(tensor: Tensor, axis: int | None) -> Tensor | None:
+def reduce(tensor: Tensor, axis: int | None, ends: tuple[float, float] | None = None) -> Tensor | None:
     """The ``(8, C)`` table of a plain CPU tensor, or None where the kernel does not take it."""
     plan = _takes(tensor, axis)
     if plan is None:
         return None
     table = torch.empty((len(Row), plan.channels), dtype=torch.float64)
-    if _run(tensor, plan, table.data_ptr(), 0.0, None):
+    if _run(tensor, plan, ends, table.data_ptr(), 0.0, None):
         return None
     if plan.repeats != 1:
-        for row in (Row.COUNT, Row.M2, Row.ZEROS, Row.NONFINITE):
+        for row in (Row.COUNT, Row.M2, Row.ZEROS, Row.NONFINITE, Row.SATURATED):
             table[row] *= plan.repeats
     return table
 
 
-def digest(tensor: Tensor, axis: int | None, dead: float) -> npt.NDArray[np.float64] | None:
-    """The numbers of one plain CPU tensor, ``(len(SUMMARY),)``, without a table; None where the kernel does not take it."""
+def digest(
+    tensor: Tensor, axis: int | None, dead: float, ends: tuple[float, float] | None = None
+) -> tuple[float, ...] | None:
+    """The numbers of one plain CPU tensor, as ``SUMMARY``, without a table; None where the kernel does not take it."""
     plan = _takes(tensor, axis)
     if plan is None:
         return None
-    out = np.empty(len(SUMMARY))
-    return None if _run(tensor, plan, None, dead, out.ctypes.data) else out
+    return None if _run(tensor, plan, ends, None, dead, _SCRATCH.address) else tuple(_SCRATCH.numbers)
 
 
 def _takes(tensor: Tensor, axis: int | None) -> Plan | None:
@@ -207,29 +225,17 @@ def _takes(tensor: Tensor, axis: int | None) -> Plan | None:
     return plan_of(tensor.shape, tensor.stride(), axis)
 
 
-def _run(tensor: Tensor, plan: Plan, table: int | None, dead: float, summary: int | None) -> int:
+def _run(
+    tensor: Tensor, plan: Plan, ends: tuple[float, float] | None, table: int | None, dead: float, summary: int | None
+) -> int:
     assert _LIBRARY.sweep is not None  # _takes has asked
     try:
         address = tensor.data_ptr()
     except RuntimeError:  # a wrapper without storage of its own, as inside torch.func.grad
         return 1
-    threads = torch.get_num_threads() if plan.numel > GRAIN and _LIBRARY.threaded else 1
-    failed: int = _LIBRARY.sweep(
-        address,
-        DTYPES[tensor.dtype],
-        plan.columns,
-        plan.dims,
-        plan.sizes,
-        plan.strides,
-        plan.channels,
-        plan.channel_stride,
-        plan.run,
-        threads,
-        table,
-        float(plan.repeats),
-        dead,
-        summary,
-    )
+    threads = torch.get_num_threads() if plan.large and _LIBRARY.threaded else 1
+    bounds = None if ends is None else _Ends(*ends)
+    failed: int = _LIBRARY.sweep(address, DTYPES[tensor.dtype], plan.address, threads, bounds, table, dead, summary)
     return failed
 
 
@@ -258,7 +264,7 @@ def plan_of(shape: tuple[int, ...], strides: tuple[int, ...], axis: int | None) 
     repeats = 1
     for size, stride in rest:
         repeats *= size if stride == 0 else 1
-    walk = _collapse(sorted((ns for ns in rest if ns[1] != 0), key=lambda ns: -ns[1]))
+    walk = collapse(sorted((ns for ns in rest if ns[1] != 0), key=lambda ns: -ns[1]))
     run = 1
     columns = int(channels > 1 and channel_stride == 1)
     if not columns and walk and walk[-1][1] == 1:
@@ -270,18 +276,8 @@ def plan_of(shape: tuple[int, ...], strides: tuple[int, ...], axis: int | None) 
         numel *= size
     sizes = _Dims(*([n for n, _ in walk] or [1]))
     steps = _Dims(*([s for _, s in walk] or [0]))
-    return Plan(columns, max(1, len(walk)), sizes, steps, channels, channel_stride, run, repeats, numel)
-
-
-def _collapse(axes: list[tuple[int, int]]) -> list[tuple[int, int]]:
-    """Fold neighbouring axes, slowest first, that memory lays end to end."""
-    folded: list[tuple[int, int]] = []
-    for size, stride in axes:
-        if folded and folded[-1][1] == size * stride:
-            folded[-1] = (folded[-1][0] * size, stride)
-        else:
-            folded.append((size, stride))
-    return folded
+    layout = _Layout(max(1, len(walk)), sizes, steps, channels, channel_stride, run, columns, repeats)
+    return Plan(layout, ctypes.addressof(layout), channels, repeats, numel > GRAIN)
 
 
 def _self_test(sweep: ctypes._NamedFuncPointer) -> str:
@@ -289,24 +285,10 @@ def _self_test(sweep: ctypes._NamedFuncPointer) -> str:
     values = torch.tensor([[1.0, 2.0, 0.0], [4.0, float("nan"), -5.0]])
     for columns, want in ((0, [[3, 2], [1, -0.5], [2, 40.5]]), (1, [[2, 1, 2], [2.5, 2, -2.5], [4.5, 0, 12.5]])):
         channels, run = (3, 1) if columns else (2, 3)
-        sizes, strides = _Dims(*((2,) if columns else (1,))), _Dims(3)
+        sizes, strides = _Dims(2 if columns else 1), _Dims(3)
+        layout = _Layout(1, sizes, strides, channels, 1 if columns else 3, run, columns, 1)
         table = torch.empty((len(Row), channels), dtype=torch.float64)
-        code = sweep(
-            values.data_ptr(),
-            0,
-            columns,
-            1,
-            sizes,
-            strides,
-            channels,
-            1 if columns else 3,
-            run,
-            1,
-            table.data_ptr(),
-            1.0,
-            0.0,
-            None,
-        )
+        code = sweep(values.data_ptr(), 0, ctypes.addressof(layout), 1, None, table.data_ptr(), 0.0, None)
         if code or not torch.allclose(table[:3], torch.tensor(want, dtype=torch.float64), rtol=1e-12, atol=0):
             return "the compiled kernel gives wrong sums"
     return ""

@@ -16,10 +16,13 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from spp.measure.kernels.layout import Row, empty_table
+from spp.measure.kernels.layout import Row, collapse, empty_table, merge_packed
 
 CHUNK = 1 << 18
 """Elements worked on at a time: with the scratch buffer 2 MiB of float32, which a core's second-level cache holds."""
+
+DEVICE_CHUNK = 1 << 22
+"""The same on other devices, where a piece costs some twenty launches and, in float64, some 100 MiB."""
 
 SHORT = 64
 """Inner runs shorter than this are slow to reduce over the last axis."""
@@ -55,7 +58,7 @@ def reduce(tensor: Tensor, axis: int | None, ends: tuple[float, float] | None = 
 
 def _table(x: Tensor) -> Tensor:
     if x.device.type != "cpu":
-        return _masked(x)  # nothing may wait for a number from the device
+        return _on_device(x)
     if x.shape[0] == x.shape[2] == 1:
         return _single(x.reshape(-1))
     for wide in (False, True):
@@ -87,24 +90,13 @@ def _memory_order(tensor: Tensor, axis: int | None) -> tuple[Tensor, int]:
     lone_channel = channel_size == 1
     outer = [ns for ns in kept if ns[1] >= channel_stride and not lone_channel]
     inner = [ns for ns in kept if not (ns[1] >= channel_stride and not lone_channel)]
-    outer_runs, inner_runs = _collapse(outer), _collapse(inner)
+    outer_runs, inner_runs = collapse(outer) or [(1, 1)], collapse(inner) or [(1, 1)]
     sizes = [n for n, _ in outer_runs] + [channel_size] + [n for n, _ in inner_runs]
     strides = [s for _, s in outer_runs] + [channel_stride] + [s for _, s in inner_runs]
     view = tensor.as_strided(sizes, strides)
     if len(outer_runs) == len(inner_runs) == 1:
         return view, repeats
     return view.reshape(math.prod(n for n, _ in outer_runs), channel_size, -1), repeats
-
-
-def _collapse(axes: list[tuple[int, int]]) -> list[tuple[int, int]]:
-    """Fold neighbouring axes that memory lays end to end; never empty."""
-    runs: list[tuple[int, int]] = []
-    for size, stride in axes:
-        if runs and runs[-1][1] == size * stride:
-            runs[-1] = (runs[-1][0] * size, stride)
-        else:
-            runs.append((size, stride))
-    return runs or [(1, 1)]
 
 
 def _pieces(x: Tensor, *, wide: bool) -> Tensor | None:
@@ -250,6 +242,15 @@ def saturated(x: Tensor, axis: int | None, ends: tuple[float, float]) -> Tensor:
     beyond = ((x <= ends[0]) | (x >= ends[1])) & (x.abs() != torch.inf)
     rest = [d for d in range(x.dim()) if axis is None or d != axis % x.dim()]
     return (beyond.sum(rest) if rest else beyond).to(torch.float64).reshape(-1)
+
+
+def _on_device(x: Tensor) -> Tensor:
+    """Off the CPU nothing may wait for a number from the device; halves are merged, so that float64 copies stay small."""
+    if x.numel() <= DEVICE_CHUNK:
+        return _masked(x)
+    dim = 1 if x.shape[0] == x.shape[2] == 1 else 0 if x.shape[0] >= x.shape[2] else 2
+    tables = [_on_device(part) for part in torch.split(x, -(-x.shape[dim] // 2), dim)]
+    return torch.cat(tables, 1) if dim == 1 else merge_packed(*tables)
 
 
 def _masked(x: Tensor) -> Tensor:

@@ -9,6 +9,7 @@ import torch
 
 from spp import data
 from spp.errors import InputError, MissingExtraError, UnknownNameError
+from tests.data import files
 
 ENVIRONMENT = os.environ | {"PYTHONPATH": os.pathsep.join(path for path in sys.path if path)}
 
@@ -111,7 +112,8 @@ def test_impossible_batches(call, message):
 
 def test_unknown_data_set():
     with pytest.raises(
-        UnknownNameError, match=r"unknown data set 'digit'\. Did you mean 'digits'\? Known: gaussian, digits\."
+        UnknownNameError,
+        match=r"unknown data set 'digit'\. Did you mean 'digits'\? Known: gaussian, digits, cifar10, cifar100\.",
     ):
         data.load("digit", 1, (64,))
 
@@ -125,8 +127,9 @@ def test_without_scikit_learn_the_extra_is_named(monkeypatch):
 
 
 @pytest.mark.parametrize("name", data.names())
-def test_load_by_name(name):
-    inputs, targets = data.load(name, 6, (3, 8, 8), seed=2, num_classes=10)
+def test_load_by_name(name, tmp_path):
+    files.write_cifar(name, tmp_path, images=8)
+    inputs, targets = data.load(name, 6, (3, 8, 8), seed=2, num_classes=100, folder=tmp_path)
     assert inputs.shape == (6, 3, 8, 8)
     assert targets.shape == (6,)
     assert data.DATA[name].description

@@ -1,0 +1,125 @@
+"""``spp plot``: any figure of a saved run, drawn again without the model."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+if TYPE_CHECKING:
+    from spp.plot import SignalPlot
+
+FORMATS = ("png", "pdf", "svg", "pgf")
+STYLES = ("paper", "notebook", "slides")
+
+EXAMPLES = """\b
+Examples:
+  spp plot runs/effnet_b0-none --signal gradient --statistic acsm --format pdf --style paper
+  spp plot runs/effnet_b0-none --kind blocks --width single --out fig1.pdf --latex
+  spp plot runs/effnet_b0-none runs/effnet_b0-batch
+"""
+
+
+def width(ctx: click.Context, param: click.Parameter, value: str) -> str | float:
+    """``single``, ``double`` or a number of inches."""
+    try:
+        return value if value in ("single", "double") else float(value)
+    except ValueError:
+        raise click.BadParameter(f"{value!r} is neither single, double nor a number of inches.", ctx, param) from None
+
+
+@click.command(short_help="Draw a saved run again, or several in one figure.", epilog=EXAMPLES)
+@click.argument("runs", metavar="RUN...", nargs=-1, required=True, type=click.Path())
+@click.option("--kind", metavar="NAME", help="layers, blocks, compare, evolution, channels, distribution or theory.")
+@click.option("--signal", "signals", multiple=True, metavar="NAME", help="activation, gradient, ...; repeatable.")
+@click.option("--statistic", "statistics", multiple=True, metavar="NAME", help="acsm, acv, mean, ...; repeatable.")
+@click.option("--step", "steps", multiple=True, type=int, help="Training step; of an evolution, a line; repeatable.")
+@click.option("--layer", "layers", multiple=True, metavar="NAME", help="Module whose distribution to draw; repeatable.")
+@click.option("--format", "formats", multiple=True, type=click.Choice(FORMATS), help="png if left out; repeatable.")
+@click.option("--style", type=click.Choice(STYLES), default="notebook", show_default=True, help="Fonts and sizes.")
+@click.option(
+    "--width", callback=width, default="double", show_default=True, metavar="single|double|INCHES", help="Final width."
+)
+@click.option(
+    "--out", metavar="FILE|DIR", type=click.Path(), help="The file, or its folder; the run folder if left out."
+)
+@click.option("--latex", is_flag=True, help="Print the figure environment for a LaTeX document.")
+def plot(
+    runs: tuple[str, ...], style: str, width: str | float, formats: tuple[str, ...], out: str | None, **given: Any
+) -> None:
+    """Draw a saved run again, or several in one figure, without their models.
+
+    Prints the files that were written; with --latex the figure environment, and the files on standard error.
+    """
+    latex = given.pop("latex")
+    drawn = _drawn(runs, style, width, given)
+    files = _files(drawn, runs, formats, out, given)
+    for file in files:
+        drawn.save(file)
+        click.echo(str(file), err=latex)
+    if latex:
+        best = next((file for file in files if file.suffix in (".pgf", ".pdf")), files[0])
+        click.echo(drawn.latex(best))
+
+
+def _drawn(runs: tuple[str, ...], style: str, width: str | float, given: dict[str, Any]) -> SignalPlot:
+    """Read the runs and draw what is asked for."""
+    import spp
+    from spp.errors import InputError
+    from spp.plot import compare, evolutions
+
+    kind, steps = given["kind"] or ("compare" if len(runs) > 1 else "layers"), given["steps"]
+    options: dict[str, Any] = {
+        "signals": given["signals"] or None,
+        "statistics": given["statistics"] or None,
+        "style": style,
+        "width": width,
+    }
+    if kind == "evolution":
+        options["steps"] = steps or None
+    elif len(steps) > 1:
+        raise InputError("this kind of figure shows one step", received=f"{len(steps)} of them", where="--step")
+    elif steps:
+        options["step"] = steps[0]
+    if kind == "compare":
+        return compare(list(runs), **options)
+    if kind == "evolution" and len(runs) > 1:
+        return evolutions(list(runs), **options)
+    if len(runs) > 1:
+        raise InputError(
+            "several runs are drawn in one figure by comparing them, or over their steps",
+            received=f"--kind {kind}",
+            where="--kind",
+            remedy="Leave it out, take evolution, or name one run.",
+        )
+    if given["layers"]:
+        options["layer"] = given["layers"]
+    return spp.load(runs[0]).plot(kind, **options)
+
+
+def _files(
+    drawn: SignalPlot, runs: tuple[str, ...], formats: tuple[str, ...], out: str | None, given: dict[str, Any]
+) -> list[Path]:
+    """Where the figure goes: ``--out`` as a file, or a file in it or in the (first) run, named after what is drawn."""
+    from spp.errors import InputError
+
+    words = [*given["layers"], *given["signals"], *given["statistics"], *(f"step{step}" for step in given["steps"])]
+    stem = "-".join([drawn.kind, *words]).replace("/", "_")
+    folder = Path(runs[0]) if out is None else Path(out)
+    if out is not None and folder.suffix.lower().removeprefix(".") in FORMATS and not folder.is_dir():
+        if formats and set(formats) != {folder.suffix.lower().removeprefix(".")}:
+            raise InputError(
+                "a file's format is its suffix",
+                received=f"{out} and --format {', '.join(formats)}",
+                where="--out",
+                remedy="Leave --format out, or name a folder.",
+            )
+        return [folder]
+    if not folder.is_dir():
+        raise InputError(
+            f"--out is a folder that is there, or a file that ends in {', '.join(FORMATS)}",
+            received=str(folder),
+            where="--out",
+        )
+    return [folder / f"{stem}.{form}" for form in formats or ("png",)]

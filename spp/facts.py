@@ -1,0 +1,33 @@
+"""Facts about a run that are the same for every kind of run."""
+
+from __future__ import annotations
+
+import platform
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import torch
+from torch import nn
+
+import spp
+from spp.measure.sites import type_name
+
+
+def model_facts(model: nn.Module) -> dict[str, Any]:
+    """Class, number of parameters, mode, device and dtype of a model, and the versions it runs on."""
+    first = next(iter(model.parameters()), None)
+    return {
+        "model": type_name(model),
+        "parameters": sum(p.numel() for p in model.parameters() if not isinstance(p, nn.UninitializedParameter)),
+        "training": model.training,
+        "device": str(torch.device("cpu") if first is None else first.device),
+        "dtype": str(torch.get_default_dtype() if first is None else first.dtype).removeprefix("torch."),
+        "versions": {
+            "spp": spp.__version__,
+            "torch": torch.__version__,
+            "numpy": np.__version__,
+            "pandas": pd.__version__,
+            "python": platform.python_version(),
+        },
+    }

@@ -1,0 +1,108 @@
+"""Files of a run folder: written whole beside their place, forced to disk, and renamed; a file is there or it is not."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+
+from spp.errors import StoreError
+from spp.frame.schema import VERSION
+
+RUN_FILE = "run.json"
+DRAFT = ".draft-"
+"""What the names of unfinished files begin with."""
+
+
+def put(path: Path, write: Callable[[Path], None]) -> None:
+    """Let ``write`` fill a file that then takes the place of ``path`` at once; nothing is left behind when it fails."""
+    draft = path.with_name(f"{DRAFT}{os.getpid()}-{path.name}")
+    try:
+        write(draft)
+        with draft.open("rb+") as file:
+            os.fsync(file.fileno())
+        draft.replace(path)
+    except BaseException:
+        draft.unlink(missing_ok=True)
+        raise
+    _sync_folder(path.parent)
+
+
+def put_table(path: Path, table: pd.DataFrame) -> None:
+    """Write a table as parquet."""
+    put(path, lambda draft: table.to_parquet(draft, index=False))
+
+
+def put_facts(folder: Path, run: Mapping[str, Any]) -> None:
+    """Write ``run.json``."""
+    text = json.dumps({"format": VERSION, **run}, indent=2, default=str) + "\n"
+    put(folder / RUN_FILE, lambda draft: _write_text(draft, text))
+
+
+def read_facts(folder: Path, shown: str) -> dict[str, Any]:
+    """The facts of a run folder.
+
+    Args:
+        folder: The folder.
+        shown: How the user named it.
+
+    Raises:
+        StoreError: It is no run folder, was written by a later version, or ``run.json`` is damaged.
+    """
+    if not (folder / RUN_FILE).is_file():
+        what = f"a folder without {RUN_FILE}" if folder.is_dir() else "no such folder"
+        raise StoreError(
+            "a run is a folder that trace.save, spp.watch or spp analyze wrote", received=what, where=shown
+        )
+    try:
+        run: dict[str, Any] = json.loads((folder / RUN_FILE).read_text(encoding="utf-8"))
+        version = run.pop("format")
+    except (json.JSONDecodeError, KeyError, AttributeError, TypeError, UnicodeDecodeError) as error:
+        raise StoreError(f"{RUN_FILE} holds the facts of a run", received="something else", where=shown) from error
+    if version > VERSION:
+        raise StoreError(
+            f"this spp reads runs up to version {VERSION}",
+            received=f"version {version}",
+            where=shown,
+            remedy="Upgrade torch-spp",
+        )
+    return run
+
+
+def read_table(path: Path, shown: str) -> pd.DataFrame:
+    """One parquet file.
+
+    Raises:
+        StoreError: It cannot be read.
+    """
+    try:
+        return pd.read_parquet(path)
+    except Exception as error:
+        raise StoreError(f"{path.name} of a run can be read", received=str(error), where=shown) from error
+
+
+def failed(shown: object, error: OSError) -> StoreError:
+    """What the operating system said, as an error of the store."""
+    return StoreError("the run can be written", received=error.strerror or str(error), where=str(shown))
+
+
+def _write_text(path: Path, text: str) -> None:
+    path.write_text(text, encoding="utf-8")
+
+
+def _sync_folder(folder: Path) -> None:
+    """Force the renaming itself to disk, where folders can be opened for that (not on Windows)."""
+    try:
+        handle = os.open(folder, os.O_RDONLY)
+    except OSError:
+        return
+    try:
+        os.fsync(handle)
+    except OSError:
+        pass  # file systems that cannot are those on which renaming is written through
+    finally:
+        os.close(handle)

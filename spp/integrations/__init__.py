@@ -1,0 +1,5 @@
+"""A watch where people already train and look: one thin file per library, each behind an extra of its name.
+
+``spp.integrations.lightning`` and ``spp.integrations.transformers`` put :func:`spp.watch` around a trainer's loop;
+``spp.integrations.tensorboard`` and ``spp.integrations.wandb`` send what it measures to where runs are looked at.
+"""

@@ -1,0 +1,120 @@
+/* The walks over a tensor of one storage type. Expects NAME, STORE (as it lies in memory), REAL (as it is compared) and
+ * LOAD (STORE -> REAL), and VECTOR and MASKED where wide.h can take it; takes all of them back at the end. */
+
+#define JOIN_(a, b) a##_##b
+#define JOIN(a, b) JOIN_(a, b)
+#define FN(name) JOIN(NAME, name)
+
+/* Element by element: stretches with NaN or infinities in them, and ends that are too short for anything else. */
+static void FN(careful)(const STORE *x, int64_t n, int64_t stride, Cell *cell) {
+    for (int64_t i = 0; i < n; i++) {
+        double v = (double)LOAD(x[i * stride]);
+        if (!isfinite(v)) { cell->bad += 1; continue; }
+        double d = v - cell->pivot;
+        add_to(cell, 1, d, d * d, v, v, v == 0);
+    }
+}
+
+#ifdef VECTOR
+#include "wide.h"
+#else
+#include "narrow.h"
+#endif
+
+static void FN(pivots)(const STORE *x, const Layout *l, int64_t outer, Cell *cells) {
+    for (int64_t c = 0; c < l->channels; c++) {
+        double pivot = (double)LOAD(x[c * l->channel_stride]);
+        for (int64_t o = 0; o < outer && !isfinite(pivot); o++) {
+            const STORE *row = x + outer_offset(l, o) + c * l->channel_stride;
+            for (int64_t i = 0; i < l->run && !isfinite(pivot); i++) pivot = (double)LOAD(row[i]);
+        }
+        clear_cell(cells + c, isfinite(pivot) ? pivot : 0);
+    }
+}
+
+/* Long rows in the order of memory; a unit is a piece of a row. */
+static void FN(rows)(const STORE *x, const Layout *l, int64_t from, int64_t to, Cell *cells) {
+    const int64_t pieces = (l->run + SEGMENT - 1) / SEGMENT;
+    int64_t piece = from % pieces, c = from / pieces % l->channels, o = from / pieces / l->channels;
+    const STORE *base = x + outer_offset(l, o);
+    for (int64_t unit = from; unit < to; unit++) {
+        const int64_t start = piece * SEGMENT, left = l->run - start;
+        FN(row)(base + c * l->channel_stride + start, left < SEGMENT ? left : SEGMENT, cells + c);
+        if (++piece == pieces) {
+            piece = 0;
+            if (++c == l->channels) { c = 0; base = x + outer_offset(l, ++o); }
+        }
+    }
+}
+
+/* Short rows, channel by channel. */
+static void FN(channels)(const STORE *x, const Layout *l, int64_t from, int64_t to, Cell *cells) {
+    const int64_t outer = outer_count(l);
+    for (int64_t c = from; c < to; c++) FN(channel)(x + c * l->channel_stride, l, outer, cells + c);
+}
+
+/* One element a channel, as in a bias. */
+static void FN(single)(const STORE *x, const Layout *l, int64_t from, int64_t to, Cell *cells) {
+    for (int64_t c = from; c < to; c++) FN(careful)(x + c * l->channel_stride, 1, 1, cells + c);
+}
+
+/* Channels that lie side by side; a unit is a row of all of them. */
+static void FN(columns)(const STORE *x, const Layout *l, int64_t from, int64_t to, Cell *cells) {
+    int64_t at[MOST_ROWS];
+    int64_t tile = TILE / (l->channels ? l->channels : 1);
+    tile = tile < 16 ? 16 : tile > MOST_ROWS ? MOST_ROWS : tile;
+    for (int64_t r = from; r < to; r += tile) {
+        const int64_t rows = to - r < tile ? to - r : tile, whole = l->channels - l->channels % LANES;
+        for (int64_t i = 0; i < rows; i++) at[i] = l->dims == 1 ? (r + i) * l->stride[0] : outer_offset(l, r + i);
+        for (int64_t c = 0; c < whole; c += LANES) FN(block)(x + c, rows, at, cells + c);
+        for (int64_t c = whole; c < l->channels; c++)
+            for (int64_t i = 0; i < rows; i++) FN(careful)(x + at[i] + c, 1, 1, cells + c);
+    }
+}
+
+static void FN(sweep)(const STORE *x, const Layout *l, enum walk walk, int64_t from, int64_t to, Cell *cells) {
+    switch (walk) {
+        case SINGLE: FN(single)(x, l, from, to, cells); break;
+        case ACROSS: FN(columns)(x, l, from, to, cells); break;
+        case BY_CHANNEL: FN(channels)(x, l, from, to, cells); break;
+        case IN_ORDER: FN(rows)(x, l, from, to, cells); break;
+    }
+}
+
+/* How many finite values of the channels from..to lie at or beyond either end. */
+static void FN(beyond)(const STORE *x, const Layout *l, int64_t from, int64_t to, const double *ends, double *out) {
+    const REAL low = (REAL)ends[0], high = (REAL)ends[1], most = (REAL)INFINITY;
+    const int64_t outer = outer_count(l);
+    for (int64_t c = from; c < to; c++) out[c] = 0;
+    for (int64_t o = 0; o < outer; o++) {
+        const STORE *base = x + outer_offset(l, o);
+        if (l->columns) {
+#pragma omp simd
+            for (int64_t c = from; c < to; c++) {
+                const REAL v = LOAD(base[c]);
+                out[c] += ((v <= low) & (v > -most)) | ((v >= high) & (v < most));
+            }
+            continue;
+        }
+        for (int64_t c = from; c < to; c++) {
+            const STORE *row = base + c * l->channel_stride;
+            int64_t count = 0;
+#pragma omp simd reduction(+ : count)
+            for (int64_t i = 0; i < l->run; i++) {
+                const REAL v = LOAD(row[i]);
+                count += ((v <= low) & (v > -most)) | ((v >= high) & (v < most));
+            }
+            out[c] += (double)count;
+        }
+    }
+}
+
+#undef NAME
+#undef STORE
+#undef REAL
+#undef LOAD
+#undef VECTOR
+#undef MASKED
+#undef FN
+#undef JOIN
+#undef JOIN_

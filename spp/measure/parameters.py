@@ -1,0 +1,160 @@
+"""Parameters around one optimizer step: their values, the gradients the optimizer is about to use, and what it made of them."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from spp.measure.channels import is_reducible, weight_axis
+from spp.measure.holes import Hole, no_weight_gradient
+from spp.measure.moments import Moments, summarize
+from spp.measure.shape import Reduced
+from spp.measure.shards import Part, is_shared, part_of
+from spp.measure.sites import Call, Entry, Site
+from spp.measure.stage import Depth, Stage
+from spp.measure.weights import parameters_of
+from spp.signals import Signal
+
+UpdateSums = dict[tuple[str, str], tuple[float, float]]
+"""By module and parameter: the sums of squares of the update and of the weight before it, over the values that count here."""
+
+
+@dataclass(slots=True, eq=False)
+class _Read:
+    """One parameter: its site, itself, and the part of it that lies here (None for all of it)."""
+
+    site: Site
+    parameter: Tensor
+    part: Part | None
+
+    @property
+    def local(self) -> Tensor:
+        return self.parameter if self.part is None else self.part.local
+
+
+class StepParameters:
+    """Reads the parameters of the selected modules.
+
+    Args:
+        entries: The roster.
+        calls: Each module's calls in the step's first forward, by the module's identity.
+        signals: Which signals to measure.
+    """
+
+    def __init__(self, entries: list[Entry], calls: dict[int, list[Call]], signals: frozenset[Signal]) -> None:
+        self.holes: list[Hole] = []
+        self._signals, self._stage = signals, Stage(Depth(mergeable=True))
+        self._read: list[_Read] = []
+        self._before: dict[int, Tensor] = {}
+        if signals & {Signal.WEIGHT, Signal.WEIGHT_GRADIENT}:
+            for entry in entries:
+                if entry.selected:
+                    self._look(entry, next(iter(calls.get(id(entry.module), ())), None))
+
+    @property
+    def sites(self) -> list[Site]:
+        """What was read."""
+        return [r.site for r in self._read]
+
+    def values(self) -> None:
+        """Reduce every parameter; one that is tied to another is reduced once."""
+        if Signal.WEIGHT in self._signals:
+            done: dict[tuple[int, int | None], Reduced] = {}
+            for read in self._read:
+                key = id(read.parameter), read.site.axis
+                if key not in done:
+                    done[key] = self._reduced(read.local, read.part, read.site.axis)
+                read.site.value = done[key]
+
+    def gradients(self, scale: float = 1.0) -> None:
+        """Reduce every ``.grad`` as it stands, divided by ``scale``."""
+        if Signal.WEIGHT_GRADIENT not in self._signals:
+            return
+        done: dict[tuple[int, int | None], Reduced] = {}
+        for read in self._read:
+            gradient, axis = read.parameter.grad, read.site.axis
+            if gradient is None:
+                continue
+            key = id(read.parameter), axis
+            if key not in done:
+                part = None
+                if read.part is not None:
+                    found = part_of(gradient, axis) if is_shared(gradient) else "no part"
+                    if isinstance(found, str):
+                        continue
+                    part, gradient = found, found.local
+                elif is_reducible(gradient):
+                    continue
+                moments = self._reduced(gradient, part, axis)
+                done[key] = moments if scale == 1.0 else moments.scaled(1.0 / scale)
+            read.site.gradient = done[key]
+
+    def finish(self) -> None:
+        """Say which gradients are missing."""
+        if Signal.WEIGHT_GRADIENT in self._signals:
+            missing = (r for r in self._read if r.site.gradient is None)
+            self.holes += [no_weight_gradient(r.site, r.parameter, True) for r in missing]
+
+    @torch.no_grad()
+    def remember(self, updated: set[int]) -> None:
+        """Copy the parameters whose identities are in ``updated``, for :meth:`updates`."""
+        if Signal.WEIGHT in self._signals:
+            for read in self._read:
+                if id(read.parameter) in updated and id(read.parameter) not in self._before:
+                    self._before[id(read.parameter)] = read.local.detach().clone()
+
+    @torch.no_grad()
+    def updates(self) -> UpdateSums:
+        """The squared sizes of the updates since :meth:`remember`, and of the weights before them."""
+        where: list[tuple[str, str]] = []
+        sizes: list[Moments] = []
+        moves: list[Moments] = []
+        known: dict[int, Moments] = {}
+        for read in self._read:
+            before, size = self._before.get(id(read.parameter)), read.site.value
+            if before is None or not isinstance(size, Moments):
+                continue
+            if id(read.parameter) not in known:
+                part = part_of(read.parameter, read.site.axis) if read.part is not None else None
+                now = read.parameter if part is None else part.local if isinstance(part, Part) else before
+                if now.shape != before.shape:
+                    continue
+                moved = self._stage.reduce(before.sub_(now.detach()), None)  # the copy is used up
+                assert isinstance(moved, Moments)
+                known[id(read.parameter)] = moved
+            where.append((read.site.entry.name, read.site.output))
+            sizes.append(size)
+            moves.append(known[id(read.parameter)])
+        self._before.clear()
+        found = zip(where, _squares(moves), _squares(sizes), strict=True)
+        shared = {(r.site.entry.name, r.site.output) for r in self._read if r.part is not None and not r.part.counts}
+        return {key: (0.0 if key in shared else a, b) for key, a, b in found}
+
+    def _look(self, entry: Entry, call: Call | None) -> None:
+        for name, tensor in parameters_of(entry.module):
+            axis = weight_axis(entry.module, name, tensor.dim())
+            site = Site(entry, call, name, tensor.shape, tensor.dtype, axis, is_weight=True)
+            part, reason = None, ""
+            if is_shared(tensor):
+                found = part_of(tensor, axis)
+                part, reason = (found, "") if isinstance(found, Part) else (None, found)
+                site.sharded = True
+            else:
+                reason = is_reducible(tensor)
+            if reason:
+                self.holes.append(Hole(entry, None, name, Signal.WEIGHT, reason.replace("output", "parameter")))
+            elif tensor.is_leaf or not tensor.requires_grad:
+                self._read.append(_Read(site, tensor, part))
+
+    def _reduced(self, tensor: Tensor, part: Part | None, axis: int | None) -> Reduced:
+        moments = self._stage.reduce(tensor, axis)
+        return part.whole(moments) if part is not None and isinstance(moments, Moments) else moments
+
+
+def _squares(readings: list[Moments]) -> list[float]:
+    """The sum of the squares of the finite elements of each reading."""
+    numbers = summarize(readings)
+    return list(np.nan_to_num(numbers.mean_square * (numbers.numel - numbers.nonfinite)))

@@ -1,0 +1,130 @@
+"""What people hand to a comparison, as runs with labels: traces, run folders or frames, under names or without.
+
+Where labels are not given they are read off the facts in which the runs differ: three norms are called ``norm none``,
+``norm batch`` and ``norm affine``; the same network under three seeds is one label with three runs.
+"""
+
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import pandas as pd
+
+from spp.errors import InputError
+from spp.frame import store
+from spp.plot.comparison import Arm
+from spp.plot.modes import one_mode
+
+TELLING = (
+    "model",
+    "norm",
+    "activation",
+    "init",
+    "residual",
+    "se",
+    "data",
+    "batch_size",
+    "batches",
+    "input_shape",
+    "training",
+    "loss",
+    "loss_scale",
+    "dtype",
+    "device",
+)
+"""Facts that may tell runs apart, in the order in which a label names them."""
+
+SHARED = (*TELLING, "parameters")
+"""Facts that the caption states where all runs agree."""
+
+
+class Beside(NamedTuple):
+    """A frame with its facts, where there is no trace."""
+
+    frame: pd.DataFrame
+    run: Mapping[str, object]
+
+
+def arms_of(runs: Mapping[str, Any] | Sequence[Any]) -> list[Arm]:
+    """Make labelled runs of what was handed in.
+
+    Args:
+        runs: ``{label: run}`` or ``{label: [run, run, ...]}`` for seeds of the same label, or a list of runs. A run is a
+            ``Trace``, a run folder, or a frame.
+
+    Raises:
+        InputError: Something else.
+        StoreError: A folder that is no run, or of a later version.
+    """
+    if isinstance(runs, Mapping):
+        labelled = [(str(label), one) for label, several in runs.items() for one in _several(several)]
+        return [Arm(label, *_read(one)) for label, one in labelled]
+    if isinstance(runs, str | Path | pd.DataFrame) or not isinstance(runs, Iterable):
+        runs = [runs]
+    items = list(runs)
+    read = [_read(one) for one in items]
+    return [Arm(label, *one) for label, one in zip(_labels(items, [run for _, run in read]), read, strict=True)]
+
+
+def shared(arms: Sequence[Arm]) -> dict[str, object]:
+    """Return the facts in which all runs agree, and their seeds."""
+    facts = {
+        key: arms[0].run[key]
+        for key in SHARED
+        if arms[0].run.get(key) is not None and all(arm.run.get(key) == arms[0].run[key] for arm in arms)
+    }
+    seeds = list(dict.fromkeys(arm.run["seed"] for arm in arms if arm.run.get("seed") is not None))
+    if len(seeds) == 1:
+        facts["seed"] = seeds[0]
+    elif seeds:
+        facts["seeds"] = ", ".join(map(str, seeds))
+    return facts
+
+
+def differing(runs: Sequence[Mapping[str, object]]) -> list[str]:
+    """Return the facts in which the runs differ, the seed apart."""
+    return [key for key in TELLING if len({str(run.get(key)) for run in runs}) > 1]
+
+
+def _several(given: Any) -> list[Any]:
+    return list(given) if isinstance(given, list | tuple) and not isinstance(given, Beside) else [given]
+
+
+def _read(given: Any) -> tuple[pd.DataFrame, Mapping[str, object]]:
+    if isinstance(given, pd.DataFrame):
+        return one_mode(given), {}
+    if isinstance(given, str | Path):
+        tables, run = store.read(given)
+        return one_mode(tables["frame"]), run
+    frame, facts = getattr(given, "frame", None), getattr(given, "run", None)
+    if isinstance(frame, pd.DataFrame) and isinstance(facts, Mapping):
+        return one_mode(frame), facts
+    raise InputError(
+        "a run to compare is a trace, a run folder or a frame", received=f"a {type(given).__name__}", where="runs"
+    )
+
+
+def _labels(items: Sequence[Any], runs: Sequence[Mapping[str, object]]) -> list[str]:
+    keys = differing(runs)
+    labels = [", ".join(_told(key, run.get(key)) for key in keys) for run in runs]
+    if not keys:
+        model = str(runs[0].get("model") or "run") if runs else ""
+        labels = [model] * len(runs)
+    twins = [(label, str(run.get("seed"))) for label, run in zip(labels, runs, strict=True)]
+    return [  # where nothing tells two runs apart, not even the seed, they are called by where they come from
+        label if twins.count(twin) == 1 else _origin(item, index, label)
+        for index, (label, twin, item) in enumerate(zip(labels, twins, items, strict=True))
+    ]
+
+
+def _origin(item: Any, index: int, label: str) -> str:
+    return Path(item).name if isinstance(item, str | Path) else f"{label} ({index + 1})"
+
+
+def _told(key: str, value: object) -> str:
+    if key == "training":
+        return "training" if value else "evaluation"
+    if key in ("model", "data", "dtype", "device", "loss"):
+        return str(value)
+    shape = "×".join(map(str, value)) if isinstance(value, list | tuple) else value
+    return f"{key.replace('_', ' ')} {shape}"

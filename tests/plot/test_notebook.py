@@ -1,0 +1,39 @@
+"""What a notebook shows of a trace."""
+
+import re
+
+import numpy as np
+import pandas as pd
+import torch
+
+import spp
+from spp.frame.html import ROWS, summary
+
+from .frames import RUN, network
+
+
+def test_a_trace_shows_its_layers() -> None:
+    torch.manual_seed(0)
+    trace = spp.trace(torch.nn.Sequential(torch.nn.Linear(4, 3), torch.nn.ReLU()), torch.randn(5, 4))
+    html = trace._repr_html_()
+    cells = re.findall(r"<td>([^<]*)</td>", html)
+    rows = trace.frame.query("signal == 'activation' and leaf").sort_values("depth")
+    assert cells[1::7] == ["0", "1"] and cells[2::7] == ["Linear", "ReLU"]
+    assert cells[5::7] == [f"{value:.3g}" for value in rows["acv"]]
+    gradients = trace.frame.query("signal == 'gradient' and leaf").sort_values("depth")
+    assert cells[6::7] == [f"{value:.3g}" for value in gradients["mean_square"]]
+    assert "<b>Sequential</b> batch size 5, seed 0, loss probe" in html
+
+
+def test_long_networks_are_cut_and_names_are_escaped() -> None:
+    table = summary(network(lambda t: 1 + t), RUN | {"model": "<b>&"}, {"not measured": 0})
+    assert "<b>&lt;b&gt;&amp;</b> norm none, activation relu, init he, batch size 32" in table
+    assert table.count("<tr") == ROWS + 2  # a heading, and a row of dots
+    assert "not measured" not in table
+
+
+def test_signals_that_were_not_measured_leave_cells_empty() -> None:
+    frame = network(lambda t: np.where(t > 0.5, np.nan, 1.0), named=[("a", "Linear"), ("b", "ReLU")])
+    html = summary(frame[frame["signal"] == "activation"], {}, {})
+    assert "<b>a network</b>" in html and "nan" not in html.lower()
+    assert "nothing was measured" in summary(pd.DataFrame(frame.iloc[:0]), {}, {})
