@@ -15,6 +15,7 @@ __version__ = "0.1.0.dev0"
 from spp import data as data
 from spp import models as models
 from spp import nn as nn
+from spp import theory as theory
 from spp.diagnosis import diagnose as diagnose
 from spp.errors import InputError as InputError
 from spp.errors import SppError as SppError

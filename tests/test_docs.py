@@ -26,6 +26,7 @@ STATISTICS = ROOT / "docs" / "statistics.md"
 DOCTESTS = sorted(path for path in (ROOT / "spp").rglob("*.py") if ">>>" in path.read_text())
 TABLES = (
     "COLUMNS",
+    "PREDICTED",
     "BLOCK_COLUMNS",
     "MODULE_COLUMNS",
     "UNMEASURED_COLUMNS",

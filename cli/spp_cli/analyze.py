@@ -16,6 +16,8 @@ from spp_cli.device import pick_device
 from spp_cli.options import Request, analyze_options, argv
 
 if TYPE_CHECKING:
+    import torch
+
     from spp.tracing import Trace
     from spp_cli.inputs import Samples
     from spp_cli.networks import Plan
@@ -37,7 +39,7 @@ def analyze(**given: Any) -> None:
     Prints what ran, a table along the network, and what is wrong: the worst first, with the layer where it begins and what
     to type against it. A network without trouble gets its most striking facts instead. Writes to the run folder:
     frame.parquet and frame.csv (every statistic of every tensor), spp.png and spp.pdf (by layer), spp-blocks.png and
-    spp-blocks.pdf (by residual block, where there are any), report.html (an interactive page that opens offline, where the
+    spp-blocks.pdf (by residual block, where there are any), spp-theory.png and spp-theory.pdf (with --theory), report.html (an interactive page that opens offline, where the
     extra `report` is installed), and run.json (what is needed to run it again).
     """
     request = Request(**given)
@@ -101,6 +103,8 @@ def traced(request: Request, plan: Plan, samples: Samples, device: str) -> Trace
         exponents=request.exponents,
         channels=request.channels,
     )
+    if request.theory:
+        _predict(trace, model, samples, request)
     trace.run.update(
         plan.facts,
         data=request.data,
@@ -113,6 +117,14 @@ def traced(request: Request, plan: Plan, samples: Samples, device: str) -> Trace
     return trace
 
 
+def _predict(trace: Trace, model: torch.nn.Module, samples: Samples, request: Request) -> None:
+    """Add what theory expects to ``trace.frame``: of unit normal noise, or of the data as they are."""
+    from spp.theory import attach, predict
+
+    first = samples.inputs[: request.batch_size]
+    trace.frame = attach(trace.frame, predict(model, tuple(first.shape) if request.data == "gaussian" else first))
+
+
 def _write(trace: Trace, folder: Path, *, figures: bool, report: bool) -> list[str]:
     """Save the trace, its figures and, where plotly is installed, its report; return the names of the files.
 
@@ -122,8 +134,9 @@ def _write(trace: Trace, folder: Path, *, figures: bool, report: bool) -> list[s
     from spp.report import available
 
     trace.save(folder, overwrite=True)
-    for kind, stem in (("layers", "spp"), ("blocks", "spp-blocks")):
-        if figures and (kind == "layers" or not trace.blocks.empty):
+    wanted = {"layers": True, "blocks": not trace.blocks.empty, "theory": "acv_predicted" in trace.frame}
+    for kind, stem in (("layers", "spp"), ("blocks", "spp-blocks"), ("theory", "spp-theory")):
+        if figures and wanted[kind]:
             plot = trace.plot(kind)
             for suffix in (".png", ".pdf"):
                 plot.save(folder / f"{stem}{suffix}")

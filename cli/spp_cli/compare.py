@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 VARIED = ("model", "norm", "activation", "init", "residual", "se", "seed")
 """Options that may be repeated: every combination is one run."""
 
-LEFT_OUT = ("fail_on", "no_report")
+LEFT_OUT = ("fail_on", "no_report", "theory")
 """Options of ``spp analyze`` that say nothing about a comparison."""
 
 FACTS = "compare.json"
@@ -98,7 +98,7 @@ def _run(given: dict[str, Any]) -> None:
 
 def _requests(given: dict[str, Any]) -> Iterator[Request]:
     """One request per combination, seeds varying fastest."""
-    left = dict.fromkeys(LEFT_OUT, None) | {"no_report": True}
+    left = dict.fromkeys(LEFT_OUT, None) | {"no_report": True, "theory": False}
     for values in product(*(given[name] or (None,) for name in VARIED)):
         yield Request(**{**given, **left, **dict(zip(VARIED, values, strict=True))})
 
