@@ -39,8 +39,9 @@ def analyze(**given: Any) -> None:
     Prints what ran, a table along the network, and what is wrong: the worst first, with the layer where it begins and what
     to type against it. A network without trouble gets its most striking facts instead. Writes to the run folder:
     frame.parquet and frame.csv (every statistic of every tensor), spp.png and spp.pdf (by layer), spp-blocks.png and
-    spp-blocks.pdf (by residual block, where there are any), spp-theory.png and spp-theory.pdf (with --theory), report.html (an interactive page that opens offline, where the
-    extra `report` is installed), and run.json (what is needed to run it again).
+    spp-blocks.pdf (by residual block, where there are any), spp-theory.png and spp-theory.pdf (with --theory), report.html
+    (an interactive page that opens offline, where the extra `report` is installed), and run.json (what is needed to run it
+    again).
     """
     request = Request(**given)
     with plain_warnings():

@@ -295,7 +295,9 @@ _OPTIONS = (
     click.option("--exclude", multiple=True, metavar="GLOB", help="Leave out modules of these names; repeatable."),
     click.option("--exponents", is_flag=True, help="Count values by power of two, for `spp plot --kind distribution`."),
     click.option("--channels", is_flag=True, help="Keep the spread over channels, for `spp plot --kind channels`."),
-    click.option("--theory", is_flag=True, help="Predict every layer too, and draw the prediction over what was measured."),
+    click.option(
+        "--theory", is_flag=True, help="Predict every layer too, and draw the prediction over what was measured."
+    ),
     DEVICE,
     click.option(
         "--out",

@@ -51,6 +51,16 @@ def test_the_run_folder_holds_everything(ran):
     assert (folder / "spp-blocks.pdf").read_bytes().startswith(b"%PDF")
 
 
+def test_theory_is_added_and_drawn_where_asked_for(spp, tmp_path):
+    done = spp("analyze", "--model", "ffn", "--batch-size", "4", "--theory", "--no-report", "--out", "run")
+    assert done.code == 0, done.err
+    folder = tmp_path / "run"
+    assert {"spp-theory.png", "spp-theory.pdf"} <= {path.name for path in folder.iterdir()}
+    frame = library.load(folder).frame
+    assert frame.loc[frame["signal"] == "activation", "acv_predicted"].notna().all()
+    assert library.load(folder).run["arguments"]["theory"] is True
+
+
 def test_the_numbers_are_those_of_the_library(ran):
     torch.manual_seed(3)
     model = library.models.build("resnet18_cifar")

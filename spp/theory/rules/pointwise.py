@@ -27,7 +27,21 @@ KINKS: dict[Any, tuple[float, ...]] = {
 }
 """Where an activation or its slope jumps, by the function that it is evaluated with."""
 _SMOOTH = (F.gelu, F.silu, F.mish, F.softplus, F.logsigmoid, F.tanhshrink)
-_POINTWISE = ("sigmoid", "tanh", "erf", "sin", "cos", "exp", "square", "neg", "expm1", "atan", "sqrt", "rsqrt", "reciprocal")
+_POINTWISE = (
+    "sigmoid",
+    "tanh",
+    "erf",
+    "sin",
+    "cos",
+    "exp",
+    "square",
+    "neg",
+    "expm1",
+    "atan",
+    "sqrt",
+    "rsqrt",
+    "reciprocal",
+)
 
 
 def _pointwise(
