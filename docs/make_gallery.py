@@ -108,9 +108,8 @@ class Network:
     def _theory(self, size: dict[str, Any]) -> SignalPlot | None:
         if importlib.util.find_spec("spp.theory.table") is None:
             return None
-        from spp.theory.table import attach
-
         from spp.theory import predict
+        from spp.theory.table import attach
 
         batch = self.batch(self.small)
         if not isinstance(batch, torch.Tensor):
