@@ -8,8 +8,9 @@ from matplotlib.lines import Line2D
 from matplotlib.patches import Patch
 from matplotlib.ticker import FixedLocator, NullLocator
 
-from spp.plot.draw import Drawn, decades, linewidth
+from spp.plot.draw import Drawn, linewidth
 from spp.plot.panels import Scale
+from spp.plot.scales import decades
 from spp.plot.shapes import Bars, Limit
 from spp.plot.style import BAND, INK, PALETTE
 

@@ -16,10 +16,10 @@ from spp.plot.draw import (
     linewidth,
     marker_size,
     nonfinite_mark,
-    scale_axis,
     zero_mark,
 )
 from spp.plot.panels import Scale
+from spp.plot.scales import scale_axis
 from spp.plot.shapes import Curve, Curves
 from spp.plot.style import CURVES, INK, PALETTE, PREDICTED, Look
 

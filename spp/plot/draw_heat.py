@@ -9,8 +9,9 @@ from matplotlib.colors import ListedColormap, LogNorm, Normalize, SymLogNorm
 from matplotlib.patches import Patch
 from matplotlib.ticker import FixedLocator, FuncFormatter, MaxNLocator, NullLocator
 
-from spp.plot.draw import Drawn, begun, decades, linewidth, symlog_ticks
+from spp.plot.draw import Drawn, begun, linewidth
 from spp.plot.panels import BoolArray, Scale
+from spp.plot.scales import decades, symlog_ticks
 from spp.plot.shapes import Heat
 from spp.plot.style import ALARM
 
