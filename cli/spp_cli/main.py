@@ -19,6 +19,7 @@ COMMANDS = {
     "train": "spp_cli.train:train",
     "plot": "spp_cli.plotting:plot",
     "check": "spp_cli.check:check",
+    "study": "spp_cli.study:study",
     "list": "spp_cli.listing:list_names",
     "info": "spp_cli.info:info",
 }

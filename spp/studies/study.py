@@ -1,0 +1,201 @@
+"""What a study is: cells of work, claims with their criteria, and what is drawn and tabled of the results.
+
+A cell is measured by a function of its parameters alone, so that cells run in any order, in any process, once. A claim has
+its criterion in code, fixed before anything runs; a verdict says what came out, with the numbers.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import re
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from enum import StrEnum
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import pandas as pd
+
+from spp.errors import InputError
+
+if TYPE_CHECKING:
+    from spp.plot import SignalPlot
+
+Value = str | int | float | bool
+"""What a parameter of a cell may be."""
+
+Tables = dict[str, pd.DataFrame]
+"""Tables by name."""
+
+SEEDS = (868, 67, 472, 362, 970)
+"""The seeds of the thesis (Dewyse 2025); further ones count up from 1."""
+
+
+@dataclass(frozen=True, slots=True)
+class Setup:
+    """At which size a study runs, and on what.
+
+    Attributes:
+        quick: The smaller experiment, on scikit-learn's digits and a CPU.
+        data: Folder where CIFAR lies; only the full size reads it.
+        seeds: How many seeds; None for the study's own number.
+        device: ``cpu`` or ``cuda``.
+    """
+
+    quick: bool = True
+    data: Path | None = None
+    seeds: int | None = None
+    device: str = "cpu"
+
+    def __post_init__(self) -> None:
+        if self.seeds is not None and self.seeds < 1:
+            raise InputError("a study has at least one seed", received=str(self.seeds), where="seeds")
+
+    def seed_list(self, own: int) -> tuple[int, ...]:
+        """As many seeds as were asked for, or ``own``: those of the thesis first."""
+        wanted = self.seeds or own
+        return (*SEEDS, *range(1, max(0, wanted - len(SEEDS)) + 1))[:wanted]
+
+
+@dataclass(frozen=True, slots=True)
+class Cell:
+    """One piece of work, done whole or not at all.
+
+    Attributes:
+        parameters: What tells it from the others, by name, as ``{"norm": "batch", "lr": 0.1, "seed": 868}``; kept as pairs.
+        cost: How long it takes beside the other cells of the study; only the estimate of the time left depends on it.
+    """
+
+    parameters: tuple[tuple[str, Value], ...]
+    cost: float = field(default=1.0, compare=False)
+
+    @classmethod
+    def of(cls, cost: float = 1.0, /, **parameters: Value) -> Cell:
+        """A cell with these parameters, in this order."""
+        return cls(tuple(parameters.items()), cost)
+
+    def __getitem__(self, name: str) -> Any:
+        return dict(self.parameters)[name]
+
+    def __str__(self) -> str:
+        return " ".join(f"{name}={value}" for name, value in self.parameters)
+
+    @property
+    def folder(self) -> str:
+        """A name for its folder that no other cell has on any file system."""
+        slug = re.sub(r"[^A-Za-z0-9.=+-]+", "-", "_".join(f"{k}={v}" for k, v in self.parameters))[:80]
+        return f"{slug}-{hashlib.sha256(str(self).encode()).hexdigest()[:8]}"
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Results:
+    """What the finished cells of a study measured.
+
+    Attributes:
+        cells: Those cells, in the order of the plan.
+        tables: By cell.
+        seconds: Time of each.
+    """
+
+    cells: tuple[Cell, ...]
+    tables: Mapping[Cell, Tables]
+    seconds: Mapping[Cell, float]
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """Names of all tables."""
+        return tuple(dict.fromkeys(name for cell in self.cells for name in self.tables[cell]))
+
+    def __getitem__(self, name: str) -> pd.DataFrame:
+        """One table over all cells that have it, the cells' parameters as its first columns."""
+        parts = [self._named(cell, self.tables[cell][name]) for cell in self.cells if name in self.tables[cell]]
+        return pd.concat(parts, ignore_index=True) if parts else pd.DataFrame()
+
+    def of(self, name: str, **parameters: Value) -> pd.DataFrame:
+        """The same of those cells whose parameters have these values."""
+        table = self[name]
+        for key, value in parameters.items():
+            table = table[table[key] == value] if key in table.columns else table.iloc[:0]
+        return table.reset_index(drop=True)
+
+    @staticmethod
+    def _named(cell: Cell, table: pd.DataFrame) -> pd.DataFrame:
+        own = {key: [value] * len(table) for key, value in cell.parameters if key not in table.columns}
+        return pd.concat([pd.DataFrame(own), table.reset_index(drop=True)], axis=1)
+
+
+class Outcome(StrEnum):
+    """What became of a claim."""
+
+    CONFIRMED = "confirmed"
+    REFUTED = "refuted"
+    NOT_TESTABLE = "not testable at this size"
+
+
+@dataclass(frozen=True, slots=True)
+class Verdict:
+    """What came out of one claim.
+
+    Attributes:
+        outcome: Confirmed, refuted or not testable.
+        found: One sentence with the numbers that decided.
+        numbers: Those numbers, by name.
+    """
+
+    outcome: Outcome
+    found: str
+    numbers: Mapping[str, float] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class Claim:
+    """A claim of the work that a study re-runs.
+
+    Attributes:
+        name: Short, as ``C1``.
+        text: What is claimed, one sentence.
+        source: Who says so, and where.
+        criterion: When it counts as confirmed and when as refuted, one sentence; what ``judge`` does.
+        judge: Decides, from results and setup.
+    """
+
+    name: str
+    text: str
+    source: str
+    criterion: str
+    judge: Callable[[Results, Setup], Verdict] = field(repr=False)
+
+
+def nothing_drawn(results: Results, setup: Setup) -> dict[str, SignalPlot]:
+    """No figures."""
+    return {}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Study:
+    """One published experiment, to be run again.
+
+    Attributes:
+        name: As typed after ``spp study run``.
+        title: One line.
+        source: The published work.
+        question: What it asks, one or two sentences.
+        arrangement: What is run at this size, as lines of text: data, networks, recipe, seeds, departures from the source.
+        claims: What is judged.
+        cells: The plan at a size.
+        measure: Does one cell; a function of a module, since other processes look it up by name. Its tables must depend on
+            nothing but the cell and the setup: times belong into a table called ``timing``, if anywhere.
+        tables: What is published of the results, by name: frames of words and numbers, ready to print.
+        figures: What is drawn of them, by name.
+    """
+
+    name: str
+    title: str
+    source: str
+    question: str
+    arrangement: Callable[[Setup], Sequence[str]]
+    claims: tuple[Claim, ...]
+    cells: Callable[[Setup], Sequence[Cell]]
+    measure: Callable[[Cell, Setup], Tables]
+    tables: Callable[[Results, Setup], Tables]
+    figures: Callable[[Results, Setup], Mapping[str, SignalPlot]] = nothing_drawn

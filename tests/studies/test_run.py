@@ -1,0 +1,129 @@
+"""A study runs each cell once, in any number of processes, and goes on where it was interrupted."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+from pathlib import Path
+
+import pandas as pd
+import pytest
+import torch
+from pandas.testing import assert_frame_equal
+
+from spp.errors import InputError, StoreError
+from spp.studies import Cell, Progress, Setup, Study, StudyError, run
+from spp.studies.publish import markdown
+from spp.studies.store import Shelf
+from tests.studies.conftest import MEASURED, measure
+
+
+def test_every_cell_is_measured_once_and_everything_is_written(tiny: Study, tmp_path: Path) -> None:
+    seen: list[Progress] = []
+    published = run(tiny, tmp_path / "out", report=seen.append)
+    assert [f"norm={norm} seed={seed}" for norm in ("none", "batch") for seed in (868, 67)] == MEASURED
+    assert [progress.done for progress in seen] == [0, 1, 2, 3, 4] and seen[-1].seconds_left == 0
+    assert seen[0].seconds_left is None and all(p.seconds_left is not None for p in seen[1:])
+    assert sorted(published.files) == sorted(
+        ["README.md", "verdicts.json", "signals.parquet", "blocks.parquet", "table.md", "table.tex", "table.csv"]
+    )
+    assert all((tmp_path / "out" / name).stat().st_size for name in published.files)
+    facts = json.loads((tmp_path / "out" / "verdicts.json").read_text())
+    assert facts["claims"][0]["outcome"] == "confirmed" and facts["claims"][0]["numbers"]["variance"] < 2
+    page = (tmp_path / "out" / "README.md").read_text()
+    assert "**confirmed**" in page and "Criterion, fixed before the run: confirmed below 2" in page
+    assert_frame_equal(pd.read_csv(tmp_path / "out" / "table.csv"), published.tables["table"])
+
+
+def test_results_carry_the_parameters_of_their_cells(tiny: Study, tmp_path: Path) -> None:
+    results = run(tiny, tmp_path).results
+    signals = results["signals"]
+    assert list(signals.columns[:2]) == ["norm", "seed"]
+    one = results.of("signals", norm="batch", seed=67)
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)  # as in every cell
+    expected = measure(Cell.of(norm="batch", seed=67), Setup())["signals"]
+    torch.set_num_threads(before)
+    numbers = expected.select_dtypes("number").columns
+    assert len(one) == len(expected) and len(numbers) > 15
+    assert_frame_equal(one[numbers], expected[numbers], check_exact=True, check_dtype=False)
+    assert results.of("signals", norm="layer").empty and results["nothing"].empty
+
+
+@pytest.mark.parametrize("again", [1, 2])
+def test_an_interrupted_study_goes_on_to_the_same_bits(tiny: Study, tmp_path: Path, again: int) -> None:
+    whole = run(tiny, tmp_path / "whole").results["signals"]
+    MEASURED.clear()
+
+    def interrupt(progress: Progress) -> None:
+        if progress.done == 2:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        run(tiny, tmp_path / "part", report=interrupt)
+    assert len(MEASURED) == 2
+    MEASURED.clear()
+    part = run(tiny, tmp_path / "part", jobs=again).results["signals"]
+    assert_frame_equal(part, whole, check_exact=True)
+    assert len(MEASURED) == (2 if again == 1 else 0)  # two jobs measure in processes of their own
+    MEASURED.clear()
+    run(tiny, tmp_path / "part")
+    assert MEASURED == []
+
+
+def test_more_seeds_are_added_to_what_is_there(tiny: Study, tmp_path: Path) -> None:
+    run(tiny, tmp_path, Setup(seeds=1))
+    MEASURED.clear()
+    assert len(run(tiny, tmp_path, Setup(seeds=7)).results.cells) == 14
+    assert len(MEASURED) == 12 and "norm=none seed=868" not in MEASURED
+    assert {cell["seed"] for cell in tiny.cells(Setup(seeds=7))} == {868, 67, 472, 362, 970, 1, 2}
+
+
+def test_another_size_or_study_in_the_same_folder_is_refused(tiny: Study, tmp_path: Path) -> None:
+    run(tiny, tmp_path, Setup(seeds=1))
+    with pytest.raises(InputError, match=r"at the size at which it began; got setup .*Choose another folder\."):
+        run(tiny, tmp_path, Setup(quick=False))
+    with pytest.raises(InputError, match="got study other instead of tiny"):
+        run(replace(tiny, name="other"), tmp_path)
+    (tmp_path / "else").mkdir()
+    (tmp_path / "else" / "file").touch()
+    with pytest.raises(StoreError, match="a study goes into a folder of its own"):
+        run(tiny, tmp_path / "else")
+
+
+def test_a_failing_cell_is_named_and_the_finished_ones_are_kept(tiny: Study, tmp_path: Path) -> None:
+    def fails(cell: Cell, setup: Setup) -> dict[str, pd.DataFrame]:
+        if cell["norm"] == "batch":
+            raise ZeroDivisionError("no")
+        return measure(cell, setup)
+
+    with pytest.raises(StudyError, match=r"tiny, norm=batch seed=868: .* got ZeroDivisionError: no") as caught:
+        run(replace(tiny, measure=fails), tmp_path)
+    assert isinstance(caught.value.__cause__, ZeroDivisionError)
+    assert len(Shelf(tmp_path, tiny, Setup()).read(list(tiny.cells(Setup()))).cells) == 2
+    assert not list(tmp_path.glob("cells/.draft*"))
+
+
+def test_a_damaged_cell_says_what_to_remove(tiny: Study, tmp_path: Path) -> None:
+    run(tiny, tmp_path, Setup(seeds=1))
+    file = next(tmp_path.glob("cells/norm=batch*/cell.json"))
+    file.write_text("{")
+    with pytest.raises(StoreError, match=r"Remove .*norm=batch-seed=868"):
+        run(tiny, tmp_path, Setup(seeds=1))
+
+
+@pytest.mark.parametrize("jobs", [0, -2])
+def test_jobs_are_at_least_one(tiny: Study, tmp_path: Path, jobs: int) -> None:
+    with pytest.raises(InputError, match=f"jobs are a positive number, or -1 for one per core; got {jobs}"):
+        run(tiny, tmp_path, jobs=jobs)
+
+
+def test_folders_of_cells_are_told_apart() -> None:
+    cells = [Cell.of(a=a, b=b) for a in ("x/y", "x-y", "x" * 300, "x" * 301) for b in (0.1, 0.10000001)]
+    assert len({cell.folder for cell in cells}) == len(cells)
+    assert all(len(cell.folder) < 100 and "/" not in cell.folder for cell in cells)
+    assert Cell.of(1.0, a=1) == Cell.of(9.0, a=1)
+
+
+def test_markdown_escapes_what_would_end_a_column() -> None:
+    assert markdown(pd.DataFrame({"a": ["x|y"], "b": [0.123456]})) == "| a | b |\n| --- | --- |\n| x\\|y | 0.1235 |"
