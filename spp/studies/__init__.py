@@ -21,7 +21,7 @@ from spp.studies.study import Setup as Setup
 from spp.studies.study import Study as Study
 from spp.studies.study import Verdict as Verdict
 
-STUDIES: dict[str, str] = {}
+STUDIES: dict[str, str] = {"thesis-effnet": "spp.studies.thesis_effnet"}
 """Name of each study and the module that holds it as ``STUDY``."""
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
-from typing import Any
+from typing import Any, TypeVar
 
 import pandas as pd
 import torch
@@ -16,6 +16,8 @@ from spp.studies.study import Setup, Tables
 from spp.tracing import trace
 from spp.training import Recipe, fit
 from spp.training.results import History
+
+T = TypeVar("T")
 
 
 def images(
@@ -44,8 +46,11 @@ def images(
     return splits("digits" if setup.quick else full, folder=setup.data, shape=wanted, validation=validation, seed=seed)
 
 
-def drawn(build: Callable[[], nn.Module], seed: int) -> nn.Module:
-    """The network that ``build`` makes when the global random state starts from ``seed``; the state is put back."""
+def drawn(build: Callable[[], T], seed: int) -> T:
+    """What ``build`` makes when the global random state starts from ``seed``; the state is put back.
+
+    A network draws its weights from it, and a trace of a network with dropout its masks.
+    """
     with torch.random.fork_rng(devices=()):
         torch.manual_seed(seed)
         return build()
