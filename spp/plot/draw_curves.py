@@ -68,6 +68,11 @@ def _on_axis(panel: Curves, values: np.ndarray) -> np.ndarray:
     return np.where(fits, values, np.nan)
 
 
+def _shown(panel: Curves, curve: Curve) -> np.ndarray:
+    """The curve's numbers where its line goes: on a log axis what means zero is a mark at the foot instead."""
+    return np.where(curve.zero & (panel.scale is Scale.LOG), np.nan, _on_axis(panel, curve.y))
+
+
 def _shades(panel: Curves, curve: Curve, look: Look, axes: Axes, drawn: Drawn) -> None:
     for shade in curve.shades:
         low, high = shade.low, shade.high
@@ -82,7 +87,7 @@ def _shades(panel: Curves, curve: Curve, look: Look, axes: Axes, drawn: Drawn) -
 
 
 def _line(panel: Curves, curve: Curve, look: Look, index: int, axes: Axes, drawn: Drawn) -> None:
-    y = np.where(curve.zero & (panel.scale is Scale.LOG), np.nan, _on_axis(panel, curve.y))
+    y = _shown(panel, curve)
     marked = _marked(np.isfinite(y), index / max(len(panel.curves), 1), few=curve.look is None)
     size = float(np.clip(3.2 * linewidth() / 0.8, 2.5, 7))
     if len(marked) > 4 * MARKERS:  # points without a neighbour: as small as their number asks
@@ -151,10 +156,10 @@ def _marks(panel: Curves, curve: Curve, look: Look, index: int, axes: Axes, draw
 
 
 def _between(panel: Curves, axes: Axes, drawn: Drawn) -> None:
-    """Shade what lies between two lines over the same layers."""
+    """Shade what lies between two lines over the same layers; a zero has no place on a log axis, so nothing reaches it."""
     assert panel.between is not None
     one, other = (panel.curves[index] for index in panel.between)
-    low, high = (_on_axis(panel, curve.y) for curve in (one, other))
+    low, high = (_shown(panel, curve) for curve in (one, other))
     style: dict[str, Any] = {"color": look_of(panel, one).tint, "alpha": 0.55, "linewidth": 0}
     drawn.shades.append(axes.fill_between(one.x, low, high, zorder=1.2, **style))
     drawn.handles["deviation"] = Patch(label="deviation", **style)

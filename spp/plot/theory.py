@@ -149,4 +149,4 @@ def _farthest(measured: Curve, predicted: Curve) -> str:
         return ""
     ratio = np.where(use, measured.y, 1.0) / np.where(use, predicted.y, 1.0)
     worst = int(np.argmax(np.abs(np.log(ratio))))
-    return f"×{brief(float(ratio[worst]))} at {measured.names[worst]}"
+    return f"farthest from theory at {measured.names[worst]}: measured ×{brief(float(ratio[worst]))}"

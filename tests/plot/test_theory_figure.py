@@ -3,6 +3,7 @@
 import numpy as np
 import pandas as pd
 import pytest
+from matplotlib.collections import PolyCollection
 
 from spp.errors import InputError, UnknownNameError
 from spp.plot import SignalPlot, signal_plot
@@ -50,7 +51,18 @@ def test_the_spread_is_a_band_and_the_deviation_is_shaded() -> None:
     np.testing.assert_allclose(shade.low / panel.curves[1].y, np.exp(-0.5))
     assert len(drawn.shades) == 2  # the band, and what lies between the curves
     assert len(_plot(_predicted(None), signals="activation", statistics="acv").artists_[0].shades) == 1
-    assert panel.note.startswith("×0.2 at ")
+    assert panel.note.startswith("farthest from theory at ") and panel.note.endswith(": measured ×0.2")
+
+
+def test_a_measurement_that_is_rounding_is_a_mark_and_no_deviation_reaches_down_to_it() -> None:
+    frame = _predicted(None)
+    at = (frame["depth"] == 7) & (frame["signal"] == "activation")
+    frame.loc[at, "acsm"] = 1e-20 * frame.loc[at, "mean_square"]  # a mean of zero, summed in floating point
+    drawn = _plot(frame, signals="activation", statistics="acsm").artists_[0]
+    (deviation,) = drawn.shades
+    assert isinstance(deviation, PolyCollection)
+    paths = deviation.get_paths()
+    assert len(paths) == 2 and min(path.vertices[:, 1].min() for path in paths) > 1e-12  # type: ignore[index]
 
 
 def test_a_prediction_on_the_activations_row_serves_its_gradient() -> None:
