@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 import pandas as pd
 
 from spp.errors import InputError, UnknownNameError
-from spp.plot import abreast, distribution, evolution, theory
+from spp.plot import abreast, distribution, evolution, results, theory
 from spp.plot import channels as channel
 from spp.plot.blocks import block_panels
 from spp.plot.comparison import compare_panels
@@ -209,6 +209,67 @@ def evolutions(
     facts = shared(arms)
     drawn = abreast.phrase(facts, arms, grid)
     return SignalPlot(grid, kind="evolution", step=0, run=facts, style=style, width=width, drawn=drawn)
+
+
+def outcomes(
+    table: pd.DataFrame,
+    *,
+    x: str,
+    y: str,
+    by: str | None = None,
+    panels: str | None = None,
+    chance: float | None = None,
+    names: Mapping[str, str] | None = None,
+    xscale: str | None = None,
+    yscale: str = "linear",
+    xlabel: str | None = None,
+    ylabel: str | None = None,
+    run: Mapping[str, object] | None = None,
+    style: str = "notebook",
+    width: str | float = "double",
+) -> SignalPlot:
+    """Draw results rather than signals, as accuracy against learning rate: a line for each arm, seeds as median and range.
+
+    Args:
+        table: One row per run (or per run and epoch), with the columns named below.
+        x: Column on the x axis, as a learning rate, a batch size, an epoch or a name. Rows where it is missing are left out.
+        y: Column of the results, as an accuracy or a loss. What is not finite is left out of medians and ranges, and marked.
+        by: Column that tells the lines apart, in the order of its categories, else of the rows; one line when left out.
+        panels: Column that tells panels apart; one panel when left out. All panels have the same axes.
+        chance: A level to compare with, in units of ``y``: a thin line.
+        names: What to call values of ``by``, ``panels`` and of an ``x`` of words, as ``{"batch": "BatchNorm"}``.
+        xscale: ``linear``, ``log`` or ``category`` (evenly spaced); when left out, ``category`` for words and for numbers the
+            axis on which they are spaced more evenly.
+        yscale: ``linear``, with limits close around the results, or ``log``.
+        xlabel: The column's name when left out.
+        ylabel: The column's name when left out.
+        run: Facts for caption, heading and metadata, as ``signal_plot`` takes them; those that all rows share.
+        style: ``paper``, ``notebook`` or ``slides``.
+        width: ``single``, ``double`` or inches.
+
+    Raises:
+        InputError: Nothing to draw, results that are no numbers, more lines or panels than can be told apart, or numbers that
+            have no place on the axis.
+        UnknownNameError: A column, scale, style or width that does not exist; the message lists the valid ones.
+    """
+    words = None if x not in table.columns or pd.api.types.is_numeric_dtype(table[x]) else x
+    table = results.labels_of(table, names, (words, by, panels))
+    grid = results.outcome_panels(
+        table,
+        x=x,
+        y=y,
+        by=by,
+        panels=panels,
+        chance=chance,
+        xscale=xscale,
+        yscale=yscale,
+        xlabel=xlabel,
+        ylabel=ylabel,
+    )
+    from spp.plot.figure import SignalPlot
+
+    drawn = results.phrase(table, grid, x=x, y=y, by=by, panels=panels)
+    return SignalPlot(grid, kind="outcomes", step=0, run=run or {}, style=style, width=width, drawn=drawn)
 
 
 def __getattr__(name: str) -> object:

@@ -16,7 +16,7 @@ from matplotlib.text import Text
 
 from spp.plot.panels import SMALLEST, BoolArray, Panel, Scale
 from spp.plot.scales import scale_axis
-from spp.plot.shapes import AnyPanel
+from spp.plot.shapes import AnyPanel, Sheet
 from spp.plot.stages import Family
 from spp.plot.style import ALARM, BAND, FAINT, FAMILY_MARKERS, INK, PALETTE, Look
 
@@ -110,7 +110,7 @@ def linewidth() -> float:
     return float(matplotlib.rcParams["lines.linewidth"])
 
 
-def marker_size(panel: AnyPanel, axes: Axes) -> float:
+def marker_size(panel: Panel | Sheet, axes: Axes) -> float:
     """Diameter in points: as large as neighbours allow, from a dot to half a letter."""
     figure = axes.get_figure(root=True)
     width = 72 * figure.get_size_inches()[0] * axes.get_position().width if figure is not None else 200.0

@@ -20,7 +20,7 @@ from spp.plot.draw import (
 )
 from spp.plot.panels import Scale
 from spp.plot.scales import scale_axis
-from spp.plot.shapes import Curve, Curves
+from spp.plot.shapes import Curve, Curves, Lines
 from spp.plot.style import CURVES, INK, PALETTE, PREDICTED, Look
 
 MARKERS = 9
@@ -43,24 +43,30 @@ def draw_curves(panel: Curves, axes: Axes) -> Drawn:
         drawn.zero_line = level(axes, 0.0)
     if panel.baseline is not None:
         drawn.zero_line = level(axes, panel.baseline)
-    for index, curve in enumerate(panel.curves):
-        look = look_of(panel, curve)
-        _shades(panel, curve, look, axes, drawn)
-        _line(panel, curve, look, index, axes, drawn)
-        _marks(panel, curve, look, index, axes, drawn)
+    draw_lines(panel, axes, drawn)
     if panel.between is not None:
         _between(panel, axes, drawn)
     return drawn
 
 
-def look_of(panel: Curves, curve: Curve) -> Look:
+def draw_lines(panel: Lines, axes: Axes, drawn: Drawn) -> None:
+    """Draw the lines of ``panel`` with their bands and marks onto ``axes``, whose scales are set; note them in ``drawn``."""
+    for index, curve in enumerate(panel.curves):
+        look = look_of(panel, curve)
+        _shades(panel, curve, look, axes, drawn)
+        _line(panel, curve, look, index, axes, drawn)
+        _marks(panel, curve, look, index, axes, drawn)
+
+
+def look_of(panel: Lines, curve: Curve) -> Look:
     """The look of one line: its own among several, that of the signal, or that of a prediction."""
     if curve.look is None:
+        assert panel.signal is not None
         return PALETTE[panel.signal]
     return PREDICTED if curve.look < 0 else CURVES[curve.look]
 
 
-def _on_axis(panel: Curves, values: np.ndarray) -> np.ndarray:
+def _on_axis(panel: Lines, values: np.ndarray) -> np.ndarray:
     """The numbers where the axis has a place for them, else NaN, which breaks a line."""
     fits = np.isfinite(values)
     if panel.scale is Scale.LOG:
@@ -68,12 +74,12 @@ def _on_axis(panel: Curves, values: np.ndarray) -> np.ndarray:
     return np.where(fits, values, np.nan)
 
 
-def _shown(panel: Curves, curve: Curve) -> np.ndarray:
+def _shown(panel: Lines, curve: Curve) -> np.ndarray:
     """The curve's numbers where its line goes: on a log axis what means zero is a mark at the foot instead."""
     return np.where(curve.zero & (panel.scale is Scale.LOG), np.nan, _on_axis(panel, curve.y))
 
 
-def _shades(panel: Curves, curve: Curve, look: Look, axes: Axes, drawn: Drawn) -> None:
+def _shades(panel: Lines, curve: Curve, look: Look, axes: Axes, drawn: Drawn) -> None:
     for shade in curve.shades:
         low, high = shade.low, shade.high
         if panel.scale is Scale.LOG:  # a band that reaches down to zero reaches down to the foot of the axes
@@ -86,7 +92,7 @@ def _shades(panel: Curves, curve: Curve, look: Look, axes: Axes, drawn: Drawn) -
             drawn.handles[shade.label] = Patch(label=shade.label, **style | _neutral(curve, look))
 
 
-def _line(panel: Curves, curve: Curve, look: Look, index: int, axes: Axes, drawn: Drawn) -> None:
+def _line(panel: Lines, curve: Curve, look: Look, index: int, axes: Axes, drawn: Drawn) -> None:
     y = _shown(panel, curve)
     marked = _marked(np.isfinite(y), index / max(len(panel.curves), 1), few=curve.look is None)
     size = float(np.clip(3.2 * linewidth() / 0.8, 2.5, 7))
@@ -126,7 +132,7 @@ def _marked(there: np.ndarray, shift: float, *, few: bool) -> list[int]:
     return sorted({*along, *np.flatnonzero(alone).tolist()})
 
 
-def _marks(panel: Curves, curve: Curve, look: Look, index: int, axes: Axes, drawn: Drawn) -> None:
+def _marks(panel: Lines, curve: Curve, look: Look, index: int, axes: Axes, drawn: Drawn) -> None:
     """Zeros of a log axis stand at its foot and non-finite layers at its top, each line's in a row of its own."""
     across = axes.get_xaxis_transform()
     size = float(np.clip(1.5 * marker_size(panel, axes), 1.5, 3.0))

@@ -37,21 +37,24 @@ def caption(run: Facts, grid: AnyGrid, kind: str, step: int, drawn: str = "") ->
         step: The training step, 0 for a trace.
         drawn: What is drawn, where the panels alone do not say it.
     """
-    return f"{_opening(run, step)}: {drawn or by_depth(run, grid, kind)}."
+    return f"{_opening(run, step, kind)}: {drawn or by_depth(run, grid, kind)}."
 
 
 def by_depth(run: Facts, grid: AnyGrid, kind: str) -> str:
     """Return which statistics of which signals stand over how many places."""
     panels = [panel for row in grid for panel in row if ":" not in panel.statistic]  # those are derived ones
     statistics = listed(dict.fromkeys(_statistic(panel) for panel in panels))
-    signals = listed(dict.fromkeys(_signal_phrase(panel.signal, run) for panel in panels))
+    signals = listed(dict.fromkeys(_signal_phrase(panel.signal, run) for panel in panels if panel.signal))
     size = grid[0][0].size
     places = f"{size} {SUBJECT.get(kind, 'module')}{'' if size == 1 else 's'}"
     return f"{statistics} of {signals} over {places} in execution order"
 
 
-def _opening(run: Facts, step: int) -> str:
-    sentence = f"Signal propagation plot of {run.get('model') or 'a network'}"
+def _opening(run: Facts, step: int, kind: str) -> str:
+    if kind == "outcomes":
+        sentence = f"Results of {run['model']}" if run.get("model") else "Results"
+    else:
+        sentence = f"Signal propagation plot of {run.get('model') or 'a network'}"
     details = [f"{key} {run[key]}" for key in ("norm", "init", "activation") if run.get(key) is not None]
     parameters = run.get("parameters")
     if isinstance(parameters, int):

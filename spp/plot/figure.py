@@ -18,9 +18,10 @@ from spp.plot.draw import Drawn, draw_panel, marker_of, nonfinite_mark, transiti
 from spp.plot.draw_bars import draw_bars
 from spp.plot.draw_curves import draw_curves
 from spp.plot.draw_heat import draw_heat
+from spp.plot.draw_outcomes import draw_outcomes
 from spp.plot.export import FORMATS, latex_figure, rendered
-from spp.plot.fit import fit_marks, fit_stage_names, fit_text, fit_ticks
-from spp.plot.shapes import AnyGrid, AnyPanel, Bars, Curves, Heat
+from spp.plot.fit import fit_marks, fit_places, fit_stage_names, fit_text, fit_ticks
+from spp.plot.shapes import AnyGrid, AnyPanel, Bars, Curves, Heat, Outcomes
 from spp.plot.stages import Family
 from spp.plot.style import FAINT, INK, Look, Style, applied, style_named
 
@@ -46,7 +47,7 @@ class SignalPlot:
         artists_: What was drawn on each Axes, in the same order.
         panels: The data, row by row.
         caption: One sentence for below the figure.
-        kind: One of ``spp.plot.KINDS``.
+        kind: One of ``spp.plot.KINDS``, or ``outcomes``.
         step: The training step shown; 0 for a trace.
     """
 
@@ -149,6 +150,8 @@ def draw(panel: AnyPanel, axes: Axes) -> Drawn:
     """Draw any panel onto ``axes`` and return what was drawn."""
     if isinstance(panel, Curves):
         return draw_curves(panel, axes)
+    if isinstance(panel, Outcomes):
+        return draw_outcomes(panel, axes)
     if isinstance(panel, Heat):
         return draw_heat(panel, axes)
     if isinstance(panel, Bars):
@@ -241,6 +244,8 @@ def _fit(page: AnyGrid, axes: dict[AnyPanel, Axes], words: dict[Text, str]) -> N
             ax = axes[panel]
             if isinstance(panel, Bars):
                 fit_marks(ax, panel)
+            elif isinstance(panel, Outcomes):
+                fit_places(ax, panel)
             else:
                 fit_ticks(ax, panel, labelled=r == len(page) - 1)
             room = _room(extents, c, ax.get_figure(root=True).bbox.width)  # type: ignore[union-attr]

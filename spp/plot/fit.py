@@ -7,9 +7,10 @@ from itertools import pairwise
 import matplotlib
 from matplotlib.axes import Axes
 from matplotlib.text import Text
+from matplotlib.ticker import MaxNLocator, NullLocator
 from matplotlib.transforms import BboxBase
 
-from spp.plot.shapes import AnyPanel, Bars
+from spp.plot.shapes import AnyPanel, Axis, Bars, Outcomes
 from spp.plot.stages import Span, Tick, shortened
 from spp.plot.style import INK
 
@@ -32,11 +33,7 @@ def fit_ticks(axes: Axes, panel: AnyPanel, *, labelled: bool) -> None:
     apart = min((b - a for (a, _), (b, _) in pairwise(kept)), default=panel.size)
     short = max(map(len, labels), default=0) * 0.65 * need < apart * pixels and max(map(len, labels), default=0) <= 4
     axes.set_xticks([place for place, _ in kept], labels)
-    for (
-        label
-    ) in axes.get_xticklabels():  # turned about its end, so that LaTeX's letters, of another width, hang there too
-        upright = {"rotation": 90, "rotation_mode": "anchor", "ha": "right", "va": "center"}
-        label.set(**({"rotation": 0, "rotation_mode": "default", "ha": "center", "va": "top"} if short else upright))
+    _turn(axes, upright=not short)
     if every_layer:
         return
     starts = [tick.start - 0.5 for tick in panel.ticks if tick.level < 2]
@@ -52,9 +49,49 @@ def fit_marks(axes: Axes, panel: Bars) -> None:
         kept = {place for place, _ in right[::stride]}
         marks = [mark for mark in panel.marks if mark[0] == 0 or abs(mark[0]) in kept]
         axes.set_xticks([place for place, _ in marks], [text for _, text in marks])
-        boxes = [label.get_window_extent() for label in axes.get_xticklabels()]
-        if all(one.x1 + 0.4 * one.height < other.x0 for one, other in pairwise(boxes)):
+        if _side_by_side(axes):
             return
+
+
+def fit_places(axes: Axes, panel: Outcomes) -> None:
+    """Name the places at which there are results where the names fit side by side; else turn categories and thin numbers."""
+    axes.xaxis.set_minor_locator(NullLocator())
+    axes.set_xticks([place for place, _ in panel.places], [text for _, text in panel.places])
+    _turn(axes, upright=False)
+    if _side_by_side(axes):
+        return
+    if panel.axis is Axis.CATEGORY:
+        axes.set_xticklabels([_ellipsis(text) for _, text in panel.places])
+        _turn(axes, upright=True)
+    elif panel.axis is Axis.LINEAR:
+        whole = all(place == int(place) for place, _ in panel.places)
+        ticks = MaxNLocator(6, steps=[1, 2, 5, 10], integer=whole).tick_values(*axes.get_xlim())
+        axes.set_xticks([tick for tick in ticks if _within(axes, tick)])
+        axes.set_xticklabels([f"{tick:g}".replace("-", "−") for tick in axes.get_xticks()])
+    else:
+        for stride in range(2, len(panel.places) + 2):
+            kept = panel.places[::stride]
+            axes.set_xticks([place for place, _ in kept], [text for _, text in kept])
+            if _side_by_side(axes):
+                return
+
+
+def _side_by_side(axes: Axes) -> bool:
+    boxes = [label.get_window_extent() for label in axes.get_xticklabels()]
+    return all(one.x1 + 0.4 * one.height < other.x0 for one, other in pairwise(boxes))
+
+
+def _within(axes: Axes, tick: float) -> bool:
+    low, high = axes.get_xlim()
+    return bool(low <= tick <= high)
+
+
+def _turn(axes: Axes, *, upright: bool) -> None:
+    """Turn the labels of x about their ends, so that LaTeX's letters, of another width, hang there too."""
+    turned = {"rotation": 90, "rotation_mode": "anchor", "ha": "right", "va": "center"}
+    flat = {"rotation": 0, "rotation_mode": "default", "ha": "center", "va": "top"}
+    for label in axes.get_xticklabels():
+        label.set(**(turned if upright else flat))
 
 
 def fit_stage_names(axes: Axes, panel: AnyPanel) -> list[Text]:

@@ -5,10 +5,10 @@ from matplotlib.axes import Axes
 from matplotlib.ticker import FixedLocator, FuncFormatter, LogLocator, MaxNLocator, NullFormatter, NullLocator
 
 from spp.plot.panels import BOUNDED, SMALLEST, Panel, Scale
-from spp.plot.shapes import Curves
+from spp.plot.shapes import Lines, Outcomes
 
 
-def scale_axis(panel: Panel | Curves, axes: Axes) -> None:
+def scale_axis(panel: Panel | Lines, axes: Axes) -> None:
     """Set scale, limits and ticks of the y axis from the numbers of the panel."""
     shown = panel.y[panel.shown]
     if panel.scale is Scale.LOG:
@@ -44,21 +44,32 @@ def decades(low: float, high: float) -> list[float]:
     return [10.0**power for power in range(-(-first // step) * step, last + 1, step)]
 
 
-def _linear(panel: Panel | Curves, axes: Axes, shown: np.ndarray) -> None:
-    low, high = (
-        (0.0, 1.0)
-        if panel.statistic in BOUNDED
-        else (min(shown.min(initial=0.0), 0.0), max(shown.max(initial=0.0), 0.0))
-    )
-    if high - low < SMALLEST:
-        high = 1.0
-    pad = 0.07 * (high - low)
-    axes.set_ylim(low - (pad if low < 0 else 0.5 * pad), high + (pad if high > 0 else 0.5 * pad))
-    axes.yaxis.set_major_locator(MaxNLocator(nbins=4, steps=[1, 2, 2.5, 5, 10]))
+def _linear(panel: Panel | Lines, axes: Axes, shown: np.ndarray) -> None:
+    if isinstance(panel, Outcomes):
+        low, high = _around(shown)
+    else:
+        low, high = (
+            (0.0, 1.0)
+            if panel.statistic in BOUNDED
+            else (min(shown.min(initial=0.0), 0.0), max(shown.max(initial=0.0), 0.0))
+        )
+        if high - low < SMALLEST:
+            high = 1.0
+        pad = 0.07 * (high - low)
+        low, high = low - (pad if low < 0 else 0.5 * pad), high + (pad if high > 0 else 0.5 * pad)
+    axes.set_ylim(low, high)
+    axes.yaxis.set_major_locator(MaxNLocator(nbins=6 if isinstance(panel, Outcomes) else 4, steps=[1, 2, 2.5, 5, 10]))
     order = int(np.floor(np.log10(max(abs(low), abs(high)))))
     if not -3 < order < 4:
         axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value / 10.0**order:g}".replace("-", "−")))
         axes.set_ylabel(f"{panel.ylabel} [$10^{{{order}}}$]")
+
+
+def _around(shown: np.ndarray) -> tuple[float, float]:
+    """Limits close around results, which are compared with each other and not with zero."""
+    low, high = float(shown.min()), float(shown.max())
+    pad = 0.07 * (high - low) or 0.05 * abs(high) or 0.5
+    return low - pad, high + pad
 
 
 def symlog_ticks(threshold: float, shown: np.ndarray) -> list[float]:

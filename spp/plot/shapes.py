@@ -1,11 +1,13 @@
 """Panels with more than one curve, with colours for numbers, or with bars: data only, as ``panels.Panel`` is.
 
-A ``Curves`` panel holds several lines over the same layers, each with a band if it stands for several runs or channels; a
-``Heat`` panel is a table of numbers over layers and steps; a ``Bars`` panel is a distribution over powers of two.
+A ``Curves`` panel holds several lines over the same layers, each with a band if it stands for several runs or channels; an
+``Outcomes`` panel holds several over a column of a table of results; a ``Heat`` panel is a table of numbers over layers and
+steps; a ``Bars`` panel is a distribution over powers of two.
 """
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from enum import StrEnum
 
 import numpy as np
 
@@ -77,11 +79,12 @@ class Sheet:
     """What every panel tells the page; see ``panels.Panel`` for the common attributes.
 
     Attributes:
+        signal: None where the numbers are of no signal.
         note: What the panel comes to, in a few words; stands over it.
         height: Share of the height of a row.
     """
 
-    signal: Signal
+    signal: Signal | None
     statistic: str
     title: str
     xlabel: str
@@ -95,7 +98,7 @@ class Sheet:
 
 
 @dataclass(frozen=True, slots=True, eq=False, kw_only=True)
-class Curves(Sheet):
+class Lines(Sheet):
     """Several lines over one x axis.
 
     Attributes:
@@ -103,7 +106,6 @@ class Curves(Sheet):
         scale: Chosen from all of them.
         threshold: Half-width of the linear part of a symlog axis.
         baseline: A level to compare with, as 1 for a ratio; drawn as a thin line.
-        between: Indices of two curves whose difference is shaded.
         room: Further numbers that the axis has room for: those of a panel beside it that is read on the same scale.
     """
 
@@ -111,7 +113,6 @@ class Curves(Sheet):
     scale: Scale = Scale.LINEAR
     threshold: float = 0.0
     baseline: float | None = None
-    between: tuple[int, int] | None = None
     room: tuple[float, ...] = ()
 
     @property
@@ -143,6 +144,42 @@ class Curves(Sheet):
 
 
 @dataclass(frozen=True, slots=True, eq=False, kw_only=True)
+class Curves(Lines):
+    """Several lines over layers.
+
+    Attributes:
+        between: Indices of two curves whose difference is shaded.
+    """
+
+    signal: Signal
+    between: tuple[int, int] | None = None
+
+
+class Axis(StrEnum):
+    """The x axis of a panel of results."""
+
+    LINEAR = "linear"
+    LOG = "log"
+    CATEGORY = "category"
+
+
+@dataclass(frozen=True, slots=True, eq=False, kw_only=True)
+class Outcomes(Lines):
+    """Several lines over a column of a table of results.
+
+    Attributes:
+        axis: Of x. Categories stand at 0, 1, 2, ...
+        places: Where on it there is a number, and what stands there, ascending.
+        level: What the baseline is, for the legend.
+    """
+
+    signal: None = None
+    axis: Axis
+    places: tuple[tuple[float, str], ...]
+    level: str = ""
+
+
+@dataclass(frozen=True, slots=True, eq=False, kw_only=True)
 class Heat(Sheet):
     """Numbers over layers (columns) and steps (rows), shown by colour.
 
@@ -156,6 +193,7 @@ class Heat(Sheet):
         colour_label: Label of the colour bar.
     """
 
+    signal: Signal
     values: FloatArray
     zero: BoolArray
     nonfinite: BoolArray
@@ -193,6 +231,7 @@ class Bars(Sheet):
         scale: Of the shares.
     """
 
+    signal: Signal
     x: FloatArray
     share: FloatArray
     labels: tuple[str, ...]
@@ -201,7 +240,7 @@ class Bars(Sheet):
     scale: Scale = Scale.LINEAR
 
 
-AnyPanel = Panel | Curves | Heat | Bars
+AnyPanel = Panel | Curves | Outcomes | Heat | Bars
 """Everything that has a place on a page."""
 
 AnyGrid = tuple[tuple[AnyPanel, ...], ...]
