@@ -91,7 +91,7 @@ def _curve(
 ) -> Curve:
     """The median of the runs of one label at each of their layers, with their range."""
     members = [i for i, arm in enumerate(arms) if arm.label == label]
-    columns = [statistic, Column.MEAN_SQUARE, Column.NONFINITE]
+    columns = list(dict.fromkeys((statistic, Column.MEAN_SQUARE, Column.NONFINITE)))
     tables = [_by_place(rows[i], axis.places[i], columns) for i in members]
     if any(set(axis.places[i]) != set(axis.places[members[0]]) for i in members):
         raise InputError(

@@ -54,6 +54,16 @@ def test_each_line_is_the_frames_numbers_and_the_difference_their_ratio() -> Non
             np.testing.assert_array_equal(line.get_ydata(), curve.y)
 
 
+@pytest.mark.parametrize("statistic", ["mean_square", "nonfinite", "kurtosis"])
+def test_any_statistic_can_be_compared(statistic: str) -> None:
+    """The mean square too, which other statistics are measured by."""
+    one, two = _run(lambda t: 1 + t), _run(lambda t: 2 + t, norm="batch")
+    figure = plot.compare({"none": one, "batch": two}, signals="activation", statistics=statistic, style="paper")
+    for curve, run in zip(figure.panels[0].curves, (one, two), strict=True):  # type: ignore[union-attr]
+        rows = run.frame[run.frame["signal"] == "activation"].sort_values("depth")
+        np.testing.assert_array_equal(curve.y, rows[statistic])
+
+
 def test_the_note_names_the_layer_and_the_factor() -> None:
     names = [name for name, _ in residual_names()]
     other = lambda t: np.where(np.arange(len(t)) >= 40, 5.0, 1.0)  # noqa: E731
