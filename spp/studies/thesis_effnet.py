@@ -27,7 +27,7 @@ from spp.studies.thesis_effnet_arms import (
     TRAINED,
     TRAINED_FULL,
 )
-from spp.studies.thesis_effnet_claims import CLAIMS, TABLE_1_THESIS, best_rate
+from spp.studies.thesis_effnet_claims import CLAIMS, TABLE_1_THESIS, best_rate, chance
 from spp.studies.trials import drawn, images, spread, trained
 from spp.tracing import trace
 from spp.training import Recipe
@@ -37,6 +37,13 @@ WATCHED = ("batch", "none", "snmp")
 
 WATCHED_RATE = 0.001
 CLASSES = 100
+LABELS = {name: arm.label for name, arm in ARMS.items()}
+DECAY = ("sn", "snmp", "sn_64", "snmp_64", "snmp_double", "sn_kept", "snmp_kept")
+"""Arms whose variance is drawn from block to block."""
+
+WIDE = {"input_shape": None, "batch_size": None}
+"""Facts in which those differ."""
+
 INIT_SEEDS, QUICK_SEEDS, FULL_SEEDS = 3, 2, 5
 QUICK_EPOCHS, QUICK_BATCH, FULL_EPOCHS, FULL_BATCH = 3, 32, 20, 512
 
@@ -185,7 +192,7 @@ def _middle(values: pd.Series[float]) -> str:
 
 
 def figures(results: Results, setup: Setup) -> dict[str, plot.SignalPlot]:
-    """The signal at init; the thesis' figures 4 and 5, over training; accuracy by learning rate."""
+    """The signal at init, and from block to block; accuracy by learning rate; the thesis' figures 4 and 5, over training."""
     noise = {"model": "EfficientNet-B0", "data": "unit normal", "input_shape": [3, SIDE, SIDE], "batch_size": 64}
     size = f" at {QUICK_WIDTH:g} of its width" if setup.quick else ""
     data = {
@@ -196,6 +203,33 @@ def figures(results: Results, setup: Setup) -> dict[str, plot.SignalPlot]:
     signals, evolution = results["signals"], results["evolution"]
     runs = {ARMS[arm].label: _runs(signals, arm, noise) for arm in ("batch", "none", "groups", "he", "control")}
     made = {"init": plot.compare(runs, statistics="acv")}
+    path, test = results["path"], results["test"]
+    path = path[path["arm"].isin(DECAY)]
+    if len(path):
+        made["decay"] = plot.outcomes(
+            path,
+            x="place",
+            y="acv",
+            by="arm",
+            names=LABELS,
+            yscale="log",
+            xlabel="place in the network",
+            ylabel="ACV",
+            run=noise | WIDE,
+        )
+    test = test[test["arm"].isin(TRAINED)] if len(test) else test
+    if len(test):
+        made["accuracy"] = plot.outcomes(
+            test,
+            x="lr",
+            y="accuracy",
+            by="arm",
+            names=LABELS,
+            chance=chance(setup),
+            xlabel="learning rate",
+            ylabel="test accuracy",
+            run=data,
+        )
     watched = {arm: _runs(evolution, arm, data) for arm in WATCHED}
     if all(watched.values()):
         made["figure-4"] = plot.evolutions({ARMS[arm].label: watched[arm] for arm in ("batch", "none")})

@@ -136,7 +136,9 @@ def test_what_it_publishes_follows_from_its_cells(tmp_path: Path) -> None:
     accuracy = published.tables["accuracy"]
     assert accuracy["network"].tolist() == ["BatchNorm", "no norm", "SN-MP"] and "lr 0.001" in accuracy.columns
     assert published.tables["init"]["ACV, features"].iloc[1].startswith("2e-29")
-    assert {"init.png", "figure-4.pdf", "figure-5.png", "accuracy.csv", "init.tex"} <= set(published.files)
+    assert {"init.png", "accuracy.png", "figure-4.pdf", "figure-5.png", "accuracy.csv", "init.tex"} <= set(
+        published.files
+    )
 
 
 @pytest.mark.usefixtures("tiny")
