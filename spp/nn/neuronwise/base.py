@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import Any, Self
 
 import torch
@@ -11,8 +12,8 @@ from spp.errors import InputError, UnknownNameError
 from spp.nn.neuronwise.gradient import WeightGradient
 from spp.nn.neuronwise.outer import Outer
 from spp.nn.neuronwise.regions import Nonlinearity, check_weighting
-from spp.nn.neuronwise.statistics import Region, measure, merge_, neuron_blocks, per_neuron
-from spp.nn.neuronwise.transform import check_mode, transform
+from spp.nn.neuronwise.statistics import Region, measure, merge_, newest_part, per_neuron
+from spp.nn.neuronwise.transform import check_mode, row_dot, transform_
 
 STATISTICS = ("batch", "running")
 """Where mean and spread come from: the batch of this backward pass, or moving averages over passes."""
@@ -82,8 +83,8 @@ class NeuronwiseLayer(nn.Module):
         weight = self.weight.detach()
         wide = widened(weight.dtype)
         features = weight.shape[1] * getattr(self, "groups", 1)
-        # Working memory, which holds the newest share, mean minus pivot, variance plus eps, and pivot: to allocate it in every
-        # pass would cost as much as to use it. It is no buffer, since DistributedDataParallel would send it to all ranks before
+        # Working memory, which holds the newest share, mean minus pivot, mean square of inputs minus pivot, plus eps, and pivot:
+        # to allocate it in every pass would cost as much as to use it. It is no buffer, since DistributedDataParallel would send it to all ranks before
         # every forward pass.
         self._newest = (
             weight.new_zeros(len(weight), dtype=wide),
@@ -107,7 +108,7 @@ class NeuronwiseLayer(nn.Module):
             share, mean, var = (getattr(self, name).detach() for name in RUNNING)
         else:
             share, offset, square, pivot = self._newest
-            mean, var = offset + pivot, (square - self.eps).clamp(min=0)
+            mean, var = offset + pivot, (square - self.eps).addcmul(offset, offset, value=-1).clamp(min=0)
         if not bool(share.any()):
             return {}
         hole = per_neuron(share == 0, mean)
@@ -154,49 +155,49 @@ class NeuronwiseLayer(nn.Module):
             eps=0.0 if running else self.eps,
             reuse=self._newest[1:3] if self._newest[1].dtype == dtype else (None, None),
         )
-        biases: list[Tensor] = []
-        scratch: Tensor | None = None
-        for rows in neuron_blocks(region.weight_gradient):
-            part = region.of(rows)
-            part.centre_()
-            if scratch is None:
-                scratch = torch.empty_like(part.offset)
-            if running:
-                self._use_running(part, rows)
-            _, bias = transform(
-                self.mode,
-                part.weight_gradient,
-                part.bias_gradient,
-                part.offset,
-                part.pivot,
-                part.var,
-                bias=trained,
-                scratch=scratch[: len(part.offset)],
+        moved: list[Tensor] = []
+        for part, square in self._with_spread(region):
+            shift = transform_(
+                self.mode, part.weight_gradient, part.bias_gradient, part.offset, part.pivot, square, bias=trained
             )
-            biases.append(bias)
+            moved.append(shift)
         self._keep(region)
-        return narrowed(region.weight_gradient, weight_dtype), narrowed(torch.cat(biases), weight_dtype)
+        weight, bias = region.weight_gradient, region.bias_gradient
+        if trained and self.mode.startswith("coords"):
+            bias = bias - torch.cat(moved) - row_dot(region.pivot, weight)
+        return narrowed(weight, weight_dtype), narrowed(bias, weight_dtype)
+
+    def _with_spread(self, region: Region) -> Iterator[tuple[Region, Tensor]]:
+        """The region in parts, each with the variance plus eps to divide by, in a tensor that may be overwritten."""
+        parts = region.parts()
+        scratch = torch.empty_like(parts[0].offset)
+        if self.statistics == "batch":
+            for part in parts:
+                yield part, part.variance(out=scratch[: len(part.offset)])
+            return
+        wide = [getattr(self, name).to(region.second.dtype) for name in RUNNING]
+        updated = self.training and self.momentum > 0
+        weight = per_neuron(newest_part(wide[0], region.share, self.momentum), wide[1]) if updated else wide[0]
+        for part, mean, var, each in zip(
+            parts, *(tensor.split(len(scratch)) for tensor in (*wide[1:], weight)), strict=True
+        ):
+            square = scratch[: len(mean)]
+            if updated:
+                merge_(mean, var, part, each, square)
+            torch.sub(mean, part.pivot, out=part.offset)
+            yield part, torch.add(var, self.eps, out=square)
+        if updated:
+            for name, tensor in zip(RUNNING, wide, strict=True):
+                if getattr(self, name) is not tensor:
+                    getattr(self, name).copy_(tensor)
 
     def _keep(self, region: Region) -> None:
-        share, offset, var, pivot = self._newest
+        share, offset, second, pivot = self._newest
         share.copy_(region.share)
         pivot.copy_(region.pivot)
-        for kept, new in ((offset, region.offset), (var, region.var)):
+        for kept, new in ((offset, region.offset), (second, region.second)):
             if kept is not new:
                 kept.copy_(new)
-
-    def _use_running(self, region: Region, rows: slice) -> None:
-        """Update the running statistics of some neurons, and put those in the place of the region's."""
-        dtype = region.var.dtype
-        buffers = [getattr(self, name)[rows] for name in RUNNING]
-        share, mean, var = wide = [buffer.to(dtype) for buffer in buffers]
-        if self.training and self.momentum > 0:
-            merge_(share, mean, var, region, self.momentum)
-            for buffer, kept in zip(buffers, wide, strict=True):
-                if buffer is not kept:
-                    buffer.copy_(kept)
-        torch.sub(mean, region.pivot, out=region.offset)
-        torch.add(var, self.eps, out=region.var)
 
     def _load_from_state_dict(self, state_dict: dict[str, Any], prefix: str, *rest: Any) -> None:
         # Checkpoints of the ordinary layer have no statistics: those of this layer stay as they are then.

@@ -8,7 +8,6 @@ neurons and not neurons times features.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from dataclasses import dataclass
 
 import torch
@@ -31,9 +30,8 @@ class Region:
         bias_gradient: ``(O,)``, ``gb = sum_n delta_no``.
         share: ``(O,)``, mean of ``P`` over the samples; 0 for a dead neuron.
         offset: ``(O, *F)``, the region's mean minus pivot; 0 for a dead neuron.
-        var: ``(O, *F)``, the region's biased variance, 1 for a dead neuron; plus the eps that was asked for. Before
-            ``centre_`` it is the weighted mean square of inputs minus pivot.
-        least: ``(O,)``, what ``var`` is at least: eps, and 1 + eps for a dead neuron.
+        second: ``(O, *F)``, the region's mean square of inputs minus pivot, plus the eps that was asked for; 0 for a dead neuron.
+        least: ``(O,)``, what the variance is at least: eps, and 1 + eps for a dead neuron.
     """
 
     pivot: Tensor
@@ -41,29 +39,31 @@ class Region:
     bias_gradient: Tensor
     share: Tensor
     offset: Tensor
-    var: Tensor
+    second: Tensor
     least: Tensor
 
-    def of(self, rows: slice) -> Region:
-        """The same of some neurons, as views."""
-        parts = (self.weight_gradient, self.bias_gradient, self.share, self.offset, self.var, self.least)
-        return Region(self.pivot[rows] if len(self.pivot) > 1 else self.pivot, *(part[rows] for part in parts))
+    def parts(self) -> list[Region]:
+        """The same in parts, of some neurons each, as views: small ones on a processor, whose caches hold a part through
+        several operations; the whole on an accelerator.
+        """
+        neurons, numbers = len(self.offset), self.offset.numel()
+        size = neurons if self.offset.device.type != "cpu" else CACHED * neurons // max(numbers, 1)
+        if size >= neurons:
+            return [self]
+        own = (self.weight_gradient, self.bias_gradient, self.share, self.offset, self.second, self.least)
+        pieces = list(zip(*(tensor.split(max(size, 1)) for tensor in own), strict=True))
+        pivots = self.pivot.split(max(size, 1)) if len(self.pivot) > 1 else [self.pivot] * len(pieces)
+        return [Region(pivot, *piece) for pivot, piece in zip(pivots, pieces, strict=True)]
 
-    def centre_(self) -> None:
-        """Subtract the squared mean from ``var``."""
-        self.var.addcmul_(self.offset, self.offset, value=-1).clamp_(min=per_neuron(self.least, self.var))
+    def variance(self, out: Tensor) -> Tensor:
+        """The biased variance over the region, 1 for a dead neuron, plus the eps that was asked for; in ``out``."""
+        torch.addcmul(self.second, self.offset, self.offset, value=-1, out=out)
+        return out.clamp_(min=per_neuron(self.least, out))
 
 
 def per_neuron(vector: Tensor, like: Tensor) -> Tensor:
     """``(O,)`` as ``(O, 1, ...)``."""
     return vector.view(-1, *(1,) * (like.ndim - 1))
-
-
-def neuron_blocks(weight: Tensor) -> Iterator[slice]:
-    """Slices of the neurons that stay in a processor's cache through several operations; on an accelerator, all at once."""
-    size = len(weight) if weight.device.type != "cpu" else max(1, CACHED * len(weight) // max(weight.numel(), 1))
-    for start in range(0, len(weight), max(size, 1)):
-        yield slice(start, start + size)
 
 
 def smallest_mass(dtype: torch.dtype) -> float:
@@ -85,8 +85,6 @@ def measure(
 ) -> Region:
     """Sums over every neuron's linear region, and those of its gradient, in one sweep over the samples.
 
-    In the result ``var`` is not yet centred: ``Region.centre_`` is to be called once, on the whole or on each of its parts.
-
     Args:
         outer: How this kind of layer sums neuron times input.
         x: Inputs of the layer.
@@ -95,13 +93,14 @@ def measure(
         dtype: What to compute in.
         sync: Whether to take the statistics over all ranks of the default process group.
         eps: Added to the variance.
-        reuse: Tensors ``(O, *F)`` of ``dtype`` that may be overwritten to hold offset and variance.
+        reuse: Tensors ``(O, *F)`` of ``dtype`` that may be overwritten to hold offset and mean square.
     """
     x, delta, p = outer.rows(x, delta, p)
     samples = [axis for axis in range(x.ndim) if axis != 1]
     pivot = x.mean(samples, dtype=dtype) if x.numel() else x.new_zeros(x.shape[1], dtype=dtype)
     bias = delta.sum(samples, dtype=dtype)
     cut = list(blocks(len(x), max(x.numel(), p.numel()), len(pivot) * p.shape[1]))
+    kept = p.dtype == dtype  # and not to be overwritten
     if len(cut) == 1:
         p = as_numbers(p, dtype)  # whole, since numbers are faster to sum than truth values
     mass = p.sum(samples, dtype=dtype)
@@ -116,20 +115,21 @@ def measure(
     added = mass.new_tensor(eps)
     sums: list[Tensor] = []
     for rows in cut:
-        weights = as_numbers(p[rows], dtype) * each
+        numbers = as_numbers(p[rows], dtype)
+        weights = numbers * each if kept else numbers.mul_(each)
         inputs = outer.centre(x[rows].to(dtype), pivot)
         spare = (None, None) if sums else reuse
         new = [outer.sum(delta[rows].to(dtype), inputs), outer.sum(weights, inputs, spare[0])]
         # eps comes in where it costs samples times features: weights sum to 1
         new.append(outer.sum(weights, torch.addcmul(added, inputs, inputs, out=inputs), spare[1]))
         sums = [total.add_(part) for total, part in zip(sums, new, strict=True)] if sums else new
-        del weights, inputs, new
-    gradient, offset, var = sums
+        del numbers, weights, inputs, new
+    gradient, offset, second = sums
     if sync:
-        for part in (offset, var):
+        for part in (offset, second):
             _sum_over_ranks(part)
     share = torch.where(dead, 0, mass / count.clamp(min=1))
-    return Region(outer.spread(pivot), gradient, bias, share, offset, var, dead.to(dtype) + eps)
+    return Region(outer.spread(pivot), gradient, bias, share, offset, second, dead.to(dtype) + eps)
 
 
 def as_numbers(p: Tensor, dtype: torch.dtype) -> Tensor:
@@ -137,7 +137,23 @@ def as_numbers(p: Tensor, dtype: torch.dtype) -> Tensor:
     return (p.view(torch.uint8) if p.dtype == torch.bool else p).to(dtype)
 
 
-def merge_(share: Tensor, mean: Tensor, var: Tensor, region: Region, momentum: float) -> None:
+def newest_part(share: Tensor, newest: Tensor, momentum: float) -> Tensor:
+    """Fold a region's share into the running one, in place.
+
+    Args:
+        share: ``(O,)``, the running mean of ``P``.
+        newest: ``(O,)``, that of the newest region.
+        momentum: In [0, 1]; 0 freezes the statistics, 1 keeps the newest alone.
+
+    Returns:
+        ``(O,)``, the weight of the newest region in the merged statistics of each neuron, for ``merge_``.
+    """
+    share.mul_(1 - momentum).add_(newest, alpha=momentum)
+    empty = share <= smallest_mass(share.dtype)
+    return torch.where(empty, 1, momentum * newest / torch.where(empty, 1, share)).clamp_(max=1)
+
+
+def merge_(mean: Tensor, var: Tensor, region: Region, part: Tensor, scratch: Tensor) -> None:
     """Fold a region's statistics into running ones, in place.
 
     Equal to moving averages of the sums ``S / N``, ``P^T X / N`` and ``P^T X^2 / N`` with weight ``momentum`` of the newest,
@@ -146,19 +162,16 @@ def merge_(share: Tensor, mean: Tensor, var: Tensor, region: Region, momentum: f
     they are the batch's mean and 1, as in the region.
 
     Args:
-        share: ``(O,)``.
         mean: ``(O, *F)``.
         var: ``(O, *F)``.
-        region: The newest; its offset is used up.
-        momentum: In [0, 1]; 0 freezes the statistics, 1 keeps the newest alone.
+        region: The newest, without eps; its offset is used up.
+        part: ``(O, 1, ...)``, of ``newest_part``.
+        scratch: ``(O, *F)``, overwritten.
     """
-    share.mul_(1 - momentum).add_(region.share, alpha=momentum)
-    empty = share <= smallest_mass(share.dtype)
-    part = torch.where(empty, 1, momentum * region.share / torch.where(empty, 1, share)).clamp_(max=1)
-    part = per_neuron(part, mean)  # weight of the newest in the merged statistics
+    var.lerp_(region.variance(out=scratch), part)
     step = region.offset.add_(region.pivot).sub_(mean)
     mean.addcmul_(part, step)
-    var.lerp_(region.var, part).addcmul_(part * (1 - part), step.mul_(step))
+    var.addcmul_(part * (1 - part), step.mul_(step))
 
 
 def _world() -> int:

@@ -43,21 +43,13 @@ def check_mode(mode: str, *, bias: bool) -> None:
         )
 
 
-def transform(
-    mode: str,
-    weight: Tensor,
-    bias_gradient: Tensor,
-    offset: Tensor,
-    pivot: Tensor,
-    square: Tensor,
-    *,
-    bias: bool,
-    scratch: Tensor | None = None,
-) -> tuple[Tensor, Tensor]:
-    """The neuron-wise gradients of weight and bias.
+def transform_(
+    mode: str, weight: Tensor, bias_gradient: Tensor, offset: Tensor, pivot: Tensor, square: Tensor, *, bias: bool
+) -> Tensor:
+    """From the ordinary weight gradient to the neuron-wise one, in place.
 
-    The ordinary weight gradient comes as ``sum_n delta_n (x_n - pivot)``, which loses nothing to cancellation when inputs
-    are far from zero. In the table ``c = gW - M gb`` and ``s^2 = square``:
+    The ordinary one comes as ``sum_n delta_n (x_n - pivot)``, which loses nothing to cancellation when inputs are far from
+    zero. In the table ``c = gW - M gb`` and ``s^2 = square``:
 
     | mode | weight | bias | without bias |
     |---|---|---|---|
@@ -72,30 +64,28 @@ def transform(
         bias_gradient: ``(O,)``, ``gb = sum_n delta_n``, also where the layer has no bias.
         offset: ``(O, *F)``, the region's mean minus pivot.
         pivot: What was subtracted, broadcast to ``(O, *F)``.
-        square: ``(O, *F)``, the region's biased variance plus eps.
+        square: ``(O, *F)``, the region's biased variance plus eps; overwritten.
         bias: Whether the layer has a bias that is trained.
-        scratch: ``(O, *F)`` that may be overwritten.
 
     Returns:
-        Gradients of weight ``(O, *F)``, which is the argument itself, and bias ``(O,)``.
+        ``sum_f offset_f weight_f`` of the result, ``(O,)``: what the bias of ``coords*`` loses, but for ``row_dot`` of pivot and
+        weight. For other modes, and without a bias, a vector of no meaning.
     """
     column = bias_gradient.view(-1, *(1,) * (weight.ndim - 1))  # (O, 1, ...)
+    moves = mode.startswith("coords") and bias
     if mode.startswith("coords") and not bias:
-        weight.add_(pivot * column)  # gW: without a bias there is no shift of coordinates
+        weight.addcmul_(pivot, column)  # gW: without a bias there is no shift of coordinates
     else:
         weight.addcmul_(offset, column, value=-1)  # c
     if mode == "outer":
-        weight.div_(square.sqrt())
+        weight.div_(square.sqrt_())
     elif mode == "coords":
         weight.div_(square)
-    if mode.startswith("outer") or not bias:
-        return weight, bias_gradient
-    # sum_f M_f weight_f, the pivot's part apart, so that M itself is never built
-    return weight, bias_gradient - row_dot(offset, weight, scratch) - row_dot(pivot, weight, scratch)
+    return row_dot(offset, weight, square) if moves else bias_gradient
 
 
-def row_dot(a: Tensor, weight: Tensor, scratch: Tensor | None) -> Tensor:
-    """``sum_f a_of weight_of``, shape ``(O,)``; ``a`` may have one row for all neurons."""
+def row_dot(a: Tensor, weight: Tensor, scratch: Tensor | None = None) -> Tensor:
+    """``sum_f a_of weight_of``, shape ``(O,)``; ``a`` may have one row for all neurons, ``scratch (O, *F)`` is overwritten."""
     if a.shape[0] == 1 and a[0].numel() == weight[0].numel():
         return weight.flatten(1).mv(a.flatten())
     return torch.mul(a, weight, out=scratch).flatten(1).sum(1)
