@@ -50,15 +50,18 @@ def analyze(**given: Any) -> None:
 
 def _run(request: Request) -> None:
     from spp.diagnosis.facts import striking
+    from spp.errors import InputError
     from spp_cli import findings, inputs, networks, summary
     from spp_cli.folders import claim
 
     device = pick_device(request.device)
     samples = inputs.read_file(request)
     plan = networks.plan(request, None if samples is None else tuple(samples.inputs.shape[1:]))
+    if request.theory and plan.vocabulary is not None:
+        raise InputError("--theory predicts networks of images and features", received=request.model, where="--theory")
     with claim(plan.label, request.out, overwrite=request.overwrite) as folder:
         if samples is None:
-            samples = inputs.draw(request, plan.shape, plan.facts["num_classes"])
+            samples = inputs.fitting(request, plan)
         trace = traced(request, plan, samples, device)
         files = _write(trace, folder, figures=not request.no_figures, report=not request.no_report)
     facts = striking(trace.frame)
@@ -92,7 +95,7 @@ def traced(request: Request, plan: Plan, samples: Samples, device: str) -> Trace
     model = networks.build(request, plan, device)
     if request.loss == "probe":
         samples = inputs.Samples(samples.inputs, None)
-    batches = inputs.Batches(samples, request.batch_size)
+    batches = inputs.Batches(samples, request.batch_size, plan.names)
     started = time.perf_counter()
     trace = spp.trace(
         model,
@@ -108,7 +111,7 @@ def traced(request: Request, plan: Plan, samples: Samples, device: str) -> Trace
         _predict(trace, model, samples, request)
     trace.run.update(
         plan.facts,
-        data=request.data,
+        data=request.data if plan.vocabulary is None else "tokens",
         input_shape=list(plan.shape),
         threads=torch.get_num_threads(),
         seconds=round(time.perf_counter() - started, 3),

@@ -70,11 +70,11 @@ def _run(given: dict[str, Any]) -> None:
     plans = [networks.plan(request, shape) for request in requests]  # all names are looked up before anything is traced
     names = _names(requests, [plan.label for plan in plans])
     traces: list[Trace] = []
-    with _folder("compare-" + "-".join(given["model"]).replace(":", "."), given) as folder:
+    with _folder("compare-" + "-".join(given["model"]).replace(":", ".").replace("/", "."), given) as folder:
         for number, (request, plan, name) in enumerate(zip(requests, plans, names, strict=True), start=1):
             if sys.stderr.isatty() and not request.quiet:
                 click.echo(f"tracing {name} ({number} of {len(requests)})", err=True)
-            batch = samples or inputs.draw(request, plan.shape, plan.facts["num_classes"])
+            batch = samples or inputs.fitting(request, plan)
             traces.append(traced(request, plan, batch, device))
             traces[-1].save(folder / name, overwrite=given["overwrite"])
         figure = spp.plot.compare(traces)

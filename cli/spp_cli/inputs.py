@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from torch import Tensor
 
+    from spp_cli.networks import Plan
     from spp_cli.options import Request
 
 FILES = (".npy", ".pt")
@@ -26,10 +27,17 @@ class Samples:
 
 @dataclass(frozen=True, slots=True)
 class Batches:
-    """Samples in order, ``size`` at a time: a tensor, or a pair where there are targets."""
+    """Samples in order, ``size`` at a time: a tensor, or a pair where there are targets.
+
+    Attributes:
+        samples: All of them.
+        size: Of one batch.
+        names: Keyword arguments that each batch goes in as, rather than as a tensor.
+    """
 
     samples: Samples
     size: int
+    names: tuple[str, ...] = ()
 
     def __len__(self) -> int:
         return -(-len(self.samples.inputs) // self.size)
@@ -38,7 +46,8 @@ class Batches:
         inputs, targets = self.samples.inputs, self.samples.targets
         for start in range(0, len(inputs), self.size):
             part = slice(start, start + self.size)
-            yield inputs[part] if targets is None else (inputs[part], targets[part])
+            fed = dict.fromkeys(self.names, inputs[part]) if self.names else inputs[part]
+            yield fed if targets is None else (fed, targets[part])
 
 
 def read_file(request: Request) -> Samples | None:
@@ -76,6 +85,21 @@ def read_file(request: Request) -> Samples | None:
             remedy="Save the pair (inputs, targets) with torch.save.",
         )
     return Samples(inputs[:need].float(), None if targets is None else targets[:need])
+
+
+def fitting(request: Request, plan: Plan) -> Samples:
+    """Samples for the network of ``plan``: random token ids for a text model, else what ``--data`` names.
+
+    Raises:
+        InputError: As in ``draw``.
+    """
+    import torch
+
+    if plan.vocabulary is None:
+        return draw(request, plan.shape, plan.facts["num_classes"])
+    number = request.batch_size * request.batches
+    generator = torch.Generator().manual_seed(request.seed)
+    return Samples(torch.randint(plan.vocabulary, (number, *plan.shape), generator=generator), None)
 
 
 def draw(request: Request, shape: tuple[int, ...], num_classes: int | None) -> Samples:

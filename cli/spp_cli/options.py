@@ -20,7 +20,7 @@ class NetworkRequest(Protocol):
 
     @property
     def model(self) -> str:
-        """A bundled name, or ``package.module:factory``."""
+        """A bundled name, ``torchvision:NAME``, ``timm:NAME``, ``transformers:CONFIG.json`` or ``package.module:factory``."""
         ...
 
     @property
@@ -94,6 +94,7 @@ class Request:
     checkpoint: str | None
     eval_mode: bool
     data: str
+    tokens: int | None
     data_dir: str | None
     batch_size: int
     batches: int
@@ -199,7 +200,8 @@ def model_option(*, required: bool) -> Callable[[F], F]:
         "--model",
         required=required,
         metavar="NAME",
-        help="A bundled network (`spp list models`), or package.module:factory, a callable returning a torch module.",
+        help="A bundled network (`spp list models`), torchvision:NAME, timm:NAME, transformers:CONFIG.json, or "
+        "package.module:factory, a callable returning a torch module. Weights are random: nothing is downloaded.",
     )
 
 
@@ -265,6 +267,12 @@ _OPTIONS = (
         metavar="NAME|FILE|FOLDER",
         help="gaussian, digits, cifar10, cifar100, a folder of images with one subfolder per class, or a .npy or .pt file "
         "with the samples along its first axis.",
+    ),
+    click.option(
+        "--tokens",
+        type=click.IntRange(min=1),
+        metavar="N",
+        help="Length of the random texts that a language model is given; 128 if left out, or what it takes at most.",
     ),
     DATA_DIR,
     click.option(

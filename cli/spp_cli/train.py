@@ -146,13 +146,16 @@ def _plan(request: TrainRequest) -> tuple[Splits, Plan]:
     """The images, and the network that takes them: as large as they are unless ``--image-size`` says otherwise."""
     from spp import models
     from spp.data import splits
-    from spp_cli import networks
+    from spp_cli import libraries, networks
 
     shape: tuple[int, ...] | None = None
     if request.image_size is not None:
         shape = (3, *request.image_size)
-    elif Path(request.data).expanduser().is_dir() and ":" not in request.model:
-        shape = models.config(request.model).input_shape
+    elif Path(request.data).expanduser().is_dir():
+        if ":" not in request.model:
+            shape = models.config(request.model).input_shape
+        elif request.model.partition(":")[0] in libraries.LIBRARIES:
+            shape = networks.plan(request, None).shape
     data = splits(request.data, folder=request.data_dir, shape=shape, validation=request.validation, seed=request.seed)
     wanted = request if request.num_classes is not None else replace(request, num_classes=len(data.classes))
     return data, networks.plan(wanted, data.shape)

@@ -83,9 +83,9 @@ class NeuronwiseLayer(nn.Module):
         weight = self.weight.detach()
         wide = widened(weight.dtype)
         features = weight.shape[1] * getattr(self, "groups", 1)
-        # Working memory, which holds the newest share, mean minus pivot, mean square of inputs minus pivot, plus eps, and pivot:
-        # to allocate it in every pass would cost as much as to use it. It is no buffer, since DistributedDataParallel would send it to all ranks before
-        # every forward pass.
+        # Working memory, which holds the newest share, mean minus pivot, mean square of inputs minus pivot (plus eps), and the
+        # pivot: to allocate it in every pass costs as much as to use it. It is no buffer, since DistributedDataParallel would
+        # send it to all ranks before every forward pass.
         self._newest = (
             weight.new_zeros(len(weight), dtype=wide),
             torch.zeros_like(weight, dtype=wide),
@@ -145,6 +145,7 @@ class NeuronwiseLayer(nn.Module):
         dtype = widened(delta.dtype)
         running = self.statistics == "running"
         trained = self.bias is not None and self.bias.requires_grad
+        moves = trained and self.mode.startswith("coords")
         region = measure(
             self.outer(),
             x,
@@ -157,13 +158,13 @@ class NeuronwiseLayer(nn.Module):
         )
         moved: list[Tensor] = []
         for part, square in self._with_spread(region):
-            shift = transform_(
-                self.mode, part.weight_gradient, part.bias_gradient, part.offset, part.pivot, square, bias=trained
-            )
-            moved.append(shift)
+            own, offset = part.weight_gradient, part.offset
+            transform_(self.mode, own, part.bias_gradient, offset, part.pivot, square, bias=trained)
+            if moves:
+                moved.append(row_dot(offset, own, square))
         self._keep(region)
         weight, bias = region.weight_gradient, region.bias_gradient
-        if trained and self.mode.startswith("coords"):
+        if moves:  # by sum_f M_f weight_f, the pivot's part apart, so that M itself is never built
             bias = bias - torch.cat(moved) - row_dot(region.pivot, weight)
         return narrowed(weight, weight_dtype), narrowed(bias, weight_dtype)
 

@@ -30,7 +30,8 @@ class Region:
         bias_gradient: ``(O,)``, ``gb = sum_n delta_no``.
         share: ``(O,)``, mean of ``P`` over the samples; 0 for a dead neuron.
         offset: ``(O, *F)``, the region's mean minus pivot; 0 for a dead neuron.
-        second: ``(O, *F)``, the region's mean square of inputs minus pivot, plus the eps that was asked for; 0 for a dead neuron.
+        second: ``(O, *F)``, the region's mean square of inputs minus pivot, plus the eps that was asked for; 0 for a dead
+            neuron.
         least: ``(O,)``, what the variance is at least: eps, and 1 + eps for a dead neuron.
     """
 
@@ -43,8 +44,9 @@ class Region:
     least: Tensor
 
     def parts(self) -> list[Region]:
-        """The same in parts, of some neurons each, as views: small ones on a processor, whose caches hold a part through
-        several operations; the whole on an accelerator.
+        """The same in parts of some neurons each, as views.
+
+        On a processor its caches hold a part through several operations; on an accelerator the whole is one part.
         """
         neurons, numbers = len(self.offset), self.offset.numel()
         size = neurons if self.offset.device.type != "cpu" else CACHED * neurons // max(numbers, 1)

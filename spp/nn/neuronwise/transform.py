@@ -45,13 +45,13 @@ def check_mode(mode: str, *, bias: bool) -> None:
 
 def transform_(
     mode: str, weight: Tensor, bias_gradient: Tensor, offset: Tensor, pivot: Tensor, square: Tensor, *, bias: bool
-) -> Tensor:
+) -> None:
     """From the ordinary weight gradient to the neuron-wise one, in place.
 
     The ordinary one comes as ``sum_n delta_n (x_n - pivot)``, which loses nothing to cancellation when inputs are far from
     zero. In the table ``c = gW - M gb`` and ``s^2 = square``:
 
-    | mode | weight | bias | without bias |
+    | mode | weight | bias (which is not computed here) | weight without bias |
     |---|---|---|---|
     | ``outer_centre`` | c | gb | c |
     | ``outer`` | c / s | gb | c / s |
@@ -66,13 +66,8 @@ def transform_(
         pivot: What was subtracted, broadcast to ``(O, *F)``.
         square: ``(O, *F)``, the region's biased variance plus eps; overwritten.
         bias: Whether the layer has a bias that is trained.
-
-    Returns:
-        ``sum_f offset_f weight_f`` of the result, ``(O,)``: what the bias of ``coords*`` loses, but for ``row_dot`` of pivot and
-        weight. For other modes, and without a bias, a vector of no meaning.
     """
     column = bias_gradient.view(-1, *(1,) * (weight.ndim - 1))  # (O, 1, ...)
-    moves = mode.startswith("coords") and bias
     if mode.startswith("coords") and not bias:
         weight.addcmul_(pivot, column)  # gW: without a bias there is no shift of coordinates
     else:
@@ -81,7 +76,6 @@ def transform_(
         weight.div_(square.sqrt_())
     elif mode == "coords":
         weight.div_(square)
-    return row_dot(offset, weight, square) if moves else bias_gradient
 
 
 def row_dot(a: Tensor, weight: Tensor, scratch: Tensor | None = None) -> Tensor:
