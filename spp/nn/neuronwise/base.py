@@ -12,7 +12,7 @@ from spp.errors import InputError, UnknownNameError
 from spp.nn.neuronwise.gradient import WeightGradient
 from spp.nn.neuronwise.outer import Outer
 from spp.nn.neuronwise.regions import Nonlinearity, check_weighting
-from spp.nn.neuronwise.statistics import Region, measure, merge_, newest_part, per_neuron
+from spp.nn.neuronwise.statistics import Part, Region, measure, merge_, newest_part, per_neuron
 from spp.nn.neuronwise.transform import check_mode, row_dot, transform_
 
 STATISTICS = ("batch", "running")
@@ -168,7 +168,7 @@ class NeuronwiseLayer(nn.Module):
             bias = bias - torch.cat(moved) - row_dot(region.pivot, weight)
         return narrowed(weight, weight_dtype), narrowed(bias, weight_dtype)
 
-    def _with_spread(self, region: Region) -> Iterator[tuple[Region, Tensor]]:
+    def _with_spread(self, region: Region) -> Iterator[tuple[Part, Tensor]]:
         """The region in parts, each with the variance plus eps to divide by, in a tensor that may be overwritten."""
         parts = region.parts()
         scratch = torch.empty_like(parts[0].offset)
@@ -176,21 +176,22 @@ class NeuronwiseLayer(nn.Module):
             for part in parts:
                 yield part, part.variance(out=scratch[: len(part.offset)])
             return
-        wide = [getattr(self, name).to(region.second.dtype) for name in RUNNING]
+        share, mean, var = wide = [getattr(self, name).to(region.second.dtype) for name in RUNNING]
         updated = self.training and self.momentum > 0
-        weight = per_neuron(newest_part(wide[0], region.share, self.momentum), wide[1]) if updated else wide[0]
-        for part, mean, var, each in zip(
-            parts, *(tensor.split(len(scratch)) for tensor in (*wide[1:], weight)), strict=True
-        ):
-            square = scratch[: len(mean)]
-            if updated:
-                merge_(mean, var, part, each, square)
-            torch.sub(mean, part.pivot, out=part.offset)
-            yield part, torch.add(var, self.eps, out=square)
         if updated:
-            for name, tensor in zip(RUNNING, wide, strict=True):
-                if getattr(self, name) is not tensor:
-                    getattr(self, name).copy_(tensor)
+            newest = per_neuron(newest_part(share, region.share, self.momentum), mean)
+            weights = zip(
+                *(torch.split(tensor, len(scratch)) for tensor in (newest, newest * (1 - newest))), strict=True
+            )
+        for part, own_mean, own_var in zip(parts, *(torch.split(t, len(scratch)) for t in (mean, var)), strict=True):
+            square = scratch[: len(own_mean)]
+            if updated:
+                merge_(own_mean, own_var, part, *next(weights), square)
+            torch.sub(own_mean, part.pivot, out=part.offset)
+            yield part, torch.add(own_var, self.eps, out=square)
+        for name, tensor in zip(RUNNING, wide, strict=True):
+            if updated and getattr(self, name) is not tensor:
+                getattr(self, name).copy_(tensor)
 
     def _keep(self, region: Region) -> None:
         share, offset, second, pivot = self._newest

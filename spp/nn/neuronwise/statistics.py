@@ -9,6 +9,7 @@ neurons and not neurons times features.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import torch
 import torch.distributed as dist
@@ -43,24 +44,36 @@ class Region:
     second: Tensor
     least: Tensor
 
-    def parts(self) -> list[Region]:
-        """The same in parts of some neurons each, as views.
+    def parts(self) -> list[Part]:
+        """The same in parts of some neurons each.
 
         On a processor its caches hold a part through several operations; on an accelerator the whole is one part.
         """
         neurons, numbers = len(self.offset), self.offset.numel()
         size = neurons if self.offset.device.type != "cpu" else CACHED * neurons // max(numbers, 1)
+        bias, least = per_neuron(self.bias_gradient, self.offset), per_neuron(self.least, self.offset)
+        own = (self.weight_gradient, bias, self.offset, self.second, least)
         if size >= neurons:
-            return [self]
-        own = (self.weight_gradient, self.bias_gradient, self.share, self.offset, self.second, self.least)
-        pieces = list(zip(*(tensor.split(max(size, 1)) for tensor in own), strict=True))
-        pivots = self.pivot.split(max(size, 1)) if len(self.pivot) > 1 else [self.pivot] * len(pieces)
-        return [Region(pivot, *piece) for pivot, piece in zip(pivots, pieces, strict=True)]
+            return [Part(self.pivot, *own)]
+        pieces = list(zip(*(torch.split(tensor, max(size, 1)) for tensor in own), strict=True))
+        pivots = torch.split(self.pivot, max(size, 1)) if len(self.pivot) > 1 else [self.pivot] * len(pieces)
+        return [Part(pivot, *piece) for pivot, piece in zip(pivots, pieces, strict=True)]
+
+
+class Part(NamedTuple):
+    """Some neurons of a ``Region``, as views; what is one number per neuron there is ``(O, 1, ...)`` here."""
+
+    pivot: Tensor
+    weight_gradient: Tensor
+    bias_gradient: Tensor
+    offset: Tensor
+    second: Tensor
+    least: Tensor
 
     def variance(self, out: Tensor) -> Tensor:
         """The biased variance over the region, 1 for a dead neuron, plus the eps that was asked for; in ``out``."""
         torch.addcmul(self.second, self.offset, self.offset, value=-1, out=out)
-        return out.clamp_(min=per_neuron(self.least, out))
+        return out.clamp_(min=self.least)
 
 
 def per_neuron(vector: Tensor, like: Tensor) -> Tensor:
@@ -106,14 +119,16 @@ def measure(
     if len(cut) == 1:
         p = as_numbers(p, dtype)  # whole, since numbers are faster to sum than truth values
     mass = p.sum(samples, dtype=dtype)
-    count = mass.new_tensor(p.numel() // max(p.shape[1], 1))
+    count: Tensor | int = max(p.numel() // max(p.shape[1], 1), 1)
     if sync:
+        count = mass.new_tensor(p.numel() // max(p.shape[1], 1))
         for part in (pivot, mass, count):
             _sum_over_ranks(part)
         pivot /= _world()
+        count.clamp_(min=1)
     dead = mass <= smallest_mass(dtype)
     column = (-1, *(1,) * (p.ndim - 2))
-    each = torch.where(dead, 0, 1 / mass).view(column)  # weights that sum to 1 over the region, or to 0
+    each = mass.reciprocal().masked_fill_(dead, 0).view(column)  # weights that sum to 1 over the region, or to 0
     added = mass.new_tensor(eps)
     sums: list[Tensor] = []
     for rows in cut:
@@ -130,7 +145,7 @@ def measure(
     if sync:
         for part in (offset, second):
             _sum_over_ranks(part)
-    share = torch.where(dead, 0, mass / count.clamp(min=1))
+    share = (mass / count).masked_fill_(dead, 0)
     return Region(outer.spread(pivot), gradient, bias, share, offset, second, dead.to(dtype) + eps)
 
 
@@ -155,7 +170,7 @@ def newest_part(share: Tensor, newest: Tensor, momentum: float) -> Tensor:
     return torch.where(empty, 1, momentum * newest / torch.where(empty, 1, share)).clamp_(max=1)
 
 
-def merge_(mean: Tensor, var: Tensor, region: Region, part: Tensor, scratch: Tensor) -> None:
+def merge_(mean: Tensor, var: Tensor, newest: Part, part: Tensor, between: Tensor, scratch: Tensor) -> None:
     """Fold a region's statistics into running ones, in place.
 
     Equal to moving averages of the sums ``S / N``, ``P^T X / N`` and ``P^T X^2 / N`` with weight ``momentum`` of the newest,
@@ -164,16 +179,17 @@ def merge_(mean: Tensor, var: Tensor, region: Region, part: Tensor, scratch: Ten
     they are the batch's mean and 1, as in the region.
 
     Args:
-        mean: ``(O, *F)``.
+        mean: ``(O, *F)``, of some neurons, as all that follows.
         var: ``(O, *F)``.
-        region: The newest, without eps; its offset is used up.
+        newest: Without eps; its offset is used up.
         part: ``(O, 1, ...)``, of ``newest_part``.
+        between: ``part (1 - part)``.
         scratch: ``(O, *F)``, overwritten.
     """
-    var.lerp_(region.variance(out=scratch), part)
-    step = region.offset.add_(region.pivot).sub_(mean)
+    var.lerp_(newest.variance(out=scratch), part)
+    step = newest.offset.add_(newest.pivot).sub_(mean)
     mean.addcmul_(part, step)
-    var.addcmul_(part * (1 - part), step.mul_(step))
+    var.addcmul_(between, step.mul_(step))
 
 
 def _world() -> int:

@@ -61,17 +61,16 @@ def transform_(
     Args:
         mode: A name of ``MODES``.
         weight: ``(O, *F)``, the gradient of the weight for inputs minus pivot; overwritten with the result.
-        bias_gradient: ``(O,)``, ``gb = sum_n delta_n``, also where the layer has no bias.
+        bias_gradient: ``(O, 1, ...)``, ``gb = sum_n delta_n``, also where the layer has no bias.
         offset: ``(O, *F)``, the region's mean minus pivot.
         pivot: What was subtracted, broadcast to ``(O, *F)``.
         square: ``(O, *F)``, the region's biased variance plus eps; overwritten.
         bias: Whether the layer has a bias that is trained.
     """
-    column = bias_gradient.view(-1, *(1,) * (weight.ndim - 1))  # (O, 1, ...)
     if mode.startswith("coords") and not bias:
-        weight.addcmul_(pivot, column)  # gW: without a bias there is no shift of coordinates
+        weight.addcmul_(pivot, bias_gradient)  # gW: without a bias there is no shift of coordinates
     else:
-        weight.addcmul_(offset, column, value=-1)  # c
+        weight.addcmul_(offset, bias_gradient, value=-1)  # c
     if mode == "outer":
         weight.div_(square.sqrt_())
     elif mode == "coords":
