@@ -186,7 +186,8 @@ class NeuronwiseLayer(nn.Module):
         for part, own_mean, own_var in zip(parts, *(torch.split(t, len(scratch)) for t in (mean, var)), strict=True):
             square = scratch[: len(own_mean)]
             if updated:
-                merge_(own_mean, own_var, part, *next(weights), square)
+                merged, between = next(weights)
+                merge_(own_mean, own_var, part, merged, between, square)
             torch.sub(own_mean, part.pivot, out=part.offset)
             yield part, torch.add(own_var, self.eps, out=square)
         for name, tensor in zip(RUNNING, wide, strict=True):
