@@ -21,7 +21,10 @@ from spp.studies.study import Setup as Setup
 from spp.studies.study import Study as Study
 from spp.studies.study import Verdict as Verdict
 
-STUDIES: dict[str, str] = {"thesis-effnet": "spp.studies.thesis_effnet"}
+STUDIES: dict[str, str] = {
+    "thesis-ffn": "spp.studies.thesis_ffn",
+    "thesis-effnet": "spp.studies.thesis_effnet",
+}
 """Name of each study and the module that holds it as ``STUDY``."""
 
 

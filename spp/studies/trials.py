@@ -15,7 +15,7 @@ from spp.measure.schedule import Every
 from spp.studies.study import Setup, Tables
 from spp.tracing import trace
 from spp.training import Recipe, fit
-from spp.training.results import History
+from spp.training.results import History, News
 
 T = TypeVar("T")
 
@@ -64,8 +64,9 @@ def trained(
     *,
     every: Every | None = None,
     include: Iterable[str] | None = None,
+    report: Callable[[News], None] | None = None,
 ) -> Tables:
-    """Train a network and keep what came of it.
+    """Train a network and keep what came of it; ``report`` is told after each step and each epoch.
 
     Returns:
         ``history``, a row per epoch (without the seconds, which are not reproducible); ``test``, one row with ``accuracy``
@@ -73,7 +74,7 @@ def trained(
         it); and, where ``every`` says which steps to measure, ``signals``, their frame.
     """
     options: dict[str, Any] = {} if include is None else {"include": list(include)}
-    fitted = fit(model, data, recipe, every=every, watch=options, device=setup.device)
+    fitted = fit(model, data, recipe, every=every, watch=options, device=setup.device, report=report)
     last = fitted.test["last"]
     tables = {
         "history": fitted.history.drop(columns=str(History.SECONDS)),

@@ -1,0 +1,341 @@
+"""``thesis-ffn``: what BatchNorm does to gradients in a fully connected network (Dewyse, JKU Linz, 2025).
+
+Three kinds of cells: ``init`` traces networks as they are drawn; ``train`` trains one; ``scaling`` follows the gradients of
+the two kinds of BatchNorm over training, on all training images at once.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import replace
+from functools import partial
+from types import MappingProxyType
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import torch
+from torch import Tensor, nn
+
+from spp import models, plot
+from spp.data import Splits, gaussian, splits
+from spp.data.handwritten import digit_pixels, held_out
+from spp.data.pixels import InMemory, Scale
+from spp.frame.schema import Column
+from spp.plot.runs import Beside
+from spp.signals import Signal
+from spp.studies.study import Cell, Results, Setup, Study, Tables
+from spp.studies.thesis_ffn_claims import BELOW, CLAIMS, STEPS, TOP, geometric, scaling_table
+from spp.studies.trials import drawn, images, spread, trained
+from spp.theory import batchnorm_gradient_factor, chi
+from spp.tracing import trace
+from spp.training import Recipe
+from spp.training.results import News
+
+ARMS: Mapping[str, tuple[str, Mapping[str, str]]] = MappingProxyType(
+    {
+        "none": ("no norm", {"norm": "none"}),
+        "selu": ("SELU", {"norm": "none", "activation": "selu", "init": "lecun"}),
+        "batch_minus": ("BN without scale and shift", {"norm": "batch_minus"}),
+        "batch": ("BN", {"norm": "batch"}),
+    }
+)
+"""By name, what a reader calls the arm and what of the bundled ``ffn`` it changes."""
+
+SCALED = ("batch_minus", "batch")
+RATES, SCALING_RATES = (0.1, 0.01, 0.001), (0.01, 0.001)
+WATCHED_RATE = 0.001
+INIT_SEEDS, QUICK_SEEDS, FULL_SEEDS, SCALING_SEEDS = 20, 3, 5, 5
+QUICK_EPOCHS, QUICK_BATCH, FULL_EPOCHS, FULL_BATCH = 20, 128, 20, 512
+QUICK_SCALING, FULL_SCALING = 50, 20
+MEASURED = 4096
+"""At most so many training images are measured on at once."""
+
+DRAWN = (0, 9, 19)
+"""Epochs of the poster's figures 1 and 2."""
+
+
+def arrangement(setup: Setup) -> list[str]:
+    """What is run, and what of the source is done otherwise."""
+    epochs, batch, own = _size(setup)
+    data = (
+        "scikit-learn's digits, each of the 64 pixels standardized, 1437 to train on and 360 to test on"
+        if setup.quick
+        else "CIFAR-100 with random crops and flips, 80 % of its 50,000 images to train on"
+    )
+    return [
+        "Ten Linear layers of width 100, ReLU (or SELU), He's init by fan-out (LeCun's for SELU), biases of zero.",
+        f"At init: gradients of the cross-entropy of all 1437 digits at once, {len(setup.seed_list(INIT_SEEDS))} seeds; "
+        "also with one mean and deviation for all pixels, and on unit normal noise.",
+        f"Trained: {data}, batch {batch}, {epochs} epochs, Adam at {', '.join(f'{rate:g}' for rate in RATES)}, constant, no "
+        f"weight decay, {len(setup.seed_list(own))} seeds; the last weights are tested.",
+        f"Scaling: the two BatchNorms at {' and '.join(f'{rate:g}' for rate in SCALING_RATES)}, "
+        f"{QUICK_SCALING if setup.quick else FULL_SCALING} epochs, {len(setup.seed_list(SCALING_SEEDS))} seeds; after "
+        "every epoch the gradients are measured on "
+        + ("all training images at once." if setup.quick else f"the first {MEASURED} training images at once."),
+        "`BN without scale and shift` is without them in every layer; the thesis' code keeps them in the first. Gradients are "
+        "mean squares, which the thesis calls ACSM for layers of this kind.",
+        "The learning rate of the poster's figures 1 to 3 is not stated; they are drawn at 0.001.",
+    ]
+
+
+def cells(setup: Setup) -> list[Cell]:
+    """The networks at init by seed; each arm at each rate by seed; the two BatchNorms over training."""
+    _, _, own = _size(setup)
+    long = 1.0 if setup.quick else 200.0
+    init = [Cell.of(1.5, part="init", seed=seed) for seed in setup.seed_list(INIT_SEEDS)]
+    train = [
+        Cell.of(1.5 * long, part="train", arm=arm, lr=lr, seed=seed)
+        for seed in setup.seed_list(own)
+        for arm in ARMS
+        for lr in RATES
+    ]
+    scaling = [
+        Cell.of(5.0 * long, part="scaling", arm=arm, lr=lr, seed=seed)
+        for seed in setup.seed_list(SCALING_SEEDS)
+        for arm in SCALED
+        for lr in SCALING_RATES
+    ]
+    return init + train + scaling
+
+
+def measure(cell: Cell, setup: Setup) -> Tables:
+    """Trace or train one network, or, at init, one of each."""
+    return {"init": _init, "train": _train, "scaling": _scaling}[cell["part"]](cell, setup)
+
+
+def _size(setup: Setup) -> tuple[int, int, int]:
+    return (QUICK_EPOCHS, QUICK_BATCH, QUICK_SEEDS) if setup.quick else (FULL_EPOCHS, FULL_BATCH, FULL_SEEDS)
+
+
+def standardized_digits(setup: Setup, seed: int) -> Splits:
+    """The digits with a mean and a deviation for each of the 64 pixels, which stand as channels of one pixel."""
+    plain = splits("digits", validation=0.0, seed=seed)
+    pixels, _ = digit_pixels()
+    flat = InMemory(pixels.images.reshape(len(pixels.targets), -1, 1, 1), pixels.targets)
+    numbers = flat.images.double().flatten(1)
+    deviation = numbers.std(0, correction=0)
+    deviation[deviation == 0] = 1.0  # pixels at the edge that are always white
+    scale = Scale(tuple(numbers.mean(0).tolist()), tuple(deviation.tolist()))
+    shape = (flat.images.shape[1], 1, 1)
+    parts = {
+        name: replace(getattr(plain, name), pixels=flat, scale=scale, shape=shape)
+        for name in ("train", "validation", "test")
+    }
+    return replace(plain, **parts, shape=shape)
+
+
+def data_of(setup: Setup, seed: int) -> Splits:
+    """What a cell trains on."""
+    return standardized_digits(setup, seed) if setup.quick else images(setup, "cifar100", seed=seed)
+
+
+def made(arm: str, shape: tuple[int, ...], classes: int, seed: int) -> nn.Module:
+    """The network of an arm."""
+    build = partial(models.build, "ffn", input_shape=shape, num_classes=classes, **ARMS[arm][1])
+    return drawn(build, seed)
+
+
+def first_of(part: Any, count: int) -> tuple[Tensor, Tensor]:
+    """The first ``count`` samples of a part in the order of the set, as they are stored."""
+    order = torch.argsort(part.indices)[: min(count, len(part))]
+    batch: tuple[Tensor, Tensor] = part.batch(order)
+    return batch
+
+
+def _init(cell: Cell, setup: Setup) -> Tables:
+    """``ratios``, a row by arm and data; ``signals`` of every arm on the digits that the claim is about."""
+    seed = int(cell["seed"])
+    learn, _ = held_out()
+    plain = splits("digits", validation=0.0, seed=0).train
+    batches = {
+        "each pixel standardized": first_of(standardized_digits(setup, 0).train, len(learn)),
+        "all pixels standardized": first_of(plain, len(learn)),
+        "unit normal noise": gaussian(len(learn), (64, 1, 1), seed=seed, num_classes=10),
+    }
+    rows, signals = [], []
+    for name, (inputs, targets) in batches.items():
+        for arm in ARMS:
+            model = made(arm, tuple(inputs.shape[1:]), 10, seed).to(setup.device)
+            found = trace(model, (inputs, targets), signals=("activation", "gradient"))
+            rows.append({"arm": arm, "data": name, "ratio": ratio(found.frame), "loss": found.run["loss_value"]})
+            if name == "each pixel standardized":
+                signals.append(found.frame.assign(arm=arm))
+    return {"ratios": pd.DataFrame(rows), "signals": pd.concat(signals, ignore_index=True)}
+
+
+def ratio(frame: pd.DataFrame) -> float:
+    """Mean square of the gradient at the second Linear layer's output over that at the ninth's: seven steps."""
+    seen = gradients(frame)
+    return float(seen[f"layer{BELOW}.linear"] / seen[f"layer{TOP}.linear"])
+
+
+def gradients(frame: pd.DataFrame) -> pd.Series[float]:
+    """Mean square of the gradient by module."""
+    return frame[frame[Column.SIGNAL] == Signal.GRADIENT].set_index(Column.NAME)[Column.MEAN_SQUARE]
+
+
+def _train(cell: Cell, setup: Setup) -> Tables:
+    arm, lr, seed = str(cell["arm"]), float(cell["lr"]), int(cell["seed"])
+    data = data_of(setup, seed)
+    epochs, batch, _ = _size(setup)
+    watched = lr == WATCHED_RATE and seed == setup.seed_list(1)[0]
+    recipe = Recipe(epochs=epochs, batch_size=batch, lr=lr, seed=seed)
+    model = made(arm, data.shape, len(data.classes), seed)
+    tables = trained(model, data, recipe, setup, every="epoch" if watched else None)
+    if watched:
+        seen = tables.pop("signals")
+        seen["epoch"] = seen[str(Column.STEP)] // -(-len(data.train) // batch)
+        tables["evolution"] = seen
+    return tables
+
+
+def _scaling(cell: Cell, setup: Setup) -> Tables:
+    """``scaling``: before training and after every epoch, on one batch, loss, ratio and size of the gradients."""
+    arm, lr, seed = str(cell["arm"]), float(cell["lr"]), int(cell["seed"])
+    data = data_of(setup, seed)
+    _, batch, _ = _size(setup)
+    epochs = QUICK_SCALING if setup.quick else FULL_SCALING
+    model = made(arm, data.shape, len(data.classes), seed).to(setup.device)
+    fixed = first_of(data.train, MEASURED)
+    rows: list[dict[str, float]] = []
+
+    def look(news: News | None) -> None:
+        if news is not None and news.row is None:
+            return
+        model.train()
+        found = trace(model, fixed, signals=("gradient",), include=["*.act", "*.linear"])
+        seen = gradients(found.frame)
+        relus = np.log([seen[f"layer{index}.act"] for index in range(1, TOP + 1)])
+        rows.append(
+            {
+                "epoch": 0 if news is None else news.epoch + 1,
+                "loss": float(found.run["loss_value"]),
+                "ratio": ratio(found.frame),
+                "size": float(np.exp(relus.mean())),
+            }
+        )
+
+    look(None)
+    recipe = Recipe(epochs=epochs, batch_size=batch, lr=lr, seed=seed)
+    tables = trained(model, data, recipe, setup, report=look)
+    return {"scaling": pd.DataFrame(rows), "scaling-test": tables["test"]}
+
+
+def tables(results: Results, setup: Setup) -> Tables:
+    """Growth of the gradients at init beside theory; accuracy by arm and rate; what scale and shift do to gradients."""
+    return {"init": _at_init(results), "accuracy": _accuracy(results), "scaling": scaling_table(results)}
+
+
+def _at_init(results: Results) -> pd.DataFrame:
+    theory = {
+        "none": 1.0,
+        "selu": chi("selu", 1.0, 1.0) ** STEPS,
+        "batch": batchnorm_gradient_factor("relu") ** STEPS,
+    }
+    rows = []
+    for (data, arm), one in results["ratios"].groupby(["data", "arm"], sort=False):
+        logs = np.log(one["ratio"])
+        rows.append(
+            {
+                "data": data,
+                "network": ARMS[str(arm)][0],
+                "gradient, layer 2 over layer 9": f"{geometric(one['ratio']):.2f}",
+                "range": f"{one['ratio'].min():.2f} to {one['ratio'].max():.2f}",
+                "sd of the log": f"{logs.std(ddof=0):.3f}",
+                "theory, infinite width": f"{theory[str(arm).removesuffix('_minus')]:.2f}",
+                "seeds": len(one),
+            }
+        )
+    return pd.DataFrame(rows)
+
+
+def _accuracy(results: Results) -> pd.DataFrame:
+    test = results["test"]
+    rows = []
+    for arm, one in test.groupby("arm", sort=False):
+        row: dict[str, Any] = {"network": ARMS[str(arm)][0]}
+        row |= {f"lr {lr:g}": spread(one[one["lr"] == lr]["accuracy"], 100) for lr in RATES}
+        rows.append({**row, "seeds": one["seed"].nunique()})
+    return pd.DataFrame(rows)
+
+
+def figures(results: Results, setup: Setup) -> dict[str, plot.SignalPlot]:
+    """Gradients at init; the poster's figures 1 to 3; accuracy by rate; the ratio over training."""
+    names = {arm: label for arm, (label, _) in ARMS.items()}
+    data = "digits" if setup.quick else "CIFAR-100"
+    facts: dict[str, Any] = {"model": "FFN of 10 layers", "data": data}
+    found: dict[str, plot.SignalPlot] = {}
+    signals, evolution, scaling = results["signals"], results["evolution"], results["scaling"]
+    if len(signals):
+        runs = {
+            names[arm]: [
+                Beside(one.drop(columns=["part", "seed", "arm"]), {**facts, "data": "digits", "seed": seed})
+                for seed, one in signals[signals["arm"] == arm].groupby("seed", sort=False)
+            ]
+            for arm in ("none", "selu", "batch")
+        }
+        found["init"] = plot.compare(runs, signals="gradient", statistics="mean_square", width="single")
+    if len(evolution):
+        drawn_epochs = evolution[evolution["epoch"].isin(DRAWN)]
+        relus = drawn_epochs[drawn_epochs[str(Column.NAME)].str.endswith(".act")]
+        for name, rows, arms, shown in (
+            ("figures-1-and-2", relus, SCALED, ("gradient",)),
+            ("figure-3", drawn_epochs, ("none", "selu"), ("activation", "gradient")),
+        ):
+            columns = {names[arm]: _run(rows, arm, facts) for arm in arms if (rows["arm"] == arm).any()}
+            if columns:
+                found[name] = plot.evolutions(columns, signals=shown, statistics="mean_square")
+    chance = 0.1 if setup.quick else 0.01
+    if len(results["test"]):
+        found["accuracy"] = plot.outcomes(
+            results["test"],
+            x="lr",
+            y="accuracy",
+            by="arm",
+            chance=chance,
+            names=names,
+            xlabel="learning rate",
+            ylabel="test accuracy",
+            run=facts,
+            width="single",
+        )
+    if len(scaling):
+        table = scaling.assign(rate=[f"learning rate {lr:g}" for lr in scaling["lr"]])
+        found["scaling"] = plot.outcomes(
+            table,
+            x="epoch",
+            y="ratio",
+            by="arm",
+            panels="rate",
+            names=names,
+            xlabel="epochs trained",
+            ylabel="gradient, layer 2 over layer 9",
+            yscale="log",
+            run=facts,
+        )
+    return found
+
+
+def _run(rows: pd.DataFrame, arm: str, facts: dict[str, Any]) -> Beside:
+    mine = rows[rows["arm"] == arm]
+    step, epoch = (mine[column].iloc[-1] for column in (str(Column.STEP), "epoch"))
+    more = {"steps_per_epoch": int(step // epoch)} if epoch else {}
+    seed = int(mine["seed"].iloc[0])
+    own = ["part", "arm", "lr", "seed", "epoch"]
+    return Beside(mine.drop(columns=own).reset_index(drop=True), {**facts, **more, "seed": seed})
+
+
+STUDY = Study(
+    name="thesis-ffn",
+    title="What BatchNorm does to gradients in a fully connected network",
+    source="Dewyse (JKU Linz, 2025), poster and code",
+    question="Does BatchNorm make gradients grow towards the input, do its learned scale and shift counter that, and does it "
+    "make large learning rates possible?",
+    arrangement=arrangement,
+    claims=CLAIMS,
+    cells=cells,
+    measure=measure,
+    tables=tables,
+    figures=figures,
+)
