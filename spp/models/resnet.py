@@ -19,6 +19,7 @@ from spp.nn.residual import NF_ALPHA, ExpectedVariance, ResidualBlock
 BLOCKS = ("basic", "bottleneck")
 STEMS = ("imagenet", "cifar")
 SHORTCUTS = ("projection", "pool", "pad")
+ORDERS = ("norm_act", "act_norm")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -34,6 +35,8 @@ class ResNetConfig(ConvConfig):
         shortcut: What a skip does where the shape changes: ``projection`` (1x1 convolution with the stride), ``pool`` (2x2
             average pooling, then a 1x1 convolution) or ``pad`` (every second pixel, zeros for the new channels; option A
             of He et al., without parameters; not with ``preactivation``).
+        order: Of norm and activation in blocks that begin with them: ``norm_act`` (norm, activation, convolution), or
+            ``act_norm`` (activation, norm, convolution), whose branches have no mean shift (Brock et al. 2021).
     """
 
     depths: tuple[int, ...] = (2, 2, 2, 2)
@@ -42,6 +45,7 @@ class ResNetConfig(ConvConfig):
     stem: str = "imagenet"
     preactivation: bool = False
     shortcut: str = "projection"
+    order: str = "norm_act"
 
     fixed = ConvConfig.fixed | {"preactivation"}
 
@@ -51,6 +55,7 @@ class ResNetConfig(ConvConfig):
             ("block", self.block, BLOCKS),
             ("stem", self.stem, STEMS),
             ("shortcut", self.shortcut, known),
+            ("order", self.order, ORDERS if self.preactivation else ORDERS[:1]),
         ):
             if name not in names:
                 raise UnknownNameError(kind, str(name), names, where=f"model {self.name!r}")

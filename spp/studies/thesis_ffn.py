@@ -6,10 +6,8 @@ the two kinds of BatchNorm over training, on all training images at once.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import replace
 from functools import partial
-from types import MappingProxyType
 from typing import Any
 
 import numpy as np
@@ -17,32 +15,22 @@ import pandas as pd
 import torch
 from torch import Tensor, nn
 
-from spp import models, plot
+from spp import models
 from spp.data import Splits, gaussian, splits
 from spp.data.handwritten import digit_pixels, held_out
 from spp.data.pixels import InMemory, Scale
 from spp.frame.schema import Column
-from spp.plot.runs import Beside
 from spp.signals import Signal
 from spp.studies.study import Cell, Results, Setup, Study, Tables
+from spp.studies.thesis_ffn_arms import ARMS, SCALED
 from spp.studies.thesis_ffn_claims import BELOW, CLAIMS, STEPS, TOP, geometric, scaling_table
+from spp.studies.thesis_ffn_figures import figures
 from spp.studies.trials import drawn, images, spread, trained
 from spp.theory import batchnorm_gradient_factor, chi
 from spp.tracing import trace
 from spp.training import Recipe
 from spp.training.results import News
 
-ARMS: Mapping[str, tuple[str, Mapping[str, str]]] = MappingProxyType(
-    {
-        "none": ("no norm", {"norm": "none"}),
-        "selu": ("SELU", {"norm": "none", "activation": "selu", "init": "lecun"}),
-        "batch_minus": ("BN without scale and shift", {"norm": "batch_minus"}),
-        "batch": ("BN", {"norm": "batch"}),
-    }
-)
-"""By name, what a reader calls the arm and what of the bundled ``ffn`` it changes."""
-
-SCALED = ("batch_minus", "batch")
 RATES, SCALING_RATES = (0.1, 0.01, 0.001), (0.01, 0.001)
 WATCHED_RATE = 0.001
 INIT_SEEDS, QUICK_SEEDS, FULL_SEEDS, SCALING_SEEDS = 20, 3, 5, 5
@@ -50,9 +38,6 @@ QUICK_EPOCHS, QUICK_BATCH, FULL_EPOCHS, FULL_BATCH = 20, 128, 20, 512
 QUICK_SCALING, FULL_SCALING = 50, 20
 MEASURED = 4096
 """At most so many training images are measured on at once."""
-
-DRAWN = (0, 9, 19)
-"""Epochs of the poster's figures 1 and 2."""
 
 
 def arrangement(setup: Setup) -> list[str]:
@@ -258,72 +243,6 @@ def _accuracy(results: Results) -> pd.DataFrame:
         row |= {f"lr {lr:g}": spread(one[one["lr"] == lr]["accuracy"], 100) for lr in RATES}
         rows.append({**row, "seeds": one["seed"].nunique()})
     return pd.DataFrame(rows)
-
-
-def figures(results: Results, setup: Setup) -> dict[str, plot.SignalPlot]:
-    """Gradients at init; the poster's figures 1 to 3; accuracy by rate; the ratio over training."""
-    names = {arm: label for arm, (label, _) in ARMS.items()}
-    data = "digits" if setup.quick else "CIFAR-100"
-    facts: dict[str, Any] = {"model": "FFN of 10 layers", "data": data}
-    found: dict[str, plot.SignalPlot] = {}
-    signals, evolution, scaling = results["signals"], results["evolution"], results["scaling"]
-    if len(signals):
-        runs = {
-            names[arm]: [
-                Beside(one.drop(columns=["part", "seed", "arm"]), {**facts, "data": "digits", "seed": seed})
-                for seed, one in signals[signals["arm"] == arm].groupby("seed", sort=False)
-            ]
-            for arm in ("none", "selu", "batch")
-        }
-        found["init"] = plot.compare(runs, signals="gradient", statistics="mean_square", width="single")
-    if len(evolution):
-        drawn_epochs = evolution[evolution["epoch"].isin(DRAWN)]
-        relus = drawn_epochs[drawn_epochs[str(Column.NAME)].str.endswith(".act")]
-        for name, rows, arms, shown in (
-            ("figures-1-and-2", relus, SCALED, ("gradient",)),
-            ("figure-3", drawn_epochs, ("none", "selu"), ("activation", "gradient")),
-        ):
-            columns = {names[arm]: _run(rows, arm, facts) for arm in arms if (rows["arm"] == arm).any()}
-            if columns:
-                found[name] = plot.evolutions(columns, signals=shown, statistics="mean_square")
-    chance = 0.1 if setup.quick else 0.01
-    if len(results["test"]):
-        found["accuracy"] = plot.outcomes(
-            results["test"],
-            x="lr",
-            y="accuracy",
-            by="arm",
-            chance=chance,
-            names=names,
-            xlabel="learning rate",
-            ylabel="test accuracy",
-            run=facts,
-            width="single",
-        )
-    if len(scaling):
-        table = scaling.assign(rate=[f"learning rate {lr:g}" for lr in scaling["lr"]])
-        found["scaling"] = plot.outcomes(
-            table,
-            x="epoch",
-            y="ratio",
-            by="arm",
-            panels="rate",
-            names=names,
-            xlabel="epochs trained",
-            ylabel="gradient, layer 2 over layer 9",
-            yscale="log",
-            run=facts,
-        )
-    return found
-
-
-def _run(rows: pd.DataFrame, arm: str, facts: dict[str, Any]) -> Beside:
-    mine = rows[rows["arm"] == arm]
-    step, epoch = (mine[column].iloc[-1] for column in (str(Column.STEP), "epoch"))
-    more = {"steps_per_epoch": int(step // epoch)} if epoch else {}
-    seed = int(mine["seed"].iloc[0])
-    own = ["part", "arm", "lr", "seed", "epoch"]
-    return Beside(mine.drop(columns=own).reset_index(drop=True), {**facts, **more, "seed": seed})
 
 
 STUDY = Study(

@@ -16,7 +16,8 @@ from spp.data import Splits
 from spp.studies import Cell, Outcome, Results, Setup, find, thesis_ffn
 from spp.studies.publish import publish
 from spp.studies.study import Tables
-from spp.studies.thesis_ffn import ARMS, RATES, SCALED, first_of, standardized_digits
+from spp.studies.thesis_ffn import RATES, first_of, standardized_digits
+from spp.studies.thesis_ffn_arms import ARMS, SCALED
 from spp.studies.thesis_ffn_claims import at_equal_loss
 from tests.data.files import write_cifar
 
