@@ -96,7 +96,8 @@ def phrase(table: pd.DataFrame, grid: AnyGrid, *, x: str, y: str, by: str | None
     panel = grid[0][0]
     keys = list(dict.fromkeys(column for column in (panels, by, x) if column is not None))
     counts = table.groupby(keys, observed=True)[y].size()
-    low, high = int(counts.min()), int(counts.max())
+    several = counts[counts > 1]  # a lone result has no band
+    low, high = (int(several.min()), int(several.max())) if len(several) else (1, 1)
     said = f"{panel.ylabel} against {panel.xlabel}".replace("\n", " ")
     if by is not None:
         labels = dict.fromkeys(c.label for row in grid for one in row if isinstance(one, Outcomes) for c in one.curves)

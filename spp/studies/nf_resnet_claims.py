@@ -13,7 +13,7 @@ import pandas as pd
 from spp.studies.study import Claim, Outcome, Results, Setup, Verdict
 from spp.theory import nf_resnet_variances, normalized_branch
 
-PAPER = "Brock, De & Smith (ICLR 2021), section 2 and released code"
+PAPER = "Brock, De & Smith (ICLR 2021) and their released code"
 NEAR, NEAR_MEAN = 0.05, 0.20
 """Relative distance from the closed form within which ACV and the branch, and ACSM, count as equal to it."""
 
@@ -208,7 +208,7 @@ CLAIMS = (
     Claim(
         "B5",
         "An NF-ResNet carries the signal as foretold, 1 + alpha^2 k behind block k of a stage, without a mean shift.",
-        "Brock, De & Smith (ICLR 2021), section 4 and released code",
+        PAPER,
         f"confirmed where with SkipInit's gain at 1 the ACV at every block is within {NF_NEAR:.0%} of it (zero padding takes "
         f"the rest) and the ACSM below {NF_MEAN:g}, and with the gain at 0 the ACV is equal within each stage to {FLAT:.0%}; "
         "else refuted",
@@ -217,7 +217,7 @@ CLAIMS = (
     Claim(
         "B6",
         "It is scaled weight standardization that prevents the mean shift.",
-        "Brock, De & Smith (ICLR 2021), section 4",
+        PAPER,
         f"confirmed where without it the ACSM rises above {SHIFTED:g} and with it stays below {NF_MEAN:g}; else refuted",
         judge_standardization,
     ),

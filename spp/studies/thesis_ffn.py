@@ -240,7 +240,8 @@ def _accuracy(results: Results) -> pd.DataFrame:
     rows = []
     for arm, one in test.groupby("arm", sort=False):
         row: dict[str, Any] = {"network": ARMS[str(arm)][0]}
-        row |= {f"lr {lr:g}": spread(one[one["lr"] == lr]["accuracy"], 100) for lr in RATES}
+        at = {lr: one[one["lr"] == lr]["accuracy"] for lr in RATES}
+        row |= {f"lr {lr:g}": spread(own, 100) if len(own) else "" for lr, own in at.items()}
         rows.append({**row, "seeds": one["seed"].nunique()})
     return pd.DataFrame(rows)
 
