@@ -101,14 +101,6 @@ def test_runs_that_nothing_tells_apart_are_numbered() -> None:
     assert [curve.label for curve in figure.panels[0].curves] == ["testnet (1)", "testnet (2)"]  # type: ignore[union-attr]
 
 
-def test_the_mean_square_itself_can_be_compared() -> None:
-    runs = [_run(lambda t, f=factor: f * (1 + t), seed=seed) for seed, factor in enumerate([1.0, 3.0, 2.0])]
-    (panel,) = plot.compare(runs, signals="activation", statistics="mean_square").panels
-    assert isinstance(panel, Curves)
-    seen = [run.frame.query("signal == 'activation'")["mean_square"].to_numpy() for run in runs]
-    np.testing.assert_allclose(panel.curves[0].y, np.median(seen, axis=0))
-
-
 def test_a_frame_alone_can_be_compared() -> None:
     frames = {"a": network(lambda t: 1 + t), "b": network(lambda t: 2 + t)}
     assert len(plot.compare(frames, statistics=["acv"]).panels) == 4
