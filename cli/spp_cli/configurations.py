@@ -111,18 +111,31 @@ def _class(library: ModuleType, config: Any, path: str) -> Any:
     from spp.errors import InputError
 
     name = next(iter(config.architectures or ()), None)
-    if name is not None:
-        kind = getattr(library, name, None)
-        if kind is None or not callable(kind):
-            raise InputError("architectures names a class of transformers", received=repr(name), where=path)
+    try:  # transformers imports a class, and what that needs, when it is asked for
+        if name is not None:
+            kind = getattr(library, name, None)
+        else:
+            mapping = import_module("transformers.models.auto.modeling_auto").MODEL_MAPPING
+            kind = mapping.get(type(config), None)
+    except Exception as error:
+        received = f"{type(error).__name__}: {first_line(error)}"
+        first = _origin(error)
+        received += "" if first is error else f" ({type(first).__name__}: {first_line(first)})"
+        raise InputError("transformers imports the network's class", received=received, where=path) from error
+    kind = kind[0] if isinstance(kind, tuple) else kind
+    if isinstance(kind, type) and issubclass(kind, library.PreTrainedModel):
         return kind
-    mapping = import_module("transformers.models.auto.modeling_auto").MODEL_MAPPING
-    if type(config) not in mapping:
-        raise InputError(
-            "AutoModel has a network for the configuration", received=f"model_type {config.model_type!r}", where=path
-        )
-    kind = mapping[type(config)]
-    return kind[0] if isinstance(kind, tuple) else kind
+    if name is None:
+        rule, received = "AutoModel has a network for the configuration", f"model_type {config.model_type!r}"
+    else:
+        rule, received = "architectures names a network of transformers", repr(name)
+    raise InputError(rule, received=received, where=path)
+
+
+def _origin(error: BaseException) -> BaseException:
+    while error.__cause__ is not None:
+        error = error.__cause__
+    return error
 
 
 def _text(request: Request, config: Any, shape: tuple[int, ...] | None) -> tuple[int, ...]:

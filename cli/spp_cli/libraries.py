@@ -153,7 +153,7 @@ def built(name: str, build: Callable[[], Any]) -> nn.Module:
     return model
 
 
-def first_line(error: Exception) -> str:
+def first_line(error: BaseException) -> str:
     """The first line of an error's message, without a full stop."""
     return (str(error).strip().splitlines() or [""])[0].rstrip(".")
 

@@ -1,7 +1,9 @@
 """``--model torchvision:NAME``, ``timm:NAME`` and ``transformers:CONFIG.json``: real libraries where they are installed."""
 
 import json
+import subprocess
 import sys
+from importlib.util import find_spec
 from pathlib import Path
 
 import pandas as pd
@@ -25,7 +27,16 @@ def configuration(tmp_path):
     return write
 
 
-GPT2 = {"model_type": "gpt2", "n_layer": 2, "n_head": 2, "n_embd": 16, "vocab_size": 50, "n_positions": 12}
+GPT2 = {
+    "model_type": "gpt2",
+    "n_layer": 2,
+    "n_head": 2,
+    "n_embd": 16,
+    "vocab_size": 50,
+    "n_positions": 12,
+    "bos_token_id": 0,
+    "eos_token_id": 0,
+}
 BERT = {
     "model_type": "bert",
     "architectures": ["BertForSequenceClassification"],
@@ -239,7 +250,12 @@ def test_a_vision_transformer_is_fed_images(spp, configuration):
         (
             {**GPT2, "architectures": ["GPT2Nothing"]},
             (),
-            "config.json: architectures names a class of transformers; got 'GPT2Nothing'.",
+            "config.json: architectures names a network of transformers; got 'GPT2Nothing'.",
+        ),
+        (
+            {**GPT2, "architectures": ["GPT2Config"]},
+            (),
+            "config.json: architectures names a network of transformers; got 'GPT2Config'.",
         ),
         (
             GPT2,
@@ -275,6 +291,26 @@ def test_configurations_that_do_not_work(spp, configuration, content, words, lin
     assert done.err.startswith(f"Error: {line}")
     assert len(done.err.splitlines()) == 1
     assert not Path("runs").exists()
+
+
+def test_a_class_that_cannot_be_imported(configuration, tmp_path):
+    foreign.transformers()
+    if find_spec("torchvision") is None:
+        pytest.skip("without torchvision nothing is in the way of importing the class")
+    model = configuration(**GPT2, architectures=["GPT2LMHeadModel"])
+    call = "from spp_cli.main import cli; cli()"  # in a process of its own, where no operators are declared
+    words = ("analyze", "--model", model, *SMALL)
+    done = subprocess.run(
+        [sys.executable, "-c", call, *words], cwd=tmp_path, capture_output=True, text=True, check=False
+    )
+    if done.returncode == 0:
+        pytest.skip("this torchvision can be imported")
+    assert done.returncode == 2
+    assert done.stderr.startswith(
+        "Error: config.json: transformers imports the network's class; got ModuleNotFoundError: "
+    )
+    assert "(RuntimeError: operator torchvision::nms does not exist)" in done.stderr
+    assert len(done.stderr.splitlines()) == 1
 
 
 def test_files_that_are_no_configuration(spp):
