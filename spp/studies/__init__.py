@@ -24,6 +24,8 @@ from spp.studies.study import Verdict as Verdict
 STUDIES: dict[str, str] = {
     "thesis-ffn": "spp.studies.thesis_ffn",
     "thesis-effnet": "spp.studies.thesis_effnet",
+    "affine-batchnorm": "spp.studies.affine_batchnorm",
+    "neuronwise": "spp.studies.neuronwise",
     "nf-resnet": "spp.studies.nf_resnet",
 }
 """Name of each study and the module that holds it as ``STUDY``."""

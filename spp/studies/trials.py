@@ -93,6 +93,11 @@ def traced(model: nn.Module, batch: Any, setup: Setup, **options: Any) -> Tables
     return {"signals": found.frame, "blocks": found.blocks}
 
 
+def listed(values: Iterable[object]) -> str:
+    """Values between commas; numbers as short as they can be."""
+    return ", ".join(f"{value:g}" if isinstance(value, float) else str(value) for value in values)
+
+
 def spread(values: pd.Series[float], scale: float = 1.0, digits: int = 1) -> str:
     """Mean and standard deviation over seeds (biased: divided by n), in words, as ``95.1 ± 0.4``."""
     mean, deviation = float(values.mean()) * scale, float(values.std(ddof=0)) * scale

@@ -1,0 +1,218 @@
+"""``neuronwise``: neuron-wise input normalization in its modes, against no norm, BatchNorm and LayerNorm.
+
+The gradient of each neuron's weights is taken in coordinates in which the neuron's inputs, over its own linear region, have
+mean 0 and variance 1. What the proposal promises exactly is measured on networks at their beginning and in training; what it
+promises of training is measured at every arm's own best learning rate.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import pandas as pd
+import torch
+from torch import Generator, Tensor, nn
+
+from spp.data import Splits
+from spp.studies import neuronwise_tables as tables
+from spp.studies.neuronwise_claims import CLAIMS
+from spp.studies.neuronwise_laws import compared, timed
+from spp.studies.neuronwise_networks import (
+    ARMS,
+    BATCH,
+    CNN,
+    COORDS,
+    DAMPED,
+    DAMPED_EPS,
+    DEFAULT_EPS,
+    FFN,
+    LAYER,
+    MODES,
+    PLAIN,
+    Changed,
+    Sizes,
+    make,
+)
+from spp.studies.neuronwise_tables import ADAM, CHANGED, LAW, NEAT, SGD, TIMING, TRAINED
+from spp.studies.study import Cell, Setup, Study, Tables
+from spp.studies.trials import drawn, images, listed, trained
+from spp.studies.tuning import outcome
+from spp.training import Recipe, fit
+
+WARMED, WARMED_RATES = 3, {NEAT: 0.1, CHANGED: 0.003}
+"""Epochs of plain training, and its rate, after which gradients are compared once more."""
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """What is varied, and how long it is trained.
+
+    Attributes:
+        networks: Their sizes.
+        rates: Learning rates of SGD, tried for every arm.
+        changed: Learning rates where inputs are changed.
+        adam: Learning rates of Adam.
+        epochs: Passes over the training images.
+        batch: Images per step.
+        target: Accuracy on validation images; the epochs until it is reached are counted.
+        seeds: How many.
+        cost: Seconds of a run of the fully connected and of the convolutional network, about.
+    """
+
+    networks: Sizes
+    rates: tuple[float, ...]
+    changed: tuple[float, ...]
+    adam: tuple[float, ...]
+    epochs: int
+    batch: int
+    target: float
+    seeds: int
+    cost: tuple[float, float]
+
+
+QUICK = Plan(
+    networks=Sizes((1, 8, 8), 5, 64, (8, 16, 32), 32),
+    rates=(0.03, 0.1, 0.3, 1.0, 3.0),
+    changed=(0.001, 0.003, 0.01, 0.03, 0.1, 0.3),
+    adam=(0.001, 0.003, 0.01, 0.03),
+    epochs=10,
+    batch=64,
+    target=0.95,
+    seeds=5,
+    cost=(0.6, 1.2),
+)
+FULL = Plan(
+    networks=Sizes((3, 32, 32), 10, 100, (32, 64, 128), 256),
+    rates=(0.01, 0.03, 0.1, 0.3, 1.0),
+    changed=(0.0003, 0.001, 0.003, 0.01, 0.03, 0.1, 0.3),
+    adam=(0.0003, 0.001, 0.003, 0.01),
+    epochs=20,
+    batch=128,
+    target=0.45,
+    seeds=5,
+    cost=(120.0, 240.0),
+)
+ADAM_ARMS = (PLAIN, BATCH, COORDS, DAMPED)
+CHANGED_ARMS = (PLAIN, BATCH, LAYER, COORDS, DAMPED, "outer")
+
+
+def plan(setup: Setup) -> Plan:
+    """The plan at the size that is asked for."""
+    return QUICK if setup.quick else FULL
+
+
+def arrangement(setup: Setup) -> list[str]:
+    """What is run, as lines of text."""
+    chosen = plan(setup)
+    sizes = chosen.networks
+    data = "scikit-learn's digits at 8x8" if setup.quick else "CIFAR-10, shifted and mirrored"
+    return [
+        f"Data: {data}; a fifth of the training images held back, by seed, for validation.",
+        f"Networks: {FFN}, {sizes.depth} Linear layers of width {sizes.width}; {CNN}, convolutions of {listed(sizes.channels)} "
+        f"channels, max pooling between them, a hidden layer of {sizes.hidden}; ReLU, He's weights, zero biases. The "
+        "classifier has ordinary gradients in every arm.",
+        f"Arms: no norm (plain), BatchNorm (batch) and LayerNorm (layer) between layer and ReLU; the modes {listed(MODES)} "
+        f"with statistics of the batch. {DAMPED_EPS:g} is added to the variance in {DAMPED}, {DEFAULT_EPS:g}, the library's "
+        "own value, in the others.",
+        f"Recipe: plain SGD (no momentum, no weight decay, a constant rate), {chosen.epochs} epochs, batches of "
+        f"{chosen.batch}; rates {listed(chosen.rates)} for every arm. The same with Adam for {listed(ADAM_ARMS)}, "
+        f"rates {listed(chosen.adam)}.",
+        f"Changed inputs: {FFN}, every feature x as a x + d, a from 1/3 to 3 and d of standard deviation 2, the first layer "
+        f"changed so that the network begins as the same function; {listed(CHANGED_ARMS)}, rates {listed(chosen.changed)}.",
+        "Every arm is judged, on test images, at its own best rate, chosen by accuracy on validation images. Epochs are "
+        f"counted until {chosen.target:.0%} of the validation images are right.",
+        f"Seeds: {listed(setup.seed_list(chosen.seeds))}. The damping was chosen on another one.",
+        "Departures: the proposal has no experiment of its own; all of this is.",
+    ]
+
+
+def cells(setup: Setup) -> list[Cell]:
+    """Laws, training runs with SGD, Adam and changed inputs, and times."""
+    chosen, seeds = plan(setup), setup.seed_list(plan(setup).seeds)
+    costs = dict(zip((FFN, CNN), chosen.cost, strict=True))
+    planned = [
+        Cell.of(cost / 2, kind=LAW, net=net, inputs=inputs, seed=seed)
+        for net, cost in costs.items()
+        for inputs in ((NEAT, CHANGED) if net == FFN else (NEAT,))
+        for seed in seeds
+    ]
+    grids = [(net, SGD, NEAT, ARMS, chosen.rates) for net in costs]
+    grids += [(FFN, SGD, CHANGED, CHANGED_ARMS, chosen.changed)]
+    grids += [(net, ADAM, NEAT, ADAM_ARMS, chosen.adam) for net in costs]
+    planned += [
+        Cell.of(costs[net], kind=TRAINED, net=net, optimizer=optimizer, inputs=inputs, arm=arm, lr=lr, seed=seed)
+        for net, optimizer, inputs, arms, rates in grids
+        for arm in arms
+        for lr in rates
+        for seed in seeds
+    ]
+    planned += [
+        Cell.of(0.5, kind=TIMING, net=net, arm=arm, seed=seeds[0]) for net in costs for arm in ARMS if arm != PLAIN
+    ]
+    return planned
+
+
+def measure(cell: Cell, setup: Setup) -> Tables:
+    """Compare gradients, train, or take the time."""
+    chosen = plan(setup)
+    data = images(setup, "cifar10", seed=cell["seed"])
+    if cell["kind"] == LAW:
+        return {"law": law(cell, setup, data)}
+    if cell["kind"] == TIMING:
+        plain, other = (built(cell["net"], arm, cell["seed"], chosen, data) for arm in (PLAIN, cell["arm"]))
+        return {"timing": timed(plain.to(setup.device), other.to(setup.device), first(data, chosen.batch))}
+    model = built(cell["net"], cell["arm"], cell["seed"], chosen, data, inputs=cell["inputs"])
+    tables = trained(model, data, recipe(cell, chosen), setup)
+    return {"outcome": outcome(tables, chosen.target), "history": tables["history"]}
+
+
+def recipe(cell: Cell, chosen: Plan) -> Recipe:
+    """How a cell trains."""
+    return Recipe(
+        epochs=chosen.epochs,
+        batch_size=chosen.batch,
+        optimizer=cell["optimizer"],
+        momentum=0.0,
+        lr=cell["lr"],
+        seed=cell["seed"],
+    )
+
+
+def built(net: str, arm: str, seed: int, chosen: Plan, data: Splits, *, inputs: str = NEAT) -> nn.Module:
+    """The network of a cell; the change of inputs follows from its seed too."""
+    model = drawn(lambda: make(net, arm, chosen.networks, len(data.classes)), seed)
+    return model if inputs == NEAT else Changed(model, chosen.networks, Generator().manual_seed(seed))
+
+
+def law(cell: Cell, setup: Setup, data: Splits) -> pd.DataFrame:
+    """Ordinary and neuron-wise gradients at the beginning and after some epochs of plain training, for every mode."""
+    chosen = plan(setup)
+    model = built(cell["net"], PLAIN, cell["seed"], chosen, data, inputs=cell["inputs"])
+    batch = first(data, chosen.batch)
+    parts = []
+    for epochs in (0, WARMED):
+        if epochs:
+            rate = WARMED_RATES[cell["inputs"]]
+            fit(model, data, Recipe(epochs=epochs, batch_size=chosen.batch, optimizer="sgd", momentum=0.0, lr=rate))
+        parts += [compared(model, arm, batch).assign(arm=arm, epochs=epochs) for arm in MODES]
+    return pd.concat(parts, ignore_index=True)
+
+
+def first(data: Splits, n: int) -> tuple[Tensor, Tensor]:
+    """The first ``n`` training images and their classes, as they are stored: in an order that follows from the seed."""
+    return data.train.batch(torch.arange(min(n, len(data.train))))
+
+
+STUDY = Study(
+    name="neuronwise",
+    title="Neuron-wise input normalization: gradients in each neuron's own coordinates",
+    source="a project proposal at the Technical University of Munich (Gassert, Althoff)",
+    question="Does it help to take each neuron's weight gradient with respect to inputs that are normalized over the "
+    "neuron's own linear region, and which of its modes keep what they promise?",
+    arrangement=arrangement,
+    claims=CLAIMS,
+    cells=cells,
+    measure=measure,
+    tables=tables.tables,
+    figures=tables.figures,
+)

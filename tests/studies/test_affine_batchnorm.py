@@ -1,0 +1,133 @@
+"""BatchNorm taken apart: the plan, the arms, a run of each size, and verdicts that can come out either way."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+import pandas as pd
+import pytest
+import torch
+from torch import nn
+
+from spp.studies import Cell, Outcome, Results, Setup, run
+from spp.studies import affine_batchnorm as study
+from spp.studies.affine_batchnorm_claims import AFFINE, ARMS, BATCH, CLAIMS, LSUV, MINUS, NONE
+from spp.studies.trials import drawn, images
+from tests.data.files import write_cifar
+
+JUDGES = {claim.name: claim.judge for claim in CLAIMS}
+SMALL = {"input_shape": (1, 8, 8), "widths": (4, 4, 8, 8)}
+
+
+@pytest.mark.parametrize(("quick", "depths"), [(True, (18, 34)), (False, (18, 34, 50, 101))])
+def test_the_plan_has_every_arm_at_every_depth_batch_rate_and_seed(quick: bool, depths: tuple[int, ...]) -> None:
+    cells = study.cells(Setup(quick=quick))
+    size = study.size(Setup(quick=quick))
+    assert len(set(cells)) == len(cells) and len({cell.folder for cell in cells}) == len(cells)
+    trained = [cell for cell in cells if cell["kind"] == "train"]
+    assert {cell["layers"] for cell in trained} == set(depths)
+    assert len(trained) == len(depths) * len(size.batches) * len(ARMS) * len(size.rates) * 3
+    assert len(cells) - len(trained) == len(depths) * len(ARMS) * 3
+    assert len(size.batches) >= 2 and {cell["arm"] for cell in cells} == {NONE, LSUV, AFFINE, MINUS, BATCH}
+    assert len(study.cells(Setup(quick=quick, seeds=1))) * 3 == len(cells)
+    assert all("digits" in line for line in study.arrangement(Setup(quick=quick))[:1]) is quick
+
+
+def test_arms_differ_in_their_norm_alone() -> None:
+    data = images(Setup(), "cifar10", seed=1)
+    size = replace(study.QUICK, changes=SMALL)
+    made = {arm: drawn(lambda arm=arm: study.network(18, arm, size, data), 868) for arm in ARMS}  # type: ignore[misc]
+    count = {arm: sum(p.numel() for p in model.parameters()) for arm, model in made.items()}
+    norms = sum(m.num_features for m in made[BATCH].modules() if isinstance(m, nn.BatchNorm2d))
+    assert count[NONE] == count[LSUV] == count[MINUS] == count[BATCH] - 2 * norms == count[AFFINE] - 2 * norms
+    x = study.first(data, 64)[0]
+    out = {arm: model(x) for arm, model in made.items()}
+    assert torch.equal(out[AFFINE], out[NONE]) and torch.allclose(out[BATCH], out[MINUS], atol=1e-5)
+    assert not torch.allclose(out[NONE], out[MINUS], atol=1e-2)
+    assert torch.equal(made[NONE].get_parameter("stem.conv.weight"), made[BATCH].get_parameter("stem.conv.weight"))
+    stem = made[LSUV].get_submodule("stem.conv")
+    assert float(stem(study.first(data, 256)[0]).detach().var()) == pytest.approx(1, abs=0.1)
+
+
+def test_a_cell_at_full_size_trains_on_cifar(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    write_cifar("cifar10", tmp_path, images=4)
+    monkeypatch.setattr(study, "FULL", replace(study.FULL, epochs=1, changes={"widths": (4, 4, 8, 8)}))
+    setup = Setup(quick=False, data=tmp_path)
+    for cell in (
+        Cell.of(kind="train", layers=18, batch=16, arm=LSUV, lr=0.01, seed=868),
+        Cell.of(kind="signal", layers=18, arm=MINUS, seed=868),
+    ):
+        tables = study.measure(cell, setup)
+        if cell["kind"] == "train":
+            assert tables["outcome"]["accuracy"].between(0, 1).all() and len(tables["history"]) == 1
+        else:
+            assert len(tables["blocks"]) == 8 and (tables["signals"]["type"] == "BatchNorm2d").any()
+
+
+def results(accuracy: dict[str, tuple[float, ...]], squares: dict[str, float] | None = None) -> Results:
+    """Results whose arms have these test accuracies over seeds, and these mean squares at the end of a second block."""
+    tables: dict[Cell, dict[str, pd.DataFrame]] = {}
+    for arm, values in accuracy.items():
+        for seed, value in enumerate(values):
+            for lr, better in ((0.1, 0.0), (0.2, 0.1)):  # judged at the rate that is better in validation, 0.2
+                cell = Cell.of(kind="train", layers=18, batch=32, arm=arm, lr=lr, seed=seed)
+                row = {"validation": 0.5 + better, "accuracy": value if lr == 0.2 else 0.99}
+                tables[cell] = {"outcome": pd.DataFrame([row])}
+    for arm, square in (squares or {}).items():
+        rows = {"depth": [3, 7], "block": ["a", "b"], "acsm": [0.5, square / 4], "acv": [0.5, 3 * square / 4]}
+        gradients = {"gradient_acsm": [0.1, 0.2], "gradient_acv": [0.1, 0.2]}
+        tables[Cell.of(kind="signal", layers=18, arm=arm, seed=0)] = {"blocks": pd.DataFrame(rows | gradients)}
+    return Results(tuple(tables), tables, dict.fromkeys(tables, 1.0))
+
+
+def arms(none: float, lsuv: float, affine: float, minus: float, batch: float) -> dict[str, tuple[float, ...]]:
+    """Three seeds of each, a point apart."""
+    middle = {NONE: none, LSUV: lsuv, AFFINE: affine, MINUS: minus, BATCH: batch}
+    return {arm: (value - 0.01, value, value + 0.01) for arm, value in middle.items()}
+
+
+@pytest.mark.parametrize(
+    ("found", "expected"),
+    [
+        (arms(0.5, 0.8, 0.55, 0.9, 0.9), "P1 confirmed, P2 confirmed, P3 confirmed"),
+        (arms(0.5, 0.55, 0.8, 0.55, 0.9), "P1 refuted, P2 refuted, P3 confirmed"),
+        (arms(0.5, 0.52, 0.65, 0.9, 0.9), "P1 confirmed, P2 not testable at this size, P3 refuted"),
+        (arms(0.5, 0.65, 0.62, 0.65, 0.9), "P1 not testable at this size, P2 not testable at this size, P3 confirmed"),
+        (arms(0.5, 0.9, 0.5, 0.5, 0.5), ", ".join(f"P{n} not testable at this size" for n in (1, 2, 3))),
+    ],
+)
+def test_verdicts_follow_the_share_of_the_gap(found: dict[str, tuple[float, ...]], expected: str) -> None:
+    judged = {name: JUDGES[name](results(found), Setup()) for name in ("P1", "P2", "P3")}
+    assert ", ".join(f"{name} {verdict.outcome}" for name, verdict in judged.items()) == expected
+    assert judged["P3"].numbers["gap"] == pytest.approx(found[MINUS][1] - found[NONE][1])
+
+
+def test_a_gap_within_the_noise_of_seeds_decides_nothing() -> None:
+    found = {**arms(0.5, 0.6, 0.5, 0.6, 0.6), NONE: (0.3, 0.5, 0.7)}
+    verdict = JUDGES["P3"](results(found), Setup())
+    assert verdict.outcome is Outcome.NOT_TESTABLE and "no clear gap" in verdict.found
+
+
+@pytest.mark.parametrize(
+    ("square", "outcome"),
+    [(1.9, Outcome.CONFIRMED), (0.3, Outcome.NOT_TESTABLE), (0.2, Outcome.REFUTED), (5.0, Outcome.REFUTED)],
+)
+def test_lsuv_begins_as_batchnorm_does_or_not(square: float, outcome: Outcome) -> None:
+    squares = dict.fromkeys(ARMS, 1.0) | {LSUV: square, NONE: 8.0}
+    verdict = JUDGES["P4"](results({}, squares), Setup())
+    assert verdict.outcome is outcome
+    assert verdict.numbers["factor_none"] == pytest.approx(8) and "up to 8" in verdict.found
+
+
+def test_a_run_publishes_tables_figures_and_verdicts(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    changes = {"depths": (18,), "batches": (256,), "rates": (0.01,), "epochs": 1, "costs": (1.0,), "changes": SMALL}
+    monkeypatch.setattr(study, "QUICK", replace(study.QUICK, **changes))
+    published = run(study.STUDY, tmp_path, Setup(seeds=1))
+    assert list(published.tables["accuracy"].columns[3:]) == [name for name, _ in ARMS.values()]
+    assert published.tables["rates"].iloc[0, 3:].eq("0.01 (end of the grid)").all()
+    assert published.tables["gap"]["network"].tolist() == ["ResNet-18", "all"]
+    start = published.tables["start"].set_index("arm")
+    assert start.loc["AffineLayer"].equals(start.loc["none"]) and start.loc["BatchNorm", "last block"] > 0
+    assert {"start-18.png", "start-18.pdf", "accuracy.tex"} <= set(published.files)
+    assert [verdict.outcome for verdict in published.verdicts.values()][:3] == [Outcome.NOT_TESTABLE] * 3  # one seed
