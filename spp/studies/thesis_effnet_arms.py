@@ -76,8 +76,8 @@ LARGE: Mapping[str, Any] = {"side": 64, "batch": 16}
 
 ARMS: Mapping[str, Arm] = MappingProxyType(
     {
-        "batch": Arm("BatchNorm", "BatchNorm, SiLU, the thesis' init", changes={**BASELINE, **TORCH_NORM}),
-        "none": Arm("no norm", "the same without norms", changes={"norm": "none", **BASELINE}),
+        "batch": Arm("BatchNorm", "the network as it is, SiLU, the thesis' init", changes={**BASELINE, **TORCH_NORM}),
+        "none": Arm("no norm", "without norms, SiLU, the thesis' init", changes={"norm": "none", **BASELINE}),
         "sn": Arm("SN", "self-normalizing: SELU, LeCun init, no norm", "effnet_b0_sn"),
         "snmp": Arm("SN-MP", "SN with magnitude-preserving sums and gates", "effnet_b0_snmp"),
         "dyt": Arm("DyT", "DyT (alpha 0.5) in place of BatchNorm, SiLU, the thesis' init", "effnet_b0_dyt", BASELINE),
