@@ -14,22 +14,13 @@ from torch import Tensor
 
 from spp.nn.gains import Array
 from spp.theory.field import FLOAT, Backward, Field, Gradient, unit
-from spp.theory.gaussian import (
-    Nonlinearity,
-    moments,
-    moments_of_many,
-    normal_points,
-    pair_moment,
-    second_moment_slope,
-    slope_moments,
-)
+from spp.theory.finite import Maps, Pairs
+from spp.theory.gaussian import Nonlinearity, moments
 
 KNOTS = 33
 """Where a profile or the channels have more values than that, a map is interpolated between so many."""
 NEARLY = 0.2
 """Channels whose scales spread less than that are mapped by the local power law."""
-TINY = 1e-150
-"""Variances below that are as good as none: their squares are."""
 Function = Callable[[Tensor], Tensor]
 
 
@@ -85,146 +76,10 @@ def of_normal(x: Field, phi: Nonlinearity) -> Field:
         source=x,
         function=phi,
     )
-    out.between = out.mean**2 + alike * pairs.beyond_mean(x.across) * out.flat
+    out.between = out.mean**2 + alike * pairs.beyond_mean(pairs.across) * out.flat
     common = out.mean**2 / out.flat if out.flat else 0.0
-    out.correlate(common + alike * pairs.beyond_mean(x.within) if out.positions > 1 else 1.0)
+    out.correlate(common + alike * pairs.beyond_mean(pairs.within) if out.positions > 1 else 1.0)
     return out.made_of((x, _through(x, phi, pairs)))
-
-
-class Maps:
-    """Expectations over one element of a normal tensor, over samples of different length too."""
-
-    def __init__(self, x: Field, phi: Nonlinearity) -> None:
-        self.nu, self.phi, self.lengths = x.nu, phi, x.lengths
-        if x.lengths > 1e-4:
-            nodes, weights = np.polynomial.hermite_e.hermegauss(9)
-            self.at = np.exp(np.sqrt(x.lengths) * nodes - x.lengths / 2)
-            self.weights = weights / weights.sum()
-        else:
-            self.at = self.weights = np.ones(1)
-
-    def second(self, q: Array) -> Array:
-        """``E[phi^2]`` for each second moment ``q`` of the input."""
-        found: Array = self.over(q)[1] @ self.weights
-        return found
-
-    def first(self, q: Array) -> Array:
-        """``E[phi]`` for each ``q``."""
-        found: Array = self.over(q)[0] @ self.weights
-        return found
-
-    def chi(self, q: Array) -> Array:
-        """``E[phi'^2]`` for each ``q``, at the mean length: longer samples have other gradients too."""
-        return moments_of_many(self.phi, self.nu * np.sqrt(q), q * (1 - self.nu**2), slopes=True)[1]
-
-    def over(self, q: Array) -> tuple[Array, Array]:
-        """``E[phi]`` and ``E[phi^2]`` for each ``q`` and each length, both of shape (len(q), lengths)."""
-        each = np.outer(q, self.at).ravel()
-        mean = np.repeat(self.nu * np.sqrt(q), len(self.at))  # the common mean has no length
-        first, second = moments_of_many(self.phi, mean, each * (1 - self.nu**2))
-        return first.reshape(len(q), -1), second.reshape(len(q), -1)
-
-
-class Pairs:
-    """Expectations over two elements of a normal tensor, at the mean of its profile and of its lengths."""
-
-    def __init__(self, x: Field, phi: Nonlinearity) -> None:
-        self.x, self.phi = x, phi
-        nu, q = x.nu, x.second
-        self.mean, self.variance, self.nu2 = nu * q**0.5, q * (1 - nu**2), nu**2
-        self.second = moments(phi, self.mean, self.variance)[1]
-        self.chi = slope_moments(phi, self.mean, self.variance)[1]
-        self._known: dict[tuple[float, bool, bool], float] = {}
-
-    def value(self, correlation: float, *, slopes: bool = False, squared: bool = False) -> float:
-        """For elements whose correlation about zero is this."""
-        key = correlation, slopes, squared
-        if key not in self._known:
-            c = (correlation - self.nu2) / (1 - self.nu2) if self.nu2 < 1 else 1.0
-            c = c * float(np.exp(self.x.lengths / 4)) if c < 1 else c  # the angle, without the difference in length
-            c = min(1.0, max(-1.0, c))
-            self._known[key] = pair_moment(self.phi, c, self.mean, self.variance, slopes=slopes, squared=squared)
-        return self._known[key]
-
-    def beyond_mean(self, correlation: float) -> float:
-        """What ``phi``'s values have in common besides their mean, as a share of their second moment."""
-        mean = moments(self.phi, self.mean, self.variance)[0]
-        return (self.value(correlation) - mean**2) / self.second if self.second else 0.0
-
-    def average(self, *, slopes: bool = False) -> float:
-        """``E[phi1^2 phi2^2]`` (or of slopes) over all pairs of a channel: other samples, other positions, itself."""
-        n, p = self.x.samples, self.x.positions
-        off = self.x.scatter**0.5
-        if self.x.scatter < 1e-6 or self.x.across + off > 1:
-            off = 0.0
-        around = [self.x.across - off, self.x.across + off] if off else [self.x.across]
-        total = (1 - 1 / n) * sum(self.value(c, slopes=slopes, squared=True) for c in around) / len(around)
-        total += 1 / (n * p) * self.value(1.0, slopes=slopes, squared=True)
-        if p > 1:
-            total += (1 - 1 / p) / n * self.value(self.x.within, slopes=slopes, squared=True)
-        return total
-
-    @property
-    def rate(self) -> float:
-        """``d log E[phi^2] / d log q``."""
-        if not self.second > 0 or not self.variance > TINY:
-            return 0.0
-        return self.x.second * second_moment_slope(self.phi, self.mean, self.variance) / self.second
-
-    @property
-    def tilt(self) -> float:
-        """``E[phi^2 z] / E[phi^2]``: how the second moment goes with the sum of the ``z``."""
-        u, weight = normal_points(self.phi, self.mean, self.variance)
-        if not self.variance > TINY:
-            return 0.0
-        found = float((self.phi.value(u) ** 2 * (u - self.mean)) @ weight)
-        return found / float(np.sqrt(self.variance)) / self.second
-
-    def spread(self) -> float:
-        """Variance of the log of the second moment behind the activation, see ``docs/theory.md``."""
-        if not self.second > 0:
-            return 0.0
-        own = self.average() / self.second**2 - 1 - 2 * self.rate**2 * self.x.overlap()
-        own -= self.tilt**2 * self.x.across if self.x.level else 0.0
-        return max(self.rate**2 * self.x.spread + own / self.x.width, 0.0)
-
-    def scatter(self) -> float:
-        """Variance of the correlation from pair to pair behind the activation, which multiplies it by the c-map's slope."""
-        if not self.second > 0:
-            return 0.0
-        slope = self.x.second * self.value(self.x.across, slopes=True) / self.second
-        own = (1 - self.beyond_mean(self.x.across) ** 2) ** 2 - slope**2 * (1 - self.x.across**2) ** 2
-        return slope**2 * self.x.scatter + max(own, 0.0) / self.x.width
-
-    def lengths(self, maps: Maps) -> float:
-        """Variance of the log of a sample's second moment behind the activation."""
-        if not self.second > 0:
-            return 0.0
-        passed = _variance_of_log(maps.over(np.array([self.x.second]))[1][0], maps.weights)
-        own = (self.value(1.0, squared=True) - self.value(self.x.across, squared=True)) / self.second**2
-        own -= 2 * self.rate**2 * (1 - self.x.across**2)
-        return passed + max(own, 0.0) / self.x.width
-
-    def centred(self, maps: Maps) -> float | None:
-        """The same without the mean over the batch; None where samples have more in common than the function's mean."""
-        if abs(self.x.across) > 0.1 or abs(self.x.nu) > 0.1 or not self.second > 0 or not self.variance > TINY:
-            return None
-        first, second = (found[0] for found in maps.over(np.array([self.x.second])))
-        mean = float(maps.weights @ first)
-        passed = _variance_of_log(second - 2 * first * mean + mean**2, maps.weights)
-        u, weight = normal_points(self.phi, self.mean, self.variance)
-        values = (self.phi.value(u) - mean) ** 2
-        left = float(values @ weight)
-        if not left > TINY:
-            return None
-        rate = float((values * ((u - self.mean) ** 2 / self.variance - 1)) @ weight) / (2 * left)
-        own = float(values**2 @ weight) / left**2 - 1 - 2 * rate**2
-        return passed + max(own, 0.0) / self.x.width
-
-
-def _variance_of_log(values: Array, weights: Array) -> float:
-    logs = np.log(np.maximum(values, 1e-300))
-    return float(weights @ (logs - weights @ logs) ** 2)
 
 
 def _through(x: Field, phi: Nonlinearity, known: Pairs | None = None) -> Backward:
@@ -235,9 +90,9 @@ def _through(x: Field, phi: Nonlinearity, known: Pairs | None = None) -> Backwar
         sent = g.scaled(_mapped(maps.chi, x.profile), _by_channel(maps.chi, x.second, x.channels))
         if pairs.chi > 0:
             if x.positions > 1 and g.within:
-                sent.within = g.within * pairs.value(x.within, slopes=True) / pairs.chi
+                sent.within = g.within * pairs.at(pairs.within).slopes() / pairs.chi
             if g.across:
-                sent.across = g.across * pairs.value(x.across, slopes=True) / pairs.chi
+                sent.across = g.across * pairs.at(pairs.across).slopes() / pairs.chi
             sent.spread = g.spread + max(pairs.average(slopes=True) / pairs.chi**2 - 1, 0.0) / x.width
         return sent
 

@@ -9,7 +9,7 @@ Elements ``x[n, c, p]`` (sample, channel, position) are described by
 * ``channels``: the scale of each channel, its mean aside, as a share of the mean one; depthwise convolutions pass it on;
 * ``lengths``: the variance of the log of the second moment from one sample (and position) to the next, which finite width makes
   and which some activations amplify;
-* ``scatter``: the variance of the correlation of two samples from pair to pair, of which finite width adds some at every layer;
+* ``scatter``: the variance of the cosine of two samples from pair to pair, of which finite width adds some at every layer;
 * ``spread``: the variance, over draws of the weights, of the log of the second moment.
 
 So ``ACSM = between (1 - 1/N) + pooled / N`` for a batch of N, and ``ACV`` is the rest of the second moment. In units of the
@@ -22,6 +22,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from itertools import count
+from math import exp
 
 import torch
 from torch import Tensor
@@ -97,7 +98,8 @@ class Field:
         shape: Of the tensor; axis 0 is the batch.
         axis: Where its channels are.
         profile, mean, pooled, between, channels, lengths, scatter, spread: See the module.
-        centred: ``lengths`` of the tensor without its mean over the batch, for norms that take it out; None if it is the same.
+        centred: ``lengths`` and ``scatter`` of the tensor without its mean over the batch, for norms that take it out; None if
+            they are the same.
         level: Whether a norm has made the sum over channels 0 in every sample, so that it does not vary.
         source: The tensor, taken to be normal, that this one is an element-wise function of.
         function: That function.
@@ -119,7 +121,7 @@ class Field:
     spread: float = 0.0
     lengths: float = 0.0
     scatter: float = 0.0
-    centred: float | None = None
+    centred: tuple[float, float] | None = None
     level: bool = False
     source: Field | None = None
     function: Nonlinearity | None = None
@@ -189,11 +191,15 @@ class Field:
         """Correlation (about zero) of two samples."""
         return _clip(self.between / self.flat) if self.flat else 0.0
 
+    def angle(self, correlation: float) -> float:
+        """The cosine of two whose correlation about zero is this: samples of different length have less in common."""
+        return min(correlation * exp(self.lengths / 4), 1.0) if correlation < 1 else 1.0
+
     def overlap(self) -> float:
-        """Mean of the squared correlation over all pairs of elements of a channel: how far the batch is one direction."""
+        """Mean of the squared cosine over all pairs of elements of a channel: how far the batch is one direction."""
         n, p = self.samples, self.positions
         own = self.within**2 * (1 - 1 / p) + 1 / p
-        return (self.across**2 + self.scatter) * (1 - 1 / n) + own / n
+        return (self.angle(self.across) ** 2 + self.scatter) * (1 - 1 / n) + own / n
 
     def like(
         self,

@@ -19,6 +19,7 @@ from spp.errors import InputError
 from spp.nn.activations import find_activation
 from spp.nn.gains import Array
 from spp.theory import quadrature
+from spp.theory.quadrature import FINE, Rule
 
 
 @dataclass(frozen=True)
@@ -37,20 +38,23 @@ class Nonlinearity:
 
     def value(self, x: Array) -> Array:
         """``gain * function(x)``."""
-        with torch.no_grad(), torch.device("cpu"):
+        with torch.no_grad(), torch._C.DisableTorchFunction():  # no default device either
             out: Array = self.function(torch.from_numpy(np.ascontiguousarray(x))).numpy()
         return self.gain * out
 
     def slope(self, x: Array) -> Array:
         """Its derivative at ``x``, away from kinks."""
-        with torch.enable_grad(), torch.inference_mode(False), torch.device("cpu"):
+        return self.both(x)[1]
+
+    def both(self, x: Array) -> tuple[Array, Array]:
+        """Value and slope at ``x``."""
+        with torch.enable_grad(), torch.inference_mode(False), torch._C.DisableTorchFunction():
             at = torch.from_numpy(np.ascontiguousarray(x)).clone().requires_grad_()
             out = self.function(at)
             if not out.requires_grad:  # a constant function
-                return np.zeros_like(x)
+                return self.gain * out.numpy(), np.zeros_like(x)
             (slope,) = torch.autograd.grad(out.sum(), at)
-        found: Array = slope.numpy()
-        return self.gain * found
+        return self.gain * out.detach().numpy(), self.gain * slope.numpy()
 
 
 Activation = str | Callable[[Tensor], Tensor] | Nonlinearity
@@ -85,7 +89,9 @@ def moments(activation: Activation, mean: float = 0.0, variance: float = 1.0) ->
     return float(values @ weight), float(values**2 @ weight)
 
 
-def moments_of_many(phi: Nonlinearity, mean: Array, variance: Array, *, slopes: bool = False) -> tuple[Array, Array]:
+def moments_of_many(
+    phi: Nonlinearity, mean: Array, variance: Array, *, slopes: bool = False, rule: Rule = FINE
+) -> tuple[Array, Array]:
     """First and second moments of ``phi`` (or of its slope) for many normal inputs at once.
 
     Args:
@@ -93,12 +99,13 @@ def moments_of_many(phi: Nonlinearity, mean: Array, variance: Array, *, slopes: 
         mean: Of each input; of shape (K,).
         variance: Of each input, at least 0; of shape (K,).
         slopes: Take ``phi'`` for ``phi``.
+        rule: How finely.
 
     Returns:
         Both of shape (K,).
     """
     scale = np.sqrt(np.maximum(variance, 0.0))
-    z, weight = quadrature.many(np.array(phi.kinks, dtype=float), mean, scale)
+    z, weight = quadrature.many(np.array(phi.kinks, dtype=float), mean, scale, rule)
     values = (phi.slope if slopes else phi.value)(mean[:, None] + scale[:, None] * z)
     return (values * weight).sum(1), (values**2 * weight).sum(1)
 
@@ -165,27 +172,49 @@ def pair_moment(
     Raises:
         InputError: The correlation is outside ``[-1, 1]``.
     """
+    phi = nonlinearity(activation)
+    u1, u2, weight = pair_points(phi, correlation, mean, variance)
+    plain = phi.slope if slopes else phi.value
+    power = 2 if squared else 1
+    return float((plain(u1) ** power * plain(u2) ** power * weight).sum())
+
+
+def pair_points(
+    phi: Nonlinearity, correlation: float, mean: float, variance: float, rule: Rule = FINE
+) -> tuple[Array, Array, Array]:
+    """Values ``u1`` of shape (M, 1) and ``u2`` and weights, both of shape (M, L), for a pair of normal inputs.
+
+    Args:
+        phi: What the pair is put into.
+        correlation: Of the two, in ``[-1, 1]``; at its ends, L is 1.
+        mean: Of each.
+        variance: Of each, at least 0.
+        rule: How finely.
+
+    Raises:
+        InputError: The correlation is outside ``[-1, 1]``.
+    """
     if not -1 <= correlation <= 1:
         raise InputError("a correlation is between -1 and 1", received=repr(correlation))
-    phi = nonlinearity(activation)
-    plain = phi.slope if slopes else phi.value
-    take: Callable[[Array], Array] = (lambda x: plain(x) ** 2) if squared else plain
     if variance == 0 or abs(correlation) == 1:
-        u, weight = normal_points(phi, mean, variance, mirrored=True)
-        return float((take(u) * take(mean + np.sign(correlation) * (u - mean) if variance else u)) @ weight)
+        u, weight = normal_points(phi, mean, variance, mirrored=correlation < 0, rule=rule)
+        u, weight = u[:, None], weight[:, None]
+        return u, mean + np.sign(correlation) * (u - mean) if variance else u, weight
     scale = sqrt(variance)
-    z1, w1, z2, w2 = quadrature.two(np.array(phi.kinks, dtype=float), mean, scale, correlation)
+    z1, w1, z2, w2 = quadrature.two(np.array(phi.kinks, dtype=float), mean, scale, correlation, rule)
     across = correlation * z1[:, None] + sqrt(1 - correlation**2) * z2
-    inner = (take(mean + scale * across) * w2).sum(1)
-    return float((take(mean + scale * z1) * inner) @ w1)
+    return mean + scale * z1[:, None], mean + scale * across, w1[:, None] * w2
 
 
-def normal_points(phi: Nonlinearity, mean: float, variance: float, *, mirrored: bool = False) -> tuple[Array, Array]:
+def normal_points(
+    phi: Nonlinearity, mean: float, variance: float, *, mirrored: bool = False, rule: Rule = FINE
+) -> tuple[Array, Array]:
     """Values of the input and their weights; ``mirrored`` cuts at the kinks' mirror images about the mean too."""
     if not variance >= 0:
         raise InputError("a variance is at least 0", received=repr(variance))
     if variance == 0:
         return np.array([float(mean)]), np.ones(1)
     kinks = np.array(phi.kinks, dtype=float)
-    z, weight = quadrature.one(np.concatenate([kinks, 2 * mean - kinks]) if mirrored else kinks, mean, sqrt(variance))
+    cuts = np.concatenate([kinks, 2 * mean - kinks]) if mirrored else kinks
+    z, weight = quadrature.one(cuts, mean, sqrt(variance), rule)
     return mean + sqrt(variance) * z, weight

@@ -102,6 +102,8 @@ def _mixed(x: Field, shape: torch.Size, axis: int, w: Tensor, bias: Tensor | Non
         profile = profile + shift + torch.einsum("k...,k->...", seen, cross)
         pooled, between, mean = pooled + shift + cross @ flat, between + shift + cross @ flat, mean + b.mean()
     kept = within**2 + (1 - within**2) / taps  # taps see different positions
+    lengths, scatter = x.centred or (x.lengths, x.scatter)
+    unlike = 1 - x.angle(across) ** 2
     return Field(
         shape=shape,
         axis=axis,
@@ -111,9 +113,9 @@ def _mixed(x: Field, shape: torch.Size, axis: int, w: Tensor, bias: Tensor | Non
         between=float(between),
         channels=unit(scaled.square().sum((1, 2))),
         spread=x.spread + 2 * x.overlap() / len(w),
-        lengths=x.lengths * kept + 2 * (1 - across**2) / len(w),
-        scatter=x.scatter * kept + (1 - across**2) ** 2 / len(w),
-        centred=(x.lengths if x.centred is None else x.centred) * kept + 2 / len(w),
+        lengths=x.lengths * kept + 2 * unlike / len(w),
+        scatter=x.scatter * kept + unlike**2 / len(w),
+        centred=(lengths * kept + 2 / len(w), scatter * kept + 1 / len(w)),
     )
 
 

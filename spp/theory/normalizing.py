@@ -34,6 +34,7 @@ def batch_norm(
     kept = variance / (variance + eps)  # below 1 where eps counts
     factor = float(kept.mean()) / x.acv if x.acv > 0 else 0.0
     pooled = max(x.pooled - acsm, 0.0) * factor
+    lengths, scatter = x.centred or (x.lengths, x.scatter)
     out = Field(
         shape=x.shape,
         axis=x.axis,
@@ -42,8 +43,8 @@ def batch_norm(
         pooled=pooled,
         between=-pooled / (n - 1) if n > 1 else 0.0,  # so that every channel's mean over the batch is 0
         channels=unit(kept),
-        lengths=x.lengths if x.centred is None else x.centred,
-        scatter=x.scatter,
+        lengths=lengths,
+        scatter=scatter,
     )
     # the mean of the inverse of a sample variance is above the inverse of the variance; 1 where n p is large
     count = n if p == 1 else n * p / (1 + (p - 1) * within**2)

@@ -8,6 +8,8 @@ written, and nothing is computed that costs. What has no rule gives a symbol wit
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from functools import lru_cache
 from math import isfinite
 from typing import Any
 
@@ -92,7 +94,7 @@ def _followed(func: Any, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> An
             return False
         if func in _SILENT:
             return func(*args, **kwargs)
-        result = func(*tree_map(_bare, args), **tree_map(_bare, dict(kwargs)))
+        result = _computed(func, args, kwargs)
         if func in _FILLED:
             return torch.empty(result.shape, dtype=result.dtype, device=place) if isinstance(result, Tensor) else result
         if isinstance(result, Tensor):
@@ -100,6 +102,53 @@ def _followed(func: Any, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> An
         if isinstance(result, tuple | list) and any(isinstance(r, Tensor) for r in result):
             return _several(func, args, kwargs, result, symbols, place)
     return result
+
+
+def _computed(func: Any, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Any:
+    """The result without numbers; networks repeat their layers, and torch's meta functions are as slow as Python."""
+    specs = tree_map(_spec, args), tuple(sorted(tree_map(_spec, dict(kwargs)).items()))
+    try:
+        known = _known(func, *specs)
+    except TypeError:  # a list among the arguments has no hash; whatever else it is, it is raised again
+        known = None
+    return func(*tree_map(_bare, args), **tree_map(_bare, dict(kwargs))) if known is None else known.made()
+
+
+@lru_cache(maxsize=4096)
+def _known(func: Any, args: tuple[Any, ...], kwargs: tuple[tuple[str, Any], ...]) -> _Spec | None:
+    """What a function makes of tensors of these shapes; None where that is not one tensor."""
+    result = func(*tree_map(_made, args), **tree_map(_made, dict(kwargs)))
+    return _spec(result) if isinstance(result, Tensor) else None
+
+
+@dataclass(frozen=True, slots=True)
+class _Spec:
+    shape: tuple[int, ...]
+    stride: tuple[int, ...]
+    dtype: torch.dtype
+
+    def made(self) -> Tensor:
+        """A meta tensor of these."""
+        return torch.empty_strided(self.shape, self.stride, dtype=self.dtype, device="meta")
+
+
+def _spec(value: Any) -> Any:
+    """What the shape of a result depends on; numbers keep their types, since 1, 1.0 and True are equal."""
+    if isinstance(value, Tensor):
+        return _Spec(tuple(value.shape), value.stride(), value.dtype)
+    return torch.device("meta") if isinstance(value, torch.device) else _Number(type(value), value)
+
+
+def _made(value: Any) -> Any:
+    if isinstance(value, _Spec):
+        return value.made()
+    return value.value if isinstance(value, _Number) else value
+
+
+@dataclass(frozen=True, slots=True)
+class _Number:
+    type: type
+    value: Any
 
 
 def _one(func: Any, args: Any, kwargs: Any, result: Tensor, symbols: list[Symbol], place: torch.device) -> Tensor:

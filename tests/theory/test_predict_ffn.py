@@ -70,9 +70,6 @@ def test_spread_over_seeds(activation, norm):
         assert abs(part.mean()) < np.log(1.5) + unsure, np.exp(part.mean())
 
 
-@pytest.mark.xfail(
-    strict=False, reason="the predicted spread of the last layers is uneven where nearly all inputs point the same way"
-)
 def test_relu_adds_five_over_the_width():
     """Where all inputs have come to point the same way, the variance of the log grows by 5 / n a layer."""
     _, _, spread, names = runs("relu", "none")
