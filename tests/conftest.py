@@ -1,14 +1,19 @@
-"""Fixtures for every test: two threads at most, a known seed; and Ctrl-C is heard."""
+"""Fixtures for every test: one thread a core, two at most; a known seed; and Ctrl-C is heard."""
 
+import os
 import signal
 
 import pytest
 import torch
 
+WORKERS = int(os.environ.get("PYTEST_XDIST_WORKER_COUNT", "1"))
+THREADS = max(1, min(2, (os.cpu_count() or 1) // WORKERS))
+"""Workers share the cores: threads that wait for one that another worker holds take several times as long."""
+
 
 @pytest.fixture(autouse=True)
 def _calm() -> None:
-    torch.set_num_threads(2)
+    torch.set_num_threads(THREADS)
     torch.manual_seed(0)
 
 
@@ -16,3 +21,4 @@ def pytest_configure() -> None:
     """Hear Ctrl-C: what is started in the background ignores it, and hands that on to whatever it starts."""
     if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
         signal.signal(signal.SIGINT, signal.default_int_handler)
+    os.environ.setdefault("OMP_NUM_THREADS", str(THREADS))  # for the processes that tests start
