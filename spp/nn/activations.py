@@ -15,8 +15,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from spp.errors import UnknownNameError
 from spp.nn.gains import gain_of
+from spp.nn.rows import row_of
 
 
 def squared_relu(x: Tensor) -> Tensor:
@@ -137,9 +137,7 @@ def find_activation(name: str) -> Activation:
     Raises:
         UnknownNameError: There is none; the message lists them.
     """
-    if not isinstance(name, str) or name not in ACTIVATIONS:
-        raise UnknownNameError("activation", str(name), ACTIVATIONS)
-    return ACTIVATIONS[name]
+    return row_of(ACTIVATIONS, name, "activation")
 
 
 @cache

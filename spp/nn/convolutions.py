@@ -16,6 +16,7 @@ from torch import Tensor, nn
 
 from spp.errors import InputError, UnknownNameError
 from spp.nn import functional
+from spp.nn.rows import row_of
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,9 +83,7 @@ def find_weight_norm(name: str) -> WeightNorm:
     Raises:
         UnknownNameError: There is none; the message lists them.
     """
-    if not isinstance(name, str) or name not in WEIGHT_NORMS:
-        raise UnknownNameError("weight norm", str(name), WEIGHT_NORMS)
-    return WEIGHT_NORMS[name]
+    return row_of(WEIGHT_NORMS, name, "weight norm")
 
 
 def check_options(rule: str, options: Mapping[str, float]) -> None:

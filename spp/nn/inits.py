@@ -16,8 +16,9 @@ from typing import TypeVar
 import torch
 from torch import nn
 
-from spp.errors import InputError, UnknownNameError
+from spp.errors import InputError
 from spp.nn.branch_inits import finish_fixup
+from spp.nn.rows import row_of
 
 Weighted = nn.Conv1d | nn.Conv2d | nn.Conv3d | nn.Linear
 """The layers whose weight an init governs."""
@@ -171,9 +172,7 @@ def find_init(name: str) -> Init:
     Raises:
         UnknownNameError: There is none; the message lists them.
     """
-    if not isinstance(name, str) or name not in INITS:
-        raise UnknownNameError("init", str(name), INITS)
-    return INITS[name]
+    return row_of(INITS, name, "init")
 
 
 @torch.no_grad()

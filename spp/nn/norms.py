@@ -21,6 +21,7 @@ from spp.nn.norm_table import NEURONWISE as NEURONWISE
 from spp.nn.norm_table import NORMS as NORMS
 from spp.nn.norm_table import Norm as Norm
 from spp.nn.norm_table import Place
+from spp.nn.rows import row_of
 
 
 def find_norm(name: str) -> Norm:
@@ -29,9 +30,7 @@ def find_norm(name: str) -> Norm:
     Raises:
         UnknownNameError: There is none; the message lists them.
     """
-    if not isinstance(name, str) or name not in NORMS:
-        raise UnknownNameError("norm", str(name), NORMS)
-    return NORMS[name]
+    return row_of(NORMS, name, "norm")
 
 
 def check_norm_options(name: str, options: Mapping[str, Any]) -> None:

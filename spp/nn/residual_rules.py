@@ -16,6 +16,7 @@ from torch import Tensor
 
 from spp.errors import InputError, UnknownNameError
 from spp.nn import functional
+from spp.nn.rows import row_of
 
 if TYPE_CHECKING:
     from spp.nn.residual import ResidualBlock
@@ -138,9 +139,7 @@ def find_residual(name: str) -> Residual:
     Raises:
         UnknownNameError: There is none; the message lists them.
     """
-    if not isinstance(name, str) or name not in RESIDUALS:
-        raise UnknownNameError("residual rule", str(name), RESIDUALS)
-    return RESIDUALS[name]
+    return row_of(RESIDUALS, name, "residual rule")
 
 
 def check_residual_options(name: str, options: Mapping[str, Any]) -> dict[str, float]:

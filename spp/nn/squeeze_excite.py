@@ -12,6 +12,7 @@ from spp.errors import UnknownNameError
 from spp.nn import functional
 from spp.nn.activations import make_activation
 from spp.nn.convolutions import StandardizedConv2d
+from spp.nn.rows import row_of
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,9 +50,7 @@ def find_se_scale(name: str) -> SEScale:
     Raises:
         UnknownNameError: There is none; the message lists them.
     """
-    if not isinstance(name, str) or name not in SE_SCALES:
-        raise UnknownNameError("squeeze-and-excitation scaling", str(name), SE_SCALES)
-    return SE_SCALES[name]
+    return row_of(SE_SCALES, name, "squeeze-and-excitation scaling")
 
 
 class SqueezeExcite(nn.Module):
