@@ -169,9 +169,12 @@ def networks(*, small: bool = False) -> dict[str, Network]:
     """Every network of the gallery by its short name; GPT-2 only where transformers is installed.
 
     Args:
-        small: Take smaller inputs, where a test needs the figures and nobody reads the numbers.
+        small: Take smaller inputs and narrower layers of the same names, where a test needs the figures and nobody reads
+            the numbers.
     """
     image: dict[str, Any] = {"data": "gaussian", "init": "he"}
+    resnet: dict[str, Any] = {"widths": (16, 32, 64, 128)} if small else {}
+    effnet: dict[str, Any] = {"width_multiplier": 0.5} if small else {}
     found = {
         "ffn": Network(
             "A fully connected network of ten layers",
@@ -184,7 +187,7 @@ def networks(*, small: bool = False) -> dict[str, Network]:
         ),
         "resnet50": Network(
             "ResNet-50",
-            _bundled("resnet50", init="he"),
+            _bundled("resnet50", init="he", **resnet),
             _images(64),
             ("batch", "none"),
             "stage3.0.act1",
@@ -192,7 +195,7 @@ def networks(*, small: bool = False) -> dict[str, Network]:
         ),
         "effnet_b0-none": Network(
             "EfficientNet-B0 without normalization",
-            _bundled("effnet_b0"),
+            _bundled("effnet_b0", **effnet),
             _images(64),
             ("none", "batch"),
             "stage4.1.se.gate",
@@ -200,7 +203,7 @@ def networks(*, small: bool = False) -> dict[str, Network]:
         ),
         "effnet_b0-batch": Network(
             "EfficientNet-B0 with BatchNorm",
-            _bundled("effnet_b0"),
+            _bundled("effnet_b0", **effnet),
             _images(64),
             ("batch", "affine", "group"),
             "stage4.1.se.gate",

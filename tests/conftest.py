@@ -1,4 +1,4 @@
-"""Fixtures for every test: one thread a core, two at most; a known seed; and Ctrl-C is heard."""
+"""For every test: one thread a core, two at most; a known seed; Ctrl-C is heard; and long files come first."""
 
 import os
 import signal
@@ -22,3 +22,9 @@ def pytest_configure() -> None:
     if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
         signal.signal(signal.SIGINT, signal.default_int_handler)
     os.environ.setdefault("OMP_NUM_THREADS", str(THREADS))  # for the processes that tests start
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Files with a slow test come first: one that comes last keeps one worker busy while the others wait for it."""
+    slow = {item.path for item in items if item.get_closest_marker("slow")}
+    items.sort(key=lambda item: item.path not in slow)

@@ -6,35 +6,58 @@ tqdm is not on the list of ``import spp``: torch itself loads it where it is ins
 import subprocess
 import sys
 import time
+from importlib.util import find_spec
 
 import pytest
 
+STAGES = {
+    "import": "import spp",
+    "trace": "import torch; trace = spp.trace(torch.nn.Linear(4, 2), torch.randn(3, 4)); assert len(trace.frame)",
+    "panels": "import spp.plot.panels, spp.plot.stages, spp.plot.layers, spp.plot.blocks",
+    "report": "import tempfile; trace.report(tempfile.mkdtemp() + '/report.html')",
+}
+"""What one interpreter does, one thing after the other."""
 
-def loaded_by(code: str) -> set[str]:
-    """Top-level names of the modules that a fresh interpreter holds after ``code``."""
-    script = f"{code}\nimport sys\nprint(*{{name.partition('.')[0] for name in sys.modules}})"
+
+def loaded_by(*steps: str) -> list[set[str]]:
+    """Top-level names of the modules that a fresh interpreter holds after each step."""
+    tell = "import sys; print(*{name.partition('.')[0] for name in sys.modules})"
+    script = "\n".join(f"{step}\n{tell}" for step in steps)
     done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
-    return set(done.stdout.splitlines()[-1].split())
+    return [set(line.split()) for line in done.stdout.splitlines()[-len(steps) :]]
 
 
-def test_importing_the_library_loads_nothing_that_draws_or_parses():
-    loaded = loaded_by("import spp")
-    assert {"spp", "torch", "pandas"} <= loaded
-    assert not {"matplotlib", "seaborn", "click", "rich", "sklearn", "spp_cli"} & loaded
+@pytest.fixture(scope="module")
+def loaded(tmp_path_factory):
+    """What is loaded after each of the stages; the report only where it can be written."""
+    wanted = {name: step for name, step in STAGES.items() if name != "report" or find_spec("plotly")}
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("TMPDIR", str(tmp_path_factory.mktemp("reports")))
+        return dict(zip(wanted, loaded_by(*wanted.values()), strict=True))
 
 
-def test_tracing_and_the_frame_need_no_drawing_library():
-    loaded = loaded_by(
-        "import spp, torch\n"
-        "trace = spp.trace(torch.nn.Sequential(torch.nn.Linear(4, 2)), torch.randn(3, 4))\n"
-        "assert len(trace.frame)"
-    )
-    assert not {"matplotlib", "seaborn", "click", "rich"} & loaded
+def test_importing_the_library_loads_nothing_that_draws_or_parses(loaded):
+    assert {"spp", "torch", "pandas"} <= loaded["import"]
+    assert not {"matplotlib", "seaborn", "click", "rich", "sklearn", "spp_cli"} & loaded["import"]
+
+
+def test_tracing_and_the_frame_need_no_drawing_library(loaded):
+    assert not {"matplotlib", "seaborn", "click", "rich"} & loaded["trace"]
+
+
+def test_panels_need_no_drawing_library(loaded):
+    assert "matplotlib" not in loaded["panels"]
+
+
+def test_writing_a_report_loads_nothing_that_draws(loaded):
+    if "report" not in loaded:
+        pytest.skip("reports need plotly, the extra report")
+    assert not {"matplotlib", "seaborn", "plotly", "click"} & loaded["report"]
 
 
 @pytest.mark.parametrize("arguments", (["--help"], ["analyze", "--help"], ["list", "--help"], ["nonsense"]))
 def test_the_command_line_answers_without_the_library(arguments):
-    loaded = loaded_by(f"from spp_cli.main import cli\ntry:\n    cli({arguments!r})\nexcept SystemExit:\n    pass")
+    (loaded,) = loaded_by(f"from spp_cli.main import cli\ntry:\n    cli({arguments!r})\nexcept SystemExit:\n    pass")
     assert "click" in loaded
     assert not {"spp", "torch", "numpy", "pandas", "matplotlib", "seaborn", "rich", "tqdm"} & loaded
 

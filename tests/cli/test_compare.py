@@ -47,7 +47,7 @@ def test_runs_can_be_traced_again_from_their_own_arguments(spp):
     spp(*TINY, "--activation", "relu", "--activation", "tanh", "--no-figures", "-q")
     run = library.load("runs/compare-ffn/ffn-batch_minus-tanh").run
     assert run["activation"] == "tanh"
-    again = spp(*run["argv"], "--out", "again")
+    again = spp(*run["argv"], "--no-figures", "--out", "again")
     assert again.code == 0, again.err
     assert library.load("again").frame.equals(library.load("runs/compare-ffn/ffn-batch_minus-tanh").frame)
 

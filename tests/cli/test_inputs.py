@@ -17,19 +17,8 @@ def activations(folder: str):
 
 def test_four_small_batches_hold_what_a_large_one_holds(spp):
     for name, words in {"one": ("16", "1"), "four": ("4", "4")}.items():
-        done = spp(
-            "analyze",
-            "--model",
-            "ffn",
-            "--norm",
-            "none",
-            "--batch-size",
-            words[0],
-            "--batches",
-            words[1],
-            "--out",
-            name,
-        )
+        sizes = ("--batch-size", words[0], "--batches", words[1])
+        done = spp("analyze", "--model", "ffn", "--norm", "none", "--no-figures", *sizes, "--out", name)
         assert done.code == 0
     one, four = activations("one"), activations("four")
     np.testing.assert_allclose(four["mean_square"], one["mean_square"], rtol=1e-5)

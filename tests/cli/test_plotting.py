@@ -44,13 +44,13 @@ def test_every_kind_can_be_asked_for(spp, runs, words, name):
 
 
 def test_several_runs_are_compared(spp, runs):
-    done = spp("plot", runs / "none", runs / "batch", "--out", "both.svg", "--width", "4.5")
+    done = spp("plot", runs / "none", runs / "batch", "--signal", "gradient", "--out", "both.svg", "--width", "4.5")
     assert done.out == "both.svg\n" and "norm none and norm batch compared" in Path("both.svg").read_text()
 
 
 def test_several_formats_of_one_figure(spp, runs):
-    done = spp("plot", runs / "none", "--format", "pgf", "--format", "svg", "--out", ".")
-    assert done.out.splitlines() == ["layers.pgf", "layers.svg"]
+    done = spp("plot", runs / "none", "--signal", "gradient", "--format", "pgf", "--format", "svg", "--out", ".")
+    assert done.out.splitlines() == ["layers-gradient.pgf", "layers-gradient.svg"]
 
 
 def test_latex_prints_the_environment_alone(spp, runs):
@@ -67,7 +67,7 @@ def test_latex_prints_the_environment_alone(spp, runs):
 
 def test_the_same_run_gives_the_same_bytes(spp, runs):
     for name in ("a.pdf", "b.pdf"):
-        spp("plot", runs / "batch", "--out", name)
+        spp("plot", runs / "batch", "--signal", "gradient", "--out", name)
     assert Path("a.pdf").read_bytes() == Path("b.pdf").read_bytes()
 
 

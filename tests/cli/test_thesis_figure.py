@@ -20,6 +20,7 @@ def documented():
     return module.commands(DOCS / "training.md", "The thesis' figure")
 
 
+@pytest.mark.slow
 def test_two_trainings_and_one_plot_draw_it(spp):
     torch.set_num_threads(1)
     lines = documented()

@@ -21,6 +21,9 @@ SHARES = ["zero_fraction", "dead_fraction", "saturated_fraction"]
 TOLERANCE = {"float64": 1e-9, "float32": 1e-5}
 
 
+pytestmark = pytest.mark.slow
+
+
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory):
     """Where both processes have left what they measured."""

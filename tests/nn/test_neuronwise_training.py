@@ -190,26 +190,24 @@ def test_memory_between_forward_and_backward_is_the_inputs_and_a_mask():
     assert [(tensor.dtype, tuple(tensor.shape)) for tensor in own] == [(torch.bool, (40, 30))]
 
 
-def rank_main(rank, path, results):
+def rank_main(rank, folder):
     os.environ.update(GLOO_SOCKET_IFNAME="lo")
     torch.set_num_threads(1)
-    dist.init_process_group("gloo", init_method=f"file://{path}", rank=rank, world_size=2)
+    dist.init_process_group("gloo", init_method=f"file://{folder / 'store'}", rank=rank, world_size=2)
     try:
         for sync in (True, False):
             model = network(sync=sync).double()
             part = images().double()[rank::2]
             parallel = DistributedDataParallel(model)
             (parallel(part).square().sum() / len(part)).backward()
-            results[rank, sync] = gradients(model), statistics_of(model)
+            torch.save((gradients(model), statistics_of(model)), folder / f"{rank}-{sync}.pt")
     finally:
         dist.destroy_process_group()
 
 
 def test_two_processes_with_synchronized_and_with_own_statistics(tmp_path):
-    with mp.Manager() as manager:
-        results = manager.dict()
-        mp.spawn(rank_main, (tmp_path / "store", results), nprocs=2)
-        results = dict(results)
+    mp.spawn(rank_main, (tmp_path,), nprocs=2)
+    results = {(rank, sync): torch.load(tmp_path / f"{rank}-{sync}.pt") for rank in range(2) for sync in (True, False)}
     parts, own = [images().double()[rank::2] for rank in range(2)], []
     for rank, part in enumerate(parts):
         model = network().double()

@@ -1,8 +1,5 @@
 """Panels hold the frame's numbers, in execution order, and choose their own scale."""
 
-import subprocess
-import sys
-
 import numpy as np
 import pandas as pd
 import pytest
@@ -26,12 +23,6 @@ def _flat(t: np.ndarray) -> np.ndarray:
 
 def _collapse(t: np.ndarray) -> np.ndarray:
     return 10.0 ** (-40 * t)
-
-
-def test_panels_need_no_drawing_library() -> None:
-    code = "import sys, spp.plot.panels, spp.plot.stages, spp.plot.layers, spp.plot.blocks; print('matplotlib' in sys.modules)"
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
-    assert done.stdout.strip() == "False"
 
 
 def test_six_panels_hold_the_frames_numbers() -> None:

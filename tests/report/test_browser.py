@@ -11,7 +11,6 @@ import shutil
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -21,12 +20,17 @@ from spp.frame.schema import STATISTICS
 
 pytest.importorskip("plotly", reason="reports need plotly, the extra report")
 pytest.importorskip("selenium", reason="the report is tested in a browser by selenium")
-from selenium.webdriver import ActionChains, Chrome, ChromeOptions, ChromeService, Keys
+from selenium.webdriver import Chrome, ChromeOptions, ChromeService, Keys
 from selenium.webdriver.common.by import By
+
+from tests.report.reader import Reader
 
 CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
 DRIVER = shutil.which("chromedriver")
-pytestmark = pytest.mark.skipif(not (CHROMIUM and DRIVER), reason="the report is tested in Chromium with chromedriver")
+pytestmark = [
+    pytest.mark.skipif(not (CHROMIUM and DRIVER), reason="the report is tested in Chromium with chromedriver"),
+    pytest.mark.slow,
+]
 
 ARGUMENTS = (
     "--headless",
@@ -40,96 +44,6 @@ ARGUMENTS = (
     "--disable-dev-shm-usage",
     "--window-size=1400,1000",
 )
-
-
-class Reader:
-    """A browser with one report open."""
-
-    def __init__(self, chrome: Chrome) -> None:
-        self.chrome = chrome
-
-    def open(self, path: Path, *, dark: bool = False) -> Reader:
-        scheme = [{"name": "prefers-color-scheme", "value": "dark" if dark else "light"}]
-        self.chrome.execute_cdp_cmd("Emulation.setEmulatedMedia", {"features": scheme})
-        self.chrome.get(path.as_uri())
-        self.until("return document.documentElement.dataset.ready === 'yes'")
-        return self
-
-    def run(self, script: str, *arguments: Any) -> Any:
-        return self.chrome.execute_script(script, *arguments)
-
-    def until(self, script: str, seconds: float = 20.0) -> None:
-        end = time.monotonic() + seconds
-        while not self.run(script):
-            assert time.monotonic() < end, f"never came true: {script}"
-            time.sleep(0.02)
-
-    def find(self, selector: str) -> Any:
-        return self.chrome.find_element(By.CSS_SELECTOR, selector)
-
-    def text(self, selector: str) -> str:
-        return str(self.run("return document.querySelector(arguments[0]).textContent", selector))
-
-    def hover(self, panel: int, x: int, y: float) -> None:
-        """Move the mouse to a point of a panel, given in the coordinates of its data."""
-        self.run("document.getElementById('canvas').scrollIntoView({block: 'start', behavior: 'instant'})")
-        key = str(panel + 1) if panel else ""
-        left, top = self.run(
-            "const [key, x, y] = arguments, at = document.getElementById('canvas'), box = at.getBoundingClientRect();"
-            "const across = at._fullLayout['xaxis' + key], up = at._fullLayout['yaxis' + key];"
-            "return [box.left + across._offset + across.d2p(x), box.top + up._offset + up.d2p(y)]",
-            key,
-            x,
-            y,
-        )
-        mouse = ActionChains(self.chrome, duration=20)
-        mouse.w3c_actions.pointer_action.move_to_location(int(left) - 3, int(top) - 3)
-        mouse.w3c_actions.pointer_action.move_to_location(round(left), round(top))
-        mouse.perform()
-
-    def tip(self) -> dict[str, str]:
-        """What the tooltip says: its name, its line below, and every term with its value."""
-        self.until("return !document.getElementById('tip').hidden")
-        found = self.run(
-            "return [...document.querySelectorAll('#tip dl div')]"
-            ".map((one) => [...one.children].map((part) => part.textContent))"
-        )
-        return {"name": self.text("#tip strong"), "line": self.text("#tip header span"), **dict(found)}
-
-    def pick(self, selector: str) -> None:
-        """Click on something that may be covered by its own label."""
-        self.run("document.querySelector(arguments[0]).click()", selector)
-
-    def choose(self, selector: str, value: str) -> None:
-        self.run(
-            "const one = document.querySelector(arguments[0]); one.value = arguments[1];"
-            "one.dispatchEvent(new Event('change', {bubbles: true}))",
-            selector,
-            value,
-        )
-
-    def marks(self, panel: int, kind: str = "values") -> list[tuple[int, float]]:
-        """The ``values``, ``zeros`` or ``nonfinite`` marks of a panel, as plotly holds them: row of the frame and y."""
-        symbol = {"zeros": "triangle-down-open", "nonfinite": "x"}.get(kind)
-        found = self.run(
-            "const [panel, symbol] = arguments;"
-            "return document.getElementById('canvas').data"
-            ".filter((one) => one.meta === panel && one.mode === 'markers')"
-            ".filter(({marker}) => symbol ? marker.symbol === symbol : Array.isArray(marker.symbol))"
-            ".flatMap((one) => [...one.y].map((y, i) => [one.customdata[i], y]))",
-            panel,
-            symbol,
-        )
-        return [(int(row), float(y)) for row, y in found]
-
-    def shown(self) -> list[int]:
-        """Rows of the frame that are in the page's table now."""
-        return [
-            int(row)
-            for row in self.run(
-                "return [...document.querySelectorAll('#grid tr[data-row]')].map((one) => one.dataset.row)"
-            )
-        ]
 
 
 @pytest.fixture(scope="session")

@@ -243,6 +243,7 @@ NURSERY = """
 """
 
 
+@pytest.mark.slow
 def test_killed_at_any_moment_a_run_opens_with_everything_to_its_last_flush(tmp_path, request):
     run(tmp_path / "seed", 1)
     nursery = python(NURSERY, tmp_path / "seed")
