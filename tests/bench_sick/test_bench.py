@@ -16,6 +16,8 @@ from tests.bench_sick.patients import PATIENTS
 
 PAGE = Path(__file__).resolve().parents[2] / "docs" / "rules.md"
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.fixture(scope="module")
 def verdicts():
