@@ -30,6 +30,9 @@ OPEN = {"residual_options": {"gain": 1.0}, "drop_path": 0.0}
 """SkipInit's gain at 1, as where the paper draws its plots; at 0, where training begins, branches are shut."""
 
 
+PLAIN = {**OPEN, "norm": "none", "gain": "gamma", "init": "lecun"}
+
+
 @dataclass(frozen=True, slots=True)
 class Arm:
     """One network.
@@ -40,6 +43,7 @@ class Arm:
         model: Name of the bundled network.
         changes: What is changed about it.
         circular: Whether 3x3 convolutions wrap around the image in place of padding with zeros.
+        pooled: Whether the stem pools maxima, whose mean is positive, or else takes every second pixel.
     """
 
     label: str
@@ -47,10 +51,13 @@ class Arm:
     model: str
     changes: Mapping[str, Any] = field(default_factory=dict)
     circular: bool = False
+    pooled: bool = True
 
     def make(self, depths: tuple[int, ...], side: int) -> nn.Module:
         """Build it for images of that side."""
         model = models.build(self.model, depths=depths, input_shape=(3, side, side), **self.changes)
+        if not self.pooled:
+            model.get_submodule("stem").add_module("pool", nn.AvgPool2d(1, stride=2))
         if self.circular:
             for layer in model.modules():
                 if isinstance(layer, nn.Conv2d) and layer.kernel_size == (3, 3):
@@ -85,7 +92,14 @@ ARMS: Mapping[str, Arm] = MappingProxyType(
             "NF without WS",
             "NF with plain Gaussian weights of variance 1/fan_in, the activation's gain kept",
             "nf_resnet50",
-            {**OPEN, "norm": "none", "gain": "gamma", "init": "lecun"},
+            PLAIN,
+        ),
+        "nf_plain_unpooled": Arm(
+            "NF without WS, unpooled",
+            "the same with every second pixel of the stem in place of maxima, whose mean is positive",
+            "nf_resnet50",
+            PLAIN,
+            pooled=False,
         ),
     }
 )

@@ -37,7 +37,7 @@ def results(*cells: tuple[Cell, Tables]) -> Results:
 @pytest.mark.parametrize(("setup", "depths"), [(QUICK, {50}), (FULL, {50, 600})])
 def test_the_plan_has_every_network_by_seeds_and_once_by_theory(setup: Setup, depths: set[int]) -> None:
     cells = list(STUDY.cells(setup))
-    assert len(cells) == len(set(cells)) == len({cell.folder for cell in cells}) == 7 * 6 * len(depths)
+    assert len(cells) == len(set(cells)) == len({cell.folder for cell in cells}) == 8 * 6 * len(depths)
     assert {cell["depth"] for cell in cells} == depths
     for arm in ARMS:
         own = [cell["part"] for cell in cells if cell["arm"] == arm]
@@ -53,6 +53,7 @@ def test_networks_differ_in_what_they_are_called_after() -> None:
     assert count["bn"] == count["bn_last"] and count["none"] == count["nf_plain"] - 16
     kinds = {name: {type(m).__name__ for m in model.modules()} for name, model in made.items()}
     assert "StandardizedConv2d" in kinds["nf"] and "StandardizedConv2d" not in kinds["nf_plain"]
+    assert "MaxPool2d" in kinds["nf_plain"] and "MaxPool2d" not in kinds["nf_plain_unpooled"]
     assert "ScaledActivation" in kinds["nf_plain"] and "ScaledActivation" not in kinds["none"]
     modes = {m.padding_mode for m in made["nf_circular"].modules() if isinstance(m, StandardizedConv2d)}
     assert modes == {"circular", "zeros"}
@@ -162,6 +163,8 @@ def test_b5_wants_the_foretold_variance_and_flat_stages() -> None:
 def test_b6_wants_a_shift_without_standardization_alone() -> None:
     assert verdict("B6", blocks("nf"), blocks("nf_plain", acsm=6.0)) == Outcome.CONFIRMED
     assert verdict("B6", blocks("nf"), blocks("nf_plain", acsm=2.0)) == Outcome.REFUTED
+    unpooled = (Cell.of(part="signals", arm="nf_plain_unpooled", depth=50, seed=1), blocks("nf_plain", acsm=5.0)[1])
+    assert verdict("B6", blocks("nf"), blocks("nf_plain", acsm=6.0), unpooled) == Outcome.CONFIRMED
     assert verdict("B6", blocks("nf", acsm=0.1), blocks("nf_plain", acsm=6.0)) == Outcome.REFUTED
 
 
