@@ -130,6 +130,20 @@ def test_the_kernel_copies_nothing():
     assert_table(native.reduce(x, 0), x, 0, second=1e-12)
 
 
+@needs_native
+@pytest.mark.parametrize("shape", [(8, 40, 3, 3), (3, 33, 1, 2), (16, 5, 5), (129, 1, 3), (700, 50), (4, 19, 6, 6)])
+@pytest.mark.parametrize("dtype", FLOATS, ids=str)
+def test_many_channels_of_few_values(dtype, shape):
+    x = torch.randn(shape, generator=torch.Generator().manual_seed(3), dtype=torch.float64).to(dtype)
+    flat = x.view(-1)
+    flat[::7] = 0  # first values, about which sums are taken, among them
+    for case in ("finite", "not"):
+        for axis in (None, 0, 1):
+            assert_table(native.reduce(x, axis), x, axis, second=1e-12)
+        if case == "finite":
+            flat[3], flat[-2], flat[50:70] = torch.nan, -torch.inf, torch.inf
+
+
 def test_what_is_not_a_plain_float_tensor_is_made_one():
     assert plain(torch.tensor([True, False])).tolist() == [1.0, 0.0]
     assert plain(torch.tensor([3, 4])).dtype is torch.float64

@@ -19,7 +19,7 @@ from pathlib import Path
 
 SOURCE = Path(__file__).with_name("sweep.c")
 HEADERS = ("walk.h", "narrow.h", "wide.h")
-BASE = ("-O3", "-std=gnu11", "-fPIC", "-fno-math-errno", "-ffp-contract=fast")
+BASE = ("-O2", "-std=gnu11", "-fPIC", "-fno-math-errno", "-ffp-contract=fast")
 ATTEMPTS: tuple[tuple[str, ...], ...] = (
     ("-march=native", "-mprefer-vector-width=512", "-fopenmp"),
     ("-march=native", "-fopenmp"),

@@ -1,8 +1,8 @@
 /* One channel's row, and a block of neighbouring channels, in plain C that a compiler can put into vectors.
  * Included by walk.h for each storage type. */
 
-static void FN(row)(const STORE *restrict x, int64_t n, Cell *restrict cell) {
-    const double pivot = cell->pivot;
+static void FN(row)(const STORE *restrict x, int64_t n, const Cells *cells, int64_t c) {
+    const double pivot = cells->pivot[c];
     double sum = 0, square = 0;
     REAL low = (REAL)INFINITY, high = -(REAL)INFINITY;
     int32_t zeros = 0;
@@ -16,31 +16,31 @@ static void FN(row)(const STORE *restrict x, int64_t n, Cell *restrict cell) {
         high = v > high ? v : high;
         zeros += v == 0;
     }
-    if (!isfinite(sum)) { FN(careful)(x, n, 1, cell); return; }
-    add_to(cell, n, sum, square, (double)low, (double)high, zeros);
+    if (!isfinite(sum)) { FN(careful)(x, n, 1, cells, c); return; }
+    add_to(cells, c, n, sum, square, (double)low, (double)high, zeros);
 }
 
-/* All rows of one channel. Short ones are packed side by side first: starting and closing a row costs more than it. */
-static void FN(channel)(const STORE *base, const Layout *l, int64_t outer, Cell *cell) {
+/* All rows of one channel. Short ones are laid side by side first: starting and closing a row costs more than it. */
+static void FN(channel)(const STORE *base, const Layout *l, int64_t outer, const Cells *cells, int64_t c) {
     STORE pack[PACK];
     const int64_t run = l->run;
     int64_t filled = 0;
     for (int64_t o = 0; o < outer; o++) {
         const STORE *row = base + (l->dims == 1 ? o * l->stride[0] : outer_offset(l, o));
-        if (filled + run > PACK) { FN(row)(pack, filled, cell); filled = 0; }
+        if (filled + run > PACK) { FN(row)(pack, filled, cells, c); filled = 0; }
         for (int64_t i = 0; i < run; i++) pack[filled + i] = row[i];
         filled += run;
     }
-    FN(row)(pack, filled, cell);
+    FN(row)(pack, filled, cells, c);
 }
 
 /* `rows` rows, LANES neighbouring channels. */
-static void FN(block)(const STORE *restrict x, int64_t rows, const int64_t *restrict at, Cell *cells) {
+static void FN(block)(const STORE *restrict x, int64_t rows, const int64_t *restrict at, const Cells *cells, int64_t c) {
     double pivot[LANES], sum[LANES], square[LANES];
     REAL low[LANES], high[LANES];
     int32_t zeros[LANES];
     for (int j = 0; j < LANES; j++) {
-        pivot[j] = cells[j].pivot;
+        pivot[j] = cells->pivot[c + j];
         sum[j] = square[j] = 0;
         zeros[j] = 0;
         low[j] = (REAL)INFINITY;
@@ -59,8 +59,5 @@ static void FN(block)(const STORE *restrict x, int64_t rows, const int64_t *rest
             zeros[j] += v == 0;
         }
     }
-    for (int j = 0; j < LANES; j++) {
-        if (isfinite(sum[j])) { add_to(cells + j, rows, sum[j], square[j], (double)low[j], (double)high[j], zeros[j]); continue; }
-        for (int64_t r = 0; r < rows; r++) FN(careful)(x + at[r] + j, 1, 1, cells + j);
-    }
+    FN(close_block)(x, rows, at, cells, c, 1, sum, square, low, high, zeros);
 }

@@ -16,17 +16,21 @@
 #define SEGMENT 32768  /* elements of one unit of work inside a long run */
 #define TILE 24576     /* elements of one tile of rows in the column sweep: stays in the first caches */
 #define LANES 16
+#define FEWEST_ROWS 64 /* of a tile: each has a page of its own, and a block of channels is closed once a tile */
 #define MOST_ROWS 1024
 #define SHORT 1024     /* rows up to this length are taken channel by channel */
-#define PACK 2048
-#define AHEAD 1024 /* elements between what is read and what is asked for in a long row */
+#define FEW 128        /* up to so many values of each channel, channels that lie apart are taken LANES at a time */
+#define PACK 2048      /* elements that are laid side by side at a time */
+#define AHEAD 1024     /* elements between what is read and what is asked for in a long row */
 
 typedef struct { /* as in native.py */
     int64_t dims, size[SPP_DIMS], stride[SPP_DIMS]; /* outer walk, slowest first; strides in elements */
     int64_t channels, channel_stride, run, columns, repeats; /* each element counts `repeats` times */
 } Layout;
 
-typedef struct { double pivot, sum, square, low, high, zeros, bad, count; } Cell;
+/* What is known of each channel: one array a number, so that neighbouring channels are worked on together. */
+typedef struct { double *pivot, *sum, *square, *low, *high, *zeros, *bad, *count; } Cells;
+#define NUMBERS 8 /* arrays of Cells, and rows of a table */
 
 static inline float from_bf16(uint16_t b) { uint32_t u = (uint32_t)b << 16; float f; memcpy(&f, &u, 4); return f; }
 
@@ -59,32 +63,38 @@ static int64_t outer_count(const Layout *l) {
     return n;
 }
 
-static void merge_cells(Cell *into, const Cell *from, int64_t channels) { /* equal pivots: plain sums */
+static Cells cells_in(double *memory, int64_t channels) {
+    return (Cells){memory, memory + channels, memory + 2 * channels, memory + 3 * channels, memory + 4 * channels,
+                   memory + 5 * channels, memory + 6 * channels, memory + 7 * channels};
+}
+
+static void clear(const Cells *cells, int64_t channels) { /* all but the pivots */
+    memset(cells->sum, 0, sizeof(double) * (size_t)(channels * (NUMBERS - 1)));
     for (int64_t c = 0; c < channels; c++) {
-        into[c].sum += from[c].sum;
-        into[c].square += from[c].square;
-        into[c].zeros += from[c].zeros;
-        into[c].bad += from[c].bad;
-        into[c].count += from[c].count;
-        if (from[c].low < into[c].low) into[c].low = from[c].low;
-        if (from[c].high > into[c].high) into[c].high = from[c].high;
+        cells->low[c] = INFINITY;
+        cells->high[c] = -INFINITY;
     }
 }
 
-static void clear_cell(Cell *cell, double pivot) {
-    memset(cell, 0, sizeof *cell);
-    cell->pivot = pivot;
-    cell->low = INFINITY;
-    cell->high = -INFINITY;
+static void merge_cells(const Cells *into, const Cells *from, int64_t channels) { /* equal pivots: plain sums */
+    for (int64_t c = 0; c < channels; c++) {
+        into->sum[c] += from->sum[c];
+        into->square[c] += from->square[c];
+        into->zeros[c] += from->zeros[c];
+        into->bad[c] += from->bad[c];
+        into->count[c] += from->count[c];
+        into->low[c] = from->low[c] < into->low[c] ? from->low[c] : into->low[c];
+        into->high[c] = from->high[c] > into->high[c] ? from->high[c] : into->high[c];
+    }
 }
 
-static inline void add_to(Cell *cell, int64_t n, double sum, double square, double low, double high, int64_t zeros) {
-    cell->sum += sum;
-    cell->square += square;
-    cell->count += (double)n;
-    cell->zeros += (double)zeros;
-    if (low < cell->low) cell->low = low;
-    if (high > cell->high) cell->high = high;
+static inline void add_to(const Cells *cells, int64_t c, int64_t n, double sum, double square, double low, double high, int64_t zeros) {
+    cells->sum[c] += sum;
+    cells->square[c] += square;
+    cells->count[c] += (double)n;
+    cells->zeros[c] += (double)zeros;
+    if (low < cells->low[c]) cells->low[c] = low;
+    if (high > cells->high[c]) cells->high[c] = high;
 }
 
 enum walk { SINGLE, ACROSS, BY_CHANNEL, IN_ORDER };
@@ -96,6 +106,11 @@ enum walk { SINGLE, ACROSS, BY_CHANNEL, IN_ORDER };
 #if WIDE
 #define VECTOR(x) _mm512_loadu_ps(x)
 #define MASKED(m, x) _mm512_maskz_loadu_ps(m, x)
+#define LOWER(x, v) _mm512_cvtps_pd(_mm256_loadu_ps(x)) /* widening from memory spares the port that shuffles */
+#define UPPER(x, v) _mm512_cvtps_pd(_mm256_loadu_ps((x) + 8))
+#define GATHER(x, lanes) _mm512_i32gather_ps(lanes, x, 4)
+#define APART
+#define HALF(m, x) _mm256_maskz_loadu_ps(m, x)
 #endif
 #include "walk.h"
 
@@ -134,56 +149,68 @@ int spp_dtypes(void) { return 1 | 2 | 4 | (HAS_HALF ? 8 : 0); }
 /* What spp_summary writes for each reading. */
 enum { TOTAL, NONFINITE, MEAN, VAR, MEAN_SQUARE, ACSM, ACV, MIN, MAX, ZERO_FRACTION, DEAD_FRACTION, SATURATED_FRACTION, COLUMNS };
 
-/* The same numbers straight from the cells of one tensor, of which each element counts `repeats` times; dead as below. */
-static void summarize_cells(const Cell *cells, const double *beyond, int64_t channels, double repeats, double dead, double *out) {
-    double total = 0, lost = 0, sum = 0, squares = 0, means = 0, acsm = 0, acv = 0, zero = 0, ends = 0;
+/* These numbers from the sums of each channel, of which every element counts `repeats` times; dead is a share of the rms. */
+static void numbers(int64_t channels, const double *count, const double *mean, const double *m2, const double *low, const double *high,
+                    const double *zeros, const double *bad, const double *beyond, double repeats, double dead, double *out) {
+    double total = 0, lost = 0, sum = 0, squares = 0, means = 0, acsm = 0, acv = 0, zero = 0, ends = 0, live = 0;
     double least = INFINITY, most = -INFINITY;
-    int64_t live = 0, still = 0;
     for (int64_t c = 0; beyond && c < channels; c++) ends += beyond[c];
-    for (int64_t c = 0; c < channels; c++) {
-        const Cell *cell = cells + c;
-        const double n = cell->count;
-        lost += cell->bad;
-        if (!(n > 0)) continue;
-        const double shift = cell->sum / n, mean = cell->pivot + shift, left = cell->square - cell->sum * shift;
-        const double m2 = left > 0 ? left : 0;
-        live++;
+#pragma omp simd reduction(+ : total, lost, sum, squares, means, acsm, acv, zero, live) reduction(min : least) reduction(max : most)
+    for (int64_t c = 0; c < channels; c++) { /* a channel without any finite element has zeros, and extremes that do not count */
+        const double n = count[c], m = mean[c], weighted = n * m;
+        lost += bad[c];
+        live += n > 0 ? 1.0 : 0.0;
         total += n;
-        sum += n * mean;
-        squares += m2;
-        means += n * mean * mean;
-        acsm += mean * mean;
-        acv += m2 / n;
-        zero += cell->zeros;
-        if (cell->low < least) least = cell->low;
-        if (cell->high > most) most = cell->high;
+        sum += weighted;
+        squares += m2[c];
+        means += weighted * m;
+        acsm += m * m;
+        acv += m2[c] / (n > 0 ? n : 1.0);
+        zero += zeros[c];
+        least = low[c] < least ? low[c] : least;
+        most = high[c] > most ? high[c] : most;
     }
     const double middle = sum / total, mean_square = (squares + means) / total, limit = dead * dead * mean_square;
-    double between = 0;
+    double between = 0, still = 0;
+#pragma omp simd reduction(+ : between, still)
     for (int64_t c = 0; c < channels; c++) {
-        const Cell *cell = cells + c;
-        const double n = cell->count;
-        if (!(n > 0)) continue;
-        const double shift = cell->sum / n, off = cell->pivot + shift - middle, left = cell->square - cell->sum * shift;
-        between += n * off * off;
-        still += (left > 0 ? left : 0) < limit * n || cell->zeros == n;
+        const double n = count[c], off = mean[c] - middle;
+        between += n > 0 ? n * off * off : 0.0;
+        still += (n > 0) & ((m2[c] < limit * n) | (zeros[c] == n)) ? 1.0 : 0.0;
     }
     out[TOTAL] = total * repeats;
     out[NONFINITE] = lost * repeats;
     out[MEAN] = middle;
     out[VAR] = (squares + between) / total;
     out[MEAN_SQUARE] = mean_square;
-    out[ACSM] = acsm / (double)live;
-    out[ACV] = acv / (double)live;
-    out[MIN] = live ? least : NAN;
-    out[MAX] = live ? most : NAN;
+    out[ACSM] = acsm / live;
+    out[ACV] = acv / live;
+    out[MIN] = live > 0 ? least : NAN;
+    out[MAX] = live > 0 ? most : NAN;
     out[ZERO_FRACTION] = zero / total;
-    out[DEAD_FRACTION] = (double)still / (double)live;
+    out[DEAD_FRACTION] = still / live;
     out[SATURATED_FRACTION] = ends / total;
 }
 
-/* Fill table (8 x C doubles: count, mean, m2, min, max, zeros, non-finite, saturated: 0 without ends), or, where table is null, the COLUMNS
- * numbers of summary. dtype: 0 float, 1 double, 2 bfloat16, 3 half. Returns 0, or 1 when memory ran out or the dtype is unknown. */
+/* Sums about the pivots become means and sums of squared deviations from them. */
+static void close_cells(const Cells *cells, enum walk walk, int64_t channels, double *mean, double *m2) {
+    if (walk == SINGLE) {
+        if (mean != cells->pivot) memcpy(mean, cells->pivot, sizeof(double) * (size_t)channels);
+        if (m2 != cells->square) memset(m2, 0, sizeof(double) * (size_t)channels);
+        return;
+    }
+    const double *count = cells->count, *sum = cells->sum, *square = cells->square, *pivot = cells->pivot;
+#pragma omp simd
+    for (int64_t c = 0; c < channels; c++) { /* without elements pivot and sums are 0 */
+        const double shift = sum[c] / (count[c] > 0 ? count[c] : 1.0), left = square[c] - sum[c] * shift;
+        mean[c] = pivot[c] + shift;
+        m2[c] = left > 0 ? left : 0.0;
+    }
+}
+
+/* Fill table (8 x C doubles: count, mean, m2, min, max, zeros, non-finite, saturated: 0 without ends), or, where table is null, the
+ * COLUMNS numbers of summary. dtype: 0 float, 1 double, 2 bfloat16, 3 half. Returns 0, or 1 when memory ran out or the dtype is
+ * unknown. */
 int spp_sweep(const void *x, int dtype, const Layout *l, int threads, const double *ends, double *table, double dead, double *summary) {
     const int64_t outer = outer_count(l), pieces = (l->run + SEGMENT - 1) / SEGMENT, channels = l->channels;
     const enum walk walk = outer == 1 && l->run == 1 ? SINGLE : l->columns ? ACROSS : l->run <= SHORT ? BY_CHANNEL : IN_ORDER;
@@ -191,100 +218,70 @@ int spp_sweep(const void *x, int dtype, const Layout *l, int threads, const doub
     if (threads > units) threads = (int)units;
     if (threads < 1) threads = 1;
     if (dtype < 0 || dtype > 3 || !(spp_dtypes() >> dtype & 1)) return 1;
-    Cell *cells = malloc(sizeof(Cell) * (size_t)(channels * threads) + sizeof(double) * (size_t)(ends && !table ? channels : 0));
-    if (!cells) return 1;
-    double *beyond = !ends ? NULL : table ? table + 7 * channels : (double *)(cells + channels * threads);
+    const int64_t room = NUMBERS * channels;
+    double *memory = malloc(sizeof(double) * (size_t)(room * threads + (ends && !table ? channels : 0)));
+    if (!memory) return 1;
+    double *beyond = !ends ? NULL : table ? table + 7 * channels : memory + room * threads;
+    const Cells cells = cells_in(memory, channels);
     switch (dtype) {
-        case 0: f32_pivots(x, l, outer, cells); break;
-        case 1: f64_pivots(x, l, outer, cells); break;
-        case 2: bf16_pivots(x, l, outer, cells); break;
+        case 0: f32_pivots(x, l, outer, &cells); break;
+        case 1: f64_pivots(x, l, outer, &cells); break;
+        case 2: bf16_pivots(x, l, outer, &cells); break;
 #if HAS_HALF
-        case 3: f16_pivots(x, l, outer, cells); break;
+        case 3: f16_pivots(x, l, outer, &cells); break;
 #endif
     }
-    for (int t = 1; t < threads; t++) memcpy(cells + t * channels, cells, sizeof(Cell) * (size_t)channels);
+    clear(&cells, channels);
+    for (int t = 1; t < threads; t++) memcpy(memory + room * t, memory, sizeof(double) * (size_t)room);
 #pragma omp parallel for num_threads(threads) schedule(static) if (threads > 1)
     for (int t = 0; t < threads; t++) {
         const int64_t from = units * t / threads, to = units * (t + 1) / threads;
         const int64_t first = channels * t / threads, end = channels * (t + 1) / threads;
-        Cell *mine = cells + t * channels;
+        const Cells mine = cells_in(memory + room * t, channels);
         switch (dtype) {
-            case 0: f32_sweep(x, l, walk, from, to, mine); if (ends) f32_beyond(x, l, first, end, ends, beyond); break;
-            case 1: f64_sweep(x, l, walk, from, to, mine); if (ends) f64_beyond(x, l, first, end, ends, beyond); break;
-            case 2: bf16_sweep(x, l, walk, from, to, mine); if (ends) bf16_beyond(x, l, first, end, ends, beyond); break;
+            case 0: f32_sweep(x, l, walk, from, to, &mine); if (ends) f32_beyond(x, l, first, end, ends, beyond); break;
+            case 1: f64_sweep(x, l, walk, from, to, &mine); if (ends) f64_beyond(x, l, first, end, ends, beyond); break;
+            case 2: bf16_sweep(x, l, walk, from, to, &mine); if (ends) bf16_beyond(x, l, first, end, ends, beyond); break;
 #if HAS_HALF
-            case 3: f16_sweep(x, l, walk, from, to, mine); if (ends) f16_beyond(x, l, first, end, ends, beyond); break;
+            case 3: f16_sweep(x, l, walk, from, to, &mine); if (ends) f16_beyond(x, l, first, end, ends, beyond); break;
 #endif
         }
     }
-    for (int t = 1; t < threads; t++) merge_cells(cells, cells + t * channels, channels);
+    for (int t = 1; t < threads; t++) {
+        const Cells other = cells_in(memory + room * t, channels);
+        merge_cells(&cells, &other, channels);
+    }
     if (!table) {
-        summarize_cells(cells, beyond, channels, (double)l->repeats, dead, summary);
-        free(cells);
-        return 0;
+        close_cells(&cells, walk, channels, cells.pivot, cells.square);
+        numbers(channels, cells.count, cells.pivot, cells.square, cells.low, cells.high, cells.zeros, cells.bad, beyond,
+                (double)l->repeats, dead, summary);
+    } else {
+        const size_t size = sizeof(double) * (size_t)channels;
+        close_cells(&cells, walk, channels, table + channels, table + 2 * channels);
+        memcpy(table, cells.count, size);
+        memcpy(table + 3 * channels, cells.low, size);
+        memcpy(table + 4 * channels, cells.high, size);
+        memcpy(table + 5 * channels, cells.zeros, size);
+        memcpy(table + 6 * channels, cells.bad, size);
+        if (!ends) memset(table + 7 * channels, 0, size);
     }
-    double *count = table, *mean = count + channels, *m2 = mean + channels, *low = m2 + channels, *high = low + channels,
-           *zeros = high + channels, *bad = zeros + channels, *saturated = bad + channels;
-    for (int64_t c = 0; c < channels; c++) {
-        const Cell *cell = cells + c;
-        const double n = cell->count, shift = n > 0 ? cell->sum / n : 0;
-        const double left = cell->square - cell->sum * shift;
-        count[c] = n;
-        mean[c] = n > 0 ? cell->pivot + shift : 0;
-        m2[c] = left > 0 ? left : 0;
-        low[c] = cell->low;
-        high[c] = cell->high;
-        zeros[c] = cell->zeros;
-        bad[c] = cell->bad;
-        if (!ends) saturated[c] = 0;
-    }
-    free(cells);
+    free(memory);
     return 0;
 }
 
-/* The numbers of `readings` tables as spp_sweep makes them: out is readings x COLUMNS, dead a share of the rms. */
+/* The numbers of `tensors` tensors, one after the other: out is tensors x COLUMNS. Returns how many were reduced before one failed. */
+int64_t spp_digests(int64_t tensors, const void *const *x, const int64_t *dtype, const Layout *const *layout, const int64_t *threads,
+                    double dead, double *out) {
+    for (int64_t i = 0; i < tensors; i++, out += COLUMNS)
+        if (spp_sweep(x[i], (int)dtype[i], layout[i], (int)threads[i], NULL, NULL, dead, out)) return i;
+    return tensors;
+}
+
+/* The numbers of `readings` tables as spp_sweep makes them: out is readings x COLUMNS. */
 void spp_summary(int64_t readings, const double *const *tables, const int64_t *channels, double dead, double *out) {
     for (int64_t r = 0; r < readings; r++, out += COLUMNS) {
         const int64_t n = channels[r];
-        const double *count = tables[r], *mean = count + n, *m2 = mean + n, *low = m2 + n, *high = low + n, *zeros = high + n,
-                     *bad = zeros + n, *saturated = bad + n;
-        double total = 0, lost = 0, sum = 0, squares = 0, means = 0, acsm = 0, acv = 0, zero = 0, ends = 0;
-        double least = INFINITY, most = -INFINITY;
-        int64_t live = 0, still = 0;
-        for (int64_t c = 0; c < n; c++) {
-            lost += bad[c];
-            if (!(count[c] > 0)) continue;
-            live++;
-            total += count[c];
-            sum += count[c] * mean[c];
-            squares += m2[c];
-            means += count[c] * mean[c] * mean[c];
-            acsm += mean[c] * mean[c];
-            acv += m2[c] / count[c];
-            zero += zeros[c];
-            ends += saturated[c];
-            if (low[c] < least) least = low[c];
-            if (high[c] > most) most = high[c];
-        }
-        const double middle = sum / total, mean_square = (squares + means) / total, limit = dead * dead * mean_square;
-        double between = 0;
-        for (int64_t c = 0; c < n; c++) {
-            if (!(count[c] > 0)) continue;
-            const double off = mean[c] - middle;
-            between += count[c] * off * off;
-            still += m2[c] < limit * count[c] || zeros[c] == count[c];
-        }
-        out[TOTAL] = total;
-        out[NONFINITE] = lost;
-        out[MEAN] = middle;
-        out[VAR] = (squares + between) / total;
-        out[MEAN_SQUARE] = mean_square;
-        out[ACSM] = acsm / (double)live;
-        out[ACV] = acv / (double)live;
-        out[MIN] = live ? least : NAN;
-        out[MAX] = live ? most : NAN;
-        out[ZERO_FRACTION] = zero / total;
-        out[DEAD_FRACTION] = (double)still / (double)live;
-        out[SATURATED_FRACTION] = ends / total;
+        const double *t = tables[r];
+        numbers(n, t, t + n, t + 2 * n, t + 3 * n, t + 4 * n, t + 5 * n, t + 6 * n, t + 7 * n, 1.0, dead, out);
     }
 }
