@@ -24,6 +24,9 @@ CHUNK = 1 << 18
 DEVICE_CHUNK = 1 << 22
 """The same on other devices, where a piece costs some twenty launches and, in float64, some 100 MiB."""
 
+SMALL = 1 << 13
+"""Up to so many elements NumPy's reductions, in float64, cost less than the calls of torch's."""
+
 SHORT = 64
 """Inner runs shorter than this are slow to reduce over the last axis."""
 
@@ -61,6 +64,8 @@ def _table(x: Tensor) -> Tensor:
         return _on_device(x)
     if x.shape[0] == x.shape[2] == 1:
         return _single(x.reshape(-1))
+    if x.numel() <= SMALL and (table := _small(x)) is not None:
+        return table
     for wide in (False, True):
         table = _pieces(x, wide=wide or x.dtype is torch.float64)
         if table is not None:
@@ -234,6 +239,26 @@ def _single(x: Tensor) -> Tensor:
     table[Row.MAX] = np.where(finite, values, -np.inf)
     table[Row.ZEROS] = values == 0
     table[Row.NONFINITE] = ~finite
+    return torch.from_numpy(table)
+
+
+def _small(x: Tensor) -> Tensor | None:
+    """The table of few elements; None where one is not finite."""
+    values = np.asarray(x.to(torch.float64).numpy())
+    with np.errstate(invalid="ignore"):
+        low, high = values.min((0, 2)), values.max((0, 2))
+    if not (np.isfinite(low).all() and np.isfinite(high).all()):
+        return None
+    count = x.shape[0] * x.shape[2]
+    mean = values.sum((0, 2)) / count
+    off = values - mean[None, :, None]
+    shift = off.sum((0, 2)) / count
+    table = np.zeros((len(Row), x.shape[1]))
+    table[Row.COUNT] = count
+    table[Row.MEAN] = mean + shift
+    table[Row.M2] = np.maximum(np.einsum("ock,ock->c", off, off) - count * shift * shift, 0)
+    table[Row.MIN], table[Row.MAX] = low, high
+    table[Row.ZEROS] = count - np.count_nonzero(values, axis=(0, 2))
     return torch.from_numpy(table)
 
 
