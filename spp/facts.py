@@ -16,10 +16,11 @@ from spp.measure.sites import type_name
 
 def model_facts(model: nn.Module) -> dict[str, Any]:
     """Class, number of parameters, mode, device and dtype of a model, and the versions it runs on."""
-    first = next(iter(model.parameters()), None)
+    parameters = list(model.parameters())
+    first = parameters[0] if parameters else None
     return {
         "model": type_name(model),
-        "parameters": sum(p.numel() for p in model.parameters() if not isinstance(p, nn.UninitializedParameter)),
+        "parameters": sum(p.numel() for p in parameters if not isinstance(p, nn.UninitializedParameter)),
         "training": model.training,
         "device": str(torch.device("cpu") if first is None else first.device),
         "dtype": str(torch.get_default_dtype() if first is None else first.dtype).removeprefix("torch."),

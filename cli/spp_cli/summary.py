@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from rich.table import Table
 
     from spp.diagnosis.facts import Fact
-    from spp.tracing import Trace
+    from spp.recorded import Trace
 
 MOST_ROWS = 70
 """Components that are listed; of more, the first and the last ones."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from enum import StrEnum
+from functools import lru_cache
 from typing import Any, TypeVar
 
 import numpy as np
@@ -83,7 +84,7 @@ def build_frame(rows: Sequence[Row], blocks: Iterable[str], step: int = 0) -> pd
         Column.NONFINITE: numbers.nonfinite,
         Column.KURTOSIS: np.array([_kurtosis(row.moments) for row in rows], dtype=np.float64),
     }
-    return _table(columns, COLUMNS)
+    return table_of(columns, COLUMNS)
 
 
 def row_order(row: Row) -> tuple[int, int]:
@@ -111,7 +112,7 @@ def build_exponents(rows: Sequence[Row]) -> pd.DataFrame:
         else values
         for column, values in found.items()
     }
-    return _table(columns, EXPONENT_COLUMNS)
+    return table_of(columns, EXPONENT_COLUMNS)
 
 
 def build_channels(rows: Sequence[Row], step: int = 0) -> pd.DataFrame:
@@ -145,7 +146,7 @@ def build_channels(rows: Sequence[Row], step: int = 0) -> pd.DataFrame:
         ChannelColumn.MIN: numbers[:, 3],
         ChannelColumn.MAX: numbers[:, 4],
     }
-    return _table(columns, CHANNEL_COLUMNS)
+    return table_of(columns, CHANNEL_COLUMNS)
 
 
 def _kurtosis(moments: Reduced) -> float:
@@ -153,7 +154,12 @@ def _kurtosis(moments: Reduced) -> float:
 
 
 def build_blocks(tally: Tally, step: int = 0) -> pd.DataFrame:
-    """The residual-block view: one row per merge, in order.
+    """The residual-block view: one row per merge, in order."""
+    return table_of(block_columns(tally, step), BLOCK_COLUMNS)
+
+
+def block_columns(tally: Tally, step: int = 0) -> dict[BlockColumn, object]:
+    """The columns of :func:`build_blocks`, for a table that is made when it is asked for.
 
     A block's last merge is described at the block's output, an earlier one at the skip of the next, which is the stream as the
     block goes on to use it.
@@ -177,7 +183,7 @@ def build_blocks(tally: Tally, step: int = 0) -> pd.DataFrame:
             out[found[name, which]] = getattr(summary, statistic)
         return out
 
-    columns: dict[BlockColumn, object] = {
+    return {
         BlockColumn.STEP: np.full(len(merges), step, dtype=np.int64),
         BlockColumn.DEPTH: _integers([m.depth for m in merges]),
         BlockColumn.BLOCK: [m.block for m in merges],
@@ -193,7 +199,6 @@ def build_blocks(tally: Tally, step: int = 0) -> pd.DataFrame:
         BlockColumn.GRADIENT_ACV: column("gradient", 0, "acv"),
         BlockColumn.GRADIENT_BRANCH_ACV: column("gradient", 1, "acv"),
     }
-    return _table(columns, BLOCK_COLUMNS)
 
 
 def build_modules(facts: Sequence[ModuleFacts]) -> pd.DataFrame:
@@ -216,13 +221,18 @@ def build_modules(facts: Sequence[ModuleFacts]) -> pd.DataFrame:
         ModuleColumn.TIED: [f.tied for f in facts],
         ModuleColumn.INPUTS: [f.inputs for f in facts],
     }
-    return _table(columns, MODULE_COLUMNS)
+    return table_of(columns, MODULE_COLUMNS)
 
 
 def build_unmeasured(holes: Sequence[Hole]) -> pd.DataFrame:
     """One row per thing that was not measured."""
+    return table_of(unmeasured_columns(holes), UNMEASURED_COLUMNS)
+
+
+def unmeasured_columns(holes: Sequence[Hole]) -> dict[UnmeasuredColumn, object]:
+    """The columns of :func:`build_unmeasured`, for a table that is made when it is asked for; they hold no module."""
     unique = list({hole.key: hole for hole in holes}.values())
-    columns: dict[UnmeasuredColumn, object] = {
+    return {
         UnmeasuredColumn.NAME: [h.entry.name for h in unique],
         UnmeasuredColumn.TYPE: _open_category([h.entry.type for h in unique]),
         UnmeasuredColumn.CALL: _integers([h.call for h in unique]),
@@ -230,7 +240,6 @@ def build_unmeasured(holes: Sequence[Hole]) -> pd.DataFrame:
         UnmeasuredColumn.SIGNAL: _category([h.signal for h in unique], tuple(Signal)),
         UnmeasuredColumn.REASON: [h.reason for h in unique],
     }
-    return _table(columns, UNMEASURED_COLUMNS)
 
 
 class _Enclosing:
@@ -260,21 +269,27 @@ def _integers(values: Sequence[int | None]) -> pd.arrays.IntegerArray:
 
 def _category(values: Sequence[str | None], categories: Iterable[str]) -> pd.Categorical:
     """Like ``pd.Categorical(values, categories)``, at a tenth of the time: the codes are looked up here."""
-    names = [str(c) for c in categories]
+    names = tuple(map(str, categories))
     code: dict[str | None, int] = {name: i for i, name in enumerate(names)}
     code[None] = -1
     codes = np.array([code[v] for v in values], dtype=np.int8 if len(names) < 128 else np.int32)
-    dtype: Any = pd.CategoricalDtype(names)
+    dtype: Any = _categorical(names)
     look_up: Any = pd.Categorical.from_codes  # typed for integer categories alone
     out: pd.Categorical = look_up(codes, dtype=dtype, validate=False)
     return out
+
+
+@lru_cache(maxsize=64)
+def _categorical(names: tuple[str, ...]) -> pd.CategoricalDtype:
+    return pd.CategoricalDtype(list(names))
 
 
 def _open_category(values: Sequence[str]) -> pd.Categorical:
     return _category(values, sorted(set(values)))
 
 
-def _table(columns: Mapping[_C, object], specs: Mapping[_C, Spec]) -> pd.DataFrame:
+def table_of(columns: Mapping[_C, object], specs: Mapping[_C, Spec]) -> pd.DataFrame:
+    """A table of columns that are arrays already, or lists of words."""
     data = {
         str(name): pd.array(values, dtype="str") if specs[name].dtype == "str" else values  # type: ignore[call-overload]
         for name, values in columns.items()

@@ -80,11 +80,12 @@ class Tally:
     def add(self, result: Pass) -> None:
         """Merge in what one batch gave; a parameter's own values do not change between batches and count once."""
         for site in result.sites:
-            value, gradient = site.signals
-            if site.value is not None and not (site.is_weight and self._key(site, value) in self._rows):
-                self._put(site, value, site.value)
+            signal, gradient = site.signals
+            key = site.key
+            if site.value is not None and not (site.is_weight and (*key, signal) in self._rows):
+                self._put(site, (*key, signal), site.value)
             if site.gradient is not None:
-                self._put(site, gradient, site.gradient)
+                self._put(site, (*key, gradient), site.gradient)
         for entry, calls in result.calls:
             known = self.calls.get(entry.name)
             self.calls[entry.name] = (known[0] if known else calls[0], max(calls[1], known[1] if known else 0))
@@ -137,11 +138,10 @@ class Tally:
     def _key(site: Site, signal: Signal) -> Key:
         return (*site.key, signal)
 
-    def _put(self, site: Site, signal: Signal, moments: Reduced) -> None:
-        key = self._key(site, signal)
+    def _put(self, site: Site, key: Key, moments: Reduced) -> None:
         row = self._rows.get(key)
         if row is None:
-            name, call, output = site.key
+            name, call, output, signal = key
             depth = None if site.call is None else site.call.depth
             self._rows[key] = Row(
                 name,

@@ -1,6 +1,6 @@
 """The watch over additions: Python functions in place of torch's, which call the originals with the very same arguments.
 
-Besides the module boundary (:mod:`spp.measure.capture`) and tensor hooks (:mod:`spp.measure.gradients`) this is the only place
+Besides the module boundary (:mod:`spp.measure.boundary`) and tensor hooks (:mod:`spp.measure.gradients`) this is the only place
 that reaches into torch while a pass runs; everything is put back by :meth:`Watch.remove`.
 """
 

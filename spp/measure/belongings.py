@@ -15,6 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from spp.measure.randomness import GENERATORS
+from spp.measure.walk import named_modules
 
 _PLAIN = frozenset({bool, int, float, complex, str, bytes, type(None), torch.Size, torch.dtype, torch.device, type})
 _CONTAINERS = frozenset({dict, OrderedDict, defaultdict, Counter, list, set, deque})
@@ -45,7 +46,7 @@ class Belongings:
         self._seen: set[int] = set()
         hidden: list[nn.Module] = [model]
         for root in hidden:  # grows while it is walked
-            for prefix, module in root.named_modules():
+            for prefix, module in named_modules(root):
                 if id(module) not in self._seen:
                     self._seen.add(id(module))
                     self._module(prefix, module, hidden)

@@ -1,17 +1,18 @@
-"""One forward and one backward pass, observed: the only file that touches module calls.
+"""One forward and one backward pass, observed.
 
-While a pass runs, ``nn.Module.__call__`` is replaced, for the model's own modules on this thread, by a function that calls the
-original and then reduces what came out. That sees a row's tensor as the rest of the model receives it (after the user's own
-hooks), works for scripted modules, leaves nothing in anybody's hook lists, and reduces each tensor before a later in-place
-operation can destroy it. Gradients are :mod:`spp.measure.gradients`' part, additions :mod:`spp.measure.additions`'.
+While a pass runs, a function stands in place of ``nn.Module.__call__`` (:mod:`spp.measure.boundary`) that calls the original
+and then, for the model's own modules on this thread, has what came out reduced here. That sees a row's tensor as the rest of
+the model receives it (after the user's own hooks), works for scripted modules, leaves nothing in anybody's hook lists, and
+reduces each tensor before a later in-place operation can destroy it. Gradients are :mod:`spp.measure.gradients`' part,
+additions :mod:`spp.measure.additions`'.
 """
 
 from __future__ import annotations
 
 import sys
 import threading
-from collections.abc import Callable, Iterator
-from contextlib import ExitStack, contextmanager
+from collections.abc import Callable
+from contextlib import AbstractContextManager, ExitStack
 from typing import Any
 
 import torch
@@ -20,16 +21,18 @@ from torch import Tensor, nn
 from spp.errors import SppError
 from spp.measure import holes
 from spp.measure.additions import Watch
+from spp.measure.boundary import boundary
 from spp.measure.channels import ChannelAxis, is_reducible
 from spp.measure.failure import Failure
 from spp.measure.feeds import feeds
 from spp.measure.gradients import Gradients
 from spp.measure.holes import Hole
+from spp.measure.learned import learned_statistics
 from spp.measure.lineage import Lineage, Value
 from spp.measure.passes import Aside, Objective, Pass
 from spp.measure.residual import Merge, Merges
 from spp.measure.sites import Call, Entry, Placer, Site
-from spp.measure.stage import BACKWARD, FORWARD, IDLE, Depth, Stage
+from spp.measure.stage import FORWARD, Depth, Stage
 from spp.measure.weights import Weights, leaves_outside
 from spp.nested import describe, walk
 from spp.signals import Signal
@@ -55,6 +58,10 @@ class Capture:
         self._entries = {id(e.module): e for e in entries}
         self._by_name = {e.name: e for e in entries}
         self._signals, self._axis, self._loss_scale = signals, axis, loss_scale
+        self._wants = (
+            (Signal.ACTIVATION in signals, Signal.GRADIENT in signals),
+            (Signal.WEIGHT in signals, Signal.WEIGHT_GRADIENT in signals),
+        )
         self._wants_backward = bool(signals & {Signal.GRADIENT, Signal.WEIGHT_GRADIENT})
         self._wanted_depth = depth
         self._stack: list[Call] = []
@@ -104,52 +111,9 @@ class Capture:
 
     # -- the boundary -------------------------------------------------------------------------------------------------
 
-    @contextmanager
-    def _boundary(self) -> Iterator[None]:
+    def _boundary(self) -> AbstractContextManager[None]:
         """Put the observing call in place of ``nn.Module.__call__``, and the watch over additions."""
-        original = nn.Module.__call__
-        watch = Watch(self._stage, self._merges, self._stack)
-        depth = sys.getrecursionlimit()
-        stage, entries, get_ident = self._stage, self._entries, threading.get_ident
-
-        def __call__(module: nn.Module, *args: Any, **kwargs: Any) -> Any:
-            phase = stage.phase
-            if phase is IDLE:
-                return original(module, *args, **kwargs)
-            entry = entries.get(id(module))
-            if phase is BACKWARD:
-                if (
-                    entry is None or torch._C._current_graph_task_id() < 0
-                ):  # the latter is another thread's own business
-                    return original(module, *args, **kwargs)
-                return self._again(entry, original, args, kwargs)
-            if get_ident() != stage.thread:
-                if entry is not None:
-                    entry.elsewhere = True
-                return original(module, *args, **kwargs)
-            if entry is None:
-                self._strange(module)
-                return original(module, *args, **kwargs)
-            call = self._enter(entry, args, kwargs)
-            try:
-                output = original(module, *args, **kwargs)
-            except BaseException as error:
-                self._broke(call, error, args, kwargs)
-                raise
-            self._leave(call, output)
-            return output
-
-        nn.Module.__call__ = __call__  # type: ignore[method-assign]
-        try:
-            sys.setrecursionlimit(
-                2 * depth
-            )  # a frame more for each level of nesting must not be what makes a model too deep
-            watch.install()
-            yield
-        finally:
-            watch.remove()
-            nn.Module.__call__ = original  # type: ignore[method-assign]
-            sys.setrecursionlimit(depth)
+        return boundary(self, self._stage, self._entries, Watch(self._stage, self._merges, self._stack))
 
     def _forward(self, forward: Callable[[], Any]) -> Any:
         try:
@@ -162,9 +126,11 @@ class Capture:
                 for entry in self._entries.values():
                     if entry.selected and not entry.calls:
                         self._pass.holes += self._weights.read(entry, None)
+                self._weights.read_values()
         return output
 
-    def _enter(self, entry: Entry, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Call:
+    def enter(self, entry: Entry, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Call:
+        """Note that a module is about to be called."""
         lineage = self._lineage
         with (
             torch._C.DisableTorchFunction()
@@ -175,7 +141,8 @@ class Capture:
         self._stack.append(call)
         return call
 
-    def _leave(self, call: Call, output: Any) -> None:
+    def leave(self, call: Call, output: Any) -> None:
+        """Reduce what a call gave out."""
         stack, entry = self._stack, call.entry
         stack.pop()
         call.depth = self._depth
@@ -196,7 +163,8 @@ class Capture:
             stack[-1].leaves += call.leaves
             stack[-1].last_child = call
 
-    def _broke(self, call: Call, error: BaseException, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+    def broke(self, call: Call, error: BaseException, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+        """Note that a call raised."""
         self._stack.pop()
         self._failure.note(error, call.entry, args, kwargs)
         self._hole(call, "", f"the call raised {type(error).__name__}, which its caller caught")
@@ -223,13 +191,13 @@ class Capture:
             self._pass.sites.append(site)
 
     def _measure(self, site: Site, value: Value, tensor: Tensor, ends: tuple[float, float] | None = None) -> None:
-        signal, gradient = site.signals
-        if signal in self._signals:
+        wants_value, wants_gradient = self._wants[site.is_weight]
+        if wants_value:
             stale = value.moments is None or (ends is not None and value.ends != ends) or value.version < 0
             if stale:  # without a version counter nobody knows whether the tensor still holds what was reduced
                 value.moments, value.ends = self._stage.reduce(tensor, value.axis, ends), ends
             site.value = value.moments
-        if gradient not in self._signals:
+        if not wants_gradient:
             return
         site.waits, site.is_view = True, tensor._is_view()
         if tensor.requires_grad:
@@ -258,14 +226,15 @@ class Capture:
         value.sites.append(merge.stream)
         self._measure(merge.stream, value, tensor)
 
-    def _strange(self, module: nn.Module) -> None:
+    def strange(self, module: nn.Module) -> None:
         """Note a module that runs inside the model and is not registered in it."""
         if self._stack and id(module) not in self._strangers:
             self._strangers[id(module)] = module, self._stack[-1].entry
 
     # -- backward -----------------------------------------------------------------------------------------------------
 
-    def _again(self, entry: Entry, original: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+    def again(self, entry: Entry, original: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        """Make a call during the backward pass."""
         try:
             return self._gradients.again(entry.calls, lambda: original(entry.module, *args, **kwargs))
         except BaseException as error:
@@ -292,19 +261,9 @@ class Capture:
         self._read_statistics()
 
     def _read_statistics(self) -> None:
-        """Rows of their own for what neuron-wise layers learned of their inputs in this backward pass.
-
-        A module that keeps such statistics offers them by ``neuronwise_statistics() -> dict[str, Tensor]``, neurons on axis 0.
-        """
-        if Signal.ACTIVATION not in self._signals:
-            return
-        for entry in self._entries.values():
-            if entry.selected and entry.calls and hasattr(type(entry.module), "neuronwise_statistics"):
-                module: Any = entry.module
-                for name, tensor in module.neuronwise_statistics().items():
-                    site = Site(entry, entry.calls[0], f"neuronwise.{name}", tensor.shape, tensor.dtype, 0)
-                    site.value = self._stage.reduce(tensor, 0)
-                    self._pass.sites.append(site)
+        """Rows of their own for what neuron-wise layers learned of their inputs in this backward pass."""
+        if Signal.ACTIVATION in self._signals:
+            self._pass.sites += learned_statistics(self._entries.values(), self._stage)
 
     # -- endings ------------------------------------------------------------------------------------------------------
 

@@ -10,7 +10,7 @@ from spp.measure.sites import Entry
 from spp.measure.weights import parameters_of
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class ModuleFacts:
     """One row of ``trace.modules``; the fields are its columns."""
 
@@ -46,10 +46,15 @@ def module_facts(
     facts = []
     for entry in entries:
         module = entry.module
-        own = list(parameters_of(module))
-        tied = [f"{n}={owner[id(p)]}" for n, p in own if id(p) in owner]
+        own = parameters_of(module)
+        tied, numel, trainable = [], 0, 0
         for name, parameter in own:
-            owner.setdefault(id(parameter), f"{entry.name}.{name}" if entry.name else name)
+            known = owner.setdefault(id(parameter), qualified := f"{entry.name}.{name}" if entry.name else name)
+            if known is not qualified:
+                tied.append(f"{name}={known}")
+            size = parameter.numel()
+            numel += size
+            trainable += size if parameter.requires_grad else 0
         fan_in, fan_out = _fans(module)
         depth, number = calls.get(entry.name, (None, 0))
         groups, eps = _own(module, "groups") or _own(module, "num_groups"), _own(module, "eps")
@@ -62,8 +67,8 @@ def module_facts(
                 calls=number,
                 leaf=entry.leaf,
                 training=bool(module.training),
-                parameters=sum(p.numel() for _, p in own),
-                trainable=sum(p.numel() for _, p in own if p.requires_grad),
+                parameters=numel,
+                trainable=trainable,
                 fan_in=fan_in,
                 fan_out=fan_out,
                 groups=groups if isinstance(groups, int) else None,

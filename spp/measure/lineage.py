@@ -124,7 +124,10 @@ class Lineage:
 
 def version_of(tensor: Tensor) -> int:
     """The version counter; inference tensors have none."""
-    return -1 if tensor.is_inference() else tensor._version
+    try:
+        return tensor._version
+    except RuntimeError:
+        return -1
 
 
 def _graph_sources(tensor: Tensor) -> tuple[Value, ...]:

@@ -9,7 +9,7 @@ in ``failed`` and nothing more is observed.
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import Any
 
@@ -17,6 +17,7 @@ import torch
 from torch import Tensor, nn
 
 from spp.measure import holes
+from spp.measure.boundary import hold, release
 from spp.measure.capture import LOCK, Capture
 from spp.measure.channels import ChannelAxis, is_reducible
 from spp.measure.feeds import feeds
@@ -74,6 +75,7 @@ class LiveCapture(Capture):
         self.passes: list[Observed] = []
         self.failed: Exception | None = None
         self._live: tuple[Stage, Gradients] | None = None
+        self._holds = False
         super().__init__(entries, signals, axis, 1.0, Depth(mergeable=True))
 
     @property
@@ -91,6 +93,9 @@ class LiveCapture(Capture):
         if self.failed is not None:
             return run()
         mode, graph = MODES[0 if root.training else 1], torch.is_grad_enabled()
+        if not self._holds:
+            hold()
+            self._holds = True
         with LOCK:
             self._begin()
             self._stage.thread = threading.get_ident()
@@ -113,7 +118,7 @@ class LiveCapture(Capture):
         Where gradients arrived, forwards without a graph are no part of the step, nor are evaluations that none arrived
         at; of these the first one counts, as an evaluation.
         """
-        self._gradients.remove()
+        self.let_go()
         kept = self.passes
         if any(o.reached for o in kept):
             evaluations = [o for o in kept if o.mode == MODES[1] and not o.reached]
@@ -132,6 +137,13 @@ class LiveCapture(Capture):
                 observed.result.holes += [holes.no_gradient(s, self._gradients.ran) for s in waiting]
         self.passes = []
         return kept
+
+    def let_go(self) -> None:
+        """Take every hook away."""
+        self._gradients.remove()
+        if self._holds:
+            self._holds = False
+            release()
 
     # -- what differs from a pass of one's own ----------------------------------------------------------------------------
 
@@ -158,24 +170,28 @@ class LiveCapture(Capture):
         self._lineage.forget()
         self.passes.append(Observed(result, mode, graph, {id(e.module): list(e.calls) for e in ran}))
 
-    def _enter(self, entry: Entry, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Call:
+    def enter(self, entry: Entry, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Call:
+        """As for a trace; what goes wrong in it ends the observing."""
         before = len(self._stack)
         try:
-            return super()._enter(entry, args, kwargs)
+            return super().enter(entry, args, kwargs)
         except Exception as error:
             self._fail(error)
             del self._stack[before:]
             return Call(entry, 0, 0, [])
 
-    def _leave(self, call: Call, output: Any) -> None:
+    def leave(self, call: Call, output: Any) -> None:
+        """As for a trace, guarded."""
         if self.failed is None:
-            self._guarded(lambda: super(LiveCapture, self)._leave(call, output))
+            self._guarded(lambda: super(LiveCapture, self).leave(call, output))
 
-    def _broke(self, call: Call, error: BaseException, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+    def broke(self, call: Call, error: BaseException, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+        """As for a trace, guarded."""
         if self.failed is None:
-            self._guarded(lambda: super(LiveCapture, self)._broke(call, error, args, kwargs))
+            self._guarded(lambda: super(LiveCapture, self).broke(call, error, args, kwargs))
 
-    def _again(self, entry: Entry, original: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+    def again(self, entry: Entry, original: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        """As for a trace, over the calls of every forward of the step."""
         key = id(entry.module)
         calls = [call for observed in self.passes for call in observed.calls.get(key, ())]
         return self._gradients.again(calls, lambda: original(entry.module, *args, **kwargs))
@@ -243,11 +259,11 @@ class _GuardedMerges(Merges):
 class _Computed(Weights):
     """Only the weights that are computed in the forward; the parameters themselves are read at the optimizer's step."""
 
-    def read(self, entry: Entry, call: Call | None) -> Iterator[Hole]:
+    def read(self, entry: Entry, call: Call | None) -> Iterable[Hole]:
         for name, tensor in parameters_of(entry.module):
             if tensor.requires_grad and not tensor.is_leaf and not is_reducible(tensor):
                 self._computed(self._site(entry, call, name, tensor), tensor)
         if call is not None:
             for name, tensor in effective_weights(entry.module):
                 self._computed(self._site(entry, call, name, tensor), tensor)
-        return iter(())
+        return ()

@@ -15,6 +15,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -63,6 +64,12 @@ class Moments:
                 where="channel_axis",
             )
         return cls(reduce_channels(tensor, axis, ends))
+
+    @classmethod
+    def swept(cls, tensor: Tensor, axis: int | None, ends: tuple[float, float] | None = None) -> Moments | None:
+        """Reduce one tensor that :func:`spp.measure.kernels.lies_plain`; None where the C sweep does not take it."""
+        table = kernels.sweep(tensor, axis, ends)
+        return None if table is None else cls(table)
 
     @property
     def channels(self) -> int:
@@ -132,8 +139,7 @@ class Moments:
         return Moments(packed)
 
 
-@dataclass(frozen=True, slots=True, eq=False)
-class Digest:
+class Digest(NamedTuple):
     """The numbers of a tensor that nothing will be merged with: its channels' sums are not kept.
 
     A trace of one batch needs no more, and the tables of all channels are most of what a trace would hold in memory.
@@ -152,7 +158,15 @@ class Digest:
         numbers = kernels.digest(tensor, axis, DEAD_SPREAD, ends)
         if numbers is None:
             return None
-        return cls(numbers, tensor.shape[axis] if axis is not None and tensor.dim() else 1)
+        return cls(numbers, _channels(tensor, axis))
+
+    @classmethod
+    def of_all(cls, tensors: Sequence[Tensor], axes: Sequence[int | None]) -> list[Digest] | None:
+        """Reduce many tensors; None where no kernel does all of them in one go."""
+        found = kernels.digests(tensors, axes, DEAD_SPREAD)
+        if found is None:
+            return None
+        return [cls(n, _channels(t, axis)) for n, t, axis in zip(found, tensors, axes, strict=True)]
 
     def same(self, other: object) -> bool:
         """Whether both hold the very same numbers."""
@@ -161,6 +175,10 @@ class Digest:
     def scaled(self, factor: float) -> Digest:
         """The numbers of every element times ``factor`` (> 0)."""
         return Digest(tuple(n * factor**p for n, p in zip(self.numbers, _POWERS, strict=True)), self.channels)
+
+
+def _channels(tensor: Tensor, axis: int | None) -> int:
+    return tensor.shape[axis] if axis is not None and tensor.dim() else 1
 
 
 _DEGREE = {"mean": 1, "min": 1, "max": 1, "var": 2, "mean_square": 2, "acsm": 2, "acv": 2}

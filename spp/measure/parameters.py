@@ -10,8 +10,8 @@ from torch import Tensor
 
 from spp.measure.channels import is_reducible, weight_axis
 from spp.measure.holes import Hole, no_weight_gradient
-from spp.measure.moments import Moments, summarize
-from spp.measure.shape import Reduced
+from spp.measure.moments import Digest, Moments, summarize
+from spp.measure.shape import Reduced, plain_sums
 from spp.measure.shards import Part, is_shared, part_of
 from spp.measure.sites import Call, Entry, Site
 from spp.measure.stage import Depth, Stage
@@ -31,6 +31,11 @@ class _Read:
     part: Part | None
 
     @property
+    def key(self) -> tuple[int, int | None]:
+        """The parameter and its channel axis: what makes two readings one."""
+        return id(self.parameter), self.site.axis
+
+    @property
     def local(self) -> Tensor:
         return self.parameter if self.part is None else self.part.local
 
@@ -42,11 +47,15 @@ class StepParameters:
         entries: The roster.
         calls: Each module's calls in the step's first forward, by the module's identity.
         signals: Which signals to measure.
+        shared: Whether other processes measure the same parameters, or parts of them.
     """
 
-    def __init__(self, entries: list[Entry], calls: dict[int, list[Call]], signals: frozenset[Signal]) -> None:
+    def __init__(
+        self, entries: list[Entry], calls: dict[int, list[Call]], signals: frozenset[Signal], shared: bool = False
+    ) -> None:
         self.holes: list[Hole] = []
-        self._signals, self._stage = signals, Stage(Depth(mergeable=True))
+        self._signals = signals
+        self._whole, self._parts = Stage(Depth(mergeable=shared)), Stage(Depth(mergeable=True))
         self._read: list[_Read] = []
         self._before: dict[int, Tensor] = {}
         if signals & {Signal.WEIGHT, Signal.WEIGHT_GRADIENT}:
@@ -62,35 +71,29 @@ class StepParameters:
     def values(self) -> None:
         """Reduce every parameter; one that is tied to another is reduced once."""
         if Signal.WEIGHT in self._signals:
-            done: dict[tuple[int, int | None], Reduced] = {}
+            found = self._reduced([(r, r.local, r.part) for r in self._read])
             for read in self._read:
-                key = id(read.parameter), read.site.axis
-                if key not in done:
-                    done[key] = self._reduced(read.local, read.part, read.site.axis)
-                read.site.value = done[key]
+                read.site.value = found[read.key]
 
     def gradients(self, scale: float = 1.0) -> None:
         """Reduce every ``.grad`` as it stands, divided by ``scale``."""
         if Signal.WEIGHT_GRADIENT not in self._signals:
             return
-        done: dict[tuple[int, int | None], Reduced] = {}
+        arrived: list[tuple[_Read, Tensor, Part | None]] = []
         for read in self._read:
             gradient, axis = read.parameter.grad, read.site.axis
             if gradient is None:
                 continue
-            key = id(read.parameter), axis
-            if key not in done:
-                part = None
-                if read.part is not None:
-                    found = part_of(gradient, axis) if is_shared(gradient) else "no part"
-                    if isinstance(found, str):
-                        continue
-                    part, gradient = found, found.local
-                elif is_reducible(gradient):
-                    continue
-                moments = self._reduced(gradient, part, axis)
-                done[key] = moments if scale == 1.0 else moments.scaled(1.0 / scale)
-            read.site.gradient = done[key]
+            if read.part is not None:
+                part = part_of(gradient, axis) if is_shared(gradient) else "no part"
+                if isinstance(part, Part):
+                    arrived.append((read, part.local, part))
+            elif not is_reducible(gradient):
+                arrived.append((read, gradient, None))
+        found = self._reduced(arrived)
+        for read, _, _ in arrived:
+            moments = found[read.key]
+            read.site.gradient = moments if scale == 1.0 else moments.scaled(1.0 / scale)
 
     def finish(self) -> None:
         """Say which gradients are missing."""
@@ -109,25 +112,19 @@ class StepParameters:
     @torch.no_grad()
     def updates(self) -> UpdateSums:
         """The squared sizes of the updates since :meth:`remember`, and of the weights before them."""
-        where: list[tuple[str, str]] = []
-        sizes: list[Moments] = []
-        moves: list[Moments] = []
-        known: dict[int, Moments] = {}
+        known: dict[int, Tensor] = {}
         for read in self._read:
-            before, size = self._before.get(id(read.parameter)), read.site.value
-            if before is None or not isinstance(size, Moments):
-                continue
-            if id(read.parameter) not in known:
+            before = self._before.get(id(read.parameter))
+            if before is not None and id(read.parameter) not in known:
                 part = part_of(read.parameter, read.site.axis) if read.part is not None else None
                 now = read.parameter if part is None else part.local if isinstance(part, Part) else before
-                if now.shape != before.shape:
-                    continue
-                moved = self._stage.reduce(before.sub_(now.detach()), None)  # the copy is used up
-                assert isinstance(moved, Moments)
-                known[id(read.parameter)] = moved
-            where.append((read.site.entry.name, read.site.output))
-            sizes.append(size)
-            moves.append(known[id(read.parameter)])
+                if now.shape == before.shape:
+                    known[id(read.parameter)] = before.sub_(now.detach())  # the copy is used up
+        moved = dict(zip(known, self._whole.reduce_all(list(known.values()), [None] * len(known)), strict=True))
+        rows = [(r, r.site.value, moved[id(r.parameter)]) for r in self._read if id(r.parameter) in moved]
+        where = [(read.site.entry.name, read.site.output) for read, size, _ in rows if size is not None]
+        sizes = [plain_sums(size) for _, size, _ in rows if size is not None]
+        moves = [plain_sums(move) for _, size, move in rows if size is not None]
         self._before.clear()
         found = zip(where, _squares(moves), _squares(sizes), strict=True)
         shared = {(r.site.entry.name, r.site.output) for r in self._read if r.part is not None and not r.part.counts}
@@ -149,12 +146,19 @@ class StepParameters:
             elif tensor.is_leaf or not tensor.requires_grad:
                 self._read.append(_Read(site, tensor, part))
 
-    def _reduced(self, tensor: Tensor, part: Part | None, axis: int | None) -> Reduced:
-        moments = self._stage.reduce(tensor, axis)
-        return part.whole(moments) if part is not None and isinstance(moments, Moments) else moments
+    def _reduced(self, wanted: list[tuple[_Read, Tensor, Part | None]]) -> dict[tuple[int, int | None], Reduced]:
+        """Reduce the tensor of each three, by parameter and axis."""
+        once = {read.key: (tensor, part) for read, tensor, part in wanted}
+        whole = {key: tensor for key, (tensor, part) in once.items() if part is None}
+        found = dict(zip(whole, self._whole.reduce_all(list(whole.values()), [axis for _, axis in whole]), strict=True))
+        for key, (tensor, part) in once.items():
+            if part is not None:
+                moments = self._parts.reduce(tensor, key[1])
+                found[key] = part.whole(moments) if isinstance(moments, Moments) else moments
+        return found
 
 
-def _squares(readings: list[Moments]) -> list[float]:
+def _squares(readings: list[Moments | Digest]) -> list[float]:
     """The sum of the squares of the finite elements of each reading."""
     numbers = summarize(readings)
     return list(np.nan_to_num(numbers.mean_square * (numbers.numel - numbers.nonfinite)))

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from spp.errors import InputError, UnknownNameError
 from spp.measure.channels import ChannelAxis, Layout, channel_axis, layout_of, range_of
 from spp.measure.shape import Reduced
+from spp.measure.walk import named_modules
 from spp.signals import Role, Signal
 
 Predicate = Callable[[str, nn.Module], bool]
@@ -172,7 +173,7 @@ def roster(model: nn.Module, include: Selection = None, exclude: Selection = Non
     """
     names: dict[int, list[str]] = {}
     modules: dict[int, nn.Module] = {}
-    for name, module in model.named_modules(remove_duplicate=False):
+    for name, module in named_modules(model, duplicates=True):
         names.setdefault(id(module), []).append(name)
         modules[id(module)] = module
     takes = _matcher("include", include, modules, names)

@@ -67,10 +67,13 @@ class Values:
         for tensor, saved, storage, where, version in self._saved:
             if address(tensor) != where or tensor.shape != saved.shape:
                 tensor.data = storage
-            if not same_bits(storage, saved):
+            written = version >= 0 and tensor._version != version
+            if written or not same_bits(
+                storage, saved
+            ):  # values can change without their version, as those of .data do
                 with torch.no_grad() if version >= 0 else torch.inference_mode():
                     storage.copy_(saved)
-            if version >= 0 and tensor._version != version:
+            if version >= 0 and (written or tensor._version != version):
                 moved.append((tensor, version))
         set_versions(moved)
         for buffer in self._lazy:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from enum import Enum
@@ -13,6 +13,7 @@ from torch import Tensor
 from torch._functorch.pyfunctorch import temporarily_clear_interpreter_stack
 from torch.utils._python_dispatch import _disable_current_modes
 
+from spp.measure import kernels
 from spp.measure.moments import Digest, Moments
 from spp.measure.shape import Reduced, Shaped
 
@@ -52,10 +53,11 @@ class Stage:
         depth: What a reduction is to give.
     """
 
-    __slots__ = ("depth", "phase", "thread")
+    __slots__ = ("_plain", "depth", "phase", "thread")
 
     def __init__(self, depth: Depth) -> None:
         self.phase, self.thread, self.depth = IDLE, threading.get_ident(), depth
+        self._plain = not (depth.fourth or depth.histogram)
 
     @contextmanager
     def during(self, phase: Phase) -> Iterator[None]:
@@ -76,6 +78,10 @@ class Stage:
         Only the forward pass is suspended meanwhile: backward passes deliver gradients on one thread per device, and none of
         them may make the others' arrivals look idle.
         """
+        if self._plain and kernels.lies_plain(tensor) and not modes_active():  # torch makes an empty table at most
+            swept = Moments.swept(tensor, axis, ends) if self.depth.mergeable else Digest.of(tensor, axis, ends=ends)
+            if swept is not None:
+                return swept
         forward = self.phase is FORWARD
         if forward:
             self.phase = IDLE
@@ -93,6 +99,14 @@ class Stage:
         finally:
             if forward:
                 self.phase = FORWARD
+
+    def reduce_all(self, tensors: list[Tensor], axes: list[int | None]) -> Sequence[Reduced]:
+        """Reduce tensors that stay as they are for a while: together where a kernel takes all of them, else one by one."""
+        if self._plain and not self.depth.mergeable and not modes_active():
+            digests = Digest.of_all(tensors, axes)
+            if digests is not None:
+                return digests
+        return [self.reduce(tensor, axis) for tensor, axis in zip(tensors, axes, strict=True)]
 
     def _reduce(self, tensor: Tensor, axis: int | None, ends: tuple[float, float] | None) -> Reduced:
         depth = self.depth

@@ -6,7 +6,7 @@ run modules (a spectral norm would advance its power iteration), and on quantize
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 
 import torch
 from torch import Tensor, nn
@@ -38,45 +38,48 @@ class Weights:
         self.sites: list[Site] = []
         self._stage, self._signals, self._computed = stage, signals, computed
         self._leaves: list[tuple[Site, Tensor]] = []
-        self._values: dict[tuple[int, int | None], Reduced] = {}
 
-    def read(self, entry: Entry, call: Call | None) -> Iterator[Hole]:
-        """Read what ``entry`` owns, at its first ``call`` or, where it never ran, at the end of the pass."""
+    def read(self, entry: Entry, call: Call | None) -> Iterable[Hole]:
+        """Note what ``entry`` owns, at its first ``call`` or, where it never ran, at the end of the pass."""
+        unmeasured: list[Hole] = []
         for name, tensor in parameters_of(entry.module):
             if reason := is_reducible(tensor):
                 number = None if call is None else call.number
-                yield Hole(entry, number, name, Signal.WEIGHT, reason.replace("output", "parameter"))
+                unmeasured.append(Hole(entry, number, name, Signal.WEIGHT, reason.replace("output", "parameter")))
                 continue
             site = self._site(entry, call, name, tensor)
             if tensor.requires_grad and not tensor.is_leaf:
                 self._computed(site, tensor)
                 continue
-            if Signal.WEIGHT in self._signals:
-                key = id(tensor), site.axis
-                if key not in self._values:  # one that is tied to another is reduced once
-                    self._values[key] = self._stage.reduce(tensor, site.axis)
-                site.value = self._values[key]
             self.sites.append(site)
             self._leaves.append((site, tensor))
-        if call is not None:
+        if call is not None and entry.module._forward_pre_hooks:
             for name, tensor in effective_weights(entry.module):
                 self._computed(self._site(entry, call, name, tensor), tensor)
+        return unmeasured
+
+    def read_values(self) -> None:
+        """Reduce every parameter that was noted, as the forward pass has left it, all of them in one go."""
+        if Signal.WEIGHT in self._signals:
+            found = self._reduced([(site, tensor, tensor) for site, tensor in self._leaves])
+            for site, tensor in self._leaves:
+                site.value = found[id(tensor), site.axis]
 
     def read_gradients(self, gradients: Gradients) -> None:
         """Read ``.grad`` of every parameter, while it is the pass's own, and take it away again."""
         if Signal.WEIGHT_GRADIENT not in self._signals:
             return
-        done: dict[tuple[int, int | None], Reduced] = {}
-        for site, parameter in self._leaves:
-            gradient = parameter.grad
-            if gradient is None:
-                continue
-            key = id(parameter), site.axis
-            if key not in done:
-                done[key] = gradients.unscaled(self._stage.reduce(gradient, site.axis))
-            site.gradient = done[key]
+        arrived = [(s, p, g) for s, p in self._leaves if (g := p.grad) is not None]
+        found = self._reduced(arrived)
+        for site, parameter, _ in arrived:
+            site.gradient = gradients.unscaled(found[id(parameter), site.axis])
         for _, parameter in self._leaves:
             parameter.grad = None
+
+    def _reduced(self, wanted: list[tuple[Site, Tensor, Tensor]]) -> dict[tuple[int, int | None], Reduced]:
+        """Reduce the last of each three, by the parameter's identity and axis; what is tied to another only once."""
+        once = {(id(parameter), site.axis): tensor for site, parameter, tensor in wanted}
+        return dict(zip(once, self._stage.reduce_all(list(once.values()), [axis for _, axis in once]), strict=True))
 
     def holes(self, backward_ran: bool) -> Iterator[Hole]:
         """The parameters that got no gradient."""
@@ -91,15 +94,16 @@ class Weights:
         return Site(entry, call, name, tensor.shape, tensor.dtype, axis, is_weight=True)
 
 
-def parameters_of(module: nn.Module) -> Iterator[tuple[str, Tensor]]:
+def parameters_of(module: nn.Module) -> list[tuple[str, Tensor]]:
     """The parameters a module owns itself, by name; uninitialized ones are passed over."""
     if isinstance(module, torch.jit.ScriptModule):
-        items = list(module.named_parameters(recurse=False))
-    else:
-        items = list(module._parameters.items())  # type: ignore[arg-type]
-    for name, parameter in items:
-        if parameter is not None and not isinstance(parameter, UninitializedParameter):
-            yield name, parameter
+        return list(module.named_parameters(recurse=False))
+    return [
+        (name, parameter)
+        for name, parameter in module._parameters.items()
+        if parameter is not None
+        and (type(parameter) is nn.Parameter or not isinstance(parameter, UninitializedParameter))
+    ]
 
 
 def effective_weights(module: nn.Module) -> Iterator[tuple[str, Tensor]]:

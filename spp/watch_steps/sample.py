@@ -165,7 +165,7 @@ class Sample:
 
     def _read_parameters(self, first: Observed | None) -> StepParameters:
         calls = {} if first is None else first.calls
-        parameters = StepParameters(self._live.entries, calls, self._settings.signals)
+        parameters = StepParameters(self._live.entries, calls, self._settings.signals, shared=self._settings.ranks > 1)
         parameters.values()
         self._parameters = parameters
         return parameters
@@ -180,7 +180,10 @@ def evaluation(settings: Settings, step: int, run: Callable[[], Any]) -> tuple[A
         live = settings.capture(wanted)
     except Exception as error:
         return run(), error
-    output = live.forward(settings.root, run)
+    try:
+        output = live.forward(settings.root, run)
+    finally:
+        live.let_go()
     if live.failed is not None:
         return output, live.failed
     tallies = {o.mode: merged([o.result], step) for o in live.finish()}

@@ -142,3 +142,18 @@ def test_a_digest_holds_the_numbers_of_the_table(shape):
             )
         np.testing.assert_allclose(summarize([digest.scaled(0.5)]).acv, whole.acv / 4, rtol=1e-12)
         assert digest.same(Digest.of(x, axis, ends=ends)) and not digest.same(Moments.of(x, axis))
+
+
+def test_digests_of_many_tensors_are_those_of_each():
+    generator = torch.Generator().manual_seed(4)
+    tensors = [torch.randn(shape, generator=generator) for shape in ((8, 3, 5, 5), (40,), (64, 1, 3, 3), (7, 9))]
+    tensors += [tensors[0].transpose(0, 1), torch.randn(70_000, generator=generator).bfloat16(), torch.tensor(2.0)]
+    axes = [0, 0, 0, 1, None, 0, None]
+    found = Digest.of_all(tensors, axes)
+    if found is None:
+        pytest.skip("no C kernel here")
+    assert [d.channels for d in found] == [8, 40, 64, 9, 1, 70_000, 1]
+    assert all(d.same(Digest.of(t, axis)) for d, t, axis in zip(found, tensors, axes, strict=True))
+    assert Digest.of_all([], []) == []
+    assert Digest.of_all([*tensors, torch.ones(2).to_sparse()], [*axes, 0]) is None
+    assert Digest.of_all([*tensors, torch.empty(0, 3)], [*axes, 0]) is None

@@ -7,6 +7,7 @@ import torch
 from torch import Tensor, nn
 
 import spp
+from spp.measure.walk import named_modules
 from tests.zoo.harness import examine, square, x
 
 
@@ -235,3 +236,38 @@ def test_a_trace_inside_a_forward():
 
     trace = examine(Net, lambda: x(5, 6), rows=False)
     assert set(trace.frame.query("signal == 'activation'")["name"]) == {"", "fc", "other"}
+
+
+def test_a_trace_inside_the_forward_of_a_traced_model():
+    seen, before = [], nn.Module.__call__
+
+    class Net(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.first, self.last = nn.Linear(6, 6), nn.Linear(6, 4)
+
+        def forward(self, x: Tensor) -> Tensor:
+            y = self.first(x)
+            seen.append(spp.trace(self.last, y.detach()))
+            return self.last(y)
+
+    trace = spp.trace(Net(), x(5, 6))
+    (inner,) = seen
+    assert trace.frame.query("signal == 'activation'")["name"].tolist() == ["first", "last", "last", ""]
+    assert trace.frame.query("signal == 'gradient'")["name"].tolist() == ["first", "last", ""]
+    assert set(inner.frame["signal"]) == set(spp.ALL) and set(inner.frame["name"]) == {""}
+    assert nn.Module.__call__ is before
+
+
+def test_names_and_order_are_those_of_torch():
+    class Own(nn.Sequential):
+        def named_modules(self, *args, **kwargs):
+            yield from (item for item in super().named_modules(*args, **kwargs) if not item[0].endswith("1"))
+
+    shared = nn.Linear(2, 2)
+    net = nn.Sequential(shared, nn.Sequential(nn.ReLU(), nn.ModuleDict({"a": shared, "b": nn.ModuleList([nn.Tanh()])})))
+    net.missing = None
+    net.register_module("nothing", None)
+    for root in (net, nn.Linear(1, 1), nn.Sequential(net, Own(nn.ReLU(), nn.Tanh()))):
+        assert list(named_modules(root)) == list(root.named_modules())
+        assert list(named_modules(root, duplicates=True)) == list(root.named_modules(remove_duplicate=False))

@@ -261,3 +261,20 @@ def test_warnings_of_the_users_model_pass_through():
 
     with pytest.warns(UserWarning, match="mine"):
         spp.trace(Changes(warn), x(5, 6), loss=square)
+
+
+def test_a_weight_that_its_forward_replaces_is_measured_as_it_was_used():
+    class MaxNorm(nn.Linear):
+        def forward(self, x: Tensor) -> Tensor:
+            self.weight.data = torch.renorm(self.weight.data, 2, 0, 0.1)
+            self.bias.data.clamp_(min=0.25)
+            return super().forward(x)
+
+    layer = MaxNorm(6, 4)
+    weight, bias = layer.weight.detach().clone(), layer.bias.detach().clone()
+    used = torch.renorm(weight, 2, 0, 0.1), bias.clamp(min=0.25)
+    trace = spp.trace(layer, x(5, 6), restore="all")
+    rows = trace.frame.query("signal == 'weight'").set_index("output")
+    for name, tensor in zip(("weight", "bias"), used, strict=True):
+        assert rows.loc[name, "mean_square"] == pytest.approx(tensor.square().mean().item(), rel=1e-6)
+    assert torch.equal(layer.weight, weight) and torch.equal(layer.bias, bias)

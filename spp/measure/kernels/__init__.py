@@ -5,6 +5,8 @@ tensors where Triton is, and the reference elsewhere; ``off`` takes the referenc
 cannot be built.
 """
 
+from collections.abc import Sequence
+
 import torch
 from torch import Tensor
 
@@ -37,18 +39,29 @@ def reduce_channels(tensor: Tensor, axis: int | None, ends: tuple[float, float] 
         return reference.reduce(values, axis, ends)
 
 
+def sweep(tensor: Tensor, axis: int | None, ends: tuple[float, float] | None) -> Tensor | None:
+    """The table of one tensor that :func:`lies_plain`, where the C sweep takes it; else None."""
+    return native.reduce(tensor, axis, ends) if uses_native() else None
+
+
 def digest(tensor: Tensor, axis: int | None, dead: float, ends: tuple[float, float] | None) -> tuple[float, ...] | None:
     """The numbers of one tensor, in the order of ``native.SUMMARY``, where the C sweep takes it; else None."""
     if not uses_native():
         return None
-    values = tensor if _lies_plain(tensor) else _plain(tensor)
+    values = tensor if lies_plain(tensor) else _plain(tensor)
     return native.digest(values, axis, dead, ends) if values.is_cpu else None
 
 
-def _lies_plain(tensor: Tensor) -> bool:
+def digests(tensors: Sequence[Tensor], axes: Sequence[int | None], dead: float) -> list[tuple[float, ...]] | None:
+    """The numbers of many tensors in one go, where the C sweep takes all of them as they are; else None."""
+    return native.digests(tensors, axes, dead) if uses_native() and all(map(lies_plain, tensors)) else None
+
+
+def lies_plain(tensor: Tensor) -> bool:
     """Whether the sweep can read a tensor as it is, without what :func:`spp.measure.kernels.layout.plain` does to others."""
     return (
-        type(tensor) in _ORDINARY
+        tensor.is_cpu
+        and type(tensor) in _ORDINARY
         and tensor.dtype in native.DTYPES
         and tensor.layout is torch.strided
         and not tensor.is_neg()

@@ -7,6 +7,7 @@ import os
 import threading
 from collections.abc import Sequence
 from functools import lru_cache
+from struct import Struct
 from typing import NamedTuple
 
 import numpy as np
@@ -85,6 +86,7 @@ class _Library:
         self._asked = False
         self.sweep: ctypes._NamedFuncPointer | None = None
         self.summary: ctypes._NamedFuncPointer | None = None
+        self.digests: ctypes._NamedFuncPointer | None = None
         self.dtypes = 0
         self.threaded = False
         self.reason = ""
@@ -137,7 +139,11 @@ class _Library:
         summary = library.spp_summary
         summary.argtypes = [ctypes.c_int64, pointer, pointer, ctypes.c_double, pointer]
         summary.restype = None
-        self.summary, self.dtypes, self.threaded = summary, int(library.spp_dtypes()), build.threaded
+        digests = library.spp_digests
+        digests.argtypes = [ctypes.c_int64, pointer, pointer, pointer, pointer, ctypes.c_double, pointer]
+        digests.restype = ctypes.c_int64
+        self.digests, self.summary = digests, summary
+        self.dtypes, self.threaded = int(library.spp_dtypes()), build.threaded
         if wrong := _self_test(sweep):
             return wrong
         self.sweep = sweep
@@ -160,6 +166,7 @@ class _Scratch(threading.local):
 
 
 _SCRATCH = _Scratch()
+_numbers = Struct(f"{len(SUMMARY)}d").unpack
 
 
 def mode() -> str:
@@ -213,9 +220,28 @@ def digest(
 ) -> tuple[float, ...] | None:
     """The numbers of one plain CPU tensor, as ``SUMMARY``, without a table; None where the kernel does not take it."""
     plan = _takes(tensor, axis)
-    if plan is None:
+    if plan is None or _run(tensor, plan, ends, None, dead, _SCRATCH.address):
         return None
-    return None if _run(tensor, plan, ends, None, dead, _SCRATCH.address) else tuple(_SCRATCH.numbers)
+    return _numbers(_SCRATCH.numbers)
+
+
+def digests(tensors: Sequence[Tensor], axes: Sequence[int | None], dead: float) -> list[tuple[float, ...]] | None:
+    """The numbers of many plain CPU tensors in one call; None where the kernel does not take one of them."""
+    call, plans = _LIBRARY.digests, [_takes(tensor, axis) for tensor, axis in zip(tensors, axes, strict=True)]
+    most = torch.get_num_threads() if _LIBRARY.threaded else 1
+    table: list[tuple[int, int, int, int]] = []
+    for tensor, plan in zip(tensors, plans, strict=True):
+        address = _address(tensor)
+        if plan is None or not address:
+            return None
+        table.append((address, DTYPES[tensor.dtype], plan.address, most if plan.large else 1))
+    columns = np.array(table, dtype=np.int64).reshape(-1, 4).T.copy()
+    out = np.empty((len(table), len(SUMMARY)))
+    if call is None or call(len(table), *(column.ctypes.data for column in columns), dead, out.ctypes.data) < len(
+        table
+    ):
+        return None
+    return list(map(tuple, out.tolist()))
 
 
 def _takes(tensor: Tensor, axis: int | None) -> Plan | None:
@@ -229,14 +255,21 @@ def _run(
     tensor: Tensor, plan: Plan, ends: tuple[float, float] | None, table: int | None, dead: float, summary: int | None
 ) -> int:
     assert _LIBRARY.sweep is not None  # _takes has asked
-    try:
-        address = tensor.data_ptr()
-    except RuntimeError:  # a wrapper without storage of its own, as inside torch.func.grad
+    address = _address(tensor)
+    if not address:
         return 1
     threads = torch.get_num_threads() if plan.large and _LIBRARY.threaded else 1
     bounds = None if ends is None else _Ends(*ends)
     failed: int = _LIBRARY.sweep(address, DTYPES[tensor.dtype], plan.address, threads, bounds, table, dead, summary)
     return failed
+
+
+def _address(tensor: Tensor) -> int:
+    """Where the numbers lie; 0 for a wrapper without storage of its own, as inside ``torch.func.grad``."""
+    try:
+        return tensor.data_ptr()
+    except RuntimeError:
+        return 0
 
 
 def summarize(tables: Sequence[Tensor], dead: float) -> npt.NDArray[np.float64] | None:
