@@ -37,6 +37,9 @@ PLACE = ("layers", "batch", "seed")
 MOST, LEAST = 0.5, 0.25
 """Of a gap: more than the one is most of it, less than the other is little."""
 
+PANELS = "network_and_batch_size"
+"""What the panels of figures are for."""
+
 CHANCE = 0.1
 """Accuracy of guessing one of ten classes."""
 
@@ -220,7 +223,7 @@ def figures(results: Results, setup: Setup) -> dict[str, SignalPlot]:
     histories = histories.assign(epoch=histories[History.EPOCH] + 1)
     shared: dict[str, Any] = {
         "by": "arm",
-        "panels": "place",
+        "panels": PANELS,
         "names": {arm: name for arm, (name, _) in ARMS.items()},
         "run": facts,
     }
@@ -231,7 +234,7 @@ def figures(results: Results, setup: Setup) -> dict[str, SignalPlot]:
             histories,
             x="epoch",
             y=History.VALIDATION_ACCURACY,
-            ylabel="accuracy on validation images",
+            ylabel="validation accuracy at the best rate",
             chance=CHANCE,
             **shared,
         ),
@@ -245,7 +248,7 @@ def placed(table: pd.DataFrame) -> pd.DataFrame:
         f"ResNet-{layers}, batches of {batch:.0f}"
         for layers, batch in zip(table["layers"], table["batch"], strict=True)
     ]
-    return table.assign(place=words)
+    return table.assign(**{PANELS: words})
 
 
 def starts(results: Results, layers: int, facts: Mapping[str, object]) -> SignalPlot:

@@ -109,9 +109,9 @@ def figures(results: Results, setup: Setup) -> dict[str, SignalPlot]:
     neat, changed = runs(results), runs(results, inputs=CHANGED)
     keys = ["net", "arm", "lr", "seed"]
     histories = results.of("history", kind=TRAINED, optimizer=SGD, inputs=NEAT).merge(best(results)[keys], on=keys)
-    histories = histories.assign(epoch=histories[History.EPOCH] + 1)
+    histories = histories.assign(epoch=histories[History.EPOCH] + 1, network=histories["net"])
     both = pd.concat([neat[neat["net"].isin(changed["net"]) & neat["arm"].isin(changed["arm"])], changed])
-    both = both.assign(inputs=both["inputs"] + " inputs")
+    both = both.assign(kind_of_inputs=both["inputs"] + " inputs")
     rates: dict[str, Any] = {
         "x": "lr",
         "y": "accuracy",
@@ -120,16 +120,16 @@ def figures(results: Results, setup: Setup) -> dict[str, SignalPlot]:
         "ylabel": "accuracy on test images",
     }
     return {
-        "rates": outcomes(neat, panels="net", chance=CHANCE, run=facts, **rates),
+        "rates": outcomes(neat.assign(network=neat["net"]), panels="network", chance=CHANCE, run=facts, **rates),
         "learning": outcomes(
             histories,
             x="epoch",
             y=History.VALIDATION_ACCURACY,
             by="arm",
-            panels="net",
-            ylabel="accuracy on validation images",
+            panels="network",
+            ylabel="validation accuracy at the best rate",
             chance=CHANCE,
             run=facts,
         ),
-        "changed": outcomes(both, panels="inputs", chance=CHANCE, run={**facts, "model": "ffn"}, **rates),
+        "changed": outcomes(both, panels="kind_of_inputs", chance=CHANCE, run={**facts, "model": "ffn"}, **rates),
     }
