@@ -193,7 +193,7 @@ class Field:
 
     def angle(self, correlation: float) -> float:
         """The cosine of two whose correlation about zero is this: samples of different length have less in common."""
-        return min(correlation * exp(self.lengths / 4), 1.0) if correlation < 1 else 1.0
+        return _clip(correlation * exp(min(self.lengths, 40.0) / 4)) if correlation < 1 else 1.0
 
     def overlap(self) -> float:
         """Mean of the squared cosine over all pairs of elements of a channel: how far the batch is one direction."""

@@ -51,7 +51,7 @@ class Maps:
         key = q.tobytes()
         if key not in self._known:
             each = np.outer(q, self.at).ravel()
-            mean = np.repeat(self.nu * np.sqrt(q), len(self.at))  # the common mean has no length
+            mean = self.nu * np.sqrt(each)  # a longer sample has a larger mean too
             first, second = moments_of_many(self.phi, mean, each * (1 - self.nu**2), rule=QUICK)
             self._known[key] = first.reshape(len(q), -1), second.reshape(len(q), -1)
         return self._known[key]

@@ -3,6 +3,7 @@
 import numpy as np
 import pytest
 import torch
+from torch import nn
 
 from spp.nn import ACTIVATIONS
 from spp.theory.elementwise import of_normal
@@ -10,6 +11,7 @@ from spp.theory.field import FLOAT, Field, even
 from spp.theory.fields import finite_width_rate
 from spp.theory.finite import Couple
 from spp.theory.gaussian import nonlinearity, pair_moment
+from spp.theory.walk import predict
 
 WIDTH, DRAWS = 256, 6000
 
@@ -79,3 +81,17 @@ def test_the_quick_quadrature_is_right_to_four_digits(name, correlation):
             power = 2 if squared else 1
             take = (lambda c, p=power: c.slopes(p)) if slopes else (lambda c, p=power: c.values(p, p))
             assert take(quick) == pytest.approx(fine, abs=1e-4 * take(one))
+
+
+def test_a_deep_and_narrow_network_is_followed_to_the_end():
+    """Two hundred layers of sixteen units, where lengths differ by decades: finite, and 5 / n a layer still."""
+    torch.manual_seed(0)
+    layers: list[nn.Module] = []
+    for _ in range(200):
+        linear = nn.Linear(16, 16, bias=False)
+        nn.init.normal_(linear.weight, std=(2 / 16) ** 0.5)
+        layers += [linear, nn.ReLU()]
+    table = predict(nn.Sequential(*layers), (64, 16))
+    assert (table["reason"] == "").all()
+    variance = table.loc[table["type"] == "ReLU", "log_spread_predicted"].to_numpy() ** 2
+    assert (variance[-1] - variance[20]) / (199 - 20) * 16 == pytest.approx(5, rel=0.2)
