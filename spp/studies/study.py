@@ -100,6 +100,8 @@ class Results:
     cells: tuple[Cell, ...]
     tables: Mapping[Cell, Tables]
     seconds: Mapping[Cell, float]
+    _whole: dict[str, pd.DataFrame] = field(default_factory=dict, init=False, repr=False)
+    """Tables over all cells that were asked for: verdicts, tables and figures ask many times, and cells are hundreds."""
 
     @property
     def names(self) -> tuple[str, ...]:
@@ -108,8 +110,10 @@ class Results:
 
     def __getitem__(self, name: str) -> pd.DataFrame:
         """One table over all cells that have it, the cells' parameters as its first columns."""
-        parts = [self._named(cell, self.tables[cell][name]) for cell in self.cells if name in self.tables[cell]]
-        return pd.concat(parts, ignore_index=True) if parts else pd.DataFrame()
+        if name not in self._whole:
+            parts = [self._named(cell, self.tables[cell][name]) for cell in self.cells if name in self.tables[cell]]
+            self._whole[name] = pd.concat(parts, ignore_index=True) if parts else pd.DataFrame()
+        return self._whole[name].copy()
 
     def of(self, name: str, **parameters: Value) -> pd.DataFrame:
         """The same of those cells whose parameters have these values."""

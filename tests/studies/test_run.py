@@ -48,6 +48,8 @@ def test_results_carry_the_parameters_of_their_cells(tiny: Study, tmp_path: Path
     assert len(one) == len(expected) and len(numbers) > 15
     assert_frame_equal(one[numbers], expected[numbers], check_exact=True, check_dtype=False)
     assert results.of("signals", norm="layer").empty and results["nothing"].empty
+    signals["norm"] = "changed by a reader"
+    assert set(results["signals"]["norm"]) == {"none", "batch"}
 
 
 @pytest.mark.parametrize("again", [1, 2])
