@@ -60,7 +60,12 @@ def list_studies(as_json: bool) -> None:
 @click.option(
     "--seeds", type=click.IntRange(min=1), metavar="N", help="How many seeds; the study's own number if left out."
 )
-@click.option("--out", metavar="DIR", type=click.Path(), help="Folder of the study; studies/NAME if left out.")
+@click.option(
+    "--out",
+    metavar="DIR",
+    type=click.Path(),
+    help="Folder of the study; studies/NAME, or studies/NAME-quick, if left out.",
+)
 @click.option(
     "--jobs", type=int, default=1, show_default=True, metavar="N", help="Cells at a time; -1 for one per core."
 )
@@ -71,7 +76,13 @@ def list_studies(as_json: bool) -> None:
     metavar="NAME",
     help="Of joblib: loky, or dask or ray for a cluster.",
 )
-@click.option("--device", type=click.Choice(["auto", "cpu", "cuda"]), default="auto", show_default=True)
+@click.option(
+    "--device",
+    type=click.Choice(["auto", "cpu", "cuda"]),
+    default="auto",
+    show_default=True,
+    help="auto is a GPU where torch sees one; for --quick, the CPU.",
+)
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object instead of text.")
 def run_study(name: str, **given: Any) -> None:
     """Run a study, or go on with it: a finished cell is never run again.

@@ -121,7 +121,8 @@ def arrangement(setup: Setup) -> list[str]:
         f"changed so that the network begins as the same function; {listed(CHANGED_ARMS)}, rates {listed(chosen.changed)}.",
         "Every arm is judged, on test images, at its own best rate, chosen by accuracy on validation images. Epochs are "
         f"counted until {chosen.target:.0%} of the validation images are right.",
-        f"Seeds: {listed(setup.seed_list(chosen.seeds))}. The damping was chosen on another one.",
+        f"Seeds: {listed(setup.seed_list(chosen.seeds))}. Damping, epochs and rates were settled in a pilot on "
+        "another one, scored on the same test images.",
         "Departures: the proposal has no experiment of its own; all of this is.",
     ]
 
