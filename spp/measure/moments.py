@@ -25,7 +25,7 @@ from torch import Tensor
 from spp.errors import InputError
 from spp.measure import kernels
 from spp.measure.kernels import native, reduce_channels
-from spp.measure.kernels.layout import Row, merge_packed
+from spp.measure.kernels.layout import Row, merge_packed, on_host
 
 Array = npt.NDArray[np.float64]
 
@@ -246,7 +246,7 @@ def digests(readings: Sequence[Moments]) -> list[Digest]:
 
 def _summarize(packed: Sequence[Tensor], sizes: npt.NDArray[np.int64]) -> list[Array]:
     """The reference: NumPy over all channels of all readings side by side."""
-    tables = _to_host(packed)
+    tables = on_host(packed)
     starts = np.concatenate([[0], np.cumsum(sizes)[:-1]]).astype(np.int64)
     filled = sizes > 0
 
@@ -289,19 +289,3 @@ def _summarize(packed: Sequence[Tensor], sizes: npt.NDArray[np.int64]) -> list[A
             "saturated_fraction": add(tables[Row.SATURATED]) / total,
         }
     return [numbers[name] for name in native.SUMMARY]
-
-
-def _to_host(tables: Sequence[Tensor]) -> Array:
-    """All tables side by side as one ``(8, sum C)`` array; one transfer per device."""
-    if not tables:
-        return np.zeros((len(Row), 0))
-    devices = {t.device for t in tables}
-    if len(devices) == 1:
-        return np.asarray(torch.cat(list(tables), dim=1).cpu().numpy())
-    out: list[Tensor] = [torch.empty(0)] * len(tables)
-    for device in devices:
-        where = [i for i, t in enumerate(tables) if t.device == device]
-        whole = torch.cat([tables[i] for i in where], dim=1).cpu()
-        for i, part in zip(where, torch.split(whole, [tables[i].shape[1] for i in where], dim=1), strict=True):
-            out[i] = part
-    return np.asarray(torch.cat(out, dim=1).numpy())

@@ -1,7 +1,10 @@
 """What every kernel agrees on: the rows of a packed table, and a tensor as plain strided numbers."""
 
+from collections.abc import Sequence
 from enum import IntEnum
 
+import numpy as np
+import numpy.typing as npt
 import torch
 from torch import Tensor
 
@@ -71,3 +74,19 @@ def merge_packed(a: Tensor, b: Tensor) -> Tensor:
     out[Row.MIN] = torch.minimum(a[Row.MIN], b[Row.MIN])
     out[Row.MAX] = torch.maximum(a[Row.MAX], b[Row.MAX])
     return out
+
+
+def on_host(tables: Sequence[Tensor]) -> npt.NDArray[np.float64]:
+    """All tables side by side as one ``(8, sum C)`` array; one transfer per device."""
+    if not tables:
+        return np.zeros((len(Row), 0))
+    devices = {t.device for t in tables}
+    if len(devices) == 1:
+        return np.asarray(torch.cat(list(tables), dim=1).cpu().numpy())
+    out: list[Tensor] = [torch.empty(0)] * len(tables)
+    for device in devices:
+        where = [i for i, t in enumerate(tables) if t.device == device]
+        whole = torch.cat([tables[i] for i in where], dim=1).cpu()
+        for i, part in zip(where, torch.split(whole, [tables[i].shape[1] for i in where], dim=1), strict=True):
+            out[i] = part
+    return np.asarray(torch.cat(out, dim=1).numpy())

@@ -6,7 +6,6 @@ import ctypes
 import os
 import threading
 from collections.abc import Sequence
-from functools import lru_cache
 from struct import Struct
 from typing import NamedTuple
 
@@ -17,13 +16,12 @@ from torch import Tensor
 
 from spp.errors import InputError
 from spp.measure.kernels import compile as compiling
-from spp.measure.kernels.layout import Row, collapse
+from spp.measure.kernels.layout import Row
+from spp.measure.kernels.plans import Dims, Layout, Plan
+from spp.measure.kernels.plans import plan_of as plan_of
 
 PATIENCE = 3.0
 """Seconds that the first trace waits for the compiler at most; a later one finds what came out after that."""
-DIMS = 6
-GRAIN = 1 << 15
-"""Elements below which one thread works alone, as in torch."""
 MODES = ("auto", "off", "require")
 DTYPES = {torch.float32: 0, torch.float64: 1, torch.bfloat16: 2, torch.float16: 3}
 SUMMARY = (
@@ -41,33 +39,7 @@ SUMMARY = (
     "saturated_fraction",
 )
 """Columns that ``spp_summary`` writes, in its order."""
-_Dims = ctypes.c_int64 * DIMS
 _Ends = ctypes.c_double * 2
-
-
-class _Layout(ctypes.Structure):
-    """``Layout`` of ``sweep.c``; ``repeats`` counts what expanded axes repeat."""
-
-    _fields_ = (
-        ("dims", ctypes.c_int64),
-        ("sizes", _Dims),
-        ("strides", _Dims),
-        ("channels", ctypes.c_int64),
-        ("channel_stride", ctypes.c_int64),
-        ("run", ctypes.c_int64),
-        ("columns", ctypes.c_int64),
-        ("repeats", ctypes.c_int64),
-    )
-
-
-class Plan(NamedTuple):
-    """How the sweep walks over a layout: what C reads, its address, and what Python asks of it."""
-
-    layout: _Layout
-    address: int
-    channels: int
-    repeats: int
-    large: bool
 
 
 class Status(NamedTuple):
@@ -285,41 +257,13 @@ def summarize(tables: Sequence[Tensor], dead: float) -> npt.NDArray[np.float64] 
     return out.T
 
 
-@lru_cache(maxsize=4096)
-def plan_of(shape: tuple[int, ...], strides: tuple[int, ...], axis: int | None) -> Plan | None:
-    """How to walk over a layout in the order of memory; None for empty tensors and layouts with too many axes."""
-    if 0 in shape:
-        return None
-    rank = len(shape)
-    axis = axis % rank if axis is not None and rank else None
-    channels, channel_stride = (shape[axis], strides[axis]) if axis is not None else (1, 0)
-    rest = [(n, s) for i, (n, s) in enumerate(zip(shape, strides, strict=True)) if i != axis and n != 1]
-    repeats = 1
-    for size, stride in rest:
-        repeats *= size if stride == 0 else 1
-    walk = collapse(sorted((ns for ns in rest if ns[1] != 0), key=lambda ns: -ns[1]))
-    run = 1
-    columns = int(channels > 1 and channel_stride == 1)
-    if not columns and walk and walk[-1][1] == 1:
-        run = walk.pop()[0]
-    if len(walk) > DIMS:
-        return None
-    numel = channels * run
-    for size, _ in walk:
-        numel *= size
-    sizes = _Dims(*([n for n, _ in walk] or [1]))
-    steps = _Dims(*([s for _, s in walk] or [0]))
-    layout = _Layout(max(1, len(walk)), sizes, steps, channels, channel_stride, run, columns, repeats)
-    return Plan(layout, ctypes.addressof(layout), channels, repeats, numel > GRAIN)
-
-
 def _self_test(sweep: ctypes._NamedFuncPointer) -> str:
     """A miscompiled kernel must not be trusted: one small tensor whose sums are known, in both shapes of the sweep."""
     values = torch.tensor([[1.0, 2.0, 0.0], [4.0, float("nan"), -5.0]])
     for columns, want in ((0, [[3, 2], [1, -0.5], [2, 40.5]]), (1, [[2, 1, 2], [2.5, 2, -2.5], [4.5, 0, 12.5]])):
         channels, run = (3, 1) if columns else (2, 3)
-        sizes, strides = _Dims(2 if columns else 1), _Dims(3)
-        layout = _Layout(1, sizes, strides, channels, 1 if columns else 3, run, columns, 1)
+        sizes, strides = Dims(2 if columns else 1), Dims(3)
+        layout = Layout(1, sizes, strides, channels, 1 if columns else 3, run, columns, 1)
         table = torch.empty((len(Row), channels), dtype=torch.float64)
         code = sweep(values.data_ptr(), 0, ctypes.addressof(layout), 1, None, table.data_ptr(), 0.0, None)
         if code or not torch.allclose(table[:3], torch.tensor(want, dtype=torch.float64), rtol=1e-12, atol=0):
