@@ -54,7 +54,7 @@ def publish(study: Study, setup: Setup, results: Results, folder: Path) -> Publi
         write_table(folder / f"{name}.csv", table)
         files += [f"{name}.{end}" for end in ("md", "tex", "csv")]
     captions = {}
-    for name, figure in study.figures(results, setup).items():
+    for name, figure in (study.figures(results, setup) if study.figures else {}).items():
         captions[name] = figure.caption
         for end in FIGURE_FORMATS:
             figure.save(folder / f"{name}.{end}", style="paper" if end == "pdf" else None)
@@ -72,7 +72,7 @@ def publish(study: Study, setup: Setup, results: Results, folder: Path) -> Publi
                     "criterion": claim.criterion,
                     "outcome": str(verdict.outcome),
                     "found": verdict.found,
-                    "numbers": {k: v if math.isfinite(v) else None for k, v in verdict.numbers.items()},
+                    "numbers": {k: v if math.isfinite(v) else None for k, v in (verdict.numbers or {}).items()},
                 }
                 for claim, verdict in verdicts.items()
             ],

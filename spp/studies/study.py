@@ -21,6 +21,10 @@ from spp.errors import InputError
 if TYPE_CHECKING:
     from spp.plot import SignalPlot
 
+    Figures = Mapping[str, SignalPlot]
+else:  # drawing is loaded when something is drawn
+    Figures = Mapping[str, Any]
+
 Value = str | int | float | bool
 """What a parameter of a cell may be."""
 
@@ -143,12 +147,12 @@ class Verdict:
     Attributes:
         outcome: Confirmed, refuted or not testable.
         found: One sentence with the numbers that decided.
-        numbers: Those numbers, by name.
+        numbers: Those numbers, by name; None for none.
     """
 
     outcome: Outcome
     found: str
-    numbers: Mapping[str, float] = field(default_factory=dict)
+    numbers: Mapping[str, float] | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -170,11 +174,6 @@ class Claim:
     judge: Callable[[Results, Setup], Verdict] = field(repr=False)
 
 
-def nothing_drawn(results: Results, setup: Setup) -> dict[str, SignalPlot]:
-    """No figures."""
-    return {}
-
-
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Study:
     """One published experiment, to be run again.
@@ -190,7 +189,7 @@ class Study:
         measure: Does one cell; a function of a module, since other processes look it up by name. Its tables must depend on
             nothing but the cell and the setup: times belong into a table called ``timing``, if anywhere.
         tables: What is published of the results, by name: frames of words and numbers, ready to print.
-        figures: What is drawn of them, by name.
+        figures: What is drawn of them, by name; nothing if left out.
     """
 
     name: str
@@ -202,4 +201,4 @@ class Study:
     cells: Callable[[Setup], Sequence[Cell]]
     measure: Callable[[Cell, Setup], Tables]
     tables: Callable[[Results, Setup], Tables]
-    figures: Callable[[Results, Setup], Mapping[str, SignalPlot]] = nothing_drawn
+    figures: Callable[[Results, Setup], Figures] | None = None
