@@ -97,7 +97,7 @@ def few(splits: Splits, count: int = 32) -> Splits:
 def tiny(monkeypatch: pytest.MonkeyPatch) -> None:
     """The real cells on a few images of each part."""
     for name, value in {
-        "QUICK_EPOCHS": 10,
+        "QUICK_EPOCHS": 2,
         "QUICK_BATCH": 16,
         "QUICK_SCALING": 2,
         "FULL_EPOCHS": 1,
