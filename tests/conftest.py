@@ -17,11 +17,13 @@ def _calm() -> None:
     torch.manual_seed(0)
 
 
-def pytest_configure() -> None:
+def pytest_configure(config: pytest.Config) -> None:
     """Hear Ctrl-C: what is started in the background ignores it, and hands that on to whatever it starts."""
     if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
         signal.signal(signal.SIGINT, signal.default_int_handler)
-    os.environ.setdefault("OMP_NUM_THREADS", str(THREADS))  # for the processes that tests start
+    if "PYTEST_XDIST_WORKER" in os.environ or not config.getoption("numprocesses", None):
+        # for the processes that tests start; not where workers are started from, which would hand on its own number
+        os.environ.setdefault("OMP_NUM_THREADS", str(THREADS))
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
