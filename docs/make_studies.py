@@ -26,6 +26,8 @@ TABLE = re.compile(r"(?<=<!-- verdicts -->\n).*?(?=<!-- end -->)", re.DOTALL)
 
 def adopt(folder: Path) -> None:
     """Take over the page, the figures and the verdicts of one study."""
+    from make_images import keep  # beside this file
+
     facts = json.loads((folder / "verdicts.json").read_text(encoding="utf-8"))
     name = facts["study"]
     PAGES.mkdir(exist_ok=True)
@@ -38,14 +40,6 @@ def adopt(folder: Path) -> None:
     title, _, rest = page.partition("\n")
     (PAGES / f"{name}.md").write_text(f"{title}\n\n{command}\n{rest}", encoding="utf-8")
     shutil.copyfile(folder / "verdicts.json", PAGES / f"{name}.json")
-
-
-def keep(file: Path, target: Path) -> None:
-    """Copy a figure with a palette: half the size, and no colour off by more than can be seen."""
-    from PIL import Image
-
-    with Image.open(file) as image:
-        image.convert("RGB").quantize(128, dither=Image.Dither.NONE).save(target, optimize=True)
 
 
 def verdicts() -> pd.DataFrame:

@@ -42,21 +42,23 @@ class InputError(SppError, ValueError):
 
 
 class UnknownNameError(InputError, KeyError):
-    """A name is not in the list it should come from; the message shows the nearest ones, then all.
+    """A name is not in the list it should come from; the message shows the nearest ones, then all or where to find them.
 
     Args:
         kind: What the name stands for, as ``model`` or ``norm``.
         name: The name that came.
         known: Every name that would have been taken.
         where: Argument or option concerned.
+        listing: What lists them all, for more names than anybody reads in a message.
     """
 
-    def __init__(self, kind: str, name: str, known: Iterable[str], *, where: str = "") -> None:
+    def __init__(self, kind: str, name: str, known: Iterable[str], *, where: str = "", listing: str = "") -> None:
         self.kind, self.name, self.known = kind, name, tuple(known)
         near = get_close_matches(name, self.known, n=3, cutoff=0.5)
         self.nearest = tuple(near)
         hint = f"Did you mean {_one_of(near)}? " if near else ""
-        remedy = f"{hint}Known: {', '.join(self.known) or 'none'}."
+        every = f"{listing} has all {len(self.known)}." if listing else f"Known: {', '.join(self.known) or 'none'}."
+        remedy = hint + every
         super().__init__(f"unknown {kind} {name!r}", where=where, remedy=remedy)
 
 

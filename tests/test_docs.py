@@ -5,12 +5,10 @@ Run as a program, it writes the tables of columns into ``docs/statistics.md``.
 
 import doctest
 import importlib
-import importlib.util
 import inspect
 import re
 import sys
 from pathlib import Path
-from types import ModuleType
 
 import click
 import pytest
@@ -19,6 +17,7 @@ import torch
 from spp.frame import schema
 from spp_cli.main import cli
 from spp_cli.options import LOSSES
+from tests.scripts import script
 
 ROOT = Path(__file__).resolve().parents[1]
 PAGES = sorted([*(ROOT / "docs").glob("*.md"), *ROOT.glob("*.md")])
@@ -52,7 +51,7 @@ def section(name: str) -> re.Pattern[str]:
 @pytest.mark.parametrize("name", TABLES)
 def test_every_column_is_documented_as_the_schema_has_it(name):
     (found,) = section(name).findall(STATISTICS.read_text())
-    assert found == table(name), "run `python tests/test_docs.py`"
+    assert found == table(name), "run `python -m tests.test_docs`"
 
 
 def test_every_statistic_has_a_formula():
@@ -97,17 +96,8 @@ def test_the_readme_begins_with_the_two_lines():
     assert second == '    pip install -c constraints.txt -e ".[dev]" && pytest -n 2'
 
 
-def extension(name: str) -> ModuleType:
-    """One of the files that the site is built with."""
-    spec = importlib.util.spec_from_file_location(Path(name).stem, ROOT / "docs" / name)
-    assert spec is not None and spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
-
-
 def test_every_page_of_the_docs_is_in_the_navigation():
-    navigation = extension("_ext/navigation.py")
+    navigation = script("_ext/navigation.py")
     pages = {page.stem for page in (ROOT / "docs").glob("*.md")}
     groups = navigation.grouped(pages)
     assert sorted(page for group in groups.values() for page in group) == sorted(pages - {"index"})
@@ -121,7 +111,7 @@ def test_every_page_of_the_docs_is_in_the_navigation():
 def test_every_public_name_has_an_entry_in_the_reference():
     import spp
 
-    pages = extension("_ext/public_names.py").pages()
+    pages = script("_ext/public_names.py").pages()
     for name, value in vars(spp).items():
         if not name.startswith("_") and not inspect.ismodule(value):
             assert any(re.search(rf":: spp(\.\w+)*\.{name}$", text, re.MULTILINE) for text in pages.values()), name
@@ -130,7 +120,7 @@ def test_every_public_name_has_an_entry_in_the_reference():
 
 
 def test_every_option_is_in_the_reference_of_the_command_line():
-    page = extension("_ext/command_reference.py").page(cli, "spp")
+    page = script("_ext/command_reference.py").page(cli, "spp")
     for command in commands():
         section = page.split(f"## spp {command.name}")[1].split("\n## ")[0]
         for parameter in command.params:
@@ -139,7 +129,7 @@ def test_every_option_is_in_the_reference_of_the_command_line():
 
 
 def test_help_texts_become_markdown():
-    reference = extension("_ext/command_reference.py")
+    reference = script("_ext/command_reference.py")
     assert reference.paragraphs("One\ntwo.\n\n\b\nExamples:\n  spp a\n  spp b") == (
         "One\ntwo.\n\nExamples:\n\n```text\nspp a\nspp b\n```"
     )
@@ -171,7 +161,7 @@ def test_the_tutorial_runs(tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(sys, "path", list(sys.path))
     torch.set_num_threads(1)  # two threads that wait for each other take five times as long on a busy machine
-    images, page = extension("make_images.py"), ROOT / "docs" / "tutorial.md"
+    images, page = script("make_images.py"), ROOT / "docs" / "tutorial.md"
     names = images.run_blocks(page)
     sys.modules.pop("mynet")
     assert images.shown(page) <= {path.name for path in tmp_path.iterdir()}

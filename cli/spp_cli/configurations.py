@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from spp_cli import options
 from spp_cli.factories import swapped
-from spp_cli.libraries import built, check_changes, first_line, load, unknown
+from spp_cli.libraries import built, check_changes, first_line, load
 from spp_cli.networks import Plan
 
 if TYPE_CHECKING:
@@ -86,7 +86,7 @@ def plan(request: NetworkRequest, path: str, changes: dict[str, Any], shape: tup
 
 
 def _config(library: ModuleType, path: str) -> Any:
-    from spp.errors import InputError
+    from spp.errors import InputError, UnknownNameError
 
     rule = "a configuration is a JSON file with a model_type, as the config.json beside saved weights"
     try:
@@ -99,7 +99,8 @@ def _config(library: ModuleType, path: str) -> Any:
         raise InputError(rule, received=received, where=path)
     known = import_module("transformers.models.auto.configuration_auto").CONFIG_MAPPING
     if content["model_type"] not in known:
-        raise unknown("model_type", content["model_type"], sorted(known), "transformers.CONFIG_MAPPING", path)
+        listing = "transformers.CONFIG_MAPPING"
+        raise UnknownNameError("model_type", content["model_type"], sorted(known), where=path, listing=listing)
     try:
         return known[content["model_type"]].from_dict(content)
     except Exception as error:

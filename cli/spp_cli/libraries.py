@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterable, Sequence
-from difflib import get_close_matches
+from collections.abc import Callable, Iterable
 from importlib import import_module
 from importlib.util import find_spec
 from typing import TYPE_CHECKING, Any
@@ -17,7 +16,6 @@ if TYPE_CHECKING:
 
     from torch import nn
 
-    from spp.errors import InputError
     from spp_cli.options import NetworkRequest as Request
 
 LIBRARIES = ("torchvision", "timm")
@@ -70,10 +68,13 @@ Found = tuple[tuple[int, ...], int, Callable[[], Any]]
 
 
 def _torchvision(module: ModuleType, name: str, shape: tuple[int, ...] | None, classes: int | None) -> Found:
+    from spp.errors import UnknownNameError
+
     models = import_module("torchvision.models")
     known = models.list_models(module=models)  # those that classify; detectors and the like are in modules of their own
     if name not in known:
-        raise unknown("torchvision model", name, known, "torchvision.models.list_models(torchvision.models)", "--model")
+        listing = "torchvision.models.list_models(torchvision.models)"
+        raise UnknownNameError("torchvision model", name, known, where="--model", listing=listing)
     options: dict[str, Any] = {"num_classes": IMAGENET if classes is None else classes}
     side = TORCHVISION_SIZES.get(name, TORCHVISION_SIZE)
     if name in ("googlenet", "inception_v3"):
@@ -85,8 +86,10 @@ def _torchvision(module: ModuleType, name: str, shape: tuple[int, ...] | None, c
 
 
 def _timm(module: ModuleType, name: str, shape: tuple[int, ...] | None, classes: int | None) -> Found:
+    from spp.errors import UnknownNameError
+
     if not module.is_model(name):
-        raise unknown("timm model", name, module.list_models(), "timm.list_models()", "--model")
+        raise UnknownNameError("timm model", name, module.list_models(), where="--model", listing="timm.list_models()")
     default = module.get_pretrained_cfg(name)
     own = tuple(default.input_size) if default is not None else (3, 224, 224)
     number = classes if classes is not None else (default.num_classes if default is not None else IMAGENET)
@@ -156,20 +159,3 @@ def built(name: str, build: Callable[[], Any]) -> nn.Module:
 def first_line(error: BaseException) -> str:
     """The first line of an error's message, without a full stop."""
     return (str(error).strip().splitlines() or [""])[0].rstrip(".")
-
-
-def unknown(kind: str, name: str, known: Sequence[str], listing: str, where: str) -> InputError:
-    """The error for a name that a library does not know: the nearest ones, since all of them would fill the screen.
-
-    Args:
-        kind: What the name stands for.
-        name: The name that came.
-        known: Every name that would have been taken.
-        listing: What lists them.
-        where: Argument or file concerned.
-    """
-    from spp.errors import InputError
-
-    near = [repr(one) for one in get_close_matches(name, known, n=3, cutoff=0.5)]
-    hint = f"Did you mean {' or '.join(near)}? " if near else ""
-    return InputError(f"unknown {kind} {name!r}", where=where, remedy=f"{hint}{listing} has all {len(known)}.")

@@ -139,7 +139,7 @@ class LiveCapture(Capture):
         return kept
 
     def let_go(self) -> None:
-        """Take every hook away."""
+        """Take every hook away, and the hold on the call boundary."""
         self._gradients.remove()
         if self._holds:
             self._holds = False

@@ -136,7 +136,7 @@ class Config:
 
     def check_input(self, shape: tuple[int, ...], *, batch: int | None = None) -> None:
         """Raise unless samples of this shape can go in; see ``spp.models.check_input``."""
-        raise NotImplementedError
+        raise NotImplementedError  # each family says what it takes; there are no networks of this class itself
 
     def _need_count(self, key: str) -> None:
         if not _is_count(getattr(self, key)):
@@ -227,7 +227,7 @@ class ConvConfig(Config):
     @property
     def total_stride(self) -> int:
         """By how much the network divides height and width."""
-        raise NotImplementedError
+        raise NotImplementedError  # each family counts its own strides
 
     def check_input(self, shape: tuple[int, ...], *, batch: int | None = None) -> None:
         """Raise unless ``(C, H, W)`` fits: the channels, a pixel left after the last stride, what the norm needs."""

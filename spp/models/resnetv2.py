@@ -29,8 +29,7 @@ class NormAct(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """``(N, channels, H, W)`` to the same shape."""
-        out: Tensor = self.norm(self.act(x)) if self.norm_last else self.act(self.norm(x))
-        return out
+        return activated(self.norm, self.act, x, norm_last=self.norm_last)
 
 
 class PreBlock(ResidualBlock):
@@ -40,8 +39,7 @@ class PreBlock(ResidualBlock):
 
     def activated(self, norm: nn.Module, act: nn.Module, x: Tensor) -> Tensor:
         """Norm and activation of ``x``, in the block's order."""
-        out: Tensor = norm(act(x)) if self.norm_last else act(norm(x))
-        return out
+        return activated(norm, act, x, norm_last=self.norm_last)
 
 
 class PreBasicBlock(PreBlock):
@@ -119,6 +117,12 @@ class PreResNet(nn.Module):
         for part in self.children():
             x = part(x)
         return x
+
+
+def activated(norm: nn.Module, act: nn.Module, x: Tensor, *, norm_last: bool) -> Tensor:
+    """``act(norm(x))``, or ``norm(act(x))`` where the norm stands last."""
+    out: Tensor = norm(act(x)) if norm_last else act(norm(x))
+    return out
 
 
 def norm_last(parts: Parts) -> bool:

@@ -86,11 +86,17 @@ def draw_panel(panel: Panel, axes: Axes) -> Drawn:
 
 def begun(panel: AnyPanel, axes: Axes) -> Drawn:
     """Set up ``axes`` over layers: limits and labels, bands of stages, and the message of a panel without data."""
-    drawn = Drawn()
     axes.set_xlim(-0.5 - 0.01 * panel.size, panel.size - 0.5 + 0.01 * panel.size)
+    drawn = labelled(panel, axes)
+    drawn.bands = _bands(panel, axes)
+    return drawn
+
+
+def labelled(panel: AnyPanel, axes: Axes) -> Drawn:
+    """Give ``axes`` its labels, and the message of a panel without data."""
+    drawn = Drawn()
     axes.set_xlabel(panel.xlabel)
     axes.set_ylabel(panel.ylabel)
-    drawn.bands = _bands(panel, axes)
     if panel.message:
         axes.set_yticks([])
         drawn.message = axes.text(

@@ -4,11 +4,10 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.lines import Line2D
 
-from spp.plot.draw import Drawn, level, linewidth
+from spp.plot.draw import Drawn, labelled, level, linewidth
 from spp.plot.draw_curves import draw_lines, look_of
 from spp.plot.scales import scale_axis
 from spp.plot.shapes import Axis, Curve, Outcomes
-from spp.plot.style import INK
 
 MARGIN = 0.05
 """Share of the x axis that is left free on either side."""
@@ -16,16 +15,9 @@ MARGIN = 0.05
 
 def draw_outcomes(panel: Outcomes, axes: Axes) -> Drawn:
     """Draw ``panel`` onto ``axes`` and return what was drawn."""
-    drawn = Drawn()
     _x_axis(panel, axes)
-    axes.set_xlabel(panel.xlabel)
-    axes.set_ylabel(panel.ylabel)
+    drawn = labelled(panel, axes)
     if panel.message:
-        axes.set_yticks([])
-        drawn.message = axes.text(
-            0.5, 0.5, panel.message, transform=axes.transAxes, ha="center", va="center", color=INK
-        )
-        drawn.message.set_in_layout(False)
         return drawn
     scale_axis(panel, axes)
     draw_lines(panel, axes, drawn)

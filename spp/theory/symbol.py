@@ -133,20 +133,20 @@ class _Spec:
 
 
 def _spec(value: Any) -> Any:
-    """What the shape of a result depends on; numbers keep their types, since 1, 1.0 and True are equal."""
+    """What the shape of a result depends on; what is no tensor keeps its type, since 1, 1.0 and True are equal."""
     if isinstance(value, Tensor):
         return _Spec(tuple(value.shape), value.stride(), value.dtype)
-    return torch.device("meta") if isinstance(value, torch.device) else _Number(type(value), value)
+    return torch.device("meta") if isinstance(value, torch.device) else _Typed(type(value), value)
 
 
 def _made(value: Any) -> Any:
     if isinstance(value, _Spec):
         return value.made()
-    return value.value if isinstance(value, _Number) else value
+    return value.value if isinstance(value, _Typed) else value
 
 
 @dataclass(frozen=True, slots=True)
-class _Number:
+class _Typed:
     type: type
     value: Any
 

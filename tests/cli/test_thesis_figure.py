@@ -1,6 +1,5 @@
 """The thesis' figure comes out of the three commands that the page on training gives, with the numbers that it speaks of."""
 
-import importlib.util
 from pathlib import Path
 
 import numpy as np
@@ -9,15 +8,11 @@ import torch
 
 import spp as library
 from spp.plot import evolutions
-
-DOCS = Path(__file__).resolve().parents[2] / "docs"
+from tests.scripts import DOCS, script
 
 
 def documented():
-    spec = importlib.util.spec_from_file_location("make_images", DOCS / "make_images.py")
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module.commands(DOCS / "training.md", "The thesis' figure")
+    return script("make_images.py").commands(DOCS / "training.md", "The thesis' figure")
 
 
 @pytest.mark.slow

@@ -1,10 +1,6 @@
 """Every picture of the gallery, from small inputs: nothing overlaps, nothing is clipped, and the page has them all."""
 
-import importlib.util
 import re
-import sys
-from collections.abc import Iterator
-from pathlib import Path
 from types import ModuleType
 
 import pytest
@@ -12,22 +8,16 @@ from matplotlib.patches import Rectangle
 from matplotlib.text import Text
 
 from spp.plot import SignalPlot
+from tests.scripts import DOCS, script
 
 from .test_figure import shrunk
 
-DOCS = Path(__file__).resolve().parents[2] / "docs"
 NAMES = ("ffn", "resnet50", "effnet_b0-none", "effnet_b0-batch", "deep2000", "gpt2")
 
 
 @pytest.fixture(scope="module")
-def script() -> Iterator[ModuleType]:
-    spec = importlib.util.spec_from_file_location("make_gallery", DOCS / "make_gallery.py")
-    assert spec is not None and spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    sys.modules["make_gallery"] = module  # dataclasses look their module up
-    spec.loader.exec_module(module)
-    yield module
-    del sys.modules["make_gallery"]
+def gallery() -> ModuleType:
+    return script("make_gallery.py")
 
 
 def texts(plot: SignalPlot) -> list[tuple[str, Text]]:
@@ -62,14 +52,14 @@ def overlaps(plot: SignalPlot) -> list[str]:
 
 
 @pytest.mark.parametrize("name", [pytest.param(name, marks=pytest.mark.slow) for name in NAMES])
-def test_nothing_overlaps_in_any_picture(script: ModuleType, name: str) -> None:
+def test_nothing_overlaps_in_any_picture(gallery: ModuleType, name: str) -> None:
     if name == "gpt2":
         from tests import foreign
 
         foreign.transformers()
-    network = script.networks(small=True)[name]
+    network = gallery.networks(small=True)[name]
     kinds = {}
-    for kind, figure in script.figures(network):
+    for kind, figure in gallery.figures(network):
         assert not overlaps(figure), (name, kind)
         assert figure.caption.startswith(f"Signal propagation plot of {network.facts['model']}")
         kinds[kind] = figure
@@ -78,8 +68,8 @@ def test_nothing_overlaps_in_any_picture(script: ModuleType, name: str) -> None:
     assert ("blocks" in kinds) == (name not in ("ffn", "deep2000"))
 
 
-def test_the_check_can_fail(script: ModuleType) -> None:
-    figure = script.networks(small=True)["ffn"].figure("channels")
+def test_the_check_can_fail(gallery: ModuleType) -> None:
+    figure = gallery.networks(small=True)["ffn"].figure("channels")
     axes = figure.axes_[0]
     axes.set_title("two words that stand in each other's way " * 6)
     assert any("leaves the page" in words for words in overlaps(figure))

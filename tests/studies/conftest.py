@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pandas as pd
 import pytest
+import torch
 
 import spp
 from spp.studies import Cell, Claim, Outcome, Results, Setup, Study, Verdict
@@ -48,6 +49,11 @@ TINY = Study(
     measure=measure,
     tables=tables,
 )
+
+
+@pytest.fixture(autouse=True)
+def _as_in_every_cell() -> None:
+    torch.set_num_threads(1)
 
 
 @pytest.fixture

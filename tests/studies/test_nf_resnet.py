@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from functools import partial
 from math import pi
 from pathlib import Path
 
@@ -11,27 +11,17 @@ import pytest
 import torch
 
 from spp.nn import StandardizedConv2d
-from spp.studies import Cell, Outcome, Results, Setup, find, nf_resnet
+from spp.studies import Cell, Outcome, Setup, find, nf_resnet
 from spp.studies.nf_resnet import ARMS, SIZES, closed_form
 from spp.studies.publish import publish
 from spp.studies.study import Tables
+from tests.studies import judging
+from tests.studies.judging import results
 
 QUICK, FULL = Setup(), Setup(quick=False)
 STUDY = find("nf-resnet")
-CLAIMS = {claim.name: claim for claim in STUDY.claims}
+verdict = partial(judging.verdict, STUDY)
 DEPTHS = (3, 4, 6, 3)
-
-
-@pytest.fixture(autouse=True)
-def _as_in_every_cell() -> Iterator[None]:
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
-
-
-def results(*cells: tuple[Cell, Tables]) -> Results:
-    return Results(tuple(cell for cell, _ in cells), dict(cells), {cell: 1.0 for cell, _ in cells})
 
 
 @pytest.mark.parametrize(("setup", "depths"), [(QUICK, {50}), (FULL, {50, 600})])
@@ -114,12 +104,6 @@ def blocks(arm: str, **changed: float) -> tuple[Cell, Tables]:
     for key, value in changed.items():
         table[key] = table[key] * value if arm == "bn" else table[key] + value
     return Cell.of(part="signals", arm=arm, depth=50, seed=1), {"blocks": table}
-
-
-def verdict(name: str, *cells: tuple[Cell, Tables]) -> Outcome:
-    found = CLAIMS[name].judge(results(*cells), QUICK)
-    assert found.found.endswith(".")
-    return found.outcome
 
 
 def test_b1_and_b2_want_the_closed_form() -> None:

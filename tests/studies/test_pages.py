@@ -2,17 +2,14 @@
 
 from __future__ import annotations
 
-import importlib.util
 import json
-from pathlib import Path
 
 import pytest
 
 from spp import studies
 from spp.studies import Outcome, Setup
 from spp.studies.publish import markdown
-
-DOCS = Path(__file__).resolve().parents[2] / "docs"
+from tests.scripts import DOCS, script
 
 
 @pytest.mark.parametrize("name", studies.names())
@@ -28,8 +25,5 @@ def test_a_page_has_the_claims_of_the_code(name: str) -> None:
 
 
 def test_the_overview_holds_every_verdict() -> None:
-    spec = importlib.util.spec_from_file_location("make_studies", DOCS / "make_studies.py")
-    assert spec is not None and spec.loader is not None
-    made = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(made)
+    made = script("make_studies.py")
     assert markdown(made.verdicts()) in (DOCS / "studies.md").read_text()

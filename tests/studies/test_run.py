@@ -8,7 +8,6 @@ from pathlib import Path
 
 import pandas as pd
 import pytest
-import torch
 from pandas.testing import assert_frame_equal
 
 from spp.errors import InputError, StoreError
@@ -40,10 +39,7 @@ def test_results_carry_the_parameters_of_their_cells(tiny: Study, tmp_path: Path
     signals = results["signals"]
     assert list(signals.columns[:2]) == ["norm", "seed"]
     one = results.of("signals", norm="batch", seed=67)
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)  # as in every cell
     expected = measure(Cell.of(norm="batch", seed=67), Setup())["signals"]
-    torch.set_num_threads(before)
     numbers = expected.select_dtypes("number").columns
     assert len(one) == len(expected) and len(numbers) > 15
     assert_frame_equal(one[numbers], expected[numbers], check_exact=True, check_dtype=False)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 import pandas as pd
@@ -12,26 +13,19 @@ from pandas.testing import assert_frame_equal
 
 from spp.data import Splits
 from spp.errors import InputError
-from spp.studies import Cell, Outcome, Results, Setup, find, thesis_effnet
+from spp.studies import Cell, Outcome, Setup, find, thesis_effnet
 from spp.studies.publish import publish
 from spp.studies.study import Tables
 from spp.studies.thesis_effnet_arms import ARMS, RATES, TABLE_1, TRAINED, TRAINED_FULL
 from spp.studies.thesis_effnet_claims import TABLE_1_THESIS
 from spp.studies.trials import images
 from tests.data.files import write_cifar
+from tests.studies import judging
+from tests.studies.judging import results
 
 QUICK, FULL = Setup(), Setup(quick=False, data=Path("data"))
 STUDY = find("thesis-effnet")
-CLAIMS = {claim.name: claim for claim in STUDY.claims}
-
-
-@pytest.fixture(autouse=True)
-def _as_in_every_cell() -> None:
-    torch.set_num_threads(1)
-
-
-def results(*cells: tuple[Cell, Tables]) -> Results:
-    return Results(tuple(cell for cell, _ in cells), dict(cells), {cell: 1.0 for cell, _ in cells})
+verdict = partial(judging.verdict, STUDY)
 
 
 def at_init(arm: str, seed: int, *, acv: float, gradient: float = 1.0, path: tuple[float, ...] = (1.0, 1.0, 1.0)):
@@ -45,12 +39,6 @@ def at_init(arm: str, seed: int, *, acv: float, gradient: float = 1.0, path: tup
 def run(arm: str, seed: int, accuracy: float, *, lr: float = 0.001, finished: bool = True):
     cell = Cell.of(part="train", arm=arm, lr=lr, seed=seed)
     return cell, {"test": pd.DataFrame({"accuracy": [accuracy], "loss": [1.0], "finished": [finished]})}
-
-
-def verdict(name: str, *cells: tuple[Cell, Tables], setup: Setup = QUICK) -> Outcome:
-    found = CLAIMS[name].judge(results(*cells), setup)
-    assert found.found.endswith((".", ")."))
-    return found.outcome
 
 
 @pytest.mark.parametrize(("setup", "arms", "seeds"), [(QUICK, TRAINED, 2), (FULL, TRAINED_FULL, 5)])

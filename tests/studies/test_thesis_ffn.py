@@ -2,46 +2,29 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pandas as pd
 import pytest
-import torch
 
 from spp.data import Splits
-from spp.studies import Cell, Outcome, Results, Setup, find, thesis_ffn
+from spp.studies import Cell, Outcome, Setup, find, thesis_ffn
 from spp.studies.publish import publish
 from spp.studies.study import Tables
 from spp.studies.thesis_ffn import RATES, first_of, standardized_digits
 from spp.studies.thesis_ffn_arms import ARMS, SCALED
 from spp.studies.thesis_ffn_claims import at_equal_loss
 from tests.data.files import write_cifar
+from tests.studies import judging
+from tests.studies.judging import results
 
 QUICK, FULL = Setup(), Setup(quick=False, data=Path("data"))
 STUDY = find("thesis-ffn")
-CLAIMS = {claim.name: claim for claim in STUDY.claims}
-
-
-@pytest.fixture(autouse=True)
-def _as_in_every_cell() -> Iterator[None]:
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
-
-
-def results(*cells: tuple[Cell, Tables]) -> Results:
-    return Results(tuple(cell for cell, _ in cells), dict(cells), {cell: 1.0 for cell, _ in cells})
-
-
-def verdict(name: str, *cells: tuple[Cell, Tables], setup: Setup = QUICK) -> Outcome:
-    found = CLAIMS[name].judge(results(*cells), setup)
-    assert found.found.endswith(".")
-    return found.outcome
+verdict = partial(judging.verdict, STUDY)
 
 
 @pytest.mark.parametrize(("setup", "seeds"), [(QUICK, 3), (FULL, 5)])
