@@ -54,7 +54,8 @@ class UnknownNameError(InputError, KeyError):
 
     def __init__(self, kind: str, name: str, known: Iterable[str], *, where: str = "", listing: str = "") -> None:
         self.kind, self.name, self.known = kind, name, tuple(known)
-        near = get_close_matches(name, self.known, n=3, cutoff=0.5)
+        few = 2 if listing else 3  # the names of a large library differ in little: a third one helps nobody
+        near = get_close_matches(name, self.known, n=few, cutoff=0.5)
         self.nearest = tuple(near)
         hint = f"Did you mean {_one_of(near)}? " if near else ""
         every = f"{listing} has all {len(self.known)}." if listing else f"Known: {', '.join(self.known) or 'none'}."

@@ -17,7 +17,8 @@ if TYPE_CHECKING:
 
     from torch import nn
 
-    from spp_cli.options import NetworkRequest, Request
+    from spp_cli.network_request import NetworkRequest
+    from spp_cli.options import Request
 
 TOKENS = 128
 """Length of a text where ``--tokens`` does not say, and the network takes as much."""

@@ -14,7 +14,7 @@ from spp_cli.networks import Plan
 if TYPE_CHECKING:
     from torch import nn
 
-    from spp_cli.options import NetworkRequest as Request
+    from spp_cli.network_request import NetworkRequest as Request
 
 SHAPE = (3, 224, 224)
 """Shape of a sample, unless ``--image-size`` or a data file says otherwise."""

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
     from torch import nn
 
-    from spp_cli.options import NetworkRequest as Request
+    from spp_cli.network_request import NetworkRequest as Request
 
 LIBRARIES = ("torchvision", "timm")
 

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from torch import nn
 
-    from spp_cli.options import NetworkRequest as Request
+    from spp_cli.network_request import NetworkRequest as Request
 
 _SHOWN = 5
 """Names of a checkpoint's misfits that are listed before the rest is counted."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Any, Protocol, TypeVar
+from typing import Any, TypeVar
 
 import click
 
@@ -13,70 +13,6 @@ F = TypeVar("F", bound=Callable[..., Any])
 LOSSES = ("auto", "probe", "cross_entropy")
 DEVICES = ("auto", "cpu", "cuda")
 FAIL_ON = ("warning", "error")
-
-
-class NetworkRequest(Protocol):
-    """What any command says about the network it wants."""
-
-    @property
-    def model(self) -> str:
-        """A bundled name, ``torchvision:NAME``, ``timm:NAME``, ``transformers:CONFIG.json`` or ``package.module:factory``."""
-        ...
-
-    @property
-    def norm(self) -> str | None:
-        """A norm; None for the network's own, as for the next four."""
-        ...
-
-    @property
-    def activation(self) -> str | None:
-        """An activation."""
-        ...
-
-    @property
-    def init(self) -> str | None:
-        """An initialization."""
-        ...
-
-    @property
-    def residual(self) -> str | None:
-        """A rule of residual sums."""
-        ...
-
-    @property
-    def se(self) -> str | None:
-        """A rule of squeeze-and-excitation gates."""
-        ...
-
-    @property
-    def num_classes(self) -> int | None:
-        """Outputs."""
-        ...
-
-    @property
-    def image_size(self) -> tuple[int, int] | None:
-        """Height and width."""
-        ...
-
-    @property
-    def checkpoint(self) -> str | None:
-        """A file of weights."""
-        ...
-
-    @property
-    def eval_mode(self) -> bool:
-        """Whether it is put into evaluation mode."""
-        ...
-
-    @property
-    def batch_size(self) -> int:
-        """Samples per batch."""
-        ...
-
-    @property
-    def seed(self) -> int:
-        """Of the weights."""
-        ...
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
