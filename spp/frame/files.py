@@ -37,10 +37,15 @@ def put_table(path: Path, table: pd.DataFrame) -> None:
     put(path, lambda draft: table.to_parquet(draft, index=False))
 
 
+def put_text(path: Path, text: str) -> None:
+    """Write a text."""
+    put(path, lambda draft: _write_text(draft, text))
+
+
 def put_facts(folder: Path, run: Mapping[str, Any]) -> None:
     """Write ``run.json``."""
     text = json.dumps({"format": VERSION, **run}, indent=2, default=str) + "\n"
-    put(folder / RUN_FILE, lambda draft: _write_text(draft, text))
+    put_text(folder / RUN_FILE, text)
 
 
 def read_facts(folder: Path, shown: str) -> dict[str, Any]:

@@ -10,7 +10,6 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
-import torch
 from torch import nn
 
 from spp.data import Splits
@@ -19,7 +18,7 @@ from spp.nn import lsuv_
 from spp.studies import affine_batchnorm_claims as claims
 from spp.studies.affine_batchnorm_claims import ARMS, SIGNAL, TRAINED
 from spp.studies.study import Cell, Setup, Study, Tables
-from spp.studies.trials import drawn, images, listed, traced, trained
+from spp.studies.trials import commas, drawn, first, images, traced, trained
 from spp.studies.tuning import outcome
 from spp.training import Recipe
 
@@ -79,7 +78,7 @@ def arrangement(setup: Setup) -> list[str]:
     """What is run, as lines of text."""
     chosen = size(setup)
     depths = ", ".join(f"ResNet-{depth}" for depth in chosen.depths)
-    narrow = "" if not chosen.changes else f" narrowed to {listed(chosen.changes['widths'])} channels"
+    narrow = "" if not chosen.changes else f" narrowed to {commas(chosen.changes['widths'])} channels"
     data = "scikit-learn's digits at 8x8" if setup.quick else "CIFAR-10"
     return [
         f"Data: {data}; a fifth of the training images held back, by seed, for validation.",
@@ -88,9 +87,9 @@ def arrangement(setup: Setup) -> list[str]:
         + "; ".join(f"{name}: {text}" for name, text in ARMS.values())
         + f". LSUV sees {LSUV_IMAGES} training images, once.",
         f"Recipe: SGD with momentum {MOMENTUM}, a constant rate, no weight decay, {chosen.epochs} epochs, batches of "
-        f"{listed(chosen.batches)}. Every arm is trained at each of the rates {listed(chosen.rates)} and judged, on "
+        f"{commas(chosen.batches)}. Every arm is trained at each of the rates {commas(chosen.rates)} and judged, on "
         "test images, at its own best, chosen by accuracy on validation images.",
-        f"Seeds: {listed(setup.seed_list(chosen.seeds))}.",
+        f"Seeds: {commas(setup.seed_list(chosen.seeds))}.",
         "Departures: data, recipe and rates are this re-run's own, since only the abstract of the paper could be read. The arm "
         "with LSUV is not in it.",
         *(
@@ -159,11 +158,6 @@ def network(depth: int, arm: str, chosen: Size, data: Splits) -> nn.Module:
     if arm == claims.LSUV:
         lsuv_(model, first(data, LSUV_IMAGES)[0])
     return model
-
-
-def first(data: Splits, n: int) -> tuple[torch.Tensor, torch.Tensor]:
-    """The first ``n`` training images and their classes, as they are stored: in an order that follows from the seed."""
-    return data.train.batch(torch.arange(min(n, len(data.train))))
 
 
 STUDY = Study(

@@ -13,7 +13,7 @@ from spp.frame.schema import BlockColumn
 from spp.plot import compare, outcomes
 from spp.plot.runs import Beside
 from spp.studies.study import Claim, Outcome, Results, Setup, Tables, Verdict
-from spp.studies.trials import spread
+from spp.studies.trials import geometric, spread
 from spp.studies.tuning import Difference, rate_in_words, tuned
 from spp.training.results import History
 
@@ -117,11 +117,6 @@ def farthest(results: Results, arm: str) -> float:
         blocks.groupby(["layers", BlockColumn.BLOCK, "arm"], observed=True)["square"].apply(geometric).unstack("arm")
     )
     return float(np.exp(np.abs(np.log(squares[arm] / squares[MINUS])).max()))
-
-
-def geometric(values: pd.Series[float]) -> float:
-    """Geometric mean."""
-    return float(np.exp(np.log(values.astype(np.float64)).mean()))
 
 
 CLAIMS = (

@@ -10,8 +10,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import pandas as pd
-import torch
-from torch import Generator, Tensor, nn
+from torch import Generator, nn
 
 from spp.data import Splits
 from spp.studies import neuronwise_tables as tables
@@ -35,7 +34,7 @@ from spp.studies.neuronwise_networks import (
 )
 from spp.studies.neuronwise_tables import ADAM, CHANGED, LAW, NEAT, SGD, TIMING, TRAINED
 from spp.studies.study import Cell, Setup, Study, Tables
-from spp.studies.trials import drawn, images, listed, trained
+from spp.studies.trials import commas, drawn, first, images, trained
 from spp.studies.tuning import outcome
 from spp.training import Recipe, fit
 
@@ -108,20 +107,20 @@ def arrangement(setup: Setup) -> list[str]:
     data = "scikit-learn's digits at 8x8" if setup.quick else "CIFAR-10, shifted and mirrored"
     return [
         f"Data: {data}; a fifth of the training images held back, by seed, for validation.",
-        f"Networks: {FFN}, {sizes.depth} Linear layers of width {sizes.width}; {CNN}, convolutions of {listed(sizes.channels)} "
+        f"Networks: {FFN}, {sizes.depth} Linear layers of width {sizes.width}; {CNN}, convolutions of {commas(sizes.channels)} "
         f"channels, max pooling between them, a hidden layer of {sizes.hidden}; ReLU, He's weights, zero biases. The "
         "classifier has ordinary gradients in every arm.",
-        f"Arms: no norm (plain), BatchNorm (batch) and LayerNorm (layer) between layer and ReLU; the modes {listed(MODES)} "
+        f"Arms: no norm (plain), BatchNorm (batch) and LayerNorm (layer) between layer and ReLU; the modes {commas(MODES)} "
         f"with statistics of the batch. {DAMPED_EPS:g} is added to the variance in {DAMPED}, {DEFAULT_EPS:g}, the library's "
         "own value, in the others.",
         f"Recipe: plain SGD (no momentum, no weight decay, a constant rate), {chosen.epochs} epochs, batches of "
-        f"{chosen.batch}; rates {listed(chosen.rates)} for every arm. The same with Adam for {listed(ADAM_ARMS)}, "
-        f"rates {listed(chosen.adam)}.",
+        f"{chosen.batch}; rates {commas(chosen.rates)} for every arm. The same with Adam for {commas(ADAM_ARMS)}, "
+        f"rates {commas(chosen.adam)}.",
         f"Changed inputs: {FFN}, every feature x as a x + d, a from 1/3 to 3 and d of standard deviation 2, the first layer "
-        f"changed so that the network begins as the same function; {listed(CHANGED_ARMS)}, rates {listed(chosen.changed)}.",
+        f"changed so that the network begins as the same function; {commas(CHANGED_ARMS)}, rates {commas(chosen.changed)}.",
         "Every arm is judged, on test images, at its own best rate, chosen by accuracy on validation images. Epochs are "
         f"counted until {chosen.target:.0%} of the validation images are right.",
-        f"Seeds: {listed(setup.seed_list(chosen.seeds))}. Damping, epochs and rates were settled in a pilot on "
+        f"Seeds: {commas(setup.seed_list(chosen.seeds))}. Damping, epochs and rates were settled in a pilot on "
         "another one, scored on the same test images.",
         "Departures: the proposal has no experiment of its own; all of this is.",
     ]
@@ -197,11 +196,6 @@ def law(cell: Cell, setup: Setup, data: Splits) -> pd.DataFrame:
             fit(model, data, Recipe(epochs=epochs, batch_size=chosen.batch, optimizer="sgd", momentum=0.0, lr=rate))
         parts += [compared(model, arm, batch).assign(arm=arm, epochs=epochs) for arm in MODES]
     return pd.concat(parts, ignore_index=True)
-
-
-def first(data: Splits, n: int) -> tuple[Tensor, Tensor]:
-    """The first ``n`` training images and their classes, as they are stored: in an order that follows from the seed."""
-    return data.train.batch(torch.arange(min(n, len(data.train))))
 
 
 STUDY = Study(

@@ -14,7 +14,7 @@ import pandas as pd
 import torch
 
 import spp
-from spp.frame.files import put
+from spp.frame.files import put_text
 from spp.studies.store import described, write_json, write_table
 from spp.studies.study import Claim, Results, Setup, Study, Verdict
 
@@ -49,8 +49,8 @@ def publish(study: Study, setup: Setup, results: Results, folder: Path) -> Publi
         write_table(folder / f"{name}.parquet", results[name])
         files.append(f"{name}.parquet")
     for name, table in tables.items():
-        _write(folder / f"{name}.md", markdown(table))
-        _write(folder / f"{name}.tex", table.to_latex(index=False, escape=True))
+        put_text(folder / f"{name}.md", markdown(table))
+        put_text(folder / f"{name}.tex", table.to_latex(index=False, escape=True))
         write_table(folder / f"{name}.csv", table)
         files += [f"{name}.{end}" for end in ("md", "tex", "csv")]
     captions = {}
@@ -78,7 +78,7 @@ def publish(study: Study, setup: Setup, results: Results, folder: Path) -> Publi
             ],
         },
     )
-    _write(folder / "README.md", page(study, setup, verdicts, tables, captions, facts))
+    put_text(folder / "README.md", page(study, setup, verdicts, tables, captions, facts))
     return Published(folder, results, verdicts, tables, ("README.md", "verdicts.json", *files))
 
 
@@ -136,7 +136,3 @@ def _machine(facts: Mapping[str, Any]) -> str:
     versions = ", ".join(f"{name} {version}" for name, version in facts["versions"].items())
     where = f"{facts['setup']['device']}; {facts['machine']}; {versions}"
     return f"{facts['cells']} cells, {facts['seconds'] / 60:.1f} minutes in all, each on one thread ({where})."
-
-
-def _write(path: Path, text: str) -> None:
-    put(path, lambda draft: (draft.write_text(text, encoding="utf-8"), None)[1])

@@ -12,7 +12,7 @@ from typing import Any
 import pandas as pd
 
 from spp.errors import InputError, StoreError
-from spp.frame.files import DRAFT, failed, put, read_table
+from spp.frame.files import DRAFT, failed, put, put_table, put_text, read_table
 from spp.studies.study import Cell, Results, Setup, Study, Tables
 
 STUDY_FILE, CELL_FILE, CELLS = "study.json", "cell.json", "cells"
@@ -132,7 +132,7 @@ def read_json(path: Path) -> dict[str, Any]:
 def write_json(path: Path, facts: dict[str, Any]) -> None:
     """Write facts, whole or not at all."""
     text = json.dumps(facts, indent=2, default=str) + "\n"
-    put(path, lambda draft: (draft.write_text(text, encoding="utf-8"), None)[1])
+    put_text(path, text)
 
 
 def write_table(path: Path, table: pd.DataFrame) -> None:
@@ -140,4 +140,4 @@ def write_table(path: Path, table: pd.DataFrame) -> None:
     if path.suffix == ".csv":
         put(path, lambda draft: table.to_csv(draft, index=False))
     else:
-        put(path, lambda draft: table.to_parquet(draft, index=False))
+        put_table(path, table)

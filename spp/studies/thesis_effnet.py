@@ -27,8 +27,8 @@ from spp.studies.thesis_effnet_arms import (
     TRAINED,
     TRAINED_FULL,
 )
-from spp.studies.thesis_effnet_claims import CLAIMS, TABLE_1_THESIS, best_rate, chance
-from spp.studies.trials import drawn, images, spread, trained
+from spp.studies.thesis_effnet_claims import CLAIMS, TABLE_1_THESIS, best_rate
+from spp.studies.trials import chance, drawn, images, spread, trained
 from spp.tracing import trace
 from spp.training import Recipe
 

@@ -15,6 +15,7 @@ import numpy.typing as npt
 import pandas as pd
 
 from spp.studies.study import Claim, Outcome, Results, Setup, Verdict
+from spp.studies.trials import chance
 
 TABLE_1_THESIS: Mapping[tuple[str, float], tuple[float, float]] = MappingProxyType(
     {
@@ -44,11 +45,6 @@ GATES: Mapping[str, tuple[float, float]] = MappingProxyType({"sn": (0.15, 0.35),
 """What gates at 1/2 make of the variance, 1/4 and 1/2, with room for gates that are not exactly there."""
 
 POINTS = 2.0
-
-
-def chance(setup: Setup) -> float:
-    """The accuracy of guessing."""
-    return 0.1 if setup.quick else 0.01
 
 
 def best_rate(test: pd.DataFrame, arm: str) -> float:

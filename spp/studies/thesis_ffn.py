@@ -23,9 +23,9 @@ from spp.frame.schema import Column
 from spp.signals import Signal
 from spp.studies.study import Cell, Results, Setup, Study, Tables
 from spp.studies.thesis_ffn_arms import ARMS, SCALED
-from spp.studies.thesis_ffn_claims import BELOW, CLAIMS, STEPS, TOP, geometric, scaling_table
+from spp.studies.thesis_ffn_claims import BELOW, CLAIMS, STEPS, TOP, scaling_table
 from spp.studies.thesis_ffn_figures import figures
-from spp.studies.trials import drawn, images, spread, trained
+from spp.studies.trials import drawn, geometric, images, spread, trained
 from spp.theory import batchnorm_gradient_factor, chi
 from spp.tracing import trace
 from spp.training import Recipe

@@ -8,6 +8,7 @@ import numpy as np
 import pandas as pd
 
 from spp.studies.study import Claim, Outcome, Results, Setup, Verdict
+from spp.studies.trials import chance, geometric
 
 POSTER = "Dewyse (JKU Linz, 2025), poster"
 BELOW, TOP = 2, 9
@@ -19,16 +20,6 @@ WITH, WITHOUT, NOT = (11.5, 15.5), (0.7, 1.6), 5.0
 
 FEWEST = 10
 LEVELS = 5
-
-
-def geometric(values: pd.Series[float]) -> float:
-    """Geometric mean."""
-    return float(np.exp(np.log(values).mean()))
-
-
-def chance(setup: Setup) -> float:
-    """The accuracy of guessing."""
-    return 0.1 if setup.quick else 0.01
 
 
 def judge_growth(results: Results, setup: Setup) -> Verdict:

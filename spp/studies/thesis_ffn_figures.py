@@ -11,6 +11,7 @@ from spp.frame.schema import Column
 from spp.plot.runs import Beside
 from spp.studies.study import Results, Setup
 from spp.studies.thesis_ffn_arms import ARMS, SCALED
+from spp.studies.trials import chance
 
 DRAWN = (0, 9, 19)
 """Epochs of the poster's figures 1 and 2."""
@@ -42,14 +43,13 @@ def figures(results: Results, setup: Setup) -> dict[str, plot.SignalPlot]:
             columns = {names[arm]: _run(rows, arm, facts) for arm in arms if (rows["arm"] == arm).any()}
             if columns:
                 found[name] = plot.evolutions(columns, signals=shown, statistics="mean_square")
-    chance = 0.1 if setup.quick else 0.01
     if len(results["test"]):
         found["accuracy"] = plot.outcomes(
             results["test"],
             x="lr",
             y="accuracy",
             by="arm",
-            chance=chance,
+            chance=chance(setup),
             names=names,
             xlabel="learning rate",
             ylabel="test accuracy",

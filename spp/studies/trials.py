@@ -5,9 +5,10 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any, TypeVar
 
+import numpy as np
 import pandas as pd
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from spp.data import Splits, splits
 from spp.errors import InputError
@@ -93,9 +94,24 @@ def traced(model: nn.Module, batch: Any, setup: Setup, **options: Any) -> Tables
     return {"signals": found.frame, "blocks": found.blocks}
 
 
-def listed(values: Iterable[object]) -> str:
+def first(data: Splits, n: int) -> tuple[Tensor, Tensor]:
+    """The first ``n`` training images and their classes, as they are stored: in an order that follows from the seed."""
+    return data.train.batch(torch.arange(min(n, len(data.train))))
+
+
+def chance(setup: Setup) -> float:
+    """The accuracy of guessing, on the digits or on CIFAR-100."""
+    return 0.1 if setup.quick else 0.01
+
+
+def commas(values: Iterable[object]) -> str:
     """Values between commas; numbers as short as they can be."""
     return ", ".join(f"{value:g}" if isinstance(value, float) else str(value) for value in values)
+
+
+def geometric(values: pd.Series[float]) -> float:
+    """Geometric mean."""
+    return float(np.exp(np.log(values.astype(np.float64)).mean()))
 
 
 def spread(values: pd.Series[float], scale: float = 1.0, digits: int = 1) -> str:
