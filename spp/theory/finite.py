@@ -7,6 +7,7 @@ has the variance ``Var[f] / n``; what of it came in with the ``z``, the linear l
 from __future__ import annotations
 
 from functools import cached_property
+from math import copysign
 
 import numpy as np
 
@@ -95,8 +96,8 @@ class Pairs:
     """
 
     def __init__(self, x: Field, phi: Nonlinearity) -> None:
-        self.x, self.phi, self.nu2 = x, phi, x.nu**2
-        self.mean, self.variance = x.nu * x.second**0.5, x.second * (1 - self.nu2)
+        self.x, self.phi, self.nu2 = x, phi, x.angle(x.nu**2)  # what all have in common, in units of cosines
+        self.mean, self.variance = copysign((self.nu2 * x.second) ** 0.5, x.nu), x.second * (1 - self.nu2)
         self.across, self.within = x.angle(x.across), x.angle(x.within)
         self._known: dict[float, Couple] = {}
         one = self.at(1.0)

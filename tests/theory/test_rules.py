@@ -303,3 +303,19 @@ def test_a_tensor_in_place_of_a_shape_gives_its_own_moments():
     )
     noise = predict(model, (16, 3, 8, 8))
     assert rows["mean_square"].iloc[0] > 5 * (noise["acsm_predicted"] + noise["acv_predicted"]).iloc[0]
+
+
+def test_standardized_weights_take_out_a_mean_that_longer_samples_have_more_of():
+    """Behind a max pool samples differ in length and have a common mean, of which nothing is left."""
+
+    torch.manual_seed(0)
+    first = StandardizedConv2d(3, 128, 7, padding=3, rule="scaled_ws", bias=False)
+    model = nn.Sequential(
+        first, nn.MaxPool2d(3, 2), nn.ReLU(), StandardizedConv2d(128, 128, 1, rule="scaled_ws", bias=False)
+    )
+    shape = (8, 3, 16, 16)
+    frame = attach(spp.trace(model, spp.data.gaussian(shape[0], shape[1:], seed=0)).frame, predict(model, shape))
+    rows = frame[(frame["signal"] == "activation") & frame["leaf"]].set_index("name")
+    before, behind = rows.loc["2"], rows.loc["3"]
+    assert before["acsm_predicted"] > 0.5 * before["mean_square"]
+    assert max(behind["acsm_predicted"], behind["acsm"]) < 0.01 * behind["mean_square"]
