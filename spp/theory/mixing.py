@@ -90,10 +90,12 @@ def _mixed(x: Field, shape: torch.Size, axis: int, w: Tensor, bias: Tensor | Non
     common = _gram(sums, len(w))
     nu, within, across = x.nu, x.within, x.across
     alike, apart = within - nu**2, 1 - within
-    own, flat = _diagonal(gram, seen), seen.reshape(taps, -1).mean(1)
-    profile = nu**2 * _quadratic(common, seen) + alike * _quadratic(gram, seen) + apart * own
+    steep = x.angle(nu**2) - nu**2  # where one element meets itself, longer samples' larger means count for more
+    own = (apart - steep) * _diagonal(gram, seen) + steep * _diagonal(common, seen)
+    flat = seen.reshape(taps, -1).mean(1)
+    profile = nu**2 * _quadratic(common, seen) + alike * _quadratic(gram, seen) + own
     shared = nu**2 * _quadratic(common, flat)
-    pooled = shared + alike * _quadratic(gram, flat) + apart * own.mean() / own.numel()
+    pooled = shared + alike * _quadratic(gram, flat) + own.mean() / own.numel()
     between = shared + (across - nu**2) * _quadratic(gram, flat)
     mean = nu * sums.mean(0) @ flat
     if bias is not None:
