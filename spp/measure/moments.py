@@ -33,16 +33,19 @@ DEAD_SPREAD = 1e-6
 """A channel is dead when its standard deviation is below this share of the tensor's rms."""
 
 
-@dataclass(frozen=True, slots=True, eq=False)
 class Moments:
-    """Per-channel sums over the finite elements of one or more tensors.
+    """Per-channel sums over the finite elements of one or more tensors; not to be changed.
 
-    Attributes:
+    Args:
         packed: ``(8, C)`` float64 on the tensor's device; the rows are :class:`Row`. Counts are whole numbers, exact in
             float64 up to 2**53. One tensor per reading means one transfer per pass.
     """
 
-    packed: Tensor
+    __slots__ = ("_packed", "_table")
+
+    def __init__(self, packed: Tensor) -> None:
+        self._packed: Tensor | None = packed
+        self._table: Tensor | native.Table = packed
 
     @classmethod
     def of(cls, tensor: Tensor, axis: int | None = 0, *, ends: tuple[float, float] | None = None) -> Moments:
@@ -67,14 +70,33 @@ class Moments:
 
     @classmethod
     def swept(cls, tensor: Tensor, axis: int | None, ends: tuple[float, float] | None = None) -> Moments | None:
-        """Reduce one tensor that :func:`spp.measure.kernels.lies_plain`; None where the C sweep does not take it."""
-        table = kernels.sweep(tensor, axis, ends)
-        return None if table is None else cls(table)
+        """Reduce one tensor that the C sweep can read as it is; None for others."""
+        plan = native.plan_for(tensor, axis)
+        table = None if plan is None else native.table(tensor, plan, ends)
+        if table is None:
+            return None
+        made = cls.__new__(cls)
+        made._packed, made._table = None, table
+        return made
+
+    @property
+    def packed(self) -> Tensor:
+        """The ``(8, C)`` sums as a tensor."""
+        if self._packed is None:
+            assert not isinstance(self._table, Tensor)
+            self._packed = native.as_tensor(self._table)
+        return self._packed
+
+    @property
+    def table(self) -> Tensor | native.Table:
+        """The same as they were made, a tensor or what C has written."""
+        return self._table
 
     @property
     def channels(self) -> int:
         """Number of channels, ``C``."""
-        return self.packed.shape[1]
+        table = self._table
+        return table.shape[1] if isinstance(table, Tensor) else len(table) // len(Row)
 
     @property
     def count(self) -> Tensor:
@@ -161,12 +183,18 @@ class Digest(NamedTuple):
         return cls(numbers, _channels(tensor, axis))
 
     @classmethod
+    def swept(cls, tensor: Tensor, axis: int | None, ends: tuple[float, float] | None = None) -> Digest | None:
+        """Reduce one tensor that the C sweep can read as it is; None for others."""
+        plan = native.plan_for(tensor, axis)
+        numbers = None if plan is None else native.digest(tensor, plan, DEAD_SPREAD, ends)
+        return None if plan is None or numbers is None else cls(numbers, plan.channels)
+
+    @classmethod
     def of_all(cls, tensors: Sequence[Tensor], axes: Sequence[int | None]) -> list[Digest] | None:
         """Reduce many tensors; None where no kernel does all of them in one go."""
-        found = kernels.digests(tensors, axes, DEAD_SPREAD)
-        if found is None:
-            return None
-        return [cls(n, _channels(t, axis)) for n, t, axis in zip(found, tensors, axes, strict=True)]
+        batch = kernels.batch(tensors, axes)
+        found = None if batch is None else batch.digests(DEAD_SPREAD)
+        return None if batch is None or found is None else list(map(cls, found, batch.channels))
 
     def same(self, other: object) -> bool:
         """Whether both hold the very same numbers."""
@@ -220,10 +248,10 @@ def summarize(readings: Sequence[Moments | Digest]) -> Summary:
     if whole:
         out[:, whole] = np.array([r.numbers for r in readings if isinstance(r, Digest)]).T
     if len(whole) < len(readings):
-        tables = [r.packed for r in readings if isinstance(r, Moments)]
+        tables = [r for r in readings if isinstance(r, Moments)]
         rest = [i for i, r in enumerate(readings) if isinstance(r, Moments)]
-        fast = native.summarize(tables, DEAD_SPREAD) if kernels.uses_native() else None
-        out[:, rest] = fast if fast is not None else _summarize(tables, sizes[rest])
+        fast = native.summarize([t.table for t in tables], DEAD_SPREAD) if kernels.uses_native() else None
+        out[:, rest] = fast if fast is not None else _summarize([t.packed for t in tables], sizes[rest])
     numbers = dict(zip(native.SUMMARY, out, strict=True))
     nonfinite = numbers.pop("nonfinite")
     return Summary(

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 
 import numpy as np
 import torch
 from torch import Tensor
 
+from spp.measure import kernels
 from spp.measure.channels import is_reducible, weight_axis
 from spp.measure.holes import Hole, no_weight_gradient
+from spp.measure.kernels.copies import Copies
 from spp.measure.moments import Digest, Moments, summarize
 from spp.measure.shape import Reduced, plain_sums
 from spp.measure.shards import Part, is_shared, part_of
@@ -58,6 +61,7 @@ class StepParameters:
         self._whole, self._parts = Stage(Depth(mergeable=shared)), Stage(Depth(mergeable=True))
         self._read: list[_Read] = []
         self._before: dict[int, Tensor] = {}
+        self._copied: tuple[list[_Read], Copies] | None = None
         if signals & {Signal.WEIGHT, Signal.WEIGHT_GRADIENT}:
             for entry in entries:
                 if entry.selected:
@@ -104,31 +108,52 @@ class StepParameters:
     @torch.no_grad()
     def remember(self, updated: set[int]) -> None:
         """Copy the parameters whose identities are in ``updated``, for :meth:`updates`."""
-        if Signal.WEIGHT in self._signals:
-            for read in self._read:
-                if id(read.parameter) in updated and id(read.parameter) not in self._before:
-                    self._before[id(read.parameter)] = read.local.detach().clone()
+        if Signal.WEIGHT not in self._signals:
+            return
+        reads = {id(read.parameter): read for read in reversed(self._read) if id(read.parameter) in updated}
+        copies = kernels.copies([read.local for read in reads.values()])
+        if copies is not None:
+            self._copied = list(reads.values()), copies
+        else:
+            self._before = {key: read.local.detach().clone() for key, read in reads.items()}
 
     @torch.no_grad()
     def updates(self) -> UpdateSums:
         """The squared sizes of the updates since :meth:`remember`, and of the weights before them."""
-        known: dict[int, Tensor] = {}
-        for read in self._read:
-            before = self._before.get(id(read.parameter))
-            if before is not None and id(read.parameter) not in known:
-                part = part_of(read.parameter, read.site.axis) if read.part is not None else None
-                now = read.parameter if part is None else part.local if isinstance(part, Part) else before
-                if now.shape == before.shape:
-                    known[id(read.parameter)] = before.sub_(now.detach())  # the copy is used up
-        moved = dict(zip(known, self._whole.reduce_all(list(known.values()), [None] * len(known)), strict=True))
+        moved = self._moved() if self._copied is None else self._moved_here(*self._copied)
         rows = [(r, r.site.value, moved[id(r.parameter)]) for r in self._read if id(r.parameter) in moved]
         where = [(read.site.entry.name, read.site.output) for read, size, _ in rows if size is not None]
-        sizes = [plain_sums(size) for _, size, _ in rows if size is not None]
-        moves = [plain_sums(move) for _, size, move in rows if size is not None]
-        self._before.clear()
-        found = zip(where, _squares(moves), _squares(sizes), strict=True)
+        sizes = _squares([plain_sums(size) for _, size, _ in rows if size is not None])
+        moves = [move for _, size, move in rows if size is not None]
         shared = {(r.site.entry.name, r.site.output) for r in self._read if r.part is not None and not r.part.counts}
-        return {key: (0.0 if key in shared else a, b) for key, a, b in found}
+        return {
+            key: (0.0 if key in shared else move, size) for key, move, size in zip(where, moves, sizes, strict=True)
+        }
+
+    def _now(self, read: _Read) -> Tensor | None:
+        """What lies here of a parameter by now."""
+        part = part_of(read.parameter, read.site.axis) if read.part is not None else None
+        return read.parameter if part is None else part.local if isinstance(part, Part) else None
+
+    def _moved_here(self, reads: list[_Read], copies: Copies) -> dict[int, float]:
+        """By the parameter's identity, the sum of squares of its update, where the C library has compared the two."""
+        self._copied = None
+        now = [self._now(read) for read in reads]
+        found = copies.moved(
+            [read.local if tensor is None else tensor for read, tensor in zip(reads, now, strict=True)]
+        )
+        return {id(r.parameter): move for r, move in zip(reads, found, strict=True) if not math.isnan(move)}
+
+    def _moved(self) -> dict[int, float]:
+        """The same in torch operations."""
+        known: dict[int, Tensor] = {}
+        for read in self._read:
+            before = self._before.pop(id(read.parameter), None)
+            now = None if before is None else self._now(read)
+            if before is not None and (now is None or now.shape == before.shape):
+                known[id(read.parameter)] = before.zero_() if now is None else before.sub_(now.detach())
+        moves = self._whole.reduce_all(list(known.values()), [None] * len(known))
+        return dict(zip(known, _squares([plain_sums(move) for move in moves]), strict=True))
 
     def _look(self, entry: Entry, call: Call | None) -> None:
         for name, tensor in parameters_of(entry.module):

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from enum import Enum
@@ -53,11 +53,13 @@ class Stage:
         depth: What a reduction is to give.
     """
 
-    __slots__ = ("_plain", "depth", "phase", "thread")
+    __slots__ = ("_sweep", "depth", "phase", "thread")
 
     def __init__(self, depth: Depth) -> None:
         self.phase, self.thread, self.depth = IDLE, threading.get_ident(), depth
-        self._plain = not (depth.fourth or depth.histogram)
+        self._sweep: Callable[[Tensor, int | None, tuple[float, float] | None], Reduced | None] | None = None
+        if kernels.uses_native() and not (depth.fourth or depth.histogram):
+            self._sweep = Moments.swept if depth.mergeable else Digest.swept
 
     @contextmanager
     def during(self, phase: Phase) -> Iterator[None]:
@@ -78,8 +80,8 @@ class Stage:
         Only the forward pass is suspended meanwhile: backward passes deliver gradients on one thread per device, and none of
         them may make the others' arrivals look idle.
         """
-        if self._plain and kernels.lies_plain(tensor) and not modes_active():  # torch makes an empty table at most
-            swept = Moments.swept(tensor, axis, ends) if self.depth.mergeable else Digest.of(tensor, axis, ends=ends)
+        if self._sweep is not None and not modes_active():
+            swept = self._sweep(tensor, axis, ends)  # in which torch has nothing to do
             if swept is not None:
                 return swept
         forward = self.phase is FORWARD
@@ -102,7 +104,7 @@ class Stage:
 
     def reduce_all(self, tensors: list[Tensor], axes: list[int | None]) -> Sequence[Reduced]:
         """Reduce tensors that stay as they are for a while: together where a kernel takes all of them, else one by one."""
-        if self._plain and not self.depth.mergeable and not modes_active():
+        if self._sweep is not None and not self.depth.mergeable and not modes_active():
             digests = Digest.of_all(tensors, axes)
             if digests is not None:
                 return digests

@@ -13,12 +13,12 @@ from hypothesis import given, settings
 from spp.errors import InputError
 from spp.measure import kernels
 from spp.measure.kernels import compile as compiling
-from spp.measure.kernels import native, reference
+from spp.measure.kernels import library, native, reference
 from spp.measure.kernels.layout import Row, plain
 from tests.measure.arrays import FLOATS, LAYOUTS, assert_table, oracle, tensors
 
-NATIVE = native.status().native
-needs_native = pytest.mark.skipif(not NATIVE, reason=f"no C kernel here: {native.status().reason}")
+NATIVE = library.status().native
+needs_native = pytest.mark.skipif(not NATIVE, reason=f"no C kernel here: {library.status().reason}")
 PATHS = [pytest.param(native.reduce, id="native", marks=needs_native), pytest.param(reference.reduce, id="reference")]
 
 
@@ -104,10 +104,10 @@ def test_every_build_gives_the_same(attempt, monkeypatch, tmp_path):
     monkeypatch.setenv("SPP_CACHE", str(tmp_path / "cache"))
     build = compiling.plan(compiling.find_compiler(), attempt)
     assert compiling.build(build, timeout=60) == ""
-    library = native._Library()
-    assert library._load(build) == ""
-    library._asked = True
-    monkeypatch.setattr(native, "_LIBRARY", library)
+    loaded = library.Library()
+    assert loaded._load(build) == ""
+    loaded._asked = True
+    monkeypatch.setattr(library, "LIBRARY", loaded)
     for layout in LAYOUTS:
         for dtype in FLOATS:
             for shape in ((6, 5, 9, 11), (5, 37, 3, 3), (2, 3, 1100)):
@@ -125,7 +125,7 @@ def test_every_build_gives_the_same(attempt, monkeypatch, tmp_path):
 @needs_native
 def test_the_kernel_copies_nothing():
     x = torch.randn(2, 64, 500, 500)[:, :, 1:-1, 1:-1].transpose(0, 1)
-    plan = native.plan_of(x.shape, x.stride(), 0)
+    plan = native.plan_for(x, 0)
     assert plan is not None and plan.large and plan.layout.run == 498
     assert_table(native.reduce(x, 0), x, 0, second=1e-12)
 
@@ -192,9 +192,9 @@ def test_a_wrong_choice_says_so(monkeypatch):
 SCRIPT = """
 import torch
 from spp.measure import kernels
-from spp.measure.kernels import native
-native.PATIENCE = {patience}
-print(native.status())
+from spp.measure.kernels import library
+library.PATIENCE = {patience}
+print(library.status())
 print(kernels.reduce_channels(torch.ones(3, 4), 1)[0].tolist())
 """
 
@@ -212,12 +212,12 @@ def _run(patience: float = 60, **environment: str) -> subprocess.CompletedProces
 @pytest.fixture
 def fresh(monkeypatch, tmp_path):
     """Look for the library anew, as a new process would: ``fresh(CC="...")`` sets the environment and gives the status."""
-    monkeypatch.setattr(native, "PATIENCE", 60)
+    monkeypatch.setattr(library, "PATIENCE", 60)
 
-    def look(**environment: str) -> native.Status:
+    def look(**environment: str) -> library.Status:
         for name, value in ({"SPP_CACHE": str(tmp_path / "cache")} | environment).items():
             monkeypatch.setenv(name, value)
-        monkeypatch.setattr(native, "_LIBRARY", native._Library())
+        monkeypatch.setattr(library, "LIBRARY", library.Library())
         return kernels.choose()
 
     yield look
@@ -275,7 +275,7 @@ def test_a_slow_compiler_does_not_hold_up_the_trace(tmp_path):
     compiler = tmp_path / "cc"
     compiler.write_text('#!/bin/sh\ncase $1 in --version) echo slow 1;; *) sleep 8; exec cc "$@";; esac\n')
     compiler.chmod(0o755)
-    done = _run(native.PATIENCE, CC=str(compiler), SPP_CACHE=str(tmp_path / "cache"))
+    done = _run(library.PATIENCE, CC=str(compiler), SPP_CACHE=str(tmp_path / "cache"))
     assert "native=False" in done.stdout and "still compiling after 3 s" in done.stdout
 
 

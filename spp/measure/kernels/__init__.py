@@ -10,14 +10,15 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from spp.measure.kernels import cuda, native, reference
+from spp.measure.kernels import cuda, library, native, reference
+from spp.measure.kernels.copies import Copies
 from spp.measure.kernels.layout import plain
 
 
-def choose() -> native.Status:
-    """Decide for the pass that is about to begin which path CPU tensors take; see :func:`spp.measure.kernels.native.status`."""
+def choose() -> library.Status:
+    """Decide which path CPU tensors take in the pass that begins; see :func:`spp.measure.kernels.library.status`."""
     global _native
-    status = native.status()
+    status = library.status()
     _native = status.native
     return status
 
@@ -39,41 +40,26 @@ def reduce_channels(tensor: Tensor, axis: int | None, ends: tuple[float, float] 
         return reference.reduce(values, axis, ends)
 
 
-def sweep(tensor: Tensor, axis: int | None, ends: tuple[float, float] | None) -> Tensor | None:
-    """The table of one tensor that :func:`lies_plain`, where the C sweep takes it; else None."""
-    return native.reduce(tensor, axis, ends) if uses_native() else None
-
-
 def digest(tensor: Tensor, axis: int | None, dead: float, ends: tuple[float, float] | None) -> tuple[float, ...] | None:
     """The numbers of one tensor, in the order of ``native.SUMMARY``, where the C sweep takes it; else None."""
     if not uses_native():
         return None
-    values = tensor if lies_plain(tensor) else _plain(tensor)
-    return native.digest(values, axis, dead, ends) if values.is_cpu else None
+    plan = native.plan_for(tensor, axis)
+    if plan is None:
+        with torch.no_grad():
+            tensor = plain(tensor)
+        plan = native.plan_for(tensor, axis)
+    return None if plan is None else native.digest(tensor, plan, dead, ends)
 
 
-def digests(tensors: Sequence[Tensor], axes: Sequence[int | None], dead: float) -> list[tuple[float, ...]] | None:
-    """The numbers of many tensors in one go, where the C sweep takes all of them as they are; else None."""
-    return native.digests(tensors, axes, dead) if uses_native() and all(map(lies_plain, tensors)) else None
+def batch(tensors: Sequence[Tensor], axes: Sequence[int | None]) -> native.Batch | None:
+    """Tensors that the C sweep takes as they are, all of them, to be read in one go; else None."""
+    return native.Batch.of(tensors, axes) if uses_native() else None
 
 
-def lies_plain(tensor: Tensor) -> bool:
-    """Whether the sweep can read a tensor as it is, without what :func:`spp.measure.kernels.layout.plain` does to others."""
-    return (
-        tensor.is_cpu
-        and type(tensor) in _ORDINARY
-        and tensor.dtype in native.DTYPES
-        and tensor.layout is torch.strided
-        and not tensor.is_neg()
-    )
-
-
-def _plain(tensor: Tensor) -> Tensor:
-    with torch.no_grad():
-        return plain(tensor)
-
-
-_ORDINARY = frozenset({Tensor, torch.nn.Parameter})
+def copies(tensors: Sequence[Tensor]) -> Copies | None:
+    """Copies of tensors that C can compare with what these become, all of them; else None."""
+    return Copies.of(tensors) if uses_native() else None
 
 
 def uses_native() -> bool:

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from spp.errors import InputError
-from spp.measure.kernels import native, reference
+from spp.measure.kernels import library, reference
 from spp.measure.kernels.layout import Row, collapse
 
 DTYPES = frozenset({torch.float32, torch.float64, torch.bfloat16, torch.float16})
@@ -118,7 +118,7 @@ def status() -> Status:
     Raises:
         InputError: SPP_KERNELS is none of its values.
     """
-    if native.mode() == "off":
+    if library.mode() == "off":
         return Status(False, "SPP_KERNELS=off")
     if not torch.cuda.is_available():
         return Status(False, "no CUDA device")
@@ -131,7 +131,7 @@ def reduce(tensor: Tensor, axis: int | None, ends: tuple[float, float] | None = 
     Raises:
         InputError: SPP_KERNELS is "require" and there is no kernel.
     """
-    wanted = native.mode()
+    wanted = library.mode()
     if wanted == "off":
         return None
     kernels = _KERNELS.get()

@@ -34,12 +34,13 @@ static void FN(channel)(const STORE *base, const Layout *l, int64_t outer, const
     FN(row)(pack, filled, cells, c);
 }
 
-/* `rows` rows, LANES neighbouring channels. */
-static void FN(block)(const STORE *restrict x, int64_t rows, const int64_t *restrict at, const Cells *cells, int64_t c) {
+/* `rows` rows, `lanes` neighbouring channels: LANES of them, or what is left at the end. */
+static inline __attribute__((always_inline)) void FN(beside)(const STORE *restrict x, int64_t rows, const int64_t *restrict at,
+                                                             const Cells *cells, int64_t c, int lanes) {
     double pivot[LANES], sum[LANES], square[LANES];
     REAL low[LANES], high[LANES];
     int32_t zeros[LANES];
-    for (int j = 0; j < LANES; j++) {
+    for (int j = 0; j < lanes; j++) {
         pivot[j] = cells->pivot[c + j];
         sum[j] = square[j] = 0;
         zeros[j] = 0;
@@ -49,7 +50,7 @@ static void FN(block)(const STORE *restrict x, int64_t rows, const int64_t *rest
     for (int64_t r = 0; r < rows; r++) {
         const STORE *row = x + at[r];
 #pragma omp simd
-        for (int j = 0; j < LANES; j++) {
+        for (int j = 0; j < lanes; j++) {
             REAL v = LOAD(row[j]);
             double d = (double)v - pivot[j];
             sum[j] += d;
@@ -59,5 +60,13 @@ static void FN(block)(const STORE *restrict x, int64_t rows, const int64_t *rest
             zeros[j] += v == 0;
         }
     }
-    FN(close_block)(x, rows, at, cells, c, 1, sum, square, low, high, zeros);
+    FN(close_block)(x, rows, at, cells, c, lanes, 1, sum, square, low, high, zeros);
+}
+
+static void FN(block)(const STORE *x, int64_t rows, const int64_t *at, const Cells *cells, int64_t c) {
+    FN(beside)(x, rows, at, cells, c, LANES);
+}
+
+static void FN(few)(const STORE *x, int64_t rows, const int64_t *at, const Cells *cells, int64_t c, int lanes) {
+    FN(beside)(x, rows, at, cells, c, lanes);
 }

@@ -6,7 +6,12 @@ import ctypes
 from functools import lru_cache
 from typing import NamedTuple
 
-from spp.measure.kernels.layout import collapse
+import torch
+
+from spp.measure.kernels.layout import Row, collapse
+
+DTYPES = {torch.float32: 0, torch.float64: 1, torch.bfloat16: 2, torch.float16: 3}
+"""What the sweep reads, by its number there."""
 
 DIMS = 6
 GRAIN = 1 << 15
@@ -15,7 +20,7 @@ Dims = ctypes.c_int64 * DIMS
 
 
 class Layout(ctypes.Structure):
-    """``Layout`` of ``sweep.c``; ``repeats`` counts what expanded axes repeat."""
+    """``Layout`` of ``sweep.c``; ``repeats`` counts what expanded axes repeat, ``dtype`` is a number of :data:`DTYPES`."""
 
     _fields_ = (
         ("dims", ctypes.c_int64),
@@ -26,21 +31,32 @@ class Layout(ctypes.Structure):
         ("run", ctypes.c_int64),
         ("columns", ctypes.c_int64),
         ("repeats", ctypes.c_int64),
+        ("dtype", ctypes.c_int64),
     )
 
 
 class Plan(NamedTuple):
-    """How the sweep walks over a layout: what C reads, its address, and what Python asks of it."""
+    """How the sweep walks over a layout: what C reads, its address, and what Python asks of it.
+
+    Attributes:
+        layout: What C reads.
+        address: Where it lies.
+        channels: Number of channels.
+        repeats: How often each element counts.
+        large: Whether several threads are worth it.
+        table: The ctypes array that a table of all channels fills.
+    """
 
     layout: Layout
     address: int
     channels: int
     repeats: int
     large: bool
+    table: type[ctypes.Array[ctypes.c_double]]
 
 
 @lru_cache(maxsize=4096)
-def plan_of(shape: tuple[int, ...], strides: tuple[int, ...], axis: int | None) -> Plan | None:
+def plan_of(shape: tuple[int, ...], strides: tuple[int, ...], axis: int | None, dtype: int) -> Plan | None:
     """How to walk over a layout in the order of memory; None for empty tensors and layouts with too many axes."""
     if 0 in shape:
         return None
@@ -63,5 +79,6 @@ def plan_of(shape: tuple[int, ...], strides: tuple[int, ...], axis: int | None) 
         numel *= size
     sizes = Dims(*([n for n, _ in walk] or [1]))
     steps = Dims(*([s for _, s in walk] or [0]))
-    layout = Layout(max(1, len(walk)), sizes, steps, channels, channel_stride, run, columns, repeats)
-    return Plan(layout, ctypes.addressof(layout), channels, repeats, numel > GRAIN)
+    layout = Layout(max(1, len(walk)), sizes, steps, channels, channel_stride, run, columns, repeats, dtype)
+    table = ctypes.c_double * (len(Row) * channels)
+    return Plan(layout, ctypes.addressof(layout), channels, repeats, numel > GRAIN, table)

@@ -26,6 +26,7 @@
 typedef struct { /* as in native.py */
     int64_t dims, size[SPP_DIMS], stride[SPP_DIMS]; /* outer walk, slowest first; strides in elements */
     int64_t channels, channel_stride, run, columns, repeats; /* each element counts `repeats` times */
+    int64_t dtype; /* 0 float, 1 double, 2 bfloat16, 3 half */
 } Layout;
 
 /* What is known of each channel: one array a number, so that neighbouring channels are worked on together. */
@@ -143,7 +144,7 @@ enum walk { SINGLE, ACROSS, BY_CHANNEL, IN_ORDER };
 #include "walk.h"
 #endif
 
-/* What this build can reduce: bit i for dtype i of spp_sweep. */
+/* What this build can reduce: bit i for dtype i of a Layout. */
 int spp_dtypes(void) { return 1 | 2 | 4 | (HAS_HALF ? 8 : 0); }
 
 /* What spp_summary writes for each reading. */
@@ -209,9 +210,9 @@ static void close_cells(const Cells *cells, enum walk walk, int64_t channels, do
 }
 
 /* Fill table (8 x C doubles: count, mean, m2, min, max, zeros, non-finite, saturated: 0 without ends), or, where table is null, the
- * COLUMNS numbers of summary. dtype: 0 float, 1 double, 2 bfloat16, 3 half. Returns 0, or 1 when memory ran out or the dtype is
- * unknown. */
-int spp_sweep(const void *x, int dtype, const Layout *l, int threads, const double *ends, double *table, double dead, double *summary) {
+ * COLUMNS numbers of summary. Returns 0, or 1 when memory ran out or the dtype is unknown. */
+int spp_sweep(const void *x, const Layout *l, int threads, const double *ends, double *table, double dead, double *summary) {
+    const int64_t dtype = l->dtype;
     const int64_t outer = outer_count(l), pieces = (l->run + SEGMENT - 1) / SEGMENT, channels = l->channels;
     const enum walk walk = outer == 1 && l->run == 1 ? SINGLE : l->columns ? ACROSS : l->run <= SHORT ? BY_CHANNEL : IN_ORDER;
     const int64_t units = walk == SINGLE || walk == BY_CHANNEL ? channels : walk == ACROSS ? outer : outer * channels * pieces;
@@ -264,17 +265,36 @@ int spp_sweep(const void *x, int dtype, const Layout *l, int threads, const doub
         memcpy(table + 5 * channels, cells.zeros, size);
         memcpy(table + 6 * channels, cells.bad, size);
         if (!ends) memset(table + 7 * channels, 0, size);
+        if (l->repeats != 1)
+            for (int64_t c = 0; c < channels; c++)
+                for (int row = 0; row < NUMBERS; row++)
+                    table[row * channels + c] *= row == 1 || row == 3 || row == 4 ? 1.0 : (double)l->repeats; /* not mean and extremes */
     }
     free(memory);
     return 0;
 }
 
 /* The numbers of `tensors` tensors, one after the other: out is tensors x COLUMNS. Returns how many were reduced before one failed. */
-int64_t spp_digests(int64_t tensors, const void *const *x, const int64_t *dtype, const Layout *const *layout, const int64_t *threads,
-                    double dead, double *out) {
+int64_t spp_digests(int64_t tensors, const void *const *x, const Layout *const *layout, const int64_t *threads, double dead, double *out) {
     for (int64_t i = 0; i < tensors; i++, out += COLUMNS)
-        if (spp_sweep(x[i], (int)dtype[i], layout[i], (int)threads[i], NULL, NULL, dead, out)) return i;
+        if (spp_sweep(x[i], layout[i], (int)threads[i], NULL, NULL, dead, out)) return i;
     return tensors;
+}
+
+/* For each of two copies of some tensors, each in one stretch of `size` elements, the sum of the squares of the differences. */
+void spp_moved(int64_t tensors, const void *const *before, const void *const *now, const Layout *const *layout, const int64_t *size,
+               int threads, double *out) {
+#pragma omp parallel for num_threads(threads) schedule(dynamic) if (threads > 1)
+    for (int64_t i = 0; i < tensors; i++)
+        switch (layout[i]->dtype) {
+            case 0: out[i] = f32_moved(before[i], now[i], size[i]); break;
+            case 1: out[i] = f64_moved(before[i], now[i], size[i]); break;
+            case 2: out[i] = bf16_moved(before[i], now[i], size[i]); break;
+#if HAS_HALF
+            case 3: out[i] = f16_moved(before[i], now[i], size[i]); break;
+#endif
+            default: out[i] = NAN;
+        }
 }
 
 /* The numbers of `readings` tables as spp_sweep makes them: out is readings x COLUMNS. */

@@ -15,14 +15,14 @@ static void FN(careful)(const STORE *x, int64_t n, int64_t stride, const Cells *
     }
 }
 
-/* Add the sums over `rows` rows of LANES neighbouring channels, the first of which is `c`; `stride` lies between two. */
-static void FN(close_block)(const STORE *x, int64_t rows, const int64_t *at, const Cells *cells, int64_t c, int64_t stride,
+/* Add the sums over `rows` rows of `lanes` neighbouring channels, the first of which is `c`; `stride` lies between two. */
+static void FN(close_block)(const STORE *x, int64_t rows, const int64_t *at, const Cells *cells, int64_t c, int lanes, int64_t stride,
                             const double *sum, const double *square, const REAL *low, const REAL *high, const int32_t *zeros) {
     double lost = 0;
-    for (int j = 0; j < LANES; j++) lost += sum[j] * 0;
+    for (int j = 0; j < lanes; j++) lost += sum[j] * 0;
     if (lost == 0) { /* all are finite */
 #pragma omp simd
-        for (int j = 0; j < LANES; j++) {
+        for (int j = 0; j < lanes; j++) {
             const double least = (double)low[j], most = (double)high[j];
             cells->sum[c + j] += sum[j];
             cells->square[c + j] += square[j];
@@ -33,7 +33,7 @@ static void FN(close_block)(const STORE *x, int64_t rows, const int64_t *at, con
         }
         return;
     }
-    for (int j = 0; j < LANES; j++) {
+    for (int j = 0; j < lanes; j++) {
         if (isfinite(sum[j])) { add_to(cells, c + j, rows, sum[j], square[j], (double)low[j], (double)high[j], zeros[j]); continue; }
         for (int64_t r = 0; r < rows; r++) FN(careful)(x + at[r] + j * stride, 1, 1, cells, c + j);
     }
@@ -117,8 +117,7 @@ static void FN(columns)(const STORE *x, const Layout *l, int64_t from, int64_t t
         const int64_t rows = to - r < tile ? to - r : tile, whole = l->channels - l->channels % LANES;
         for (int64_t i = 0; i < rows; i++) at[i] = l->dims == 1 ? (r + i) * l->stride[0] : outer_offset(l, r + i);
         for (int64_t c = 0; c < whole; c += LANES) FN(block)(x + c, rows, at, cells, c);
-        for (int64_t c = whole; c < l->channels; c++)
-            for (int64_t i = 0; i < rows; i++) FN(careful)(x + at[i] + c, 1, 1, cells, c);
+        if (whole < l->channels) FN(few)(x + whole, rows, at, cells, whole, (int)(l->channels - whole));
     }
 }
 
@@ -157,6 +156,23 @@ static void FN(beyond)(const STORE *x, const Layout *l, int64_t from, int64_t to
             out[c] += (double)count;
         }
     }
+}
+
+/* The sum of the squares of what `n` elements lost or gained between two copies, as far as that is finite. */
+static double FN(moved)(const STORE *restrict x, const STORE *restrict y, int64_t n) {
+    double sum = 0;
+#pragma omp simd reduction(+ : sum)
+    for (int64_t i = 0; i < n; i++) {
+        const double d = (double)LOAD(x[i]) - (double)LOAD(y[i]);
+        sum += d * d;
+    }
+    if (isfinite(sum)) return sum;
+    sum = 0;
+    for (int64_t i = 0; i < n; i++) {
+        const double d = (double)LOAD(x[i]) - (double)LOAD(y[i]);
+        sum += isfinite(d) ? d * d : 0;
+    }
+    return sum;
 }
 
 #undef NAME

@@ -104,32 +104,40 @@ static void FN(channel)(const STORE *base, const Layout *l, int64_t outer, const
     for (int64_t o = 0; o < outer; o++) FN(careful)(base + outer_offset(l, o), run, 1, cells, c);
 }
 
-/* `stride` lies between neighbouring channels: 1, or what GATHER steps over. */
-INLINE void FN(sixteen)(const STORE *x, int64_t rows, const int64_t *at, const int64_t *ahead, const Cells *cells, int64_t c, int64_t stride) {
+/* `stride` lies between neighbouring channels: 1, or what GATHER steps over; `lanes` of them, if fewer than LANES side by side. */
+INLINE void FN(sixteen)(const STORE *x, int64_t rows, const int64_t *at, const int64_t *ahead, const Cells *cells, int64_t c, int lanes,
+                        int64_t stride) {
     double sum[LANES], square[LANES];
     float low[LANES], high[LANES];
     int32_t zeros[LANES];
-    const __m512d p0 = _mm512_loadu_pd(cells->pivot + c), p1 = _mm512_loadu_pd(cells->pivot + c + 8);
+    const __mmask16 here = (__mmask16)((1u << lanes) - 1);
+    const __m512d p0 = _mm512_maskz_loadu_pd((__mmask8)here, cells->pivot + c);
+    const __m512d p1 = _mm512_maskz_loadu_pd((__mmask8)(here >> 8), cells->pivot + c + 8);
     const __m512i one = _mm512_set1_epi32(1);
     __m512i counts = _mm512_setzero_si512();
     FN(Sums) s = FN(start)();
-#ifdef GATHER
-    const __m512i lanes = _mm512_mullo_epi32(_mm512_set_epi32(15, 14, 13, 12, 11, 10, 9, 8, 7, 6, 5, 4, 3, 2, 1, 0), _mm512_set1_epi32((int)stride));
+#ifndef GATHER
+    (void)ahead;
+#else
+    const __m512i steps = _mm512_mullo_epi32(_mm512_set_epi32(15, 14, 13, 12, 11, 10, 9, 8, 7, 6, 5, 4, 3, 2, 1, 0), _mm512_set1_epi32((int)stride));
 #endif
     for (int64_t r = 0; r < rows; r++) {
-        const STORE *here = x + at[r];
+        const STORE *row = x + at[r];
         __m512 v;
 #ifdef GATHER
         if (stride != 1) {
             _mm_prefetch((const char *)(x + ahead[r]), _MM_HINT_T0);
-            v = GATHER(here, lanes);
+            v = GATHER(row, steps);
             FN(step)(&s, v, _mm512_cvtps_pd(_mm512_castps512_ps256(v)), _mm512_cvtps_pd(_mm512_extractf32x8_ps(v, 1)), p0, p1);
         } else
 #endif
-        {
-            _mm_prefetch((const char *)(here + 2 * LANES), _MM_HINT_T0); /* the blocks after the next */
-            v = VECTOR(here);
-            FN(step)(&s, v, LOWER(here, v), UPPER(here, v), p0, p1);
+        if (lanes == LANES) {
+            _mm_prefetch((const char *)(row + 2 * LANES), _MM_HINT_T0); /* the blocks after the next */
+            v = VECTOR(row);
+            FN(step)(&s, v, LOWER(row, v), UPPER(row, v), p0, p1);
+        } else {
+            v = MASKED(here, row);
+            FN(step)(&s, v, _mm512_cvtps_pd(_mm512_castps512_ps256(v)), _mm512_cvtps_pd(_mm512_extractf32x8_ps(v, 1)), p0, p1);
         }
         counts = _mm512_mask_add_epi32(counts, _mm512_cmpeq_ps_mask(v, _mm512_setzero_ps()), counts, one);
     }
@@ -140,11 +148,15 @@ INLINE void FN(sixteen)(const STORE *x, int64_t rows, const int64_t *at, const i
     _mm512_storeu_ps(low, s.low);
     _mm512_storeu_ps(high, s.high);
     _mm512_storeu_si512(zeros, counts);
-    FN(close_block)(x, rows, at, cells, c, stride, sum, square, low, high, zeros);
+    FN(close_block)(x, rows, at, cells, c, lanes, stride, sum, square, low, high, zeros);
 }
 
 static void FN(block)(const STORE *x, int64_t rows, const int64_t *at, const Cells *cells, int64_t c) {
-    FN(sixteen)(x, rows, at, NULL, cells, c, 1);
+    FN(sixteen)(x, rows, at, NULL, cells, c, LANES, 1);
+}
+
+static void FN(few)(const STORE *x, int64_t rows, const int64_t *at, const Cells *cells, int64_t c, int lanes) {
+    FN(sixteen)(x, rows, at, NULL, cells, c, lanes, 1);
 }
 
 #ifdef GATHER
@@ -157,7 +169,7 @@ static void FN(apart)(const STORE *x, const Layout *l, int64_t outer, int64_t fr
             ahead[rows] = at[rows] - i + LANES * (l->channel_stride + i); /* the next channels, a line of the cache at a time */
         }
     for (int64_t c = from; c + LANES <= to; c += LANES)
-        FN(sixteen)(x + c * l->channel_stride, rows, at, ahead, cells, c, l->channel_stride);
+        FN(sixteen)(x + c * l->channel_stride, rows, at, ahead, cells, c, LANES, l->channel_stride);
 }
 #endif
 #undef INLINE

@@ -20,7 +20,7 @@ from spp.errors import InputError
 from spp.measure import kernels
 from spp.measure.capture import Capture
 from spp.measure.gradients import Gradients
-from spp.measure.kernels import cuda, native, reference
+from spp.measure.kernels import cuda, library, reference
 from spp.measure.kernels.layout import Row
 from tests.measure.arrays import FLOATS, LAYOUTS, assert_table, tensors
 from tests.measure.kernels.interpreter import ROOT, Interpreter
@@ -214,7 +214,7 @@ def test_a_missing_triton_is_said(monkeypatch):
 
 
 def test_the_path_of_a_device_is_named():
-    assert kernels.path_of(torch.device("cpu")) == ("native" if native.status().native else "reference")
+    assert kernels.path_of(torch.device("cpu")) == ("native" if library.status().native else "reference")
     assert kernels.path_of(torch.device("mps")) == "reference"
     assert kernels.path_of(torch.device("cuda")) in ("triton", "reference")
 
