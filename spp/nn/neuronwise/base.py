@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from ctypes import CDLL
 from typing import Any, Self
 
 import torch
 from torch import Tensor, nn
 
 from spp.errors import InputError, UnknownNameError
+from spp.nn.neuronwise import native
 from spp.nn.neuronwise.gradient import WeightGradient
 from spp.nn.neuronwise.outer import Outer
 from spp.nn.neuronwise.regions import Nonlinearity, check_weighting
@@ -95,6 +97,7 @@ class NeuronwiseLayer(nn.Module):
         if statistics == "running":
             for name, tensor in zip(RUNNING, self._newest, strict=False):
                 self.register_buffer(name, tensor.clone())
+        native.start()
 
     def neuronwise_statistics(self) -> dict[str, Tensor]:
         """Statistics of each neuron's inputs over its linear region.
@@ -146,6 +149,7 @@ class NeuronwiseLayer(nn.Module):
         running = self.statistics == "running"
         trained = self.bias is not None and self.bias.requires_grad
         moves = trained and self.mode.startswith("coords")
+        library = native.kernel_for(x, p, delta)
         region = measure(
             self.outer(),
             x,
@@ -155,18 +159,45 @@ class NeuronwiseLayer(nn.Module):
             sync=self.sync,
             eps=0.0 if running else self.eps,
             reuse=self._newest[1:3] if self._newest[1].dtype == dtype else (None, None),
+            library=library,
         )
-        moved: list[Tensor] = []
-        for part, square in self._with_spread(region):
-            own, offset = part.weight_gradient, part.offset
-            transform_(self.mode, own, part.bias_gradient, offset, part.pivot, square, bias=trained)
-            if moves:
-                moved.append(row_dot(offset, own, square))
-        self._keep(region)
         weight, bias = region.weight_gradient, region.bias_gradient
-        if moves:  # by sum_f M_f weight_f, the pivot's part apart, so that M itself is never built
-            bias = bias - torch.cat(moved) - row_dot(region.pivot, weight)
+        if library is not None and native.takes(region, *(self._wide(dtype)[1:] if running else ())):
+            total = self._finish(library, region, bias=trained)
+        else:
+            moved: list[Tensor] = []
+            for part, square in self._with_spread(region):
+                own, offset = part.weight_gradient, part.offset
+                transform_(self.mode, own, part.bias_gradient, offset, part.pivot, square, bias=trained)
+                if moves:
+                    moved.append(row_dot(offset, own, square))
+            # the pivot's part apart, so that the mean itself is never built
+            total = torch.cat(moved) + row_dot(region.pivot, weight) if moves else None
+        self._keep(region)
+        if total is not None:
+            bias = bias - total  # moved by sum_f M_f weight_f
         return narrowed(weight, weight_dtype), narrowed(bias, weight_dtype)
+
+    def _finish(self, library: CDLL, region: Region, *, bias: bool) -> Tensor | None:
+        """Transform the gradient and update running statistics in one pass; what the bias moves by, if it does."""
+        if self.statistics == "batch":
+            return native.finish_(library, region, self.mode, bias=bias)
+        share, mean, var = wide = self._wide(region.second.dtype)
+        updated = self.training and self.momentum > 0
+        newest = newest_part(share, region.share, self.momentum) if updated else None
+        moved = native.finish_(library, region, self.mode, bias=bias, running=(mean, var), newest=newest, eps=self.eps)
+        if updated:
+            self._store(wide)
+        return moved
+
+    def _wide(self, dtype: torch.dtype) -> list[Tensor]:
+        """Running share, mean and variance in ``dtype``: the buffers themselves, or copies."""
+        return [getattr(self, name).to(dtype) for name in RUNNING]
+
+    def _store(self, wide: list[Tensor]) -> None:
+        for name, tensor in zip(RUNNING, wide, strict=True):
+            if getattr(self, name) is not tensor:
+                getattr(self, name).copy_(tensor)
 
     def _with_spread(self, region: Region) -> Iterator[tuple[Part, Tensor]]:
         """The region in parts, each with the variance plus eps to divide by, in a tensor that may be overwritten."""
@@ -176,7 +207,7 @@ class NeuronwiseLayer(nn.Module):
             for part in parts:
                 yield part, part.variance(out=scratch[: len(part.offset)])
             return
-        share, mean, var = wide = [getattr(self, name).to(region.second.dtype) for name in RUNNING]
+        share, mean, var = wide = self._wide(region.second.dtype)
         updated = self.training and self.momentum > 0
         if updated:
             newest = per_neuron(newest_part(share, region.share, self.momentum), mean)
@@ -190,9 +221,8 @@ class NeuronwiseLayer(nn.Module):
                 merge_(own_mean, own_var, part, merged, between, square)
             torch.sub(own_mean, part.pivot, out=part.offset)
             yield part, torch.add(own_var, self.eps, out=square)
-        for name, tensor in zip(RUNNING, wide, strict=True):
-            if updated and getattr(self, name) is not tensor:
-                getattr(self, name).copy_(tensor)
+        if updated:
+            self._store(wide)
 
     def _keep(self, region: Region) -> None:
         share, offset, second, pivot = self._newest

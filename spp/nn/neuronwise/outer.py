@@ -7,13 +7,17 @@ computes for the output gradient ``a``, so patches are never built.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
+from ctypes import CDLL
 from dataclasses import dataclass
 from typing import Protocol
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
+
+from spp.nn.neuronwise import native
 
 BLOCK = 1 << 20
 """Elements of inputs that are widened, centred and squared at a time (or a weight's worth, where that is more)."""
@@ -30,6 +34,14 @@ class Outer(Protocol):
 
     def sum(self, a: Tensor, x: Tensor, out: Tensor | None = None) -> Tensor:
         """``sum_n a_no x_nof``, shape ``(O, *F)``, in ``out`` where there is one and it saves an allocation."""
+
+    def looks_up(self, x: Tensor, p: Tensor) -> bool:
+        """Whether the kernel has sums over masks ``p`` of inputs ``x``, and tables of sums are shared enough to be worth it."""
+
+    def look_up(
+        self, library: CDLL, mask: Tensor, x: Tensor, each: Tensor, eps: float, more: bool, into: tuple[Tensor, Tensor]
+    ) -> None:
+        """The sums of centred ``x`` and of its square over a mask, times ``each (O,)``; see ``native.sum_linear``."""
 
     def spread(self, pivot: Tensor) -> Tensor:
         """One number per input feature or channel, broadcast to ``(O, *F)``."""
@@ -50,6 +62,16 @@ class LinearOuter:
     def sum(self, a: Tensor, x: Tensor, out: Tensor | None = None) -> Tensor:
         """``a^T x``."""
         return a.t().mm(x) if out is None else torch.mm(a.t(), x, out=out)
+
+    def looks_up(self, x: Tensor, p: Tensor) -> bool:
+        """Where there are enough neurons."""
+        return native.is_worth_it(len(x), p.shape[1], x.shape[1])
+
+    def look_up(
+        self, library: CDLL, mask: Tensor, x: Tensor, each: Tensor, eps: float, more: bool, into: tuple[Tensor, Tensor]
+    ) -> None:
+        """``each P^T X`` and ``each P^T X^2 + eps``."""
+        native.sum_linear(library, mask, x, each, eps, more, into)
 
     def spread(self, pivot: Tensor) -> Tensor:
         """``(1, F)``."""
@@ -108,6 +130,18 @@ class ConvOuter:
         )
         result: Tensor = gradients[1]
         return result
+
+    def looks_up(self, x: Tensor, p: Tensor) -> bool:
+        """Where the kernel moves by one, over all channels: then a position under it only shifts the mask."""
+        plain = self.groups == 1 and set(self.stride) == {1} and len(self.stride) <= 2
+        sums = self.shape[0] * math.prod(self.shape[2:])
+        return plain and native.is_worth_it(p.numel() // max(p.shape[1], 1), sums, self.shape[1])
+
+    def look_up(
+        self, library: CDLL, mask: Tensor, x: Tensor, each: Tensor, eps: float, more: bool, into: tuple[Tensor, Tensor]
+    ) -> None:
+        """What ``sum`` gives for the mask, times ``each``, and for the squares of the inputs."""
+        native.sum_conv(library, mask, x, each, eps, more, into, self.dilation)
 
     def spread(self, pivot: Tensor) -> Tensor:
         """``(O, C / groups, 1, ...)``: each group of neurons sees its own channels."""

@@ -8,6 +8,7 @@ neurons and not neurons times features.
 
 from __future__ import annotations
 
+from ctypes import CDLL
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -97,6 +98,7 @@ def measure(
     sync: bool,
     eps: float = 0.0,
     reuse: tuple[Tensor | None, Tensor | None] = (None, None),
+    library: CDLL | None = None,
 ) -> Region:
     """Sums over every neuron's linear region, and those of its gradient, in one sweep over the samples.
 
@@ -109,6 +111,7 @@ def measure(
         sync: Whether to take the statistics over all ranks of the default process group.
         eps: Added to the variance.
         reuse: Tensors ``(O, *F)`` of ``dtype`` that may be overwritten to hold offset and mean square.
+        library: The kernel, where the tensors are such as it reads.
     """
     x, delta, p = outer.rows(x, delta, p)
     samples = [axis for axis in range(x.ndim) if axis != 1]
@@ -116,9 +119,11 @@ def measure(
     bias = delta.sum(samples, dtype=dtype)
     cut = list(blocks(len(x), max(x.numel(), p.numel()), len(pivot) * p.shape[1]))
     kept = p.dtype == dtype  # and not to be overwritten
-    if len(cut) == 1:
+    if dtype != torch.float32 or p.dtype != torch.bool or not outer.looks_up(x, p):
+        library = None
+    if len(cut) == 1 and library is None:
         p = as_numbers(p, dtype)  # whole, since numbers are faster to sum than truth values
-    mass = p.sum(samples, dtype=dtype)
+    mass = (p if library is None else p.view(torch.uint8)).sum(samples, dtype=dtype)
     count: Tensor | int = max(p.numel() // max(p.shape[1], 1), 1)
     if sync:
         count = mass.new_tensor(p.numel() // max(p.shape[1], 1))
@@ -128,15 +133,21 @@ def measure(
         count.clamp_(min=1)
     dead = mass <= smallest_mass(dtype)
     column = (-1, *(1,) * (p.ndim - 2))
-    each = mass.reciprocal().masked_fill_(dead, 0).view(column)  # weights that sum to 1 over the region, or to 0
+    each = mass.reciprocal().masked_fill_(dead, 0)  # weights that sum to 1 over the region, or to 0
     added = mass.new_tensor(eps)
     sums: list[Tensor] = []
     for rows in cut:
-        numbers = as_numbers(p[rows], dtype)
-        weights = numbers * each if kept else numbers.mul_(each)
         inputs = outer.centre(x[rows].to(dtype), pivot)
+        new = [outer.sum(delta[rows].to(dtype), inputs)]
+        if library is not None:
+            into = (sums[1], sums[2]) if sums else _room(reuse, new[0])
+            outer.look_up(library, p[rows], inputs, each, 0 if sync else eps, bool(sums), into)
+            sums = [sums[0].add_(new[0]) if sums else new[0], *into]
+            continue
+        numbers = as_numbers(p[rows], dtype)
+        weights = numbers * each.view(column) if kept else numbers.mul_(each.view(column))
         spare = (None, None) if sums else reuse
-        new = [outer.sum(delta[rows].to(dtype), inputs), outer.sum(weights, inputs, spare[0])]
+        new.append(outer.sum(weights, inputs, spare[0]))
         # eps comes in where it costs samples times features: weights sum to 1
         new.append(outer.sum(weights, torch.addcmul(added, inputs, inputs, out=inputs), spare[1]))
         sums = [total.add_(part) for total, part in zip(sums, new, strict=True)] if sums else new
@@ -145,8 +156,21 @@ def measure(
     if sync:
         for part in (offset, second):
             _sum_over_ranks(part)
+        if library is not None:
+            second.add_(eps)  # once, not once a rank
     share = (mass / count).masked_fill_(dead, 0)
     return Region(outer.spread(pivot), gradient, bias, share, offset, second, dead.to(dtype) + eps)
+
+
+def _room(reuse: tuple[Tensor | None, Tensor | None], like: Tensor) -> tuple[Tensor, Tensor]:
+    """Two tensors whose numbers lie in order, those to reuse where they do."""
+    first, second = (
+        torch.empty_like(like, memory_format=torch.contiguous_format)
+        if spare is None or not spare.is_contiguous()
+        else spare
+        for spare in reuse
+    )
+    return first, second
 
 
 def as_numbers(p: Tensor, dtype: torch.dtype) -> Tensor:
