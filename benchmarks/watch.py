@@ -6,14 +6,16 @@
 A step is zero_grad, forward, cross-entropy, backward, SGD. Plain, watched and sampled steps of the same model are
 interleaved, so that a slow stretch of the machine hits all, and differences are taken pair by pair; medians of CPU time
 with their quartiles. A sampled step is set beside a trace, which makes a forward and a backward of its own: what is
-compared is what each adds to them. Writing (a part every 10 seconds) is timed apart. Share = (sampled / 100 + not
-sampled) / plain + writing / 10 s.
+compared is what each adds to them. Writing is timed apart: a part is written at the first sampled step after 10 seconds, and
+holds the steps that were sampled meanwhile, whose tables are made then. Share = (sampled / 100 + not sampled) / plain +
+writing / seconds between two parts.
 """
 
 from __future__ import annotations
 
 import argparse
 import gc
+import math
 import statistics
 import tempfile
 import time
@@ -30,6 +32,10 @@ CASES: dict[str, tuple[Callable[[], nn.Module], tuple[int, ...]]] = {
     "resnet50": (lambda: spp.models.build("resnet50"), (8, 3, 96, 96)),
     "effnet_b0": (lambda: spp.models.build("effnet_b0"), (8, 3, 96, 96)),
 }
+
+
+EVERY, PATIENCE = 100, 10.0
+"""Steps from one sampled step to the next, and seconds that rows wait at least."""
 
 
 class Loop:
@@ -119,26 +125,27 @@ def measure(name: str, runs: int, idle: float) -> str:
         rows = int(watch.frame.groupby("step").size().iloc[-1])
     extra = [s - p for s, p in zip(sampled, plain, strict=True)]
     trace = [t - p for t, p in zip(traced, passes, strict=True)]
-    write = writing(watch)
-    share = (statistics.median(extra) / 100 + idle) / statistics.median(plain) + write / 10
+    between = max(PATIENCE, EVERY * statistics.median(plain))
+    write = writing(loop, round(between / (EVERY * statistics.median(plain))))
+    share = (statistics.median(extra) / EVERY + idle) / statistics.median(plain) + write / between
     return (
         f"| {name} | {rows} | {middle(plain)} | {middle(extra)} | {middle(trace)} | "
         f"{statistics.median(sampled) / statistics.median(plain):.2f} | {write * 1e3:.0f} | {share:.2%} |"
     )
 
 
-def writing(watch: spp.Watch) -> float:
-    """CPU seconds to write what one sampled step gave, the forcing to disk not counted."""
-    from spp.frame.parts import RunWriter
-
-    step = watch.frame["step"].iloc[0]
-    frame, blocks = (t[t["step"] == step] for t in (watch.frame, watch.blocks))
-    with tempfile.TemporaryDirectory() as folder:
-        writer = RunWriter(Path(folder) / "run")
-        writer.open({"kind": "watch"}, 0)
-        taken = [seconds(lambda: writer.append(frame, blocks, next_step=1)) for _ in range(7)]
-        writer.close()
-    return statistics.median(taken)
+def writing(loop: Loop, steps: int) -> float:
+    """CPU seconds to make the tables of so many sampled steps and to write them."""
+    taken = []
+    with (
+        tempfile.TemporaryDirectory() as folder,
+        spp.watch(loop.model, loop.optimizer, every=1, path=Path(folder) / "run", flush=math.inf) as watch,
+    ):
+        for _ in range(6):
+            for _ in range(steps):
+                loop.step()
+            taken.append(seconds(watch.flush))
+    return statistics.median(taken[1:])  # the first writes the facts about the modules too
 
 
 def main() -> None:

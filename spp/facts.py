@@ -12,11 +12,12 @@ from torch import nn
 
 import spp
 from spp.measure.sites import type_name
+from spp.measure.walk import parameters_in
 
 
 def model_facts(model: nn.Module) -> dict[str, Any]:
     """Class, number of parameters, mode, device and dtype of a model, and the versions it runs on."""
-    parameters = list(model.parameters())
+    parameters = parameters_in(model)
     first = parameters[0] if parameters else None
     return {
         "model": type_name(model),

@@ -110,14 +110,12 @@ def sort_out(batch: Any) -> Batch:
     return Batch((batch,))
 
 
-def to_device(batch: Batch, model: nn.Module) -> Batch:
-    """The batch on the model's device (where that is a single one), cut off from any graph it hangs on.
+def to_device(batch: Batch, device: torch.device | None) -> Batch:
+    """The batch on the model's device (None: where it is), cut off from any graph it hangs on.
 
     A leaf that requires a gradient stays the user's own tensor; an output of another network is detached, so that the
     backward pass ends at the model's input; inference tensors are cloned, since autograd cannot take them.
     """
-    devices = {p.device for p in model.parameters()}
-    device = devices.pop() if len(devices) == 1 else None
     with torch._C.DisableTorchFunctionSubclass():
         ready = all(
             (device is None or t.device == device) and not t.is_inference() and (t.is_leaf or not t.requires_grad)

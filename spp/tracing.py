@@ -34,6 +34,7 @@ from spp.measure.garbage import patient_collector
 from spp.measure.sites import Entry, Selection, roster
 from spp.measure.stage import Depth
 from spp.measure.state import Restore, kept, preserved, set_aside
+from spp.measure.walk import parameters_in
 from spp.measure.weights import parameters_of
 from spp.recorded import Trace, no_channels, no_exponents
 from spp.signals import ALL, Signal, chosen
@@ -108,8 +109,9 @@ def trace(
     losses: list[float | None] = []
     with patient_collector():
         with preserved(model, batch, restore):
+            devices = list({p.device for p in parameters_in(model)})
             for one in _shown(batch, batches, progress):
-                ready = to_device(one, model)
+                ready = to_device(one, devices[0] if len(devices) == 1 else None)
                 with kept(one.tensors(), (one.args, one.kwargs, one.target)), _undistributed(wrappers):
                     tally.add(
                         capture.run(

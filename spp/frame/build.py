@@ -8,6 +8,7 @@ from functools import lru_cache
 from typing import Any, TypeVar
 
 import numpy as np
+import numpy.typing as npt
 import pandas as pd
 
 from spp.frame.schema import (
@@ -49,12 +50,19 @@ def build_frame(rows: Sequence[Row], blocks: Iterable[str], step: int = 0) -> pd
     """
     rows = sorted(rows, key=row_order)
     numbers = summarize([plain_sums(row.moments) for row in rows])
-    bounded = np.array([row.bounded for row in rows], dtype=bool)
-    var = numbers.var
-    low, high = numbers.min, numbers.max
-    enclosing = _Enclosing(blocks)
-    columns: dict[Column, object] = {
+    columns = {
         Column.STEP: np.full(len(rows), step, dtype=np.int64),
+        **word_columns(rows, blocks),
+        **number_columns(numbers, np.array([row.bounded for row in rows], dtype=bool)),
+        Column.KURTOSIS: np.array([_kurtosis(row.moments) for row in rows], dtype=np.float64),
+    }
+    return table_of(columns, COLUMNS)
+
+
+def word_columns(rows: Sequence[Row], blocks: Iterable[str]) -> dict[Column, object]:
+    """The columns that say what each row is about."""
+    enclosing = _Enclosing(blocks)
+    return {
         Column.DEPTH: _integers([row.depth for row in rows]),
         Column.NAME: [row.name for row in rows],
         Column.CALL: np.array([row.call for row in rows], dtype=np.int64),
@@ -66,6 +74,13 @@ def build_frame(rows: Sequence[Row], blocks: Iterable[str], step: int = 0) -> pd
         Column.BLOCK: [enclosing(row.name) for row in rows],
         Column.SHAPE: [shape_name(row.shape) for row in rows],
         Column.DTYPE: [dtype_name(row.dtype) for row in rows],
+    }
+
+
+def number_columns(numbers: Summary, bounded: npt.NDArray[np.bool_]) -> dict[Column, object]:
+    """The columns that say what was measured; ``bounded`` marks the rows of bounded activations."""
+    var, low, high = numbers.var, numbers.min, numbers.max
+    return {
         Column.CHANNELS: numbers.channels,
         Column.NUMEL: numbers.numel,
         Column.MEAN: numbers.mean,
@@ -82,9 +97,7 @@ def build_frame(rows: Sequence[Row], blocks: Iterable[str], step: int = 0) -> pd
         Column.DEAD_FRACTION: numbers.dead_fraction,
         Column.SATURATED_FRACTION: np.where(bounded, numbers.saturated_fraction, np.nan),
         Column.NONFINITE: numbers.nonfinite,
-        Column.KURTOSIS: np.array([_kurtosis(row.moments) for row in rows], dtype=np.float64),
     }
-    return table_of(columns, COLUMNS)
 
 
 def row_order(row: Row) -> tuple[int, int]:

@@ -5,8 +5,8 @@
     unmeasured.parquet     what could not be measured so far
     parts/blocks-000001.parquet, parts/frame-000001.parquet, ...
 
-A part's frame is written after its blocks: with it the part is there. Nothing is ever changed, so a run can be read while it is
-written, and whatever kills the writer leaves everything up to its last flush.
+A part's frame is written after its blocks (of which there is no file where there are none): with it the part is there. Nothing
+is ever changed, so a run can be read while it is written, and whatever kills the writer leaves everything up to its last flush.
 """
 
 from __future__ import annotations
@@ -115,7 +115,11 @@ class RunWriter:
             for name, table in (("modules", modules), ("unmeasured", unmeasured)):
                 if table is not None:
                     put_table(self.path / f"{name}.parquet", table)
-            put_table(_part(self.path, "blocks", self._number), blocks)
+            where = _part(self.path, "blocks", self._number)
+            if len(blocks):
+                put_table(where, blocks)
+            else:
+                where.unlink(missing_ok=True)  # of a part whose writer was killed before its frame
             put_table(_part(self.path, "frame", self._number), frame)
             self._number += 1
             self._run[NEXT_STEP] = next_step
@@ -241,7 +245,10 @@ def read_parts(path: Path, run: Mapping[str, Any], shown: str) -> dict[str, pd.D
     for number in sorted(_numbers(path)):
         end = min((start for part, start in sessions if part > number), default=None)
         for found, name in ((frames, "frame"), (blocks, "blocks")):
-            table = read_table(_part(path, name, number), shown)
+            file = _part(path, name, number)
+            if name == "blocks" and not file.exists():
+                continue
+            table = read_table(file, shown)
             found.append(table if end is None else table[table[Column.STEP] < end])
     tables = {"frame": joined(frames, WATCH_COLUMNS), "blocks": joined(blocks, WATCH_BLOCK_COLUMNS)}
     tables["modules"] = _whole(path, "modules", MODULE_COLUMNS, shown)

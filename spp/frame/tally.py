@@ -13,7 +13,7 @@ from spp.measure.moments import Moments
 from spp.measure.passes import Pass
 from spp.measure.residual import Merge
 from spp.measure.shape import Reduced, Shaped
-from spp.measure.sites import Site
+from spp.measure.sites import Call, Site
 from spp.signals import Role, Signal
 
 Key = tuple[str, int, str, Signal]
@@ -65,7 +65,7 @@ class Tally:
         self._merges: dict[tuple[str, int, int], MergeRow] = {}
         self.holes: list[Hole] = []
         self.calls: dict[str, tuple[int | None, int]] = {}
-        self.inputs: dict[str, str] = {}
+        self.inputs: dict[str, list[Call]] = {}
 
     @property
     def rows(self) -> list[Row]:

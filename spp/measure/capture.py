@@ -24,7 +24,6 @@ from spp.measure.additions import Watch
 from spp.measure.boundary import boundary
 from spp.measure.channels import ChannelAxis, is_reducible
 from spp.measure.failure import Failure
-from spp.measure.feeds import feeds
 from spp.measure.gradients import Gradients
 from spp.measure.holes import Hole
 from spp.measure.learned import learned_statistics
@@ -272,7 +271,7 @@ class Capture:
         result.sites += self._weights.sites
         result.merges = self._merges.finish()
         result.calls = [(e, (holes.first_depth(e.calls), len(e.calls))) for e in self._entries.values() if e.calls]
-        result.inputs = {e.name: feeds(e.calls) for e, _ in result.calls}
+        result.inputs = {e.name: list(e.calls) for e, _ in result.calls}
         result.holes += self._weights.holes(ran)
         result.holes += [holes.no_gradient(s, ran) for s in result.sites if s.waits and s.gradient is None]
         result.holes += holes.never_called(list(self._entries.values()))

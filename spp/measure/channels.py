@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from enum import Enum
+from functools import lru_cache
 
 import torch
 from torch import Tensor, nn
@@ -55,13 +56,14 @@ NEAR = 0.01
 """A value is saturated within this share of the larger end's magnitude of either end."""
 
 
-def layout_of(module: nn.Module) -> Layout:
-    """The layout a module's class stands for; subclasses named ``...2d`` of a layer norm are channels-first."""
-    if isinstance(module, nn.LayerNorm | nn.RMSNorm):
-        return Layout.FIRST if type(module).__name__.lower().endswith("2d") else Layout.LAST
-    if isinstance(module, (*_CONVOLUTIONS, *_NORMS_FIRST, *_SHUFFLES)) or _pools(module):
+@lru_cache(maxsize=1024)
+def layout_of(kind: type[nn.Module]) -> Layout:
+    """The layout a class of modules stands for; subclasses named ``...2d`` of a layer norm are channels-first."""
+    if issubclass(kind, nn.LayerNorm | nn.RMSNorm):
+        return Layout.FIRST if kind.__name__.lower().endswith("2d") else Layout.LAST
+    if issubclass(kind, (*_CONVOLUTIONS, *_NORMS_FIRST, *_SHUFFLES)) or _pools(kind):
         return Layout.FIRST
-    return Layout.LAST if isinstance(module, _LAST) else Layout.FOLLOW
+    return Layout.LAST if issubclass(kind, _LAST) else Layout.FOLLOW
 
 
 def range_of(module: nn.Module) -> tuple[float, float] | None:
@@ -131,9 +133,9 @@ def weight_axis(module: nn.Module, parameter: str, rank: int) -> int | None:
     return 1 if transposed and rank > 2 and parameter.startswith("weight") else 0
 
 
-def _pools(module: nn.Module) -> bool:
-    return type(module).__module__ == nn.modules.pooling.__name__ or isinstance(
-        module, nn.modules.pooling._MaxPoolNd | nn.modules.pooling._AvgPoolNd | nn.modules.pooling._AdaptiveAvgPoolNd
+def _pools(kind: type[nn.Module]) -> bool:
+    return kind.__module__ == nn.modules.pooling.__name__ or issubclass(
+        kind, nn.modules.pooling._MaxPoolNd | nn.modules.pooling._AvgPoolNd | nn.modules.pooling._AdaptiveAvgPoolNd
     )
 
 
@@ -141,7 +143,7 @@ def _unbatched_rank(module: nn.Module) -> int | None:
     """Rank of an output without a batch axis, where the module takes such inputs."""
     if isinstance(module, _CONVOLUTIONS):
         return len(module.kernel_size) + 1
-    if _pools(module):
+    if _pools(type(module)):
         digits = [c for c in type(module).__name__ if c.isdigit()]
         return int(digits[0]) + 1 if digits else None
     return None

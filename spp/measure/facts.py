@@ -6,7 +6,8 @@ from dataclasses import dataclass
 
 from torch import nn
 
-from spp.measure.sites import Entry
+from spp.measure.feeds import feeds
+from spp.measure.sites import Call, Entry
 from spp.measure.weights import parameters_of
 
 
@@ -33,14 +34,14 @@ class ModuleFacts:
 
 
 def module_facts(
-    entries: list[Entry], calls: dict[str, tuple[int | None, int]], inputs: dict[str, str]
+    entries: list[Entry], calls: dict[str, tuple[int | None, int]], inputs: dict[str, list[Call]]
 ) -> list[ModuleFacts]:
     """The facts of every module.
 
     Args:
         entries: The roster.
         calls: Depth of the first call and number of calls, by name.
-        inputs: What fed the calls, by name; see :mod:`spp.measure.feeds`.
+        inputs: The calls of one pass, by name, for what fed them.
     """
     owner: dict[int, str] = {}
     facts = []
@@ -75,7 +76,7 @@ def module_facts(
                 eps=eps if isinstance(eps, float) else None,
                 activation=entry.type.lower() if type(module).__module__ == nn.modules.activation.__name__ else None,
                 tied=" ".join(tied) or None,
-                inputs=inputs.get(entry.name),
+                inputs=feeds(inputs[entry.name]) if entry.name in inputs else None,
             )
         )
     return facts

@@ -20,7 +20,6 @@ from spp.measure import holes
 from spp.measure.boundary import hold, release
 from spp.measure.capture import LOCK, Capture
 from spp.measure.channels import ChannelAxis, is_reducible
-from spp.measure.feeds import feeds
 from spp.measure.gradients import Gradients
 from spp.measure.holes import Hole
 from spp.measure.lineage import Lineage, Value
@@ -164,7 +163,7 @@ class LiveCapture(Capture):
         result.merges = self._merges.finish()
         ran = [e for e in self._entries.values() if e.calls]
         result.calls = [(e, (holes.first_depth(e.calls), len(e.calls))) for e in ran]
-        result.inputs = {e.name: feeds(e.calls) for e in ran}
+        result.inputs = {e.name: list(e.calls) for e in ran}
         result.holes += holes.never_called(list(self._entries.values()))
         result.holes += holes.unregistered(self._strangers.values())
         self._lineage.forget()

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from spp.measure.holes import Hole
 from spp.measure.residual import Merge
-from spp.measure.sites import Entry, Site
+from spp.measure.sites import Call, Entry, Site
 
 Objective = Callable[[Any], tuple[list[Tensor], list[Tensor | None]]]
 """Turns a model's output into the tensors to run backward from and their cotangents (None for a scalar's)."""
@@ -29,11 +29,11 @@ class Pass:
         merges: Residual merges, in order; some with a stream site of their own.
         holes: What was not measured.
         calls: For each module that ran, the depth of its first call and the number of its calls.
-        inputs: For each of these, what fed its calls, see :mod:`spp.measure.feeds`.
+        inputs: For each of these, its calls, which know what fed them.
     """
 
     sites: list[Site] = field(default_factory=list)
     merges: list[Merge] = field(default_factory=list)
     holes: list[Hole] = field(default_factory=list)
     calls: list[tuple[Entry, tuple[int | None, int]]] = field(default_factory=list)
-    inputs: dict[str, str] = field(default_factory=dict)
+    inputs: dict[str, list[Call]] = field(default_factory=dict)

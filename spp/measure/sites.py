@@ -184,17 +184,19 @@ def roster(model: nn.Module, include: Selection = None, exclude: Selection = Non
             drops is not None and any(drops(n, module) for n in names[key])
         )
         first, *others = names[key]
+        kind = type(module)
+        children: Iterable[nn.Module | None] = module.children() if _scripted(kind) else module._modules.values()
         entries.append(
             Entry(
-                module=module,
-                name=first,
-                aliases=tuple(others),
-                type=type_name(module),
-                leaf=next(iter(module._modules.values() if not _scripted(module) else module.children()), None) is None,
-                selected=selected,
-                layout=layout_of(module),
-                ends=range_of(module),
-                weight_of=_parametrized(first),
+                module,
+                first,
+                tuple(others),
+                type_name(module),
+                next(iter(children), None) is None,
+                selected,
+                layout_of(kind),  # type: ignore[arg-type]  # a class has a hash of its own
+                range_of(module),
+                _parametrized(first) if "parametrizations" in first else None,
             )
         )
     return entries
@@ -202,10 +204,10 @@ def roster(model: nn.Module, include: Selection = None, exclude: Selection = Non
 
 def type_name(module: nn.Module) -> str:
     """The class name; for a scripted or sharded module that of the class it was made from."""
-    original = getattr(module, "original_name", None) if _scripted(module) else None
+    kind = type(module)
+    original = getattr(module, "original_name", None) if _scripted(kind) else None
     if isinstance(original, str):
         return original
-    kind = type(module)
     if (
         len(kind.__mro__) > 2 and kind.__mro__[1].__name__ == "FSDPModule"
     ):  # fully_shard gives each module a class of its own
@@ -218,8 +220,8 @@ def callable_module(module: nn.Module) -> bool:
     return getattr(type(module), "forward", None) is not nn.Module.forward
 
 
-def _scripted(module: nn.Module) -> bool:
-    return type(module).__module__.startswith("torch.jit")
+def _scripted(kind: type[nn.Module]) -> bool:
+    return kind.__module__.startswith("torch.jit")
 
 
 def _parametrized(name: str) -> tuple[str, str] | None:

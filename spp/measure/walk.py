@@ -1,9 +1,10 @@
-"""The modules of a model by name, as ``nn.Module.named_modules`` gives them, at a fraction of its time."""
+"""The modules and parameters of a model, as ``nn.Module`` gives them, at a fraction of its time."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable
 
+import torch
 from torch import nn
 
 
@@ -33,3 +34,15 @@ def named_modules(root: nn.Module, *, duplicates: bool = False) -> Iterable[tupl
             start = f"{name}." if name else ""
             waiting += [(start + key, child) for key, child in reversed(children.items()) if child is not None]
     return found
+
+
+def parameters_in(root: nn.Module) -> list[nn.Parameter]:
+    """``list(root.parameters())``."""
+    found: dict[int, nn.Parameter] = {}
+    for _, module in named_modules(root):
+        scripted = isinstance(module, torch.jit.ScriptModule)
+        own = dict(module.named_parameters(recurse=False)) if scripted else module._parameters
+        for parameter in own.values():
+            if parameter is not None:
+                found.setdefault(id(parameter), parameter)
+    return list(found.values())

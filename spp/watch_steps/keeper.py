@@ -11,9 +11,10 @@ import pandas as pd
 
 from spp.errors import SppWarning
 from spp.frame.build import build_modules, build_unmeasured
-from spp.frame.history import History, Sampled, joined, sampled
+from spp.frame.history import History, joined
 from spp.frame.parts import NEXT_STEP, RunWriter
 from spp.frame.schema import UNMEASURED_COLUMNS, WATCH_BLOCK_COLUMNS, WATCH_COLUMNS, UnmeasuredColumn
+from spp.frame.steps import Sampled, sampled
 from spp.measure.facts import ModuleFacts, module_facts
 from spp.measure.holes import Hole
 from spp.measure.sites import Entry
@@ -59,7 +60,7 @@ class Keeper:
             seen = ({}, {}) if first is None else (first.calls, first.inputs)
             self.facts = module_facts(finished.entries, *seen)
             self._modules = None
-        for tables in map(self.history.tables_of, new if self.listeners else ()):
+        for tables in (self.history.tables_of([one]) for one in (new if self.listeners else ())):
             for listener in self.listeners:
                 listener(*tables)
 
@@ -159,12 +160,14 @@ def shapes(entries: list[Entry]) -> Shapes:
     for entry in entries:
         found[entry.name] = ()
         for name, parameter in parameters_of(entry.module):
-            found[f"{entry.name}.{name}" if entry.name else name] = tuple(parameter.shape)
+            found[f"{entry.name}.{name}" if entry.name else name] = parameter.shape
     return found
 
 
 def difference(before: Shapes, now: Shapes) -> str:
     """The first difference between two models, in words, and how many there are."""
-    lines = [f"{n!r} has shape {now[n]}, had {before[n]}" for n in now if n in before and now[n] != before[n]]
+    lines = [
+        f"{n!r} has shape {tuple(now[n])}, had {tuple(before[n])}" for n in now if n in before and now[n] != before[n]
+    ]
     lines += [f"{n!r} is new" for n in now if n not in before] + [f"{n!r} is gone" for n in before if n not in now]
     return lines[0] + (f" (and {len(lines) - 1} more differences)" if len(lines) > 1 else "")
