@@ -3,9 +3,10 @@
     python benchmarks/watch.py                          # ResNet-50, EfficientNet-B0 and a small network, one thread
     python benchmarks/watch.py --models ffn --runs 31
 
-A step is zero_grad, forward, cross-entropy, backward, SGD. Plain, watched and sampled steps of the same model are
-interleaved, so that a slow stretch of the machine hits all, and differences are taken pair by pair; medians of CPU time
-with their quartiles. A sampled step is set beside a trace, which makes a forward and a backward of its own: what is
+A step is zero_grad, forward, cross-entropy, backward, SGD on one batch that is there: the harshest loop to watch. Plain and
+sampled steps of the same model are interleaved, so that a slow stretch of the machine hits both, each after steps that have
+filled the caches with the network; differences are taken pair by pair, medians of CPU time with their quartiles. A sampled
+step is set beside a trace, which makes a forward and a backward of its own: what is
 compared is what each adds to them. Writing is timed apart: a part is written at the first sampled step after 10 seconds, and
 holds the steps that were sampled meanwhile, whose tables are made then. Share = (sampled / 100 + not sampled) / plain +
 writing / seconds between two parts.
@@ -19,7 +20,8 @@ import math
 import statistics
 import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import torch
@@ -36,6 +38,8 @@ CASES: dict[str, tuple[Callable[[], nn.Module], tuple[int, ...]]] = {
 
 EVERY, PATIENCE = 100, 10.0
 """Steps from one sampled step to the next, and seconds that rows wait at least."""
+WARM = 5
+"""Steps before those that are timed."""
 
 
 class Loop:
@@ -59,14 +63,21 @@ class Loop:
         nn.functional.cross_entropy(self.model(self.x), self.y).backward()
 
 
-def seconds(act: Callable[[], object]) -> float:
+@contextmanager
+def no_collector() -> Iterator[None]:
+    """Collect now and not in the body: a collection would hit whichever side it falls into, and empties the caches."""
     gc.collect()
     gc.disable()
+    try:
+        yield
+    finally:
+        gc.enable()
+
+
+def seconds(act: Callable[[], object]) -> float:
     started = time.process_time()
     act()
-    taken = time.process_time() - started
-    gc.enable()
-    return taken
+    return time.process_time() - started
 
 
 def middle(values: list[float]) -> str:
@@ -113,15 +124,21 @@ def measure(name: str, runs: int, idle: float) -> str:
     due = False
     with spp.watch(loop.model, loop.optimizer, schedule=lambda step: due) as watch:
         for turn in range(runs + 2):
-            due = True
-            loop.step()
-            due = False
-            one = seconds(loop.step)
-            two = seconds(loop.step)
-            three = seconds(loop.pass_only)
-            four = seconds(lambda: spp.trace(loop.model, (loop.x, loop.y)))
+            with no_collector():
+                for _ in range(WARM):
+                    loop.step()
+                before = seconds(loop.step)
+                due = True
+                opening = seconds(loop.step)  # at whose end the next step's sample is opened
+                due = False
+                one = opening + seconds(loop.step)
+                loop.step()
+                two = (before + seconds(loop.step)) / 2
+                loop.pass_only()
+                three = seconds(loop.pass_only)
+                four = seconds(lambda: spp.trace(loop.model, (loop.x, loop.y)))
             if turn >= 2:
-                sampled.append(one), plain.append(two), passes.append(three), traced.append(four)
+                sampled.append(one - two), plain.append(two), passes.append(three), traced.append(four)
         rows = int(watch.frame.groupby("step").size().iloc[-1])
     extra = [s - p for s, p in zip(sampled, plain, strict=True)]
     trace = [t - p for t, p in zip(traced, passes, strict=True)]
@@ -144,7 +161,8 @@ def writing(loop: Loop, steps: int) -> float:
         for _ in range(6):
             for _ in range(steps):
                 loop.step()
-            taken.append(seconds(watch.flush))
+            with no_collector():
+                taken.append(seconds(watch.flush))
     return statistics.median(taken[1:])  # the first writes the facts about the modules too
 
 

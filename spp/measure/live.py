@@ -262,7 +262,7 @@ class _Computed(Weights):
         for name, tensor in parameters_of(entry.module):
             if tensor.requires_grad and not tensor.is_leaf and not is_reducible(tensor):
                 self._computed(self._site(entry, call, name, tensor), tensor)
-        if call is not None:
+        if call is not None and entry.module._forward_pre_hooks:
             for name, tensor in effective_weights(entry.module):
                 self._computed(self._site(entry, call, name, tensor), tensor)
         return ()

@@ -142,9 +142,8 @@ class Placer:
         entry, rank = call.entry, tensor.dim()
         if entry.weight_of is not None:
             return 0 if rank else None
-        axis = channel_axis(
-            entry.module, entry.layout, tensor, self._source(call, tensor), self._before, self._override
-        )
+        source = self._source(call, tensor) if entry.layout is Layout.FOLLOW and rank > 2 else None  # else nobody asks
+        axis = channel_axis(entry.module, entry.layout, tensor, source, self._before, self._override)
         self._before = rank, axis, tensor.shape[axis] if axis is not None else 1
         return axis
 

@@ -98,9 +98,12 @@ def parameters_of(module: nn.Module) -> list[tuple[str, Tensor]]:
     """The parameters a module owns itself, by name; uninitialized ones are passed over."""
     if isinstance(module, torch.jit.ScriptModule):
         return list(module.named_parameters(recurse=False))
+    own = module._parameters
+    if not own:
+        return []
     return [
         (name, parameter)
-        for name, parameter in module._parameters.items()
+        for name, parameter in own.items()
         if parameter is not None
         and (type(parameter) is nn.Parameter or not isinstance(parameter, UninitializedParameter))
     ]
