@@ -85,14 +85,15 @@ class NeuronwiseLayer(nn.Module):
         weight = self.weight.detach()
         wide = widened(weight.dtype)
         features = weight.shape[1] * getattr(self, "groups", 1)
-        # Working memory, which holds the newest share, mean minus pivot, mean square of inputs minus pivot (plus eps), and the
-        # pivot: to allocate it in every pass costs as much as to use it. It is no buffer, since DistributedDataParallel would
-        # send it to all ranks before every forward pass.
+        # Working memory, which holds the newest share, mean minus pivot, mean square of inputs minus pivot (plus eps), the
+        # pivot, and what both means are still to be multiplied by: to allocate it in every pass costs as much as to use it. It
+        # is no buffer, since DistributedDataParallel would send it to all ranks before every forward pass.
         self._newest = (
             weight.new_zeros(len(weight), dtype=wide),
             torch.zeros_like(weight, dtype=wide),
             torch.ones_like(weight, dtype=wide),
             self.outer().spread(weight.new_zeros(features, dtype=wide)).clone(),
+            weight.new_ones(len(weight), dtype=wide),
         )
         if statistics == "running":
             for name, tensor in zip(RUNNING, self._newest, strict=False):
@@ -110,7 +111,9 @@ class NeuronwiseLayer(nn.Module):
         if self.statistics == "running":
             share, mean, var = (getattr(self, name).detach() for name in RUNNING)
         else:
-            share, offset, square, pivot = self._newest
+            share, offset, square, pivot, scale = self._newest
+            column = per_neuron(scale, offset)
+            offset, square = offset * column, square * column
             mean, var = offset + pivot, (square - self.eps).addcmul(offset, offset, value=-1).clamp(min=0)
         if not bool(share.any()):
             return {}
@@ -165,6 +168,7 @@ class NeuronwiseLayer(nn.Module):
         if library is not None and native.takes(region, *(self._wide(dtype)[1:] if running else ())):
             total = self._finish(library, region, bias=trained)
         else:
+            region.settle()
             moved: list[Tensor] = []
             for part, square in self._with_spread(region):
                 own, offset = part.weight_gradient, part.offset
@@ -225,9 +229,13 @@ class NeuronwiseLayer(nn.Module):
             self._store(wide)
 
     def _keep(self, region: Region) -> None:
-        share, offset, second, pivot = self._newest
+        share, offset, second, pivot, scale = self._newest
         share.copy_(region.share)
         pivot.copy_(region.pivot)
+        if region.scale is None:
+            scale.fill_(1)
+        else:
+            scale.copy_(region.scale)
         for kept, new in ((offset, region.offset), (second, region.second)):
             if kept is not new:
                 kept.copy_(new)
@@ -246,8 +254,8 @@ class NeuronwiseLayer(nn.Module):
         if self.statistics == "running":
             for name in RUNNING:
                 self._buffers[name] = getattr(self, name).to(wide)
-        share, offset, var, pivot = (fn(tensor).to(wide) for tensor in self._newest)
-        self._newest = share, offset, var, pivot
+        share, offset, second, pivot, scale = (fn(tensor).to(wide) for tensor in self._newest)
+        self._newest = share, offset, second, pivot, scale
         return self
 
     def extra_repr(self) -> str:

@@ -1,6 +1,6 @@
 /* From sums to the neuron-wise gradient: what statistics.py and transform.py say, in one pass over the weight. */
 
-#define CHUNK 1024 /* features at a time: what is known of them stays in the first cache between the steps */
+#define CHUNK 256 /* features at a time: they stay in the first cache between the steps, with the next ones, which are asked for */
 
 typedef struct { /* as in native.py */
     int64_t neurons, features;
@@ -12,12 +12,17 @@ typedef struct { /* as in native.py */
     const float *pivot;
     const float *offset;  /* (O, F), the region's mean minus pivot */
     const float *second;  /* (O, F), its mean square about the pivot, plus eps where statistics are the batch's */
+    const float *scale;   /* (O), what both are to be multiplied by first; NULL for nothing */
     const float *least;   /* (O), what the variance is at least */
     float *mean, *var;    /* (O, F), running; NULL where statistics are the batch's */
     const float *newest;  /* (O), weight of the newest region in the running statistics; NULL where they stand still */
     float *moved;         /* (O), sum over features of mean times result; NULL where nobody asks */
     double eps;           /* added to the running variance */
 } Finish;
+
+static inline void ask_for(const float *what, int64_t n) { /* the n numbers after these */
+    for (int64_t i = 0; i < n; i += 16) __builtin_prefetch(what + n + i);
+}
 
 /* Fold the newest region into running statistics, without cancellation (Chan, Golub & LeVeque 1983). */
 static void fold(float *restrict mean, float *restrict var, const float *restrict offset, const float *restrict second,
@@ -34,14 +39,29 @@ static void fold(float *restrict mean, float *restrict var, const float *restric
 }
 
 static double finish_chunk(const Finish *f, int64_t o, int64_t from, int64_t n) {
-    float offset[CHUNK], square[CHUNK];
+    float offset[CHUNK], square[CHUNK], scaled[CHUNK];
     const int64_t at = o * f->features + from;
     const float *restrict pivot = f->pivot + o * f->pivot_step + from;
-    const float *restrict first = f->offset + at, *restrict second = f->second + at;
+    const float *first = f->offset + at, *second = f->second + at;
     float *restrict g = f->gradient + at;
     const float least = f->least[o], bias = f->bias[o], eps = (float)f->eps;
+    ask_for(first, n);
+    ask_for(second, n);
+    ask_for(g, n);
+    if (f->scale) {
+        const float scale = f->scale[o];
+#pragma omp simd
+        for (int64_t i = 0; i < n; i++) {
+            scaled[i] = first[i] * scale;
+            square[i] = second[i] * scale;
+        }
+        first = scaled;
+        second = square;
+    }
     if (f->mean) {
         float *restrict mean = f->mean + at, *restrict var = f->var + at;
+        ask_for(mean, n);
+        ask_for(var, n);
         if (f->newest) fold(mean, var, first, second, pivot, n, least, f->newest[o]);
 #pragma omp simd
         for (int64_t i = 0; i < n; i++) {

@@ -35,6 +35,7 @@ class Region:
         second: ``(O, *F)``, the region's mean square of inputs minus pivot, plus the eps that was asked for; 0 for a dead
             neuron.
         least: ``(O,)``, what the variance is at least: eps, and 1 + eps for a dead neuron.
+        scale: ``(O,)``, what offset and second are still to be multiplied by; None for nothing.
     """
 
     pivot: Tensor
@@ -44,6 +45,14 @@ class Region:
     offset: Tensor
     second: Tensor
     least: Tensor
+    scale: Tensor | None = None
+
+    def settle(self) -> None:
+        """Multiply offset and second by the scale, in place."""
+        if self.scale is not None:
+            for tensor in (self.offset, self.second):
+                tensor.mul_(per_neuron(self.scale, tensor))
+            self.scale = None
 
     def parts(self) -> list[Part]:
         """The same in parts of some neurons each.
@@ -119,11 +128,13 @@ def measure(
     bias = delta.sum(samples, dtype=dtype)
     cut = list(blocks(len(x), max(x.numel(), p.numel()), len(pivot) * p.shape[1]))
     kept = p.dtype == dtype  # and not to be overwritten
-    if dtype != torch.float32 or p.dtype != torch.bool or not outer.looks_up(x, p):
+    if dtype != torch.float32:
         library = None
-    if len(cut) == 1 and library is None:
+    masks = library is not None and p.dtype == torch.bool and outer.looks_up(x, p)
+    later = library is not None and not masks  # whether it is left to the kernel to divide by the mass
+    if len(cut) == 1 and not masks:
         p = as_numbers(p, dtype)  # whole, since numbers are faster to sum than truth values
-    mass = (p if library is None else p.view(torch.uint8)).sum(samples, dtype=dtype)
+    mass = (p.view(torch.uint8) if masks else p).sum(samples, dtype=dtype)
     count: Tensor | int = max(p.numel() // max(p.shape[1], 1), 1)
     if sync:
         count = mass.new_tensor(p.numel() // max(p.shape[1], 1))
@@ -139,27 +150,29 @@ def measure(
     for rows in cut:
         inputs = outer.centre(x[rows].to(dtype), pivot)
         new = [outer.sum(delta[rows].to(dtype), inputs)]
-        if library is not None:
+        if library is not None and masks:
             into = (sums[1], sums[2]) if sums else _room(reuse, new[0])
             outer.look_up(library, p[rows], inputs, each, 0 if sync else eps, bool(sums), into)
             sums = [sums[0].add_(new[0]) if sums else new[0], *into]
             continue
-        numbers = as_numbers(p[rows], dtype)
-        weights = numbers * each.view(column) if kept else numbers.mul_(each.view(column))
+        weights = as_numbers(p[rows], dtype)
+        if not later:
+            weights = weights * each.view(column) if kept else weights.mul_(each.view(column))
         spare = (None, None) if sums else reuse
         new.append(outer.sum(weights, inputs, spare[0]))
-        # eps comes in where it costs samples times features: weights sum to 1
+        # eps comes in where it costs samples times features: weights sum to 1, sooner or later
         new.append(outer.sum(weights, torch.addcmul(added, inputs, inputs, out=inputs), spare[1]))
         sums = [total.add_(part) for total, part in zip(sums, new, strict=True)] if sums else new
-        del numbers, weights, inputs, new
+        del weights, inputs, new
     gradient, offset, second = sums
     if sync:
         for part in (offset, second):
             _sum_over_ranks(part)
-        if library is not None:
+        if masks:
             second.add_(eps)  # once, not once a rank
     share = (mass / count).masked_fill_(dead, 0)
-    return Region(outer.spread(pivot), gradient, bias, share, offset, second, dead.to(dtype) + eps)
+    least = dead.to(dtype) + eps
+    return Region(outer.spread(pivot), gradient, bias, share, offset, second, least, each if later else None)
 
 
 def _room(reuse: tuple[Tensor | None, Tensor | None], like: Tensor) -> tuple[Tensor, Tensor]:
