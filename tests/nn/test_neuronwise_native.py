@@ -8,6 +8,8 @@ from itertools import product
 
 import pytest
 import torch
+import torch.distributed as dist
+import torch.multiprocessing as mp
 import torch.nn.functional as F
 
 from spp import compiling
@@ -258,6 +260,42 @@ def test_double_precision_stays_with_torch_operations(monkeypatch, looked_up):
     torch.manual_seed(0)
     found = after_two_passes(make, shape, monkeypatch, "require", DOUBLE, activation="relu")
     assert all(map(torch.equal, found, plain)) and not any(looked_up.values())
+
+
+def synchronized(activation, rows=slice(None), sync=False):
+    """Gradients and statistics for some of the samples."""
+    torch.manual_seed(0)
+    layer = NeuronwiseLinear(70, 90, activation=activation, eps=0.1, sync=sync)
+    x, p, delta = torch.randn(200, 70) + 1, torch.rand(200, 90), torch.randn(200, 90)
+    p = p > 0.5 if activation == "relu" else p
+    gradients = layer.gradients(x[rows], p[rows], delta[rows], torch.float32)
+    return gradients, list(layer.neuronwise_statistics().values())
+
+
+def rank_main(rank, folder):
+    os.environ.update(GLOO_SOCKET_IFNAME="lo", SPP_KERNELS="require")
+    torch.set_num_threads(1)
+    dist.init_process_group("gloo", init_method=f"file://{folder / 'store'}", rank=rank, world_size=2)
+    try:
+        rows = slice(0, 120) if rank == 0 else slice(120, None)
+        both = [synchronized(activation, rows, sync=True) for activation in ("relu", "gelu")]
+        torch.save(both, folder / f"{rank}.pt")
+    finally:
+        dist.destroy_process_group()
+
+
+@needs_native
+def test_two_processes_have_the_statistics_of_the_whole_batch(tmp_path):
+    mp.spawn(rank_main, (tmp_path,), nprocs=2)
+    ranks = [torch.load(tmp_path / f"{rank}.pt") for rank in range(2)]
+    # with M and s the same on both, the gradient is a sum over samples; the pivot is the mean of the ranks' means
+    for activation, (first, others), (second, too) in zip(("relu", "gelu"), *ranks, strict=True):
+        gradients, kept = synchronized(activation)
+        for here, there, wanted in zip(first, second, gradients, strict=True):
+            assert_near(here + there, wanted)
+        for here, there, wanted in zip(others, too, kept, strict=True):
+            assert torch.equal(here, there)
+            assert_near(here, wanted)
 
 
 # Where there is no kernel, or not yet ----------------------------------------------------------------------------------

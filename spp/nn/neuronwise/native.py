@@ -264,4 +264,5 @@ def finish_(
 def takes(region: Region, *running: Tensor) -> bool:
     """Whether ``finish_`` can read and write these."""
     tensors = (region.weight_gradient, region.bias_gradient, region.offset, region.second, region.least, *running)
-    return all(tensor.dtype == torch.float32 and tensor.is_contiguous() for tensor in tensors)
+    there = region.weight_gradient.numel() > 0
+    return there and all(tensor.dtype == torch.float32 and tensor.is_contiguous() for tensor in tensors)
