@@ -22,6 +22,7 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import NamedTuple
 
 from spp.errors import InputError
 
@@ -165,6 +166,13 @@ def _processor() -> str:
         return f"{platform.machine()} {platform.processor()}"
 
 
+class Status(NamedTuple):
+    """Whether a kernel is in use, and why."""
+
+    native: bool
+    reason: str
+
+
 class Library:
     """A kernel that is built beside everything else and asked for when it is needed.
 
@@ -205,6 +213,28 @@ class Library:
                 return None
             self._ready = True
         return self.loaded
+
+    def status(self, patience: float) -> Status:
+        """Whether it is to be used, as ``SPP_KERNELS`` says and a compiler allows; builds it if it has not been asked for.
+
+        Args:
+            patience: Seconds to wait for the compiler at most.
+
+        Raises:
+            InputError: ``SPP_KERNELS`` is none of its values, or "require" and there is no kernel.
+        """
+        wanted = mode()
+        if wanted == "off":
+            return Status(False, "SPP_KERNELS=off")
+        loaded = self.get(patience)
+        if loaded is None and wanted == "require":
+            raise InputError(
+                "SPP_KERNELS=require needs the C kernel",
+                received=self.reason,
+                where="environment",
+                remedy="Install a C compiler, or unset SPP_KERNELS to use the slower reference path",
+            )
+        return Status(loaded is not None, self.reason)
 
     def _prepare(self) -> None:
         compiler = find_compiler()

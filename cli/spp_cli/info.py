@@ -19,6 +19,7 @@ def facts() -> dict[str, str]:
     import spp
     from spp.measure import kernels
     from spp.measure.kernels import cuda
+    from spp.nn.neuronwise import native
 
     found = {"spp": spp.__version__, "python": platform.python_version(), "platform": platform.platform(terse=True)}
     for name in LIBRARIES:
@@ -31,6 +32,10 @@ def facts() -> dict[str, str]:
     found["cuda"] = ", ".join(torch.cuda.get_device_name(i) for i in range(count)) if count else "no device"
     status = kernels.choose()
     found["kernels"] = f"{'native: C sweep' if status.native else 'reference: torch operations'} ({status.reason})"
+    neuronwise = native.status()
+    found["neuron-wise kernels"] = (
+        f"{'native: C' if neuronwise.native else 'reference: torch operations'} ({neuronwise.reason})"
+    )
     on_cuda = cuda.status()
     found["cuda kernels"] = (
         f"{'triton: one sweep' if on_cuda.triton else 'reference: torch operations'} ({on_cuda.reason})"
@@ -41,10 +46,10 @@ def facts() -> dict[str, str]:
 @click.command("info", short_help="Say what is installed and which kernels are in use.")
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object instead of text.")
 def info(as_json: bool) -> None:
-    """Say which versions and devices are here, and which reduction kernels are in use and why.
+    """Say which versions and devices are here, and which kernels are in use and why.
 
     SPP_KERNELS=auto|off|require chooses between kernels of one sweep and torch operations: on the CPU in C, compiled on first
-    use into the user's cache ($SPP_CACHE), on CUDA devices in Triton.
+    use into the user's cache ($SPP_CACHE), on CUDA devices in Triton. Neuron-wise gradients have a kernel in C of their own.
     """
     found = facts()
     if as_json:

@@ -10,9 +10,9 @@ import pytest
 import torch
 from hypothesis import given, settings
 
+from spp import compiling
 from spp.errors import InputError
 from spp.measure import kernels
-from spp.measure.kernels import compile as compiling
 from spp.measure.kernels import library, native, reference
 from spp.measure.kernels.layout import Row, plain
 from tests.measure.arrays import FLOATS, LAYOUTS, assert_table, oracle, tensors
@@ -102,11 +102,10 @@ def test_threads_change_nothing_but_rounding(threads):
 @pytest.mark.parametrize("attempt", range(len(compiling.ATTEMPTS)))
 def test_every_build_gives_the_same(attempt, monkeypatch, tmp_path):
     monkeypatch.setenv("SPP_CACHE", str(tmp_path / "cache"))
-    build = compiling.plan(compiling.find_compiler(), attempt)
+    build = compiling.plan(library.SOURCE, compiling.find_compiler(), attempt)
     assert compiling.build(build, timeout=60) == ""
-    loaded = library.Library()
+    loaded = library.Sweep()
     assert loaded._load(build) == ""
-    loaded._asked = True
     monkeypatch.setattr(library, "LIBRARY", loaded)
     for layout in LAYOUTS:
         for dtype in FLOATS:
@@ -214,10 +213,10 @@ def fresh(monkeypatch, tmp_path):
     """Look for the library anew, as a new process would: ``fresh(CC="...")`` sets the environment and gives the status."""
     monkeypatch.setattr(library, "PATIENCE", 60)
 
-    def look(**environment: str) -> library.Status:
+    def look(**environment: str) -> compiling.Status:
         for name, value in ({"SPP_CACHE": str(tmp_path / "cache")} | environment).items():
             monkeypatch.setenv(name, value)
-        monkeypatch.setattr(library, "LIBRARY", library.Library())
+        monkeypatch.setattr(library, "LIBRARY", library.Sweep())
         return kernels.choose()
 
     yield look
@@ -283,7 +282,7 @@ def test_digests_tell_compilers_and_flags_apart():
     compiler = compiling.find_compiler()
     if compiler is None:
         pytest.skip("no C compiler on this machine")
-    paths = {compiling.plan(compiler, attempt).path for attempt in range(len(compiling.ATTEMPTS))}
+    paths = {compiling.plan(library.SOURCE, compiler, attempt).path for attempt in range(len(compiling.ATTEMPTS))}
     assert len(paths) == len(compiling.ATTEMPTS)
 
 

@@ -10,12 +10,13 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from spp.measure.kernels import cuda, library, native, reference
+from spp.compiling import Status
+from spp.measure.kernels import cuda, library, native, quick, reference
 from spp.measure.kernels.copies import Copies
 from spp.measure.kernels.layout import plain
 
 
-def choose() -> library.Status:
+def choose() -> Status:
     """Decide which path CPU tensors take in the pass that begins; see :func:`spp.measure.kernels.library.status`."""
     global _native
     status = library.status()
@@ -41,15 +42,12 @@ def reduce_channels(tensor: Tensor, axis: int | None, ends: tuple[float, float] 
 
 
 def digest(tensor: Tensor, axis: int | None, dead: float, ends: tuple[float, float] | None) -> tuple[float, ...] | None:
-    """The numbers of one tensor, in the order of ``native.SUMMARY``, where the C sweep takes it; else None."""
-    if not uses_native():
-        return None
-    plan = native.plan_for(tensor, axis)
-    if plan is None:
-        with torch.no_grad():
-            tensor = plain(tensor)
-        plan = native.plan_for(tensor, axis)
-    return None if plan is None else native.digest(tensor, plan, dead, ends)
+    """The numbers of one tensor, as ``native.SUMMARY``, where there is a shorter way than by its table; else None."""
+    with torch.no_grad():
+        values = plain(tensor)
+        plan = native.plan_for(values, axis) if uses_native() else None
+        numbers = None if plan is None else native.digest(values, plan, dead, ends)
+        return quick.digest(values, axis, dead, ends) if numbers is None else numbers
 
 
 def batch(tensors: Sequence[Tensor], axes: Sequence[int | None]) -> native.Batch | None:

@@ -14,8 +14,9 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from spp.compiling import mode
 from spp.errors import InputError
-from spp.measure.kernels import library, reference
+from spp.measure.kernels import reference
 from spp.measure.kernels.layout import Row, collapse
 
 DTYPES = frozenset({torch.float32, torch.float64, torch.bfloat16, torch.float16})
@@ -118,7 +119,7 @@ def status() -> Status:
     Raises:
         InputError: SPP_KERNELS is none of its values.
     """
-    if library.mode() == "off":
+    if mode() == "off":
         return Status(False, "SPP_KERNELS=off")
     if not torch.cuda.is_available():
         return Status(False, "no CUDA device")
@@ -131,7 +132,7 @@ def reduce(tensor: Tensor, axis: int | None, ends: tuple[float, float] | None = 
     Raises:
         InputError: SPP_KERNELS is "require" and there is no kernel.
     """
-    wanted = library.mode()
+    wanted = mode()
     if wanted == "off":
         return None
     kernels = _KERNELS.get()

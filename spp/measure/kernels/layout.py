@@ -1,7 +1,9 @@
 """What every kernel agrees on: the rows of a packed table, and a tensor as plain strided numbers."""
 
+import math
 from collections.abc import Sequence
 from enum import IntEnum
+from functools import lru_cache
 
 import numpy as np
 import numpy.typing as npt
@@ -53,6 +55,44 @@ def collapse(axes: list[tuple[int, int]]) -> list[tuple[int, int]]:
         else:
             folded.append((size, stride))
     return folded
+
+
+def memory_order(tensor: Tensor, axis: int | None) -> tuple[Tensor, int]:
+    """View ``tensor`` as ``(outer, C, inner)``; expanded axes are dropped, and how often they repeat comes second.
+
+    Dense tensors of any permutation have such a view; where slicing left gaps that keep axes apart, the numbers are copied.
+    """
+    if tensor.dim() == 0:
+        return tensor.reshape(1, 1, 1), 1
+    if tensor.numel() == 0:
+        return tensor.new_empty(0, 1 if axis is None else tensor.shape[axis], 1), 1
+    sizes, strides, repeats, shape = _axes(tensor.shape, tensor.stride(), axis)
+    view = tensor.as_strided(sizes, strides)
+    return (view if len(sizes) == 3 else view.reshape(shape)), repeats
+
+
+@lru_cache(maxsize=4096)
+def _axes(
+    shape: tuple[int, ...], stride: tuple[int, ...], axis: int | None
+) -> tuple[list[int], list[int], int, tuple[int, int, int]]:
+    """Sizes and strides in the order of memory, how often each element repeats, and the shape ``(outer, C, inner)``."""
+    if axis is None:
+        channel_size, channel_stride = 1, 0
+        rest = list(zip(shape, stride, strict=True))
+    else:
+        axis %= len(shape)
+        channel_size, channel_stride = shape[axis], stride[axis]
+        rest = [(n, s) for i, (n, s) in enumerate(zip(shape, stride, strict=True)) if i != axis]
+    repeats = math.prod(n for n, s in rest if s == 0 and n > 1)
+    kept = sorted(((n, s) for n, s in rest if n != 1 and not (s == 0 and repeats > 1)), key=lambda ns: -ns[1])
+    lone_channel = channel_size == 1
+    outer = [ns for ns in kept if ns[1] >= channel_stride and not lone_channel]
+    inner = [ns for ns in kept if not (ns[1] >= channel_stride and not lone_channel)]
+    outer_runs, inner_runs = collapse(outer) or [(1, 1)], collapse(inner) or [(1, 1)]
+    sizes = [n for n, _ in outer_runs] + [channel_size] + [n for n, _ in inner_runs]
+    strides = [s for _, s in outer_runs] + [channel_stride] + [s for _, s in inner_runs]
+    whole = math.prod(n for n, _ in outer_runs), channel_size, math.prod(n for n, _ in inner_runs)
+    return sizes, strides, repeats, whole
 
 
 def empty_table(channels: int, device: torch.device) -> Tensor:

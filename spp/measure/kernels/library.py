@@ -1,29 +1,20 @@
-"""The library of the C sweep: built in the background, loaded, and not trusted before it has given known sums."""
+"""The library of the C sweep: what it exports, and whether CPU tensors go that way."""
 
 from __future__ import annotations
 
 import ctypes
-import os
-import threading
+from pathlib import Path
 from typing import NamedTuple
 
 import torch
 
-from spp.errors import InputError
-from spp.measure.kernels import compile as compiling
+from spp.compiling import Library, Source, Status
 from spp.measure.kernels.layout import Row
 from spp.measure.kernels.plans import DTYPES, Dims, Layout
 
+SOURCE = Source(Path(__file__).with_name("sweep.c"), ("walk.h", "narrow.h", "wide.h"))
 PATIENCE = 3.0
 """Seconds that the first trace waits for the compiler at most; a later one finds what came out after that."""
-MODES = ("auto", "off", "require")
-
-
-class Status(NamedTuple):
-    """Which path the CPU takes, and why."""
-
-    native: bool
-    reason: str
 
 
 class Functions(NamedTuple):
@@ -35,67 +26,20 @@ class Functions(NamedTuple):
     moved: ctypes._NamedFuncPointer
 
 
-class Library:
-    """The loaded sweep, or why there is none; asked for once per process.
+class Sweep(Library):
+    """The loaded sweep, or why there is none.
 
     Attributes:
         functions: What it can do, once it is loaded and has passed its test.
         readable: The dtypes that this build reads, by their number in C.
-        threaded: Whether it uses torch's threads.
-        reason: Which library it is, or why there is none.
     """
 
     def __init__(self) -> None:
-        self._lock = threading.Lock()
-        self._builder: threading.Thread | None = None
-        self._asked = False
+        super().__init__(SOURCE, self._bind)
         self.functions: Functions | None = None
         self.readable: dict[torch.dtype, int] = {}
-        self.threaded = False
-        self.reason = ""
 
-    def get(self) -> Functions | None:
-        """What it can do; None where it could not be built, or not yet."""
-        if self._asked:
-            return self.functions
-        with self._lock:
-            if self._builder is None:
-                self._builder = threading.Thread(target=self._prepare, name="spp-compile", daemon=True)
-                self._builder.start()
-            self._builder.join(PATIENCE)
-            if self._builder.is_alive():
-                self.reason = f"still compiling after {PATIENCE:g} s"
-            else:
-                self._asked = True
-        return self.functions
-
-    def _prepare(self) -> None:
-        compiler = compiling.find_compiler()
-        if compiler is None:
-            self.reason = "no C compiler found (cc, gcc, clang or $CC)"
-            return
-        if not compiling.is_private(compiling.cache_folder() / "library"):
-            self.reason = f"{compiling.cache_folder()} can be written by others"
-            return
-        reasons = []
-        for attempt in range(len(compiling.ATTEMPTS)):
-            try:
-                build = compiling.plan(compiler, attempt)
-                reason = "" if build.path.exists() else compiling.build(build, timeout=60)
-                reason = reason or self._load(build)
-            except (OSError, ValueError, AttributeError, ctypes.ArgumentError) as error:
-                reason = str(error)
-            if not reason:
-                threads = "with torch's threads" if build.threaded else "on one thread"
-                self.reason = f"compiled by {compiler}, {threads}, at {build.path}"
-                return
-            reasons.append(reason)
-        self.reason = reasons[0]
-
-    def _load(self, build: compiling.Build) -> str:
-        if not compiling.is_private(build.path):
-            return f"{build.path.parent} can be written by others"
-        library = ctypes.CDLL(str(build.path))
+    def _bind(self, library: ctypes.CDLL) -> str:
         functions = Functions(library.spp_sweep, library.spp_digests, library.spp_summary, library.spp_moved)
         pointer, whole, number = ctypes.c_void_p, ctypes.c_int64, ctypes.c_double
         functions.sweep.argtypes = [pointer, pointer, ctypes.c_int, pointer, pointer, number, pointer]
@@ -104,28 +48,15 @@ class Library:
         functions.moved.argtypes = [whole, pointer, pointer, pointer, pointer, ctypes.c_int, pointer]
         functions.sweep.restype, functions.digests.restype = ctypes.c_int, whole
         functions.summary.restype = functions.moved.restype = None
-        if wrong := _self_test(functions):
-            return wrong
-        known = int(library.spp_dtypes())
-        self.threaded = build.threaded
-        self.readable = {dtype: number for dtype, number in DTYPES.items() if known >> number & 1}
-        self.functions = functions
-        return ""
+        wrong = _self_test(functions)
+        if not wrong:
+            known = int(library.spp_dtypes())
+            self.readable = {dtype: code for dtype, code in DTYPES.items() if known >> code & 1}
+            self.functions = functions
+        return wrong
 
 
-LIBRARY = Library()
-
-
-def mode() -> str:
-    """``$SPP_KERNELS``: auto, off or require.
-
-    Raises:
-        InputError: It is something else.
-    """
-    value = os.environ.get("SPP_KERNELS", "auto")
-    if value not in MODES:
-        raise InputError("SPP_KERNELS is auto, off or require", received=repr(value), where="environment")
-    return value
+LIBRARY = Sweep()
 
 
 def status() -> Status:
@@ -134,18 +65,7 @@ def status() -> Status:
     Raises:
         InputError: SPP_KERNELS is none of its values, or "require" and there is no kernel.
     """
-    wanted = mode()
-    if wanted == "off":
-        return Status(False, "SPP_KERNELS=off")
-    functions = LIBRARY.get()
-    if functions is None and wanted == "require":
-        raise InputError(
-            "SPP_KERNELS=require needs the C kernel",
-            received=LIBRARY.reason,
-            where="environment",
-            remedy="Install a C compiler, or unset SPP_KERNELS to use the slower reference path",
-        )
-    return Status(functions is not None, LIBRARY.reason)
+    return LIBRARY.status(PATIENCE)
 
 
 def _self_test(functions: Functions) -> str:

@@ -16,7 +16,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from spp.measure.kernels.layout import Row, collapse, empty_table, merge_packed
+from spp.measure.kernels.layout import Row, empty_table, memory_order, merge_packed
 
 CHUNK = 1 << 18
 """Elements worked on at a time: with the scratch buffer 2 MiB of float32, which a core's second-level cache holds."""
@@ -47,7 +47,7 @@ _scratch = threading.local()
 
 def reduce(tensor: Tensor, axis: int | None, ends: tuple[float, float] | None = None) -> Tensor:
     """Reduce a real, strided ``tensor`` to its ``(8, C)`` table; see :func:`spp.measure.kernels.reduce_channels`."""
-    x, repeats = _memory_order(tensor, axis)
+    x, repeats = memory_order(tensor, axis)
     if x.numel() == 0:
         return empty_table(x.shape[1], x.device)
     table = _table(x)
@@ -72,36 +72,6 @@ def _table(x: Tensor) -> Tensor:
             return table
     channels = max(1, CHUNK // (x.shape[0] * x.shape[2]))
     return torch.cat([_masked(part) for part in torch.split(x, channels, dim=1)], dim=1)
-
-
-def _memory_order(tensor: Tensor, axis: int | None) -> tuple[Tensor, int]:
-    """View ``tensor`` as ``(outer, C, inner)``; expanded axes are dropped, and how often they repeat comes second.
-
-    Dense tensors of any permutation have such a view; where slicing left gaps that keep axes apart, the numbers are copied.
-    """
-    if tensor.dim() == 0:
-        return tensor.reshape(1, 1, 1), 1
-    if axis is None:
-        channel_size, channel_stride = 1, 0
-        rest = list(zip(tensor.shape, tensor.stride(), strict=True))
-    else:
-        axis %= tensor.dim()
-        channel_size, channel_stride = tensor.shape[axis], tensor.stride(axis)
-        rest = [(n, s) for i, (n, s) in enumerate(zip(tensor.shape, tensor.stride(), strict=True)) if i != axis]
-    repeats = math.prod(n for n, s in rest if s == 0 and n > 1) if tensor.numel() else 1
-    kept = sorted(((n, s) for n, s in rest if n != 1 and not (s == 0 and repeats > 1)), key=lambda ns: -ns[1])
-    if tensor.numel() == 0:
-        return tensor.new_empty(0, channel_size, 1), 1
-    lone_channel = channel_size == 1
-    outer = [ns for ns in kept if ns[1] >= channel_stride and not lone_channel]
-    inner = [ns for ns in kept if not (ns[1] >= channel_stride and not lone_channel)]
-    outer_runs, inner_runs = collapse(outer) or [(1, 1)], collapse(inner) or [(1, 1)]
-    sizes = [n for n, _ in outer_runs] + [channel_size] + [n for n, _ in inner_runs]
-    strides = [s for _, s in outer_runs] + [channel_stride] + [s for _, s in inner_runs]
-    view = tensor.as_strided(sizes, strides)
-    if len(outer_runs) == len(inner_runs) == 1:
-        return view, repeats
-    return view.reshape(math.prod(n for n, _ in outer_runs), channel_size, -1), repeats
 
 
 def _pieces(x: Tensor, *, wide: bool) -> Tensor | None:
@@ -173,7 +143,7 @@ def _packed(x: Tensor, wide: bool) -> tuple[Tensor, Tensor]:
     found = []
     for c in range(0, channels, many):
         part = x[:, c : c + many].transpose(0, 1)
-        beside = _buffer(part, part.dtype, "pack").copy_(part)
+        beside = buffer(part, part.dtype, "pack").copy_(part)
         length, runs = _by_rows(beside.view(1, len(part), outer * inner), wide)
         found.append(runs)
     return length, found[0] if len(found) == 1 else torch.cat(found, 2)
@@ -204,7 +174,7 @@ def _reduce_into(part: Tensor, over: int, out: Tensor, wide: bool) -> None:
     low, high, total, m2, nonzero = out.unbind(0)
     if part.dtype is not out.dtype:
         part = part.to(out.dtype)
-    work = _buffer(part, out.dtype)
+    work = buffer(part, out.dtype)
     torch.amin(part, over, out=low)
     torch.amax(part, over, out=high)
     torch.sum(part, over, out=total)
@@ -216,7 +186,7 @@ def _reduce_into(part: Tensor, over: int, out: Tensor, wide: bool) -> None:
     torch.sum(torch.ne(part, 0, out=work), over, out=nonzero)
 
 
-def _buffer(like: Tensor, kind: torch.dtype, purpose: str = "work") -> Tensor:
+def buffer(like: Tensor, kind: torch.dtype, purpose: str = "work") -> Tensor:
     """Scratch of the shape of ``like``, one per thread: fresh pages cost more than the arithmetic on them."""
     held: dict[tuple[str, torch.dtype], Tensor] = _scratch.__dict__.setdefault("held", {})
     size = like.numel()

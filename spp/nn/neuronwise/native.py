@@ -14,8 +14,7 @@ import torch
 from torch import Tensor
 from torch.utils._python_dispatch import _get_current_dispatch_mode
 
-from spp.compiling import Library, Source, mode
-from spp.errors import InputError
+from spp.compiling import Library, Source, Status, mode
 
 if TYPE_CHECKING:
     from spp.nn.neuronwise.statistics import Region
@@ -114,18 +113,16 @@ def kernel_for(*tensors: Tensor) -> ctypes.CDLL | None:
         return None
     if not all(tensor.is_cpu and type(tensor) in _ORDINARY for tensor in tensors):
         return None
-    wanted = mode()
-    if wanted == "off":
-        return None
-    library = LIBRARY.get(60 if wanted == "require" else PATIENCE)
-    if library is None and wanted == "require":
-        raise InputError(
-            "SPP_KERNELS=require needs the C kernel",
-            received=LIBRARY.reason,
-            where="environment",
-            remedy="Install a C compiler, or unset SPP_KERNELS to use torch operations",
-        )
-    return library
+    return LIBRARY.loaded if status().native else None
+
+
+def status() -> Status:
+    """Whether the kernel is in use, and why.
+
+    Raises:
+        InputError: ``SPP_KERNELS`` is none of its values, or "require" and there is no kernel.
+    """
+    return LIBRARY.status(60 if mode() == "require" else PATIENCE)
 
 
 def is_worth_it(samples: int, sums: int, features: int) -> bool:

@@ -21,7 +21,7 @@ from spp.measure import kernels
 from spp.measure.capture import Capture
 from spp.measure.gradients import Gradients
 from spp.measure.kernels import cuda, library, reference
-from spp.measure.kernels.layout import Row
+from spp.measure.kernels.layout import Row, memory_order
 from tests.measure.arrays import FLOATS, LAYOUTS, assert_table, tensors
 from tests.measure.kernels.interpreter import ROOT, Interpreter
 
@@ -226,7 +226,7 @@ def test_the_reference_off_the_cpu_halves_what_is_large_and_asks_no_number(layou
     x[x > 1.5] = float("nan")
     x = layout(x)
     for axis in (None, 0, 1, 3):
-        view, repeats = reference._memory_order(x, axis)
+        view, repeats = memory_order(x, axis)
         if repeats == 1:
             assert_table(reference._on_device(view), x, axis, second=1e-12, first=1e-12)
     meta = torch.empty(6, 5, 99, device="meta")  # here every look at a number fails
