@@ -120,7 +120,11 @@ def _partial(x: Field, y: Field, z: Field, root: Field, function: Callable[[Tens
 
 def _mapped(function: Callable[[Array], Array], values: Tensor) -> Tensor:
     """``function`` of every value: of each different one, or of knots between where these are many."""
-    at, where = np.unique(np.round(values.flatten().numpy(), 12), return_inverse=True)
+    largest = float(values.max()) if values.numel() else 0.0
+    if not largest > 0:
+        return torch.full_like(values, float(function(np.zeros(1))[0]))
+    at, where = np.unique(np.round(values.flatten().numpy() / largest, 12), return_inverse=True)
+    at = at * largest
     if len(at) > KNOTS:
         knots = np.geomspace(max(at[0], at[-1] * 1e-9, 1e-300), max(at[-1], 1e-300), KNOTS)
         found = np.interp(at, knots, function(knots))

@@ -200,6 +200,20 @@ def test_a_sum_in_place_with_a_branch_that_is_dropped():
     assert rows.loc["conv", "gradient_predicted"] == pytest.approx(2 * rows.loc["drop", "gradient_predicted"])
 
 
+def test_signals_of_any_size_are_followed():
+    """ReLU is homogeneous: a small first layer makes every later second moment smaller by the same factor, and none stays."""
+    torch.manual_seed(0)
+    layers = [nn.Linear(32, 32, bias=False) for _ in range(6)]
+    model = nn.Sequential(*(step for layer in layers for step in (layer, nn.ReLU())))
+    plain = predict(model, (8, 32))
+    with torch.no_grad():
+        layers[0].weight *= 1e-12
+    small = predict(model, (8, 32))
+    leaf = plain["name"] != ""
+    for column in ("acsm_predicted", "acv_predicted"):
+        assert small.loc[leaf, column].to_numpy() == pytest.approx(1e-24 * plain.loc[leaf, column].to_numpy(), rel=1e-6)
+
+
 @pytest.mark.parametrize(
     ("batch", "received"),
     [((4,), r"\(4,\)"), ("4x8", "'4x8'"), ((4, 0), r"\(4, 0\)"), ((4, 2.5), r"\(4, 2.5\)"), (None, "None")],
