@@ -70,17 +70,18 @@ def average_pool(x: Field, shape: torch.Size, kernel: Ints, stride: Ints, paddin
 def max_pool(x: Field, shape: torch.Size, kernel: Ints, stride: Ints, padding: Ints) -> Field:
     """The largest of each window: the order statistic of normal values that share what is alike at all positions.
 
-    For a function of a normal tensor it is the function's, which is taken to be increasing.
+    For a function of a normal tensor it is the function's, which is taken to be increasing. All windows have the mean second
+    moment of theirs: overlapping ones count the inside of a map more often than its border.
     """
     known = x.source is not None and x.function is not None
     base, phi = (x.source, x.function) if known else (x, Nonlinearity(_same))
     assert base is not None and phi is not None
     dims, space = len(kernel), shape[2:]
-    ones = torch.ones((1, 1, *base.profile.shape), dtype=FLOAT)
-    inside = CONVOLVE[dims](ones, torch.ones((1, 1, *kernel), dtype=FLOAT), None, stride, padding)[0, 0]
+    both = torch.stack([torch.ones_like(base.profile), base.profile])[:, None]
+    inside, seconds = CONVOLVE[dims](both, torch.ones((1, 1, *kernel), dtype=FLOAT), None, stride, padding)[:, 0]
+    q, within, across = float((seconds / inside).mean()), max(base.within, 0.0), max(base.across, 0.0)
     if inside.shape != space:  # ceil_mode
         inside = torch.full(tuple(space), float(prod(kernel)), dtype=FLOAT)
-    q, within, across = base.second, max(base.within, 0.0), max(base.across, 0.0)
     profile, means, alike, between = (torch.zeros_like(inside) for _ in range(4))
     for m in sorted(set(inside.flatten().tolist())):
         here = inside == m

@@ -319,6 +319,7 @@ def test_standardized_weights_take_out_a_mean_that_longer_samples_have_more_of()
     before, behind = rows.loc["2"], rows.loc["3"]
     assert before["acsm_predicted"] > 0.5 * before["mean_square"]
     assert max(behind["acsm_predicted"], behind["acsm"]) < 0.01 * behind["mean_square"]
+    assert before["acsm_predicted"] + before["acv_predicted"] == pytest.approx(before["mean_square"], rel=0.04)
     predicted = (behind["acsm_predicted"] + behind["acv_predicted"]) / (
         before["acsm_predicted"] + before["acv_predicted"]
     )
