@@ -45,8 +45,9 @@ def theory_panels(
     """Make the panels of the ``theory`` figure, and say which step they show.
 
     The measured curve is the signal's; the prediction is dashed, what lies between them is shaded. Where the frame has
-    ``log_spread_predicted``, the standard deviation of the natural logarithm of a mean square over seeds, the prediction has a
-    band of one such deviation on either side.
+    ``log_spread_predicted``, the standard deviation s of the natural logarithm of a mean square over seeds, there is a band in
+    which two draws of three lie: of one such deviation on either side of the typical draw, which is the prediction, a mean over
+    draws, times exp(-s^2 / 2).
 
     Args:
         frame: Table with the columns of ``spp.frame.schema.COLUMNS`` and, beside them, any of those of ``PredictedColumn``.
@@ -124,7 +125,8 @@ def _curves(
     spread = _predicted(drawn, leaves, PredictedColumn.LOG_SPREAD)
     shades: tuple[Shade, ...] = ()
     if np.isfinite(spread).any():
-        shades = (Shade(expected * np.exp(-spread), expected * np.exp(spread), SPREAD, 0.18),)
+        typical = expected * np.exp(-(spread**2) / 2)
+        shades = (Shade(typical * np.exp(-spread), typical * np.exp(spread), SPREAD, 0.18),)
     measured = Curve.of("measured", x, y, share, nonfinite=bad, look=None, names=names)
     none = np.zeros(len(x), dtype=np.bool_)
     predicted = Curve("predicted", x, expected, none, zeros(expected, share), shades=shades, look=-1, names=names)

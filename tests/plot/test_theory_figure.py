@@ -47,8 +47,9 @@ def test_the_spread_is_a_band_and_the_deviation_is_shaded() -> None:
     panel, drawn = figure.panels[0], figure.artists_[0]
     assert isinstance(panel, Curves)
     (shade,) = panel.curves[1].shades
-    np.testing.assert_allclose(shade.high / panel.curves[1].y, np.exp(0.5))
-    np.testing.assert_allclose(shade.low / panel.curves[1].y, np.exp(-0.5))
+    median = np.exp(-(0.5**2) / 2)  # of a lognormal, over its mean
+    np.testing.assert_allclose(shade.high / panel.curves[1].y, median * np.exp(0.5))
+    np.testing.assert_allclose(shade.low / panel.curves[1].y, median * np.exp(-0.5))
     assert len(drawn.shades) == 2  # the band, and what lies between the curves
     assert len(_plot(_predicted(None), signals="activation", statistics="acv").artists_[0].shades) == 1
     assert panel.note.startswith("farthest from theory at ") and panel.note.endswith(": measured ×0.2")
