@@ -192,9 +192,8 @@ class Digest(NamedTuple):
     @classmethod
     def of_all(cls, tensors: Sequence[Tensor], axes: Sequence[int | None]) -> list[Digest] | None:
         """Reduce many tensors; None where no kernel does all of them in one go."""
-        batch = kernels.batch(tensors, axes)
-        found = None if batch is None else batch.digests(DEAD_SPREAD)
-        return None if batch is None or found is None else list(map(cls, found, batch.channels))
+        found = kernels.digests(tensors, axes, DEAD_SPREAD)
+        return None if found is None else [cls(*one) for one in found]
 
     def same(self, other: object) -> bool:
         """Whether both hold the very same numbers."""

@@ -14,6 +14,7 @@ of its own. Units are
 with the channel's norm ``T = T(s) (1 - l_i / B) + x_i^2 / B``, in which the sample itself has a share: none of a batch of B is
 longer than B times the mean. Where ``s > 0`` the few long samples lie above a kink, where ``s < 0`` below, so that channels
 differ, and with them draws of the weights. Other corrections of order ``1 / B`` nearly cancel (0.3 / B of a length for ReLU).
+Batches of a few samples cannot count on that: they are not followed by length (:mod:`spp.theory.normalizing`).
 """
 
 from __future__ import annotations

@@ -14,6 +14,9 @@ from torch import Tensor
 from spp.theory.cohort import Cohort
 from spp.theory.field import FLOAT, Field, Gradient, even, unit, wide
 
+FEWEST = 16
+"""Fewer samples have no density of lengths: of the corrections of order one over the batch only the largest are followed."""
+
 
 def batch_norm(
     x: Field,
@@ -36,7 +39,7 @@ def batch_norm(
     factor = float(kept.mean()) / x.acv if x.acv > 0 else 0.0
     pooled = max(x.pooled - acsm, 0.0) * factor
     lengths, scatter = x.centred or (x.lengths, x.scatter)
-    before = (x.cohort or Cohort.lognormal(lengths, n)) if p == 1 else None
+    before = (x.cohort or Cohort.lognormal(lengths, n)) if p == 1 and n >= FEWEST else None
     cohort = before.normalized() if before is not None else None
     lengths = cohort.variance if cohort is not None else lengths
     out = Field(

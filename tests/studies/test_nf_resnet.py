@@ -84,9 +84,7 @@ def test_what_it_publishes_follows_from_its_cells(tmp_path: Path) -> None:
     assert blocks[["stage", "k"]].to_numpy().tolist() == [[1, 1], [1, 2], [2, 1], [3, 1], [4, 1]]
     assert blocks["branch_acv"].to_numpy() == pytest.approx([1 - 1 / pi] * 5, rel=0.1)
     walked = measured.of("prediction", arm="bn")
-    np.testing.assert_allclose(walked["branch_acv"][:-1], 1 - 1 / pi, rtol=0.05)
-    last = np.mean([measured.of("blocks", arm="bn", seed=seed)["branch_acv"].iloc[-1] for seed in (868, 67)])
-    np.testing.assert_allclose(walked["branch_acv"].iloc[-1], last, rtol=0.1)  # one pixel of 8 samples is hardly normal
+    np.testing.assert_allclose(walked["branch_acv"], 1 - 1 / pi, rtol=0.05)
     published = publish(STUDY, QUICK, measured, tmp_path)
     outcomes = {claim.name: verdict.outcome for claim, verdict in published.verdicts.items()}
     assert len(outcomes) == 7 and outcomes["B3"] == outcomes["B7"] == Outcome.NOT_TESTABLE

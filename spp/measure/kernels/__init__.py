@@ -50,9 +50,11 @@ def digest(tensor: Tensor, axis: int | None, dead: float, ends: tuple[float, flo
         return quick.digest(values, axis, dead, ends) if numbers is None else numbers
 
 
-def batch(tensors: Sequence[Tensor], axes: Sequence[int | None]) -> native.Batch | None:
-    """Tensors that the C sweep takes as they are, all of them, to be read in one go; else None."""
-    return native.Batch.of(tensors, axes) if uses_native() else None
+def digests(
+    tensors: Sequence[Tensor], axes: Sequence[int | None], dead: float
+) -> list[tuple[tuple[float, ...], int]] | None:
+    """The numbers of many tensors, and their channels, where the C sweep takes all of them as they are; else None."""
+    return native.digests(tensors, axes, dead) if uses_native() else None
 
 
 def copies(tensors: Sequence[Tensor]) -> Copies | None:

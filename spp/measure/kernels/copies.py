@@ -22,6 +22,7 @@ class Copies:
 
     def __init__(self, tensors: Sequence[Tensor], plans: Sequence[Plan]) -> None:
         self._plans = list(plans)
+        self._layouts = list(map(_layout, tensors))
         self._rooms: list[Tensor] = []
         self._at: list[int] = []
         start, left = 0, 0
@@ -53,8 +54,8 @@ class Copies:
         out = np.full(len(self._at), np.nan)
         same = [
             i
-            for i, (tensor, plan) in enumerate(zip(now, self._plans, strict=True))
-            if plan_for(tensor, None) is plan and _in_one_stretch(tensor)
+            for i, (tensor, layout) in enumerate(zip(now, self._layouts, strict=True))
+            if _layout(tensor) == layout and plan_for(tensor, None) is not None
         ]
         if functions is None or not same:
             return [float(x) for x in out]
@@ -65,6 +66,10 @@ class Copies:
         functions.moved(len(same), *(column.ctypes.data for column in columns), threads, found.ctypes.data)
         out[same] = found
         return [float(x) for x in out]
+
+
+def _layout(tensor: Tensor) -> tuple[object, ...]:
+    return tensor.shape, tensor.stride(), tensor.dtype
 
 
 def _in_one_stretch(tensor: Tensor) -> bool:

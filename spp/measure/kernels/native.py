@@ -110,42 +110,29 @@ def _address(tensor: Tensor) -> int:
         return 0
 
 
-class Batch:
-    """Plain CPU tensors that stay where they are for a while, read together.
+def digests(
+    tensors: Sequence[Tensor], axes: Sequence[int | None], dead: float
+) -> list[tuple[tuple[float, ...], int]] | None:
+    """The numbers of many tensors in one call, as ``SUMMARY``, and the number of channels of each.
 
-    Attributes:
-        channels: The number of channels of each.
+    None where the sweep cannot read one of them as it is, or memory ran out.
     """
-
-    def __init__(self, tensors: Sequence[Tensor], plans: Sequence[Plan]) -> None:
-        threads = torch.get_num_threads() if library.LIBRARY.threaded else 1
-        self.channels = [plan.channels for plan in plans]
-        self._threads = threads
-        rows = [
-            (_address(tensor), plan.address, threads if plan.large else 1)
-            for tensor, plan in zip(tensors, plans, strict=True)
-        ]
-        self._columns = np.array(rows, dtype=np.int64).reshape(-1, 3).T.copy()
-
-    @classmethod
-    def of(cls, tensors: Sequence[Tensor], axes: Sequence[int | None]) -> Batch | None:
-        """The tensors with their channel axes; None where the sweep cannot read one of them as it is."""
-        plans = [plan_for(tensor, axis) for tensor, axis in zip(tensors, axes, strict=True)]
-        whole = [plan for plan in plans if plan is not None]
-        batch = cls(tensors, whole) if len(whole) == len(plans) else None
-        return batch if batch is not None and batch._columns[0].all() else None
-
-    def digests(self, dead: float) -> list[tuple[float, ...]] | None:
-        """The numbers of each, as ``SUMMARY``; None where memory ran out."""
-        functions = library.LIBRARY.functions
-        addresses, plans, threads = self._columns
-        out = np.empty((len(self.channels), len(SUMMARY)))
-        if functions is None:
+    known = library.LIBRARY
+    most = torch.get_num_threads() if known.threaded else 1
+    rows: list[tuple[int, int, int]] = []
+    channels: list[int] = []
+    for tensor, axis in zip(tensors, axes, strict=True):
+        plan = plan_for(tensor, axis)
+        if plan is None or not (address := _address(tensor)):
             return None
-        done = functions.digests(
-            len(out), addresses.ctypes.data, plans.ctypes.data, threads.ctypes.data, dead, out.ctypes.data
-        )
-        return list(map(tuple, out.tolist())) if done == len(out) else None
+        rows.append((address, plan.address, most if plan.large else 1))
+        channels.append(plan.channels)
+    if known.functions is None:
+        return None
+    columns = np.array(rows, dtype=np.int64).reshape(-1, 3).T.copy()
+    out = np.empty((len(rows), len(SUMMARY)))
+    done = known.functions.digests(len(out), *(column.ctypes.data for column in columns), dead, out.ctypes.data)
+    return list(zip(map(tuple, out.tolist()), channels, strict=True)) if done == len(out) else None
 
 
 def summarize(tables: Sequence[Tensor | Table], dead: float) -> npt.NDArray[np.float64] | None:

@@ -42,7 +42,6 @@ class Plan(NamedTuple):
         layout: What C reads.
         address: Where it lies.
         channels: Number of channels.
-        repeats: How often each element counts.
         large: Whether several threads are worth it.
         table: The ctypes array that a table of all channels fills.
     """
@@ -50,7 +49,6 @@ class Plan(NamedTuple):
     layout: Layout
     address: int
     channels: int
-    repeats: int
     large: bool
     table: type[ctypes.Array[ctypes.c_double]]
 
@@ -81,4 +79,4 @@ def plan_of(shape: tuple[int, ...], strides: tuple[int, ...], axis: int | None, 
     steps = Dims(*([s for _, s in walk] or [0]))
     layout = Layout(max(1, len(walk)), sizes, steps, channels, channel_stride, run, columns, repeats, dtype)
     table = ctypes.c_double * (len(Row) * channels)
-    return Plan(layout, ctypes.addressof(layout), channels, repeats, numel > GRAIN, table)
+    return Plan(layout, ctypes.addressof(layout), channels, numel > GRAIN, table)
