@@ -45,3 +45,7 @@ class Role(StrEnum):
     BRANCH = "residual_branch"
     SKIP = "residual_skip"
     SUM = "residual_sum"
+
+
+LEARNED = "neuronwise."
+"""What the output is called, up to here, in rows about what neuron-wise layers learned of their inputs."""

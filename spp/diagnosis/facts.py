@@ -14,7 +14,7 @@ from dataclasses import dataclass
 import numpy as np
 import pandas as pd
 
-from spp.diagnosis.path import along
+from spp.diagnosis.path import along, of_signals
 from spp.errors import InputError
 from spp.frame.schema import Column
 from spp.signals import Signal
@@ -57,6 +57,7 @@ def striking(frame: pd.DataFrame, limit: int = 3) -> list[Fact]:
         raise InputError("limit is a number of facts", received=str(limit), where="limit")
     if frame[Column.STEP].nunique() > 1:
         raise InputError("facts are told of one step", received="several steps", where="frame", remedy="Select one.")
+    frame = of_signals(frame)
     found = [fact for theme in _THEMES for fact in theme(frame)]
     return sorted(found, key=lambda fact: -fact.severity)[:limit]
 

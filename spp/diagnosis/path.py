@@ -14,7 +14,7 @@ from collections.abc import Iterator
 import pandas as pd
 
 from spp.frame.schema import Column
-from spp.signals import Signal
+from spp.signals import LEARNED, Signal
 
 
 def components(frame: pd.DataFrame) -> dict[str, list[str]]:
@@ -94,3 +94,8 @@ def _prefixes(name: str) -> Iterator[str]:
     parts = name.split(".")
     for end in range(1, len(parts) + 1):
         yield ".".join(parts[:end])
+
+
+def of_signals(frame: pd.DataFrame) -> pd.DataFrame:
+    """Without the rows about what neuron-wise layers learned: they are no signal, and dead neurons have NaN there."""
+    return frame[~frame[Column.OUTPUT].str.startswith(LEARNED)]

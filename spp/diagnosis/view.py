@@ -16,7 +16,7 @@ import numpy as np
 import pandas as pd
 
 from spp.diagnosis.kinds import GATES, Kind, kind_of
-from spp.diagnosis.path import along, components
+from spp.diagnosis.path import along, components, of_signals
 from spp.frame.schema import BlockColumn, Column, ModuleColumn
 from spp.signals import Signal
 
@@ -242,7 +242,7 @@ class View:
 
     def _main(self, signal: Signal) -> dict[Key, Any]:
         rows = self.frame[(self.frame[Column.SIGNAL] == signal) & self.frame[Column.DEPTH].notna()]
-        rows = rows[~rows[Column.OUTPUT].str.startswith("neuronwise.")]
+        rows = of_signals(rows)
         found: dict[Key, Any] = {}
         for row in records(rows.sort_values(Column.DEPTH, kind="stable")):
             found.setdefault(Key(str(row.name), int(row.call)), row)

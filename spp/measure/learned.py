@@ -7,6 +7,7 @@ from typing import Any
 
 from spp.measure.sites import Entry, Site
 from spp.measure.stage import Stage
+from spp.signals import LEARNED
 
 
 def learned_statistics(entries: Iterable[Entry], stage: Stage) -> list[Site]:
@@ -19,7 +20,7 @@ def learned_statistics(entries: Iterable[Entry], stage: Stage) -> list[Site]:
         if entry.selected and entry.calls and hasattr(type(entry.module), "neuronwise_statistics"):
             module: Any = entry.module
             for name, tensor in module.neuronwise_statistics().items():
-                site = Site(entry, entry.calls[0], f"neuronwise.{name}", tensor.shape, tensor.dtype, 0)
+                site = Site(entry, entry.calls[0], f"{LEARNED}{name}", tensor.shape, tensor.dtype, 0)
                 site.value = stage.reduce(tensor, 0)
                 found.append(site)
     return found

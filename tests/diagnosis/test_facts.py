@@ -174,3 +174,14 @@ def test_a_nan_in_the_data_is_the_first_fact():
     assert first.theme == "non-finite activations"
     assert first.where == "0"
     assert first.sentence.startswith("Non-finite activations appear first in 0 (25 % of them)")
+
+
+def test_what_neuron_wise_layers_learned_is_no_signal():
+    """Neurons that are never active have NaN there, by design; the activations themselves are finite."""
+    torch.manual_seed(0)
+    model = spp.models.build("ffn", input_shape=(8,), num_classes=4, width=16, depth=3, norm="neuronwise")
+    with torch.no_grad():
+        next(m for m in model.modules() if hasattr(m, "neuronwise_statistics")).bias[0] = -1e3  # a dead neuron
+    frame = spp.trace(model, torch.randn(32, 8)).frame
+    assert frame.loc[frame["output"].str.startswith("neuronwise."), "nonfinite"].sum() > 0
+    assert not any("non-finite" in fact.theme for fact in striking(frame, 20))
