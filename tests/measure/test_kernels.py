@@ -45,7 +45,7 @@ def test_every_layout_and_dtype(reduce, layout, dtype, shape):
 
 
 @pytest.mark.parametrize("reduce", PATHS)
-@pytest.mark.parametrize("shape", [(64, 8, 40, 40), (4096, 48), (3, 9_001)])
+@pytest.mark.parametrize("shape", [(64, 8, 40, 40), (9, 40, 6, 6), (4096, 48), (3, 9_001)])
 def test_a_mean_far_above_the_spread_costs_no_digits(reduce, shape):
     x = (torch.randn(shape, dtype=torch.float64) * 1e-2 + 1e4).float()  # float32 resolves 1e-3 here
     assert_table(reduce(x, 1 if len(shape) > 2 else len(shape) - 1), x, 1, second=1e-5)
@@ -87,6 +87,17 @@ def test_floats_whose_squares_leave_the_range_of_floats(reduce):
     for scale in (1e-25, 1e25):
         x = torch.randn(3, 4, 80, dtype=torch.float64).mul(scale).float()
         assert_table(reduce(x, 1), x, 1, second=1e-6)
+
+
+@pytest.mark.parametrize("reduce", PATHS)
+@pytest.mark.parametrize("shape", [(9, 5, 7, 7), (3, 5, 1), (2, 5, 9_001)])
+def test_a_channel_of_one_value_has_no_variance(reduce, shape):
+    x = torch.full(shape, 0.1)
+    x[:, 1] = 0.0
+    x[0, 2, 0] = float("nan")
+    table = reduce(x, 1)
+    assert table[Row.M2].tolist() == [0.0] * 5
+    assert table[Row.NONFINITE].sum() == x.isnan().sum()
 
 
 @needs_native

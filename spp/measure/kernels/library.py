@@ -12,7 +12,7 @@ from spp.compiling import Library, Source, Status
 from spp.measure.kernels.layout import Row
 from spp.measure.kernels.plans import DTYPES, Dims, Layout
 
-SOURCE = Source(Path(__file__).with_name("sweep.c"), ("walk.h", "narrow.h", "wide.h"))
+SOURCE = Source(Path(__file__).with_name("sweep.c"), ("walk.h", "narrow.h", "wide.h", "numbers.h"))
 PATIENCE = 3.0
 """Seconds that the first trace waits for the compiler at most; a later one finds what came out after that."""
 

@@ -21,17 +21,19 @@ static void FN(row)(const STORE *restrict x, int64_t n, const Cells *cells, int6
 }
 
 /* All rows of one channel. Short ones are laid side by side first: starting and closing a row costs more than it. */
-static void FN(channel)(const STORE *base, const Layout *l, int64_t outer, const Cells *cells, int64_t c) {
+static void FN(channel)(const STORE *base, const Layout *l, int64_t outer, int64_t lead, const Cells *cells, int64_t c) {
+    (void)lead;
     STORE pack[PACK];
     const int64_t run = l->run;
     int64_t filled = 0;
     for (int64_t o = 0; o < outer; o++) {
-        const STORE *row = base + (l->dims == 1 ? o * l->stride[0] : outer_offset(l, o));
+        const STORE *row = base + outer_offset(l, o);
+        if (run > PACK / 2) { FN(row)(row, run, cells, c); continue; }
         if (filled + run > PACK) { FN(row)(pack, filled, cells, c); filled = 0; }
         for (int64_t i = 0; i < run; i++) pack[filled + i] = row[i];
         filled += run;
     }
-    FN(row)(pack, filled, cells, c);
+    if (filled) FN(row)(pack, filled, cells, c);
 }
 
 /* `rows` rows, `lanes` neighbouring channels: LANES of them, or what is left at the end. */

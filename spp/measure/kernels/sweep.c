@@ -3,9 +3,9 @@
  * A tensor is an outer walk (up to SPP_DIMS axes), C channels and an inner run. Two shapes of the sweep:
  *   rows:     the run is contiguous (stride 1) and belongs to one channel;
  *   columns:  the channels are contiguous (stride 1) and the run is one element.
- * Sums are taken in double of (x - pivot), where the pivot is an element of the channel: nothing cancels, and sums over parts of
- * a tensor add up to the sums over the whole to double rounding. Only where a sum comes out non-finite is the stretch looked at
- * again, element by element. No torch headers, no library: OpenMP symbols resolve against the runtime that torch has loaded.
+ * Sums are taken in double of (x - pivot), where the pivot is an element of the channel, or zero where the mean does not hide the
+ * variance: nothing cancels, and sums over parts of a tensor add up to the sums over the whole to double rounding. Only where a
+ * sum comes out non-finite is the stretch looked at again, element by element. No torch headers, no library: OpenMP symbols resolve against the runtime that torch has loaded.
  */
 #include <math.h>
 #include <stdint.h>
@@ -18,10 +18,15 @@
 #define LANES 16
 #define FEWEST_ROWS 64 /* of a tile: each has a page of its own, and a block of channels is closed once a tile */
 #define MOST_ROWS 1024
-#define SHORT 1024     /* rows up to this length are taken channel by channel */
+#define SHORT 4096     /* rows up to this length are taken channel by channel */
+#define ROWS 8         /* of a channel that are read at a time: memory gives more from several pages than from one */
+#define LEAD 512       /* elements at least between what is read of a row and what is asked for */
+#define FAR 256        /* a mean square over so many variances is measured again about an element of the channel */
 #define FEW 128        /* up to so many values of each channel, channels that lie apart are taken LANES at a time */
 #define PACK 2048      /* elements that are laid side by side at a time */
-#define AHEAD 1024     /* elements between what is read and what is asked for in a long row */
+#define PAGE 4096
+#define PAGES 8        /* that are asked for at a time of what lies in one stretch */
+#define LINE 64
 
 typedef struct { /* as in native.py */
     int64_t dims, size[SPP_DIMS], stride[SPP_DIMS]; /* outer walk, slowest first; strides in elements */
@@ -49,7 +54,14 @@ typedef _Float16 half_t;
 #define WIDE 0
 #endif
 
-static int64_t outer_offset(const Layout *l, int64_t index) {
+/* What to ask for while x is read: as far into the next PAGES pages, a line of each in turn. */
+static inline const char *by_pages(const void *x) {
+    const uintptr_t at = (uintptr_t)x, block = at & ~(uintptr_t)(PAGES * PAGE - 1), line = (at - block) / LINE;
+    return (const char *)(block + PAGES * PAGE + line % PAGES * PAGE + line / PAGES * LINE);
+}
+
+static inline int64_t outer_offset(const Layout *l, int64_t index) {
+    if (l->dims == 1) return index * l->stride[0]; /* mostly; divisions take as long as a short row */
     int64_t offset = 0;
     for (int64_t d = l->dims - 1; d >= 0; d--) {
         offset += (index % l->size[d]) * l->stride[d];
@@ -77,8 +89,9 @@ static void clear(const Cells *cells, int64_t channels) { /* all but the pivots 
     }
 }
 
-static void merge_cells(const Cells *into, const Cells *from, int64_t channels) { /* equal pivots: plain sums */
+static void merge_cells(const Cells *into, const Cells *from, int64_t channels) { /* where both have elements the pivots are equal */
     for (int64_t c = 0; c < channels; c++) {
+        if (from->count[c] > 0) into->pivot[c] = from->pivot[c];
         into->sum[c] += from->sum[c];
         into->square[c] += from->square[c];
         into->zeros[c] += from->zeros[c];
@@ -99,6 +112,7 @@ static inline void add_to(const Cells *cells, int64_t c, int64_t n, double sum, 
 }
 
 enum walk { SINGLE, ACROSS, BY_CHANNEL, IN_ORDER };
+#include "numbers.h"
 
 #define NAME f32
 #define STORE float
@@ -147,68 +161,6 @@ enum walk { SINGLE, ACROSS, BY_CHANNEL, IN_ORDER };
 /* What this build can reduce: bit i for dtype i of a Layout. */
 int spp_dtypes(void) { return 1 | 2 | 4 | (HAS_HALF ? 8 : 0); }
 
-/* What spp_summary writes for each reading. */
-enum { TOTAL, NONFINITE, MEAN, VAR, MEAN_SQUARE, ACSM, ACV, MIN, MAX, ZERO_FRACTION, DEAD_FRACTION, SATURATED_FRACTION, COLUMNS };
-
-/* These numbers from the sums of each channel, of which every element counts `repeats` times; dead is a share of the rms. */
-static void numbers(int64_t channels, const double *count, const double *mean, const double *m2, const double *low, const double *high,
-                    const double *zeros, const double *bad, const double *beyond, double repeats, double dead, double *out) {
-    double total = 0, lost = 0, sum = 0, squares = 0, means = 0, acsm = 0, acv = 0, zero = 0, ends = 0, live = 0;
-    double least = INFINITY, most = -INFINITY;
-    for (int64_t c = 0; beyond && c < channels; c++) ends += beyond[c];
-#pragma omp simd reduction(+ : total, lost, sum, squares, means, acsm, acv, zero, live) reduction(min : least) reduction(max : most)
-    for (int64_t c = 0; c < channels; c++) { /* a channel without any finite element has zeros, and extremes that do not count */
-        const double n = count[c], m = mean[c], weighted = n * m;
-        lost += bad[c];
-        live += n > 0 ? 1.0 : 0.0;
-        total += n;
-        sum += weighted;
-        squares += m2[c];
-        means += weighted * m;
-        acsm += m * m;
-        acv += m2[c] / (n > 0 ? n : 1.0);
-        zero += zeros[c];
-        least = low[c] < least ? low[c] : least;
-        most = high[c] > most ? high[c] : most;
-    }
-    const double middle = sum / total, mean_square = (squares + means) / total, limit = dead * dead * mean_square;
-    double between = 0, still = 0;
-#pragma omp simd reduction(+ : between, still)
-    for (int64_t c = 0; c < channels; c++) {
-        const double n = count[c], off = mean[c] - middle;
-        between += n > 0 ? n * off * off : 0.0;
-        still += (n > 0) & ((m2[c] < limit * n) | (zeros[c] == n)) ? 1.0 : 0.0;
-    }
-    out[TOTAL] = total * repeats;
-    out[NONFINITE] = lost * repeats;
-    out[MEAN] = middle;
-    out[VAR] = (squares + between) / total;
-    out[MEAN_SQUARE] = mean_square;
-    out[ACSM] = acsm / live;
-    out[ACV] = acv / live;
-    out[MIN] = live > 0 ? least : NAN;
-    out[MAX] = live > 0 ? most : NAN;
-    out[ZERO_FRACTION] = zero / total;
-    out[DEAD_FRACTION] = still / live;
-    out[SATURATED_FRACTION] = ends / total;
-}
-
-/* Sums about the pivots become means and sums of squared deviations from them. */
-static void close_cells(const Cells *cells, enum walk walk, int64_t channels, double *mean, double *m2) {
-    if (walk == SINGLE) {
-        if (mean != cells->pivot) memcpy(mean, cells->pivot, sizeof(double) * (size_t)channels);
-        if (m2 != cells->square) memset(m2, 0, sizeof(double) * (size_t)channels);
-        return;
-    }
-    const double *count = cells->count, *sum = cells->sum, *square = cells->square, *pivot = cells->pivot;
-#pragma omp simd
-    for (int64_t c = 0; c < channels; c++) { /* without elements pivot and sums are 0 */
-        const double shift = sum[c] / (count[c] > 0 ? count[c] : 1.0), left = square[c] - sum[c] * shift;
-        mean[c] = pivot[c] + shift;
-        m2[c] = left > 0 ? left : 0.0;
-    }
-}
-
 /* Fill table (8 x C doubles: count, mean, m2, min, max, zeros, non-finite, saturated: 0 without ends), or, where table is null, the
  * COLUMNS numbers of summary. Returns 0, or 1 when memory ran out or the dtype is unknown. */
 int spp_sweep(const void *x, const Layout *l, int threads, const double *ends, double *table, double dead, double *summary) {
@@ -224,12 +176,13 @@ int spp_sweep(const void *x, const Layout *l, int threads, const double *ends, d
     if (!memory) return 1;
     double *beyond = !ends ? NULL : table ? table + 7 * channels : memory + room * threads;
     const Cells cells = cells_in(memory, channels);
-    switch (dtype) {
-        case 0: f32_pivots(x, l, outer, &cells); break;
-        case 1: f64_pivots(x, l, outer, &cells); break;
-        case 2: bf16_pivots(x, l, outer, &cells); break;
+    if (walk == BY_CHANNEL) memset(cells.pivot, 0, sizeof(double) * (size_t)channels); /* each finds its own */
+    else switch (dtype) {
+        case 0: f32_pivots(x, l, outer, 0, channels, &cells); break;
+        case 1: f64_pivots(x, l, outer, 0, channels, &cells); break;
+        case 2: bf16_pivots(x, l, outer, 0, channels, &cells); break;
 #if HAS_HALF
-        case 3: f16_pivots(x, l, outer, &cells); break;
+        case 3: f16_pivots(x, l, outer, 0, channels, &cells); break;
 #endif
     }
     clear(&cells, channels);

@@ -39,32 +39,36 @@ static void FN(close_block)(const STORE *x, int64_t rows, const int64_t *at, con
     }
 }
 
-#ifdef VECTOR
-#include "wide.h"
-#else
-#include "narrow.h"
-#endif
+/* The first finite element of a channel, 0 where there is none. */
+static double FN(first)(const STORE *base, const Layout *l, int64_t outer) {
+    for (int64_t o = 0; o < outer; o++) {
+        const STORE *row = base + outer_offset(l, o);
+        for (int64_t i = 0; i < l->run; i++)
+            if (isfinite((double)LOAD(row[i]))) return (double)LOAD(row[i]);
+    }
+    return 0;
+}
 
-/* The first finite element of each channel, 0 where there is none. */
-static void FN(pivots)(const STORE *x, const Layout *l, int64_t outer, const Cells *cells) {
+/* The same of each channel from..to. */
+static void FN(pivots)(const STORE *x, const Layout *l, int64_t outer, int64_t from, int64_t to, const Cells *cells) {
     int64_t missing = 0;
 #pragma omp simd reduction(+ : missing)
-    for (int64_t c = 0; c < l->channels; c++) {
+    for (int64_t c = from; c < to; c++) {
         const REAL v = LOAD(x[c * l->channel_stride]);
         const double wide = (double)v;
         const int64_t finite = v - v == 0;
         cells->pivot[c] = finite ? wide : 0;
         missing += !finite;
     }
-    for (int64_t c = 0; missing && c < l->channels; c++) {
-        double pivot = (double)LOAD(x[c * l->channel_stride]);
-        for (int64_t o = 0; o < outer && !isfinite(pivot); o++) {
-            const STORE *row = x + outer_offset(l, o) + c * l->channel_stride;
-            for (int64_t i = 0; i < l->run && !isfinite(pivot); i++) pivot = (double)LOAD(row[i]);
-        }
-        cells->pivot[c] = isfinite(pivot) ? pivot : 0;
-    }
+    for (int64_t c = from; missing && c < to; c++)
+        if (!isfinite((double)LOAD(x[c * l->channel_stride]))) cells->pivot[c] = FN(first)(x + c * l->channel_stride, l, outer);
 }
+
+#ifdef VECTOR
+#include "wide.h"
+#else
+#include "narrow.h"
+#endif
 
 /* Long rows in the order of memory; a unit is a piece of a row. */
 static void FN(rows)(const STORE *x, const Layout *l, int64_t from, int64_t to, const Cells *cells) {
@@ -86,11 +90,17 @@ static void FN(channels)(const STORE *x, const Layout *l, int64_t from, int64_t 
     const int64_t outer = outer_count(l);
 #ifdef APART
     if (outer * l->run <= FEW && l->channel_stride < INT32_MAX / LANES) {
-        FN(apart)(x, l, outer, from, to, cells);
-        from = to - (to - from) % LANES;
+        const int64_t whole = to - (to - from) % LANES;
+        FN(pivots)(x, l, outer, from, whole, cells);
+        FN(apart)(x, l, outer, from, whole, cells);
+        from = whole;
     }
 #endif
-    for (int64_t c = from; c < to; c++) FN(channel)(x + c * l->channel_stride, l, outer, cells, c);
+#ifndef VECTOR
+    FN(pivots)(x, l, outer, from, to, cells);
+#endif
+    const int64_t lead = (LEAD + l->run - 1) / l->run * l->run;
+    for (int64_t c = from; c < to; c++) FN(channel)(x + c * l->channel_stride, l, outer, lead, cells, c);
 }
 
 /* One element a channel, as in a bias: its pivot is its mean. */
@@ -115,7 +125,7 @@ static void FN(columns)(const STORE *x, const Layout *l, int64_t from, int64_t t
     tile = tile < FEWEST_ROWS ? FEWEST_ROWS : tile > MOST_ROWS ? MOST_ROWS : tile;
     for (int64_t r = from; r < to; r += tile) {
         const int64_t rows = to - r < tile ? to - r : tile, whole = l->channels - l->channels % LANES;
-        for (int64_t i = 0; i < rows; i++) at[i] = l->dims == 1 ? (r + i) * l->stride[0] : outer_offset(l, r + i);
+        for (int64_t i = 0; i < rows; i++) at[i] = outer_offset(l, r + i);
         for (int64_t c = 0; c < whole; c += LANES) FN(block)(x + c, rows, at, cells, c);
         if (whole < l->channels) FN(few)(x + whole, rows, at, cells, whole, (int)(l->channels - whole));
     }

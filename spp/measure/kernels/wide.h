@@ -22,8 +22,7 @@ INLINE FN(Sums) FN(start)(void) {
     return (FN(Sums)){none, none, none, none, _mm512_set1_ps(INFINITY), _mm512_set1_ps(-INFINITY), 0};
 }
 
-INLINE void FN(step)(FN(Sums) *s, const __m512 v, const __m512d lower, const __m512d upper, const __m512d p0, const __m512d p1) {
-    const __m512d d0 = _mm512_sub_pd(lower, p0), d1 = _mm512_sub_pd(upper, p1);
+INLINE void FN(add)(FN(Sums) *s, const __m512 v, const __m512d d0, const __m512d d1) {
     s->sum0 = _mm512_add_pd(s->sum0, d0);
     s->sum1 = _mm512_add_pd(s->sum1, d1);
     s->square0 = _mm512_fmadd_pd(d0, d0, s->square0);
@@ -32,33 +31,43 @@ INLINE void FN(step)(FN(Sums) *s, const __m512 v, const __m512d lower, const __m
     s->high = _mm512_max_ps(v, s->high);
 }
 
-/* `next` is where the walk goes on after this row: far away in memory, so it is asked for while this one is read. */
-INLINE void FN(steps)(FN(Sums) *s, const STORE *x, int64_t n, const __m512d pivot, const STORE *next) {
+INLINE void FN(step)(FN(Sums) *s, const __m512 v, const __m512d lower, const __m512d upper, const __m512d p0, const __m512d p1) {
+    FN(add)(s, v, _mm512_sub_pd(lower, p0), _mm512_sub_pd(upper, p1));
+}
+
+/* Sixteen elements, about *pivot, or about zero where it is NULL: nothing to subtract is a fifth less to do. */
+INLINE void FN(take)(FN(Sums) *s, const STORE *x, const __m512d *pivot) {
+    const __m512 v = VECTOR(x);
+    if (pivot)
+        FN(step)(s, v, LOWER(x, v), UPPER(x, v), *pivot, *pivot);
+    else
+        FN(add)(s, v, LOWER(x, v), UPPER(x, v));
+    s->zeros += __builtin_popcount(_mm512_cmpeq_ps_mask(v, _mm512_setzero_ps()));
+}
+
+/* Fewer than sixteen elements, the end of a row. */
+INLINE void FN(rest)(FN(Sums) *s, const STORE *x, int64_t n, const __m512d *pivot) {
     const __m512 zero = _mm512_setzero_ps();
-    int64_t i = 0;
-    for (; i + 16 <= n; i += 16) {
-        _mm_prefetch((const char *)(next + i), _MM_HINT_T0);
-        const __m512 v = VECTOR(x + i);
-        FN(step)(s, v, LOWER(x + i, v), UPPER(x + i, v), pivot, pivot);
-        s->zeros += __builtin_popcount(_mm512_cmpeq_ps_mask(v, zero));
-    }
-    if (i == n) return;
-    if (n - i <= 8) {
-        const __mmask8 few = (__mmask8)((1u << (n - i)) - 1);
-        const __m256 v = HALF(few, x + i);
-        const __m512d d = _mm512_maskz_sub_pd(few, _mm512_cvtps_pd(v), pivot);
+    if (n <= 8) {
+        const __mmask8 few = (__mmask8)((1u << n) - 1);
+        const __m256 v = HALF(few, x);
+        const __m512 w = _mm512_castps256_ps512(v);
+        __m512d d = _mm512_cvtps_pd(v);
+        if (pivot) d = _mm512_maskz_sub_pd(few, d, *pivot);
         s->sum0 = _mm512_add_pd(s->sum0, d);
         s->square0 = _mm512_fmadd_pd(d, d, s->square0);
-        const __m512 w = _mm512_castps256_ps512(v);
         s->low = _mm512_mask_min_ps(s->low, few, w, s->low);
         s->high = _mm512_mask_max_ps(s->high, few, w, s->high);
         s->zeros += __builtin_popcount(_mm512_mask_cmpeq_ps_mask(few, w, zero));
         return;
     }
-    const __mmask16 here = (__mmask16)((1u << (n - i)) - 1);
-    const __m512 v = MASKED(here, x + i);
-    const __m512d d0 = _mm512_maskz_sub_pd((__mmask8)here, _mm512_cvtps_pd(_mm512_castps512_ps256(v)), pivot);
-    const __m512d d1 = _mm512_maskz_sub_pd((__mmask8)(here >> 8), _mm512_cvtps_pd(_mm512_extractf32x8_ps(v, 1)), pivot);
+    const __mmask16 here = (__mmask16)((1u << n) - 1);
+    const __m512 v = MASKED(here, x);
+    __m512d d0 = _mm512_cvtps_pd(_mm512_castps512_ps256(v)), d1 = _mm512_cvtps_pd(_mm512_extractf32x8_ps(v, 1));
+    if (pivot) {
+        d0 = _mm512_sub_pd(d0, *pivot);
+        d1 = _mm512_maskz_sub_pd((__mmask8)(here >> 8), d1, *pivot);
+    }
     s->sum0 = _mm512_add_pd(s->sum0, d0);
     s->sum1 = _mm512_add_pd(s->sum1, d1);
     s->square0 = _mm512_fmadd_pd(d0, d0, s->square0);
@@ -66,6 +75,30 @@ INLINE void FN(steps)(FN(Sums) *s, const STORE *x, int64_t n, const __m512d pivo
     s->low = _mm512_mask_min_ps(s->low, here, v, s->low);
     s->high = _mm512_mask_max_ps(s->high, here, v, s->high);
     s->zeros += __builtin_popcount(_mm512_mask_cmpeq_ps_mask(here, v, zero));
+}
+
+/* A row that lies in one stretch of memory with those before and after it. */
+INLINE void FN(steps)(FN(Sums) *s, const STORE *x, int64_t n, const __m512d *pivot) {
+    int64_t i = 0;
+    for (; i + 16 <= n; i += 16) {
+        _mm_prefetch(by_pages(x + i), _MM_HINT_T1);
+        FN(take)(s, x + i, pivot);
+    }
+    if (i < n) FN(rest)(s, x + i, n - i, pivot);
+}
+
+/* `rows` rows of one channel side by side, `apart` elements from each other: each is read from a page of its own. */
+INLINE void FN(beside)(FN(Sums) *s, const STORE *x, int64_t n, int64_t apart, const int rows, const __m512d *pivot, int64_t lead) {
+    int64_t i = 0;
+    for (; i + 16 <= n; i += 16)
+#pragma GCC unroll 8
+        for (int r = 0; r < rows; r++) {
+            _mm_prefetch((const char *)(x + r * apart + i + lead), _MM_HINT_T0);
+            FN(take)(s, x + r * apart + i, pivot);
+        }
+    if (i == n) return;
+#pragma GCC unroll 8
+    for (int r = 0; r < rows; r++) FN(rest)(s, x + r * apart + i, n - i, pivot);
 }
 
 /* Whether the sums were finite, and so counted. */
@@ -78,30 +111,40 @@ INLINE int FN(close)(const FN(Sums) *s, int64_t n, const Cells *cells, int64_t c
 }
 
 static void FN(row)(const STORE *restrict x, int64_t n, const Cells *cells, int64_t c) {
+    const __m512d pivot = _mm512_set1_pd(cells->pivot[c]);
     FN(Sums) s = FN(start)();
-    FN(steps)(&s, x, n, _mm512_set1_pd(cells->pivot[c]), x + AHEAD);
+    FN(steps)(&s, x, n, &pivot);
     if (!FN(close)(&s, n, cells, c)) FN(careful)(x, n, 1, cells, c);
 }
 
-static void FN(channel)(const STORE *base, const Layout *l, int64_t outer, const Cells *cells, int64_t c) {
-    const int64_t run = l->run;
-    const __m512d pivot = _mm512_set1_pd(cells->pivot[c]);
+/* All rows of one channel, ROWS of them at a time where they are evenly apart. */
+INLINE FN(Sums) FN(over)(const STORE *base, const Layout *l, int64_t outer, int64_t lead, const __m512d *pivot) {
+    const int64_t run = l->run, step = l->stride[0];
     FN(Sums) s = FN(start)();
-    const int64_t lead = run < AHEAD / 2 ? AHEAD / 2 / run : 1, step = l->stride[0];
-    if (l->dims == 1 && run < 32) /* the next channels' rows lie on the same lines of the cache or the next */
-        for (int64_t o = 0; o < outer; o++) FN(steps)(&s, base + o * step, run, pivot, base + o * step + AHEAD / 4);
-    else if (l->dims == 1)
-        for (int64_t o = 0; o < outer; o++) {
-            const int64_t later = o + lead, channel = later / outer;
-            FN(steps)(&s, base + o * step, run, pivot, base + channel * l->channel_stride + (later - channel * outer) * step);
-        }
-    else
-        for (int64_t o = 0; o < outer; o++) {
-            const STORE *row = base + outer_offset(l, o);
-            FN(steps)(&s, row, run, pivot, row + run);
-        }
-    if (FN(close)(&s, outer * run, cells, c)) return;
-    for (int64_t o = 0; o < outer; o++) FN(careful)(base + outer_offset(l, o), run, 1, cells, c);
+    int64_t o = 0;
+    if (l->dims == 1)
+        for (; o + ROWS <= outer; o += ROWS) FN(beside)(&s, base + o * step, run, step, ROWS, pivot, lead);
+    for (; o < outer; o++) FN(steps)(&s, base + outer_offset(l, o), run, pivot);
+    return s;
+}
+
+/* Sums about zero will do unless the mean hides the variance. */
+static void FN(channel)(const STORE *base, const Layout *l, int64_t outer, int64_t lead, const Cells *cells, int64_t c) {
+    const double n = (double)(outer * l->run);
+    FN(Sums) s = FN(over)(base, l, outer, lead, NULL);
+    cells->pivot[c] = 0;
+    if (FN(close)(&s, outer * l->run, cells, c)) {
+        const double mean = cells->sum[c] * cells->sum[c], whole = cells->square[c] * n;
+        if (whole <= FAR * (whole - mean)) return;
+        cells->sum[c] = cells->square[c] = cells->count[c] = cells->zeros[c] = 0;
+        cells->pivot[c] = FN(first)(base, l, outer);
+        const __m512d pivot = _mm512_set1_pd(cells->pivot[c]);
+        s = FN(over)(base, l, outer, lead, &pivot);
+        FN(close)(&s, outer * l->run, cells, c);
+        return;
+    }
+    cells->pivot[c] = FN(first)(base, l, outer);
+    for (int64_t o = 0; o < outer; o++) FN(careful)(base + outer_offset(l, o), l->run, 1, cells, c);
 }
 
 /* `stride` lies between neighbouring channels: 1, or what GATHER steps over; `lanes` of them, if fewer than LANES side by side. */
