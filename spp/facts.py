@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import platform
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -15,9 +16,14 @@ from spp.measure.sites import type_name
 from spp.measure.walk import parameters_in
 
 
-def model_facts(model: nn.Module) -> dict[str, Any]:
-    """Class, number of parameters, mode, device and dtype of a model, and the versions it runs on."""
-    parameters = parameters_in(model)
+def model_facts(model: nn.Module, parameters: Sequence[nn.Parameter] | None = None) -> dict[str, Any]:
+    """Class, number of parameters, mode, device and dtype of a model, and the versions it runs on.
+
+    Args:
+        model: Which model.
+        parameters: Its parameters, where somebody has listed them already.
+    """
+    parameters = parameters_in(model) if parameters is None else parameters
     first = parameters[0] if parameters else None
     return {
         "model": type_name(model),

@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 from torch import nn
 from torch.nn.parallel import DistributedDataParallel
+from torch.nn.parameter import UninitializedParameter
 
 from spp.errors import InputError
 from spp.facts import model_facts
@@ -31,11 +32,10 @@ from spp.measure.capture import Capture
 from spp.measure.channels import ChannelAxis
 from spp.measure.facts import module_facts
 from spp.measure.garbage import patient_collector
-from spp.measure.sites import Entry, Selection, roster
+from spp.measure.sites import Selection, roster
 from spp.measure.stage import Depth
 from spp.measure.state import Restore, kept, preserved, set_aside
 from spp.measure.walk import parameters_in
-from spp.measure.weights import parameters_of
 from spp.recorded import Trace, no_channels, no_exponents
 from spp.signals import ALL, Signal, chosen
 
@@ -100,8 +100,8 @@ def trace(
     several = is_iterable_of_batches(batch) and batches != 1
     depth = Depth(mergeable=several or channels, fourth=moments == 4, histogram=exponents)
     kernels.choose()
-    entries = roster(model, include, exclude)
-    _check_values(entries)
+    entries, parameters = roster(model, include, exclude), parameters_in(model)
+    _check_values(parameters)
     wrappers = [e.module for e in entries if isinstance(e.module, DistributedDataParallel)]
     capture = Capture(entries, wanted, channel_axis, loss_scale, depth)
     objective, tally = Objective(loss, seed), Tally()
@@ -109,7 +109,7 @@ def trace(
     losses: list[float | None] = []
     with patient_collector():
         with preserved(model, batch, restore):
-            devices = list({p.device for p in parameters_in(model)})
+            devices = list({p.device for p in parameters})
             for one in _shown(batch, batches, progress):
                 ready = to_device(one, devices[0] if len(devices) == 1 else None)
                 with kept(one.tensors(), (one.args, one.kwargs, one.target)), _undistributed(wrappers):
@@ -131,7 +131,7 @@ def trace(
         counted = build_exponents(tally.rows) if exponents else no_exponents
         spread = build_channels(tally.rows) if channels else no_channels
     known = [s for s in sizes if s is not None]
-    about = model_facts(model)
+    about = model_facts(model, parameters)
     run = {
         **about,
         "batch_size": known[0] if known else None,
@@ -201,11 +201,18 @@ def _check(model: object, batches: int | None, loss_scale: float, restore: objec
         raise InputError("restore is True, False or 'all'", received=repr(restore), where="restore")
 
 
-def _check_values(entries: list[Entry]) -> None:
-    if any(p.is_meta or hasattr(p, "fake_mode") for e in entries for _, p in parameters_of(e.module)):
+def _check_values(parameters: list[nn.Parameter]) -> None:
+    if any(map(_lacks_values, parameters)):
         raise InputError(
             "a model that is traced has values",
             received="parameters on the meta device or under a FakeTensorMode",
             where="model",
             remedy="Move it with model.to_empty(device='cpu') and initialize it first",
         )
+
+
+def _lacks_values(parameter: nn.Parameter) -> bool:
+    if type(parameter) is nn.Parameter:  # nearly all; asking a tensor for an attribute that it lacks takes long
+        return parameter.is_meta
+    lazy = isinstance(parameter, UninitializedParameter)
+    return not lazy and (parameter.is_meta or hasattr(parameter, "fake_mode"))

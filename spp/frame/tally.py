@@ -80,12 +80,13 @@ class Tally:
     def add(self, result: Pass) -> None:
         """Merge in what one batch gave; a parameter's own values do not change between batches and count once."""
         for site in result.sites:
-            signal, gradient = site.signals
-            key = site.key
-            if site.value is not None and not (site.is_weight and (*key, signal) in self._rows):
-                self._put(site, (*key, signal), site.value)
+            (name, call, output), (signal, gradient) = site.key, site.signals
+            if site.value is not None:
+                key = name, call, output, signal
+                if not (site.is_weight and key in self._rows):
+                    self._put(site, key, site.value)
             if site.gradient is not None:
-                self._put(site, (*key, gradient), site.gradient)
+                self._put(site, (name, call, output, gradient), site.gradient)
         for entry, calls in result.calls:
             known = self.calls.get(entry.name)
             self.calls[entry.name] = (known[0] if known else calls[0], max(calls[1], known[1] if known else 0))

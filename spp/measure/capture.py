@@ -124,7 +124,8 @@ class Capture:
             with torch._C.DisableTorchFunction():
                 for entry in self._entries.values():
                     if entry.selected and not entry.calls:
-                        self._pass.holes += self._weights.read(entry, None)
+                        self._weights.read(entry, None)
+                self._pass.holes += self._weights.noted()
                 self._weights.read_values()
         return output
 
@@ -149,7 +150,7 @@ class Capture:
         call.leaves = call.leaves or 1
         with torch._C.DisableTorchFunction():
             if call.number == 0 and self._weights.wanted and entry.selected:
-                self._pass.holes += self._weights.read(entry, call)
+                self._weights.read(entry, call)
             if isinstance(output, Tensor):
                 self._observe(call, "", output)
             else:

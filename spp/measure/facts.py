@@ -47,9 +47,8 @@ def module_facts(
     facts = []
     for entry in entries:
         module = entry.module
-        own = parameters_of(module)
         tied, numel, trainable = [], 0, 0
-        for name, parameter in own:
+        for name, parameter in parameters_of(module):
             known = owner.setdefault(id(parameter), qualified := f"{entry.name}.{name}" if entry.name else name)
             if known is not qualified:
                 tied.append(f"{name}={known}")
@@ -58,7 +57,8 @@ def module_facts(
             trainable += size if parameter.requires_grad else 0
         fan_in, fan_out = _fans(module)
         depth, number = calls.get(entry.name, (None, 0))
-        groups, eps = _own(module, "groups") or _own(module, "num_groups"), _own(module, "eps")
+        groups = _own(module, "groups") or _own(module, "num_groups")
+        eps = _own(module, "eps")
         facts.append(
             ModuleFacts(
                 name=entry.name,

@@ -25,24 +25,34 @@ def feeds(calls: list[Call]) -> str:
 def _one(call: Call) -> str:
     names: dict[str, None] = {}
     for value in call.inputs:
-        names.update(dict.fromkeys(_origins(value, call)))
+        giver = _giver(value, call)
+        names.update(dict.fromkeys(_origins(value, call)) if giver is None else {_name(giver): None})
     return " ".join(names) or OUTSIDE
 
 
-def _origins(value: Value, taker: Call) -> list[str]:
-    """The modules nearest upstream of what ``taker`` took, the innermost where several gave out the same tensor.
+def _giver(value: Value, taker: Call) -> Call | None:
+    """The innermost call that gave out what ``taker`` took, before it did.
 
     A module that hands its input on unchanged is among the givers of that tensor, and so are the containers that end with it:
     what feeds ``taker`` began and ended before it did.
     """
+    for call in value.producers:
+        if call.start < taker.start and call.depth < taker.depth:
+            return call
+    return None
+
+
+def _origins(value: Value, taker: Call) -> list[str]:
+    """The modules nearest upstream of what ``taker`` took, the innermost where several gave out the same tensor."""
     queue, seen, found = [value], {id(value)}, []
     for current in queue:  # grows while it is walked
-        giver = next((c for c in current.producers if c.start < taker.start and c.depth < taker.depth), None)
+        giver = _giver(current, taker)
         if giver is not None:
             found.append(_name(giver))
-        elif not current.sources:
+            continue
+        if not current.sources:
             found.append(OUTSIDE)
-        for source in () if giver is not None else current.sources:
+        for source in current.sources:
             if id(source) not in seen and len(seen) < _REACH:
                 seen.add(id(source))
                 queue.append(source)

@@ -83,10 +83,9 @@ class Lineage:
 
     def value(self, tensor: Tensor) -> Value:
         """The value a tensor stands for right now; unknown ones are looked up in the autograd graph."""
-        key, version = id(tensor), version_of(tensor)
-        known = self._values.get(key)
+        known = self._values.get(id(tensor))
         if known is not None and known.ref() is tensor:
-            if known.version == version:
+            if known.version == version_of(tensor):
                 return known
             sources: tuple[Value, ...] = (known,)
         else:

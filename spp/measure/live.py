@@ -9,7 +9,7 @@ in ``failed`` and nothing more is observed.
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -21,7 +21,6 @@ from spp.measure.boundary import hold, release
 from spp.measure.capture import LOCK, Capture
 from spp.measure.channels import ChannelAxis, is_reducible
 from spp.measure.gradients import Gradients
-from spp.measure.holes import Hole
 from spp.measure.lineage import Lineage, Value
 from spp.measure.passes import Pass
 from spp.measure.residual import Merge, Merges
@@ -258,11 +257,9 @@ class _GuardedMerges(Merges):
 class _Computed(Weights):
     """Only the weights that are computed in the forward; the parameters themselves are read at the optimizer's step."""
 
-    def read(self, entry: Entry, call: Call | None) -> Iterable[Hole]:
+    def read(self, entry: Entry, call: Call | None) -> None:
         for name, tensor in parameters_of(entry.module):
-            if tensor.requires_grad and not tensor.is_leaf and not is_reducible(tensor):
-                self._computed(self._site(entry, call, name, tensor), tensor)
+            self._observed(entry, call, name, tensor)
         if call is not None and entry.module._forward_pre_hooks:
             for name, tensor in effective_weights(entry.module):
                 self._computed(self._site(entry, call, name, tensor), tensor)
-        return ()

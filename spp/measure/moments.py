@@ -185,9 +185,8 @@ class Digest(NamedTuple):
     @classmethod
     def swept(cls, tensor: Tensor, axis: int | None, ends: tuple[float, float] | None = None) -> Digest | None:
         """Reduce one tensor that the C sweep can read as it is; None for others."""
-        plan = native.plan_for(tensor, axis)
-        numbers = None if plan is None else native.digest(tensor, plan, DEAD_SPREAD, ends)
-        return None if plan is None or numbers is None else cls(numbers, plan.channels)
+        found = native.digest(tensor, axis, DEAD_SPREAD, ends)
+        return None if found is None else cls(*found)
 
     @classmethod
     def of_all(cls, tensors: Sequence[Tensor], axes: Sequence[int | None]) -> list[Digest] | None:

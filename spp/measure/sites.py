@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from fnmatch import fnmatchcase
+from functools import lru_cache
 from typing import Any
 
 import torch
@@ -184,7 +185,8 @@ def roster(model: nn.Module, include: Selection = None, exclude: Selection = Non
         )
         first, *others = names[key]
         kind = type(module)
-        children: Iterable[nn.Module | None] = module.children() if _scripted(kind) else module._modules.values()
+        scripted = _scripted(kind)  # type: ignore[arg-type]  # a class has a hash of its own
+        children: Iterable[nn.Module | None] = module.children() if scripted else module._modules.values()
         entries.append(
             Entry(
                 module,
@@ -193,7 +195,7 @@ def roster(model: nn.Module, include: Selection = None, exclude: Selection = Non
                 type_name(module),
                 next(iter(children), None) is None,
                 selected,
-                layout_of(kind),  # type: ignore[arg-type]  # a class has a hash of its own
+                layout_of(kind),  # type: ignore[arg-type]
                 range_of(module),
                 _parametrized(first) if "parametrizations" in first else None,
             )
@@ -204,7 +206,7 @@ def roster(model: nn.Module, include: Selection = None, exclude: Selection = Non
 def type_name(module: nn.Module) -> str:
     """The class name; for a scripted or sharded module that of the class it was made from."""
     kind = type(module)
-    original = getattr(module, "original_name", None) if _scripted(kind) else None
+    original = getattr(module, "original_name", None) if _scripted(kind) else None  # type: ignore[arg-type]
     if isinstance(original, str):
         return original
     if (
@@ -219,6 +221,7 @@ def callable_module(module: nn.Module) -> bool:
     return getattr(type(module), "forward", None) is not nn.Module.forward
 
 
+@lru_cache(maxsize=1024)
 def _scripted(kind: type[nn.Module]) -> bool:
     return kind.__module__.startswith("torch.jit")
 

@@ -80,7 +80,7 @@ class Stage:
         Only the forward pass is suspended meanwhile: backward passes deliver gradients on one thread per device, and none of
         them may make the others' arrivals look idle.
         """
-        if self._sweep is not None and not modes_active():
+        if self._sweep is not None and not (_function_modes() or _dispatch_modes()):
             swept = self._sweep(tensor, axis, ends)  # in which torch has nothing to do
             if swept is not None:
                 return swept
@@ -123,4 +123,7 @@ class Stage:
 
 def modes_active() -> bool:
     """Whether a function or dispatch mode of the user's (or of ``set_default_device``) watches torch's operations."""
-    return bool(torch._C._len_torch_function_stack() or torch._C._len_torch_dispatch_stack())
+    return bool(_function_modes() or _dispatch_modes())
+
+
+_function_modes, _dispatch_modes = torch._C._len_torch_function_stack, torch._C._len_torch_dispatch_stack

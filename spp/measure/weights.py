@@ -6,7 +6,8 @@ run modules (a spectral norm would advance its power iteration), and on quantize
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterator
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -37,25 +38,40 @@ class Weights:
         self.wanted = bool(signals & {Signal.WEIGHT, Signal.WEIGHT_GRADIENT})
         self.sites: list[Site] = []
         self._stage, self._signals, self._computed = stage, signals, computed
+        self._waiting: list[tuple[Entry, Call | None, list[tuple[str, Tensor]]]] = []
         self._leaves: list[tuple[Site, Tensor]] = []
 
-    def read(self, entry: Entry, call: Call | None) -> Iterable[Hole]:
+    def read(self, entry: Entry, call: Call | None) -> None:
         """Note what ``entry`` owns, at its first ``call`` or, where it never ran, at the end of the pass."""
-        unmeasured: list[Hole] = []
-        for name, tensor in parameters_of(entry.module):
-            if reason := is_reducible(tensor):
-                number = None if call is None else call.number
-                unmeasured.append(Hole(entry, number, name, Signal.WEIGHT, reason.replace("output", "parameter")))
-                continue
-            site = self._site(entry, call, name, tensor)
-            if tensor.requires_grad and not tensor.is_leaf:
-                self._computed(site, tensor)
-                continue
-            self.sites.append(site)
-            self._leaves.append((site, tensor))
+        own = parameters_of(entry.module)
+        if (
+            own
+        ):  # what is nobody's output can wait until the forward has ended, when Python is at home in the caches again
+            self._waiting.append((entry, call, [one for one in own if not self._observed(entry, call, *one)]))
         if call is not None and entry.module._forward_pre_hooks:
             for name, tensor in effective_weights(entry.module):
                 self._computed(self._site(entry, call, name, tensor), tensor)
+
+    def _observed(self, entry: Entry, call: Call | None, name: str, tensor: Tensor) -> bool:
+        """Observe a parameter that is itself computed, and say whether it is."""
+        if tensor.is_leaf or not tensor.requires_grad or is_reducible(tensor):
+            return False
+        self._computed(self._site(entry, call, name, tensor), tensor)
+        return True
+
+    def noted(self) -> list[Hole]:
+        """Make a site of every parameter that has been noted; return those of which none can be made."""
+        unmeasured: list[Hole] = []
+        for entry, call, own in self._waiting:
+            for name, tensor in own:
+                if reason := is_reducible(tensor):
+                    number = None if call is None else call.number
+                    unmeasured.append(Hole(entry, number, name, Signal.WEIGHT, reason.replace("output", "parameter")))
+                    continue
+                site = self._site(entry, call, name, tensor)
+                self.sites.append(site)
+                self._leaves.append((site, tensor))
+        self._waiting.clear()
         return unmeasured
 
     def read_values(self) -> None:
@@ -123,12 +139,11 @@ def leaves_outside(roots: list[Tensor], own: set[int]) -> list[Tensor]:
     queue = [root.grad_fn for root in roots if root.grad_fn is not None]
     seen, found = set(queue), []
     while queue:
-        node = queue.pop()
-        if node is None:
+        node: Any = queue.pop()
+        if type(node).__name__ == "AccumulateGrad":
+            if id(node.variable) not in own:
+                found.append(node.variable)
             continue
-        leaf = getattr(node, "variable", None)
-        if isinstance(leaf, Tensor) and id(leaf) not in own:
-            found.append(leaf)
         for parent, _ in node.next_functions:
             if parent is not None and parent not in seen:
                 seen.add(parent)

@@ -45,9 +45,8 @@ def digest(tensor: Tensor, axis: int | None, dead: float, ends: tuple[float, flo
     """The numbers of one tensor, as ``native.SUMMARY``, where there is a shorter way than by its table; else None."""
     with torch.no_grad():
         values = plain(tensor)
-        plan = native.plan_for(values, axis) if uses_native() else None
-        numbers = None if plan is None else native.digest(values, plan, dead, ends)
-        return quick.digest(values, axis, dead, ends) if numbers is None else numbers
+        found = native.digest(values, axis, dead, ends) if uses_native() else None
+        return quick.digest(values, axis, dead, ends) if found is None else found[0]
 
 
 def digests(

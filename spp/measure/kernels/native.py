@@ -66,8 +66,13 @@ def plan_for(tensor: Tensor, axis: int | None) -> Plan | None:
 
 def table(tensor: Tensor, plan: Plan, ends: Ends | None = None) -> Table | None:
     """The ``(8, C)`` numbers of a tensor, or None where the kernel cannot read it after all."""
-    numbers = plan.table()
-    return None if _run(tensor, plan, ends, ctypes.addressof(numbers), 0.0, None) else numbers
+    known, address, numbers = library.LIBRARY, _address(tensor), plan.table()
+    if not address or known.functions is None:
+        return None
+    threads = torch.get_num_threads() if plan.large and known.threaded else 1
+    bounds = None if ends is None else _ends(*ends)
+    failed = known.functions.sweep(address, plan.address, threads, bounds, ctypes.addressof(numbers), 0.0, None)
+    return None if failed else numbers
 
 
 def as_tensor(numbers: Table) -> Tensor:
@@ -82,24 +87,30 @@ def reduce(tensor: Tensor, axis: int | None, ends: Ends | None = None) -> Tensor
     return None if numbers is None else as_tensor(numbers)
 
 
-def digest(tensor: Tensor, plan: Plan, dead: float, ends: Ends | None = None) -> tuple[float, ...] | None:
-    """The numbers of one tensor, as ``SUMMARY``, without a table; None where the kernel cannot read it after all."""
-    scratch = _SCRATCH
-    if _run(tensor, plan, ends, None, dead, scratch.address):
-        return None
-    return _numbers(scratch.numbers)
+def digest(
+    tensor: Tensor, axis: int | None, dead: float, ends: Ends | None = None
+) -> tuple[tuple[float, ...], int] | None:
+    """The numbers of one tensor, as ``SUMMARY``, and its number of channels; None where the kernel does not take it.
 
-
-def _run(tensor: Tensor, plan: Plan, ends: Ends | None, table: int | None, dead: float, summary: int | None) -> int:
-    """0, or 1 where nothing was written."""
+    One function for what :func:`plan_for` and :func:`table` do: between two layers of a network the caches hold neither
+    Python's code nor its objects, and what a small tensor costs is the memory that is touched on the way.
+    """
     known = library.LIBRARY
-    address = _address(tensor)
-    if not address or known.functions is None:
-        return 1
+    dtype = known.readable.get(tensor.dtype) if type(tensor) in _ORDINARY and tensor.is_cpu else None
+    if dtype is None or tensor.layout is not torch.strided or tensor.is_neg():
+        return None
+    plan = plan_of(tensor.shape, tensor.stride(), axis, dtype)
+    if plan is None or (functions := known.functions) is None:
+        return None
+    try:
+        address = tensor.data_ptr()
+    except RuntimeError:  # a wrapper without storage of its own, as inside torch.func.grad
+        return None
     threads = torch.get_num_threads() if plan.large and known.threaded else 1
-    bounds = None if ends is None else _ends(*ends)
-    failed: int = known.functions.sweep(address, plan.address, threads, bounds, table, dead, summary)
-    return failed
+    bounds, scratch = None if ends is None else _ends(*ends), _SCRATCH
+    if not address or functions.sweep(address, plan.address, threads, bounds, None, dead, scratch.address):
+        return None
+    return _numbers(scratch.numbers), plan.channels
 
 
 def _address(tensor: Tensor) -> int:

@@ -161,6 +161,31 @@ enum walk { SINGLE, ACROSS, BY_CHANNEL, IN_ORDER };
 /* What this build can reduce: bit i for dtype i of a Layout. */
 int spp_dtypes(void) { return 1 | 2 | 4 | (HAS_HALF ? 8 : 0); }
 
+typedef struct { /* one reduction: what each thread takes a share of */
+    const void *x;
+    const Layout *l;
+    const double *ends;
+    double *memory, *beyond;
+    enum walk walk;
+    int64_t units, threads;
+} Work;
+
+static void share(const Work *w, int64_t t) {
+    const void *x = w->x;
+    const Layout *l = w->l;
+    const int64_t from = w->units * t / w->threads, to = w->units * (t + 1) / w->threads;
+    const int64_t first = l->channels * t / w->threads, end = l->channels * (t + 1) / w->threads;
+    const Cells mine = cells_in(w->memory + NUMBERS * l->channels * t, l->channels);
+    switch (l->dtype) {
+        case 0: f32_sweep(x, l, w->walk, from, to, &mine); if (w->ends) f32_beyond(x, l, first, end, w->ends, w->beyond); break;
+        case 1: f64_sweep(x, l, w->walk, from, to, &mine); if (w->ends) f64_beyond(x, l, first, end, w->ends, w->beyond); break;
+        case 2: bf16_sweep(x, l, w->walk, from, to, &mine); if (w->ends) bf16_beyond(x, l, first, end, w->ends, w->beyond); break;
+#if HAS_HALF
+        case 3: f16_sweep(x, l, w->walk, from, to, &mine); if (w->ends) f16_beyond(x, l, first, end, w->ends, w->beyond); break;
+#endif
+    }
+}
+
 /* Fill table (8 x C doubles: count, mean, m2, min, max, zeros, non-finite, saturated: 0 without ends), or, where table is null, the
  * COLUMNS numbers of summary. Returns 0, or 1 when memory ran out or the dtype is unknown. */
 int spp_sweep(const void *x, const Layout *l, int threads, const double *ends, double *table, double dead, double *summary) {
@@ -187,19 +212,11 @@ int spp_sweep(const void *x, const Layout *l, int threads, const double *ends, d
     }
     clear(&cells, channels);
     for (int t = 1; t < threads; t++) memcpy(memory + room * t, memory, sizeof(double) * (size_t)room);
-#pragma omp parallel for num_threads(threads) schedule(static) if (threads > 1)
-    for (int t = 0; t < threads; t++) {
-        const int64_t from = units * t / threads, to = units * (t + 1) / threads;
-        const int64_t first = channels * t / threads, end = channels * (t + 1) / threads;
-        const Cells mine = cells_in(memory + room * t, channels);
-        switch (dtype) {
-            case 0: f32_sweep(x, l, walk, from, to, &mine); if (ends) f32_beyond(x, l, first, end, ends, beyond); break;
-            case 1: f64_sweep(x, l, walk, from, to, &mine); if (ends) f64_beyond(x, l, first, end, ends, beyond); break;
-            case 2: bf16_sweep(x, l, walk, from, to, &mine); if (ends) bf16_beyond(x, l, first, end, ends, beyond); break;
-#if HAS_HALF
-            case 3: f16_sweep(x, l, walk, from, to, &mine); if (ends) f16_beyond(x, l, first, end, ends, beyond); break;
-#endif
-        }
+    const Work work = {x, l, ends, memory, beyond, walk, units, threads};
+    if (threads == 1) share(&work, 0); /* the parallel region alone takes as long as a small tensor */
+    else {
+#pragma omp parallel for num_threads(threads) schedule(static)
+        for (int t = 0; t < threads; t++) share(&work, t);
     }
     for (int t = 1; t < threads; t++) {
         const Cells other = cells_in(memory + room * t, channels);
