@@ -15,6 +15,8 @@ SHAPES = {
     "long rows": ((4, 6, 12, 16), 1),
     "rows of one channel each": ((37, 300), 0),
     "rows that fill a piece": ((3, 2, CHUNK // 4), 1),
+    "long rows of odd length": ((2, 3, 131, 131), 1),
+    "few elements": ((6, 5, 11), 1),
     "short runs": ((5, 40, 3, 3), 1),
     "short runs in several pieces": ((8, 2048, 6, 6), 1),
     "weights of a depthwise convolution": ((96, 1, 5, 5), 0),
@@ -93,6 +95,35 @@ def test_a_mean_far_above_the_spread_is_left_or_exact(shape, axis):
     x = torch.randn(shape) + 1000
     if (found := quick.digest(x, axis, DEAD_SPREAD, None)) is not None:
         assert_numbers(found, expected(x, axis))
+
+
+def test_long_rows_that_cannot_be_cut_are_left():
+    """In float32 the squares of 100,000 numbers add up to less than six digits."""
+    assert quick.digest(torch.randn(2, 99_991), 0, DEAD_SPREAD, None) is None
+    for length in (99_990, 10_007):  # one that can, and one of which torch's own sums are exact enough
+        x = torch.randn(2, length)
+        found = quick.digest(x, 0, DEAD_SPREAD, None)
+        assert found is not None
+        assert_numbers(found, expected(x, 0))
+
+
+@pytest.mark.parametrize("run", [64, 256, 509, 4608, 9 * 1021])
+def test_squares_that_are_all_equal_are_added_up_exactly_enough(run):
+    x = torch.tensor([-0.1000137, 0.1000137])[torch.randint(2, (6, run))]
+    found = quick.digest(x, 0, DEAD_SPREAD, None)
+    assert found is not None
+    assert_numbers(found, expected(x, 0))
+
+
+def test_a_channel_that_hardly_varies_among_others_that_do_is_measured_about_its_mean():
+    x = torch.randn(8, 40, 6, 6)
+    x[:, 3] = 0.3 + 1e-3 * torch.randn(8, 6, 6)
+    found = quick.digest(x[:, 2:4].contiguous(), 1, DEAD_SPREAD, None)
+    assert found is not None
+    assert_numbers(found, expected(x[:, 2:4], 1))
+    x[:, 3] = 0.3
+    digest = Digest.of(x, 1)
+    assert digest is None or dict(zip(native.SUMMARY, digest.numbers, strict=True))["dead_fraction"] == 1 / 40
 
 
 def test_constants_zeros_and_nothing():
