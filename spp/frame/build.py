@@ -32,7 +32,7 @@ from spp.measure.facts import ModuleFacts
 from spp.measure.holes import Hole
 from spp.measure.kernels.layout import Row as Sum
 from spp.measure.moments import Array, Moments, Summary, summarize
-from spp.measure.shape import LOWEST, Reduced, Shaped, kurtosis, plain_sums
+from spp.measure.shape import LOWEST, Shaped, kurtosis, plain_sums
 from spp.nested import dtype_name, shape_name
 from spp.signals import ALL, Signal
 
@@ -54,7 +54,7 @@ def build_frame(rows: Sequence[Row], blocks: Iterable[str], step: int = 0) -> pd
         Column.STEP: np.full(len(rows), step, dtype=np.int64),
         **word_columns(rows, blocks),
         **number_columns(numbers, np.array([row.bounded for row in rows], dtype=bool)),
-        Column.KURTOSIS: np.array([_kurtosis(row.moments) for row in rows], dtype=np.float64),
+        Column.KURTOSIS: _kurtoses(rows),
     }
     return table_of(columns, COLUMNS)
 
@@ -162,8 +162,12 @@ def build_channels(rows: Sequence[Row], step: int = 0) -> pd.DataFrame:
     return table_of(columns, CHANNEL_COLUMNS)
 
 
-def _kurtosis(moments: Reduced) -> float:
-    return kurtosis(moments.fourth) if isinstance(moments, Shaped) and moments.fourth is not None else float("nan")
+def _kurtoses(rows: Sequence[Row]) -> Array:
+    out = np.full(len(rows), np.nan)
+    for i, row in enumerate(rows):
+        if isinstance(row.moments, Shaped) and row.moments.fourth is not None:
+            out[i] = kurtosis(row.moments.fourth)
+    return out
 
 
 def build_blocks(tally: Tally, step: int = 0) -> pd.DataFrame:

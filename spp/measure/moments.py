@@ -15,6 +15,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import chain
 from typing import NamedTuple
 
 import numpy as np
@@ -244,7 +245,8 @@ def summarize(readings: Sequence[Moments | Digest]) -> Summary:
     out = np.empty((len(native.SUMMARY), len(readings)))
     whole = [i for i, r in enumerate(readings) if isinstance(r, Digest)]
     if whole:
-        out[:, whole] = np.array([r.numbers for r in readings if isinstance(r, Digest)]).T
+        every = chain.from_iterable(r.numbers for r in readings if isinstance(r, Digest))
+        out[:, whole] = np.fromiter(every, np.float64, len(whole) * len(out)).reshape(-1, len(out)).T
     if len(whole) < len(readings):
         tables = [r for r in readings if isinstance(r, Moments)]
         rest = [i for i, r in enumerate(readings) if isinstance(r, Moments)]

@@ -64,17 +64,25 @@ class Values:
     def restore(self) -> None:
         """Copy back what differs, in place and in the original storage."""
         moved: list[tuple[Tensor, int]] = []
+        into: list[Tensor] = []
+        back: list[Tensor] = []
         for tensor, saved, storage, where, version in self._saved:
             if address(tensor) != where or tensor.shape != saved.shape:
                 tensor.data = storage
             written = version >= 0 and tensor._version != version
-            if written or not same_bits(
+            if written and type(storage) is Tensor and storage.layout is torch.strided:
+                into.append(storage)
+                back.append(saved)
+            elif written or not same_bits(
                 storage, saved
             ):  # values can change without their version, as those of .data do
                 with torch.no_grad() if version >= 0 else torch.inference_mode():
                     storage.copy_(saved)
             if version >= 0 and (written or tensor._version != version):
                 moved.append((tensor, version))
+        if into:  # a BatchNorm writes three buffers; one call for all takes a sixth of the time
+            with torch.no_grad():
+                torch._foreach_copy_(into, back)
         set_versions(moved)
         for buffer in self._lazy:
             _uninitialize(buffer, UninitializedBuffer)
