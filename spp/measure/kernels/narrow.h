@@ -65,7 +65,8 @@ static inline __attribute__((always_inline)) void FN(beside)(const STORE *restri
     FN(close_block)(x, rows, at, cells, c, lanes, 1, sum, square, low, high, zeros);
 }
 
-static void FN(block)(const STORE *x, int64_t rows, const int64_t *at, const Cells *cells, int64_t c) {
+static void FN(block)(const STORE *x, int64_t rows, const int64_t *at, const STORE *next, const Cells *cells, int64_t c) {
+    (void)next;
     FN(beside)(x, rows, at, cells, c, LANES);
 }
 

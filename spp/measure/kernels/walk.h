@@ -126,7 +126,8 @@ static void FN(columns)(const STORE *x, const Layout *l, int64_t from, int64_t t
     for (int64_t r = from; r < to; r += tile) {
         const int64_t rows = to - r < tile ? to - r : tile, whole = l->channels - l->channels % LANES;
         for (int64_t i = 0; i < rows; i++) at[i] = outer_offset(l, r + i);
-        for (int64_t c = 0; c < whole; c += LANES) FN(block)(x + c, rows, at, cells, c);
+        const STORE *next = x + outer_offset(l, r + rows < to ? r + rows : from); /* the tile after this one, a line for each step */
+        for (int64_t c = 0; c < whole; c += LANES) FN(block)(x + c, rows, at, next + c * rows, cells, c);
         if (whole < l->channels) FN(few)(x + whole, rows, at, cells, whole, (int)(l->channels - whole));
     }
 }

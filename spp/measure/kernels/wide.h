@@ -148,8 +148,8 @@ static void FN(channel)(const STORE *base, const Layout *l, int64_t outer, int64
 }
 
 /* `stride` lies between neighbouring channels: 1, or what GATHER steps over; `lanes` of them, if fewer than LANES side by side. */
-INLINE void FN(sixteen)(const STORE *x, int64_t rows, const int64_t *at, const int64_t *ahead, const Cells *cells, int64_t c, int lanes,
-                        int64_t stride) {
+INLINE void FN(sixteen)(const STORE *x, int64_t rows, const int64_t *at, const int64_t *ahead, const STORE *next, const Cells *cells,
+                        int64_t c, int lanes, int64_t stride) {
     double sum[LANES], square[LANES];
     float low[LANES], high[LANES];
     int32_t zeros[LANES];
@@ -175,7 +175,8 @@ INLINE void FN(sixteen)(const STORE *x, int64_t rows, const int64_t *at, const i
         } else
 #endif
         if (lanes == LANES) {
-            _mm_prefetch((const char *)(row + 2 * LANES), _MM_HINT_T0); /* the blocks after the next */
+            _mm_prefetch((const char *)(row + 2 * LANES), _MM_HINT_T0); /* the blocks after the next: the first tile was not asked for */
+            _mm_prefetch((const char *)(next + r * LANES), _MM_HINT_T1);
             v = VECTOR(row);
             FN(step)(&s, v, LOWER(row, v), UPPER(row, v), p0, p1);
         } else {
@@ -194,12 +195,12 @@ INLINE void FN(sixteen)(const STORE *x, int64_t rows, const int64_t *at, const i
     FN(close_block)(x, rows, at, cells, c, lanes, stride, sum, square, low, high, zeros);
 }
 
-static void FN(block)(const STORE *x, int64_t rows, const int64_t *at, const Cells *cells, int64_t c) {
-    FN(sixteen)(x, rows, at, NULL, cells, c, LANES, 1);
+static void FN(block)(const STORE *x, int64_t rows, const int64_t *at, const STORE *next, const Cells *cells, int64_t c) {
+    FN(sixteen)(x, rows, at, NULL, next, cells, c, LANES, 1);
 }
 
 static void FN(few)(const STORE *x, int64_t rows, const int64_t *at, const Cells *cells, int64_t c, int lanes) {
-    FN(sixteen)(x, rows, at, NULL, cells, c, lanes, 1);
+    FN(sixteen)(x, rows, at, NULL, x, cells, c, lanes, 1);
 }
 
 #ifdef GATHER
@@ -212,7 +213,7 @@ static void FN(apart)(const STORE *x, const Layout *l, int64_t outer, int64_t fr
             ahead[rows] = at[rows] - i + LANES * (l->channel_stride + i); /* the next channels, a line of the cache at a time */
         }
     for (int64_t c = from; c + LANES <= to; c += LANES)
-        FN(sixteen)(x + c * l->channel_stride, rows, at, ahead, cells, c, LANES, l->channel_stride);
+        FN(sixteen)(x + c * l->channel_stride, rows, at, ahead, NULL, cells, c, LANES, l->channel_stride);
 }
 #endif
 #undef INLINE
