@@ -5,7 +5,8 @@
  *   columns:  the channels are contiguous (stride 1) and the run is one element.
  * Sums are taken in double of (x - pivot), where the pivot is an element of the channel, or zero where the mean does not hide the
  * variance: nothing cancels, and sums over parts of a tensor add up to the sums over the whole to double rounding. Only where a
- * sum comes out non-finite is the stretch looked at again, element by element. No torch headers, no library: OpenMP symbols resolve against the runtime that torch has loaded.
+ * sum comes out non-finite is the stretch looked at again, element by element. No torch headers, no library: OpenMP symbols
+ * resolve against the runtime that torch has loaded.
  */
 #include <math.h>
 #include <stdint.h>
