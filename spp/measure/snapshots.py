@@ -73,9 +73,8 @@ class Values:
             if written and type(storage) is Tensor and storage.layout is torch.strided:
                 into.append(storage)
                 back.append(saved)
-            elif written or not same_bits(
-                storage, saved
-            ):  # values can change without their version, as those of .data do
+            # values can change without their version, as those of .data do
+            elif written or not same_bits(storage, saved):
                 with torch.no_grad() if version >= 0 else torch.inference_mode():
                     storage.copy_(saved)
             if version >= 0 and (written or tensor._version != version):

@@ -44,9 +44,8 @@ class Weights:
     def read(self, entry: Entry, call: Call | None) -> None:
         """Note what ``entry`` owns, at its first ``call`` or, where it never ran, at the end of the pass."""
         own = parameters_of(entry.module)
-        if (
-            own
-        ):  # what is nobody's output can wait until the forward has ended, when Python is at home in the caches again
+        # what is nobody's output can wait until the forward has ended, when Python is at home in the caches again
+        if own:
             self._waiting.append((entry, call, [one for one in own if not self._observed(entry, call, *one)]))
         if call is not None and entry.module._forward_pre_hooks:
             for name, tensor in effective_weights(entry.module):
