@@ -97,7 +97,6 @@ INLINE void FN(beside)(FN(Sums) *s, const STORE *x, int64_t n, int64_t apart, co
             FN(take)(s, x + r * apart + i, pivot);
         }
     if (i == n) return;
-#pragma GCC unroll 8
     for (int r = 0; r < rows; r++) FN(rest)(s, x + r * apart + i, n - i, pivot);
 }
 
@@ -117,13 +116,13 @@ static void FN(row)(const STORE *restrict x, int64_t n, const Cells *cells, int6
     if (!FN(close)(&s, n, cells, c)) FN(careful)(x, n, 1, cells, c);
 }
 
-/* All rows of one channel, ROWS of them at a time where they are evenly apart. */
+/* All rows of one channel, ROWS of them at a time where they are evenly apart (and this is no second look, which is rare). */
 INLINE FN(Sums) FN(over)(const STORE *base, const Layout *l, int64_t outer, int64_t lead, const __m512d *pivot) {
     const int64_t run = l->run, step = l->stride[0];
     FN(Sums) s = FN(start)();
     int64_t o = 0;
-    if (l->dims == 1)
-        for (; o + ROWS <= outer; o += ROWS) FN(beside)(&s, base + o * step, run, step, ROWS, pivot, lead);
+    if (l->dims == 1 && !pivot)
+        for (; o + ROWS <= outer; o += ROWS) FN(beside)(&s, base + o * step, run, step, ROWS, NULL, lead);
     for (; o < outer; o++) FN(steps)(&s, base + outer_offset(l, o), run, pivot);
     return s;
 }
