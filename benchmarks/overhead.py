@@ -24,8 +24,9 @@ import sys
 import time
 from collections.abc import Callable
 
+import pandas as pd
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 import spp
 from spp.measure.kernels import library
@@ -133,6 +134,14 @@ def plain_step(model: nn.Module, batch: torch.Tensor, cotangent: torch.Tensor) -
     return step
 
 
+def as_much_memory(frame: pd.DataFrame, device: str) -> list[Tensor]:
+    """Other tensors of the sizes that a trace has read.
+
+    They are written to: memory that never was is one page of zeros over and over, which the first cache holds.
+    """
+    return [torch.ones(int(n), device=device) for n in frame.loc[frame["leaf"], "numel"]]
+
+
 def read_step(plain: Callable[[], object], sizes: list[torch.Tensor]) -> Callable[[], object]:
     """The floor: the plain step, and one sum over as many bytes as a trace reads."""
 
@@ -153,8 +162,7 @@ def measure(name: str, args: argparse.Namespace) -> dict[str, object]:
         cotangent = torch.randn_like(model(batch))
     plain = plain_step(model, batch, cotangent)
     frame = spp.trace(model, batch).frame
-    # written to, since memory that never was is one page of zeros over and over, which the first cache holds
-    sizes = [torch.ones(int(n), device=args.device) for n in frame.loc[frame["leaf"], "numel"]]
+    sizes = as_much_memory(frame, args.device)
     timers = {
         "plain": Timer(plain, args.device),
         "traced": Timer(lambda: spp.trace(model, batch), args.device),

@@ -8,7 +8,7 @@ Each row is a step of its own, and its ratio is to the plain step of the same tu
 - *every byte read once*: the plain step, and ``torch.sum`` over as much memory as a trace reads, cold;
 - *empty hooks*: forward hooks on all leaves and a gradient hook on all their outputs that do nothing;
 - *hooks, a sum each*: the same, with ``torch.sum`` of every output, gradient, parameter and parameter's gradient in its place;
-- *hooks and sweeps*: the same with the statistics, kept nowhere: what no trace on Python's hooks can be cheaper than;
+- *hooks and sweeps*: the same with the statistics, which are kept nowhere: a trace without names, lineage, restoring and frame;
 - *trace*: all modules and signals, lineage, residual merges, everything put back, and the frame.
 """
 
@@ -19,7 +19,7 @@ import statistics
 from collections.abc import Callable
 
 import torch
-from overhead import CASES, Timer, plain_step, quartiles, read_step
+from overhead import CASES, Timer, as_much_memory, plain_step, quartiles, read_step
 from torch import Tensor, nn
 
 import spp
@@ -68,8 +68,7 @@ def measure(name: str, args: argparse.Namespace) -> None:
     with torch.no_grad():
         cotangent = torch.randn_like(model(batch))
     plain = plain_step(model, batch, cotangent)
-    frame = spp.trace(model, batch).frame
-    sizes = [torch.ones(int(n)) for n in frame.loc[frame["leaf"], "numel"]]
+    sizes = as_much_memory(spp.trace(model, batch).frame, "cpu")
     steps: dict[str, Callable[[], object]] = {
         "plain step": plain,
         "every byte read once": read_step(plain, sizes),

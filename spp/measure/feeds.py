@@ -25,8 +25,7 @@ def feeds(calls: list[Call]) -> str:
 def _one(call: Call) -> str:
     names: dict[str, None] = {}
     for value in call.inputs:
-        giver = _giver(value, call)
-        names.update(dict.fromkeys(_origins(value, call)) if giver is None else {_name(giver): None})
+        names.update(dict.fromkeys(_origins(value, call)))
     return " ".join(names) or OUTSIDE
 
 

@@ -26,7 +26,7 @@ from spp.measure.passes import Pass
 from spp.measure.residual import Merge, Merges
 from spp.measure.sites import Call, Entry, Site
 from spp.measure.stage import FORWARD, IDLE, Depth, Stage
-from spp.measure.weights import Weights, effective_weights, parameters_of
+from spp.measure.weights import Weights
 from spp.signals import Signal
 
 MODES = ("train", "eval")
@@ -258,8 +258,4 @@ class _Computed(Weights):
     """Only the weights that are computed in the forward; the parameters themselves are read at the optimizer's step."""
 
     def read(self, entry: Entry, call: Call | None) -> None:
-        for name, tensor in parameters_of(entry.module):
-            self._observed(entry, call, name, tensor)
-        if call is not None and entry.module._forward_pre_hooks:
-            for name, tensor in effective_weights(entry.module):
-                self._computed(self._site(entry, call, name, tensor), tensor)
+        self.computed(entry, call)

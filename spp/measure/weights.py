@@ -42,21 +42,26 @@ class Weights:
         self._leaves: list[tuple[Site, Tensor]] = []
 
     def read(self, entry: Entry, call: Call | None) -> None:
-        """Note what ``entry`` owns, at its first ``call`` or, where it never ran, at the end of the pass."""
-        own = parameters_of(entry.module)
-        # what is nobody's output can wait until the forward has ended, when Python is at home in the caches again
-        if own:
-            self._waiting.append((entry, call, [one for one in own if not self._observed(entry, call, *one)]))
+        """Note what ``entry`` owns, at its first ``call`` or, where it never ran, at the end of the pass.
+
+        Leaves stay as they are: they wait until the forward has ended, when Python is at home in the caches again.
+        """
+        leaves = self.computed(entry, call)
+        if leaves:
+            self._waiting.append((entry, call, leaves))
+
+    def computed(self, entry: Entry, call: Call | None) -> list[tuple[str, Tensor]]:
+        """Observe the weights of ``entry`` that are themselves computed; return its other parameters."""
+        others = []
+        for name, tensor in parameters_of(entry.module):
+            if tensor.is_leaf or not tensor.requires_grad or is_reducible(tensor):
+                others.append((name, tensor))
+            else:
+                self._computed(self._site(entry, call, name, tensor), tensor)
         if call is not None and entry.module._forward_pre_hooks:
             for name, tensor in effective_weights(entry.module):
                 self._computed(self._site(entry, call, name, tensor), tensor)
-
-    def _observed(self, entry: Entry, call: Call | None, name: str, tensor: Tensor) -> bool:
-        """Observe a parameter that is itself computed, and say whether it is."""
-        if tensor.is_leaf or not tensor.requires_grad or is_reducible(tensor):
-            return False
-        self._computed(self._site(entry, call, name, tensor), tensor)
-        return True
+        return others
 
     def noted(self) -> list[Hole]:
         """Make a site of every parameter that has been noted; return those of which none can be made."""

@@ -182,9 +182,8 @@ class Activated:
         self._slopes, self._along = units.expect(units.slope**2), units.expect(units.slope**2 * units.x**2)
         self.second, self.mean = float(w @ second @ SHARES), float(w @ first @ SHARES)
         lost = 2 * (w @ (turn * units.rest)) * (w @ turn) - (w @ units.rest) * (w @ turn) ** 2
-        self.between = float(
-            ((w @ first) ** 2 - lost / cohort.batch) @ SHARES
-        )  # what the mean over the batch had, pairs lack
+        # what the mean over the batch had, pairs lack
+        self.between = float(((w @ first) ** 2 - lost / cohort.batch) @ SHARES)
         self.spread = self._variance(units, second) / self.second**2 if self.second > 0 else 0.0
         self.cohort = self._behind(units, first)
 

@@ -66,13 +66,8 @@ def plan_for(tensor: Tensor, axis: int | None) -> Plan | None:
 
 def table(tensor: Tensor, plan: Plan, ends: Ends | None = None) -> Table | None:
     """The ``(8, C)`` numbers of a tensor, or None where the kernel cannot read it after all."""
-    known, address, numbers = library.LIBRARY, _address(tensor), plan.table()
-    if not address or known.functions is None:
-        return None
-    threads = torch.get_num_threads() if plan.large and known.threaded else 1
-    bounds = None if ends is None else _ends(*ends)
-    failed = known.functions.sweep(address, plan.address, threads, bounds, ctypes.addressof(numbers), 0.0, None)
-    return None if failed else numbers
+    numbers = plan.table()
+    return None if _failed(tensor, plan, ends, ctypes.addressof(numbers), 0.0, None) else numbers
 
 
 def as_tensor(numbers: Table) -> Tensor:
@@ -90,27 +85,22 @@ def reduce(tensor: Tensor, axis: int | None, ends: Ends | None = None) -> Tensor
 def digest(
     tensor: Tensor, axis: int | None, dead: float, ends: Ends | None = None
 ) -> tuple[tuple[float, ...], int] | None:
-    """The numbers of one tensor, as ``SUMMARY``, and its number of channels; None where the kernel does not take it.
-
-    One function for what :func:`plan_for` and :func:`table` do: between two layers of a network the caches hold neither
-    Python's code nor its objects, and what a small tensor costs is the memory that is touched on the way.
-    """
-    known = library.LIBRARY
-    dtype = known.readable.get(tensor.dtype) if type(tensor) in _ORDINARY and tensor.is_cpu else None
-    if dtype is None or tensor.layout is not torch.strided or tensor.is_neg():
-        return None
-    plan = plan_of(tensor.shape, tensor.stride(), axis, dtype)
-    if plan is None or (functions := known.functions) is None:
-        return None
-    try:
-        address = tensor.data_ptr()
-    except RuntimeError:  # a wrapper without storage of its own, as inside torch.func.grad
-        return None
-    threads = torch.get_num_threads() if plan.large and known.threaded else 1
-    bounds, scratch = None if ends is None else _ends(*ends), _SCRATCH
-    if not address or functions.sweep(address, plan.address, threads, bounds, None, dead, scratch.address):
+    """The numbers of one tensor, as ``SUMMARY``, and its number of channels; None where the kernel does not take it."""
+    plan, scratch = plan_for(tensor, axis), _SCRATCH
+    if plan is None or _failed(tensor, plan, ends, None, dead, scratch.address):
         return None
     return _numbers(scratch.numbers), plan.channels
+
+
+def _failed(tensor: Tensor, plan: Plan, ends: Ends | None, table: int | None, dead: float, summary: int | None) -> bool:
+    """Sweep a tensor into a table, or else into a summary; whether nothing was written."""
+    known = library.LIBRARY
+    functions, address = known.functions, _address(tensor)
+    if not address or functions is None:
+        return True
+    threads = torch.get_num_threads() if plan.large and known.threaded else 1
+    bounds = None if ends is None else _ends(*ends)
+    return bool(functions.sweep(address, plan.address, threads, bounds, table, dead, summary))
 
 
 def _address(tensor: Tensor) -> int:
