@@ -20,8 +20,8 @@ from itertools import cycle
 import torch
 from torch import Tensor
 
-from spp.measure import kernels
-from spp.measure.moments import Digest, Moments
+from spp.stats import backends
+from spp.stats.sums import Digest, Moments
 
 CASES: tuple[tuple[str, tuple[int, ...], int | None, bool], ...] = (
     ("maps of 48 x 48", (8, 96, 48, 48), 1, False),
@@ -80,9 +80,9 @@ def main() -> None:
     )
     args = parser.parse_args()
     torch.set_num_threads(args.threads)
-    kernels.choose()
+    backends.choose()
     torch.manual_seed(0)
-    path, processor = kernels.path_of(args.device), platform.processor() or platform.machine()
+    path, processor = backends.path_of(args.device), platform.processor() or platform.machine()
     print(
         f"torch {torch.__version__}, {processor}, {args.threads} thread(s), {args.device}, {args.dtype}, path: {path}\n"
     )

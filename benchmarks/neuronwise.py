@@ -24,7 +24,7 @@ import torch
 from torch import Tensor, nn
 from torch.profiler import ProfilerActivity, profile
 
-from spp.compiling import mode
+from spp._cbuild import mode
 from spp.nn import make_activation
 from spp.nn.neuronwise import MODES, NeuronwiseConv2d, NeuronwiseLinear, native
 

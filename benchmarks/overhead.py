@@ -29,7 +29,7 @@ import torch
 from torch import Tensor, nn
 
 import spp
-from spp.measure.kernels import library
+from spp.stats.backends import library
 
 
 class Attention(nn.Module):

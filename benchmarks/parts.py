@@ -23,8 +23,8 @@ from overhead import CASES, Timer, as_much_memory, plain_step, quartiles, read_s
 from torch import Tensor, nn
 
 import spp
-from spp.measure import kernels
-from spp.measure.moments import Digest
+from spp.stats import backends
+from spp.stats.sums import Digest
 
 Read = Callable[[Tensor], object]
 
@@ -105,8 +105,8 @@ def main() -> None:
     parser.add_argument("--tokens", type=int, default=128)
     args = parser.parse_args()
     torch.set_num_threads(1)
-    if not kernels.choose().native:
-        parser.error(f"the parts are those of the C sweep, and there is none: {kernels.choose().reason}")
+    if not backends.choose().native:
+        parser.error(f"the parts are those of the C sweep, and there is none: {backends.choose().reason}")
     print(f"torch {torch.__version__}, one thread")
     print("| network | step | CPU ratio | fastest third, ms | adds, ms |\n|---|---|---|---|---|")
     for name in args.models:

@@ -119,7 +119,7 @@ def sizes(model: nn.Module) -> list[tuple[int, int, int]]:
 
 def step(model: nn.Module, inputs: torch.Tensor) -> list[torch.Tensor]:
     """One ordinary SGD step; everything it gave, in order."""
-    from spp.nested import tensors_in
+    from spp._pytree import tensors_in
 
     torch.manual_seed(1)
     outputs = [t for _, t in tensors_in(model(inputs)) if t.is_floating_point()]

@@ -21,11 +21,11 @@ from spp.errors import InputError as InputError
 from spp.errors import SppError as SppError
 from spp.errors import SppWarning as SppWarning
 from spp.errors import TraceError as TraceError
-from spp.recorded import Trace as Trace
-from spp.recorded import load as load
-from spp.signals import ALL as ALL
-from spp.signals import Signal as Signal
+from spp.run import Trace as Trace
+from spp.run import load as load
 from spp.tracing import trace as trace
+from spp.vocabulary import ALL as ALL
+from spp.vocabulary import Signal as Signal
 from spp.watching import Watch as Watch
 from spp.watching import watch as watch
 

@@ -12,8 +12,8 @@ import torch
 from torch import nn
 
 import spp
-from spp.measure.sites import type_name
-from spp.measure.walk import parameters_in
+from spp.capture.sites import type_name
+from spp.capture.walk import parameters_in
 
 
 def model_facts(model: nn.Module, parameters: Sequence[nn.Parameter] | None = None) -> dict[str, Any]:

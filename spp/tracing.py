@@ -13,6 +13,14 @@ from torch import nn
 from torch.nn.parallel import DistributedDataParallel
 from torch.nn.parameter import UninitializedParameter
 
+from spp.capture.capture import Capture
+from spp.capture.channels import ChannelAxis
+from spp.capture.facts import module_facts
+from spp.capture.garbage import patient_collector
+from spp.capture.sites import Selection, roster
+from spp.capture.stage import Depth
+from spp.capture.state import Restore, kept, preserved, set_aside
+from spp.capture.walk import parameters_in
 from spp.errors import InputError
 from spp.facts import model_facts
 from spp.frame.build import (
@@ -26,18 +34,10 @@ from spp.frame.build import (
 )
 from spp.frame.schema import BLOCK_COLUMNS, UNMEASURED_COLUMNS
 from spp.frame.tally import Tally
-from spp.loss import Batch, LossFunction, Objective, batches_of, is_iterable_of_batches, to_device
-from spp.measure import kernels
-from spp.measure.capture import Capture
-from spp.measure.channels import ChannelAxis
-from spp.measure.facts import module_facts
-from spp.measure.garbage import patient_collector
-from spp.measure.sites import Selection, roster
-from spp.measure.stage import Depth
-from spp.measure.state import Restore, kept, preserved, set_aside
-from spp.measure.walk import parameters_in
-from spp.recorded import Trace, no_channels, no_exponents
-from spp.signals import ALL, Signal, chosen
+from spp.objective import Batch, LossFunction, Objective, batches_of, is_iterable_of_batches, to_device
+from spp.run import Trace, no_channels, no_exponents
+from spp.stats import backends
+from spp.vocabulary import ALL, Signal, chosen
 
 
 def trace(
@@ -99,7 +99,7 @@ def trace(
         raise InputError("moments is 2, or 4 for the kurtosis too", received=repr(moments), where="moments")
     several = is_iterable_of_batches(batch) and batches != 1
     depth = Depth(mergeable=several or channels, fourth=moments == 4, histogram=exponents)
-    kernels.choose()
+    backends.choose()
     entries, parameters = roster(model, include, exclude), parameters_in(model)
     _check_values(parameters)
     wrappers = [e.module for e in entries if isinstance(e.module, DistributedDataParallel)]
@@ -142,7 +142,7 @@ def trace(
         if any(v is not None for v in losses)
         else None,
         "loss_scale": loss_scale,
-        "kernels": kernels.path_of(about["device"]),
+        "kernels": backends.path_of(about["device"]),
         "signals": [str(s) for s in ALL if s in wanted],
         "seed": seed,
     }

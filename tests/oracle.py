@@ -1,6 +1,6 @@
 """An independent, slow recomputation of a trace in float64 NumPy: hooks that clone everything, formulas written out.
 
-It shares nothing with ``spp.measure``: activations come from ordinary forward hooks, gradients from ``retain_grad`` on the
+It shares nothing with ``spp.capture``: activations come from ordinary forward hooks, gradients from ``retain_grad`` on the
 hooked outputs, the channel axis from a rule of its own, and every statistic from its definition over the whole array.
 """
 

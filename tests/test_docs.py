@@ -61,7 +61,7 @@ def test_every_statistic_has_a_formula():
 
 
 def test_the_example_worked_by_hand():
-    from spp.measure.moments import Moments, summarize
+    from spp.stats.sums import Moments, summarize
 
     x = torch.tensor([[1.0, 2.0], [3.0, 4.0]])
     numbers = summarize([Moments.of(x, 1)])

@@ -18,7 +18,7 @@ from spp_cli.options import Request, analyze_options, argv
 if TYPE_CHECKING:
     import torch
 
-    from spp.recorded import Trace
+    from spp.run import Trace
     from spp_cli.inputs import Samples
     from spp_cli.networks import Plan
 

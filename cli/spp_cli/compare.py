@@ -18,7 +18,7 @@ from spp_cli.options import Request, repeatable
 
 if TYPE_CHECKING:
     from spp.plot import SignalPlot
-    from spp.recorded import Trace
+    from spp.run import Trace
 
 VARIED = ("model", "norm", "activation", "init", "residual", "se", "seed")
 """Options that may be repeated: every combination is one run."""

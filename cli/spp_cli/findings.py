@@ -9,7 +9,7 @@ if TYPE_CHECKING:
     import pandas as pd
     from rich.console import Console
 
-COLOURS = {"error": "bold red", "warning": "yellow", "info": "cyan"}
+COLOURS = {"error": "bold red", "warning": "yellow", "note": "cyan"}
 ORDER = tuple(COLOURS)
 """Severities, the worst first."""
 
@@ -48,7 +48,7 @@ def show(findings: pd.DataFrame, console: Console) -> None:
 def headline(findings: pd.DataFrame) -> str:
     """``2 errors, 1 note``, or that there are none."""
     numbers = {severity: int((findings["severity"].astype(str) == severity).sum()) for severity in ORDER}
-    nouns = {"error": "error", "warning": "warning", "info": "note"}
+    nouns = {"error": "error", "warning": "warning", "note": "note"}
     parts = [f"{n} {nouns[s]}{'' if n == 1 else 's'}" for s, n in numbers.items() if n]
     return f"Diagnosis: {', '.join(parts)}." if parts else "Diagnosis: nothing to report."
 

@@ -17,9 +17,9 @@ def facts() -> dict[str, str]:
     import torch
 
     import spp
-    from spp.measure import kernels
-    from spp.measure.kernels import cuda
     from spp.nn.neuronwise import native
+    from spp.stats import backends
+    from spp.stats.backends import cuda
 
     found = {"spp": spp.__version__, "python": platform.python_version(), "platform": platform.platform(terse=True)}
     for name in LIBRARIES:
@@ -30,7 +30,7 @@ def facts() -> dict[str, str]:
     found["threads"] = str(torch.get_num_threads())
     count = torch.cuda.device_count()
     found["cuda"] = ", ".join(torch.cuda.get_device_name(i) for i in range(count)) if count else "no device"
-    status = kernels.choose()
+    status = backends.choose()
     found["kernels"] = f"{'native: C sweep' if status.native else 'reference: torch operations'} ({status.reason})"
     neuronwise = native.status()
     found["neuron-wise kernels"] = (

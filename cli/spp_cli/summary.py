@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from rich.table import Table
 
     from spp.diagnosis.facts import Fact
-    from spp.recorded import Trace
+    from spp.run import Trace
 
 MOST_ROWS = 70
 """Components that are listed; of more, the first and the last ones."""
@@ -75,7 +75,7 @@ def component_rows(trace: Trace) -> list[dict[str, Any]]:
     """One record per component along the network: its name and, at its end, the statistics of the table."""
     from spp.diagnosis.path import along, components
     from spp.frame.schema import BlockColumn, Column
-    from spp.signals import Signal
+    from spp.vocabulary import Signal
 
     frame = trace.frame
     activations, gradients = along(frame, Signal.ACTIVATION), along(frame, Signal.GRADIENT)
@@ -153,7 +153,7 @@ def _numbered(facts: list[Fact]) -> Table:
 def _leaf_powers(frame: pd.DataFrame) -> dict[str, float]:
     """log10 of the mean square of each leaf's activation, at its first call; a zero counts as not finite."""
     from spp.frame.schema import Column
-    from spp.signals import Signal
+    from spp.vocabulary import Signal
 
     rows = frame[(frame[Column.SIGNAL] == Signal.ACTIVATION) & frame[Column.LEAF]].drop_duplicates(Column.NAME)
     pairs = zip(rows[Column.NAME].astype(str), rows[Column.MEAN_SQUARE], strict=True)

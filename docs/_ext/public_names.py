@@ -44,7 +44,7 @@ MODULES = (
     "spp.frame.schema",
     "spp.frame.precision",
     "spp.errors",
-    "spp.signals",
+    "spp.vocabulary",
 )
 """Every module that a user may import, in the order of the pages; one that this version does not have is left out.
 

@@ -10,7 +10,7 @@ from spp.diagnosis.findings import Finding as Finding
 from spp.diagnosis.registry import RULES as RULES
 from spp.diagnosis.registry import rule as rule
 from spp.diagnosis.view import View as View
-from spp.frame.schema import Severity as Severity
+from spp.vocabulary import Severity as Severity
 
 __all__ = ["EVERYTHING", "RULES", "Comparison", "Finding", "Severity", "View", "compare", "diagnose", "find", "rule"]
 assert _rules is not None

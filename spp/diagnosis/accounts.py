@@ -16,7 +16,8 @@ import pandas as pd
 
 from spp.diagnosis.kinds import Kind
 from spp.diagnosis.view import View
-from spp.frame.schema import Column, Severity
+from spp.frame.schema import Column
+from spp.vocabulary import Severity
 
 FOLD = float(np.log10(np.e))
 """Decades in an e-fold."""

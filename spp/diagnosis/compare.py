@@ -26,7 +26,7 @@ from spp.diagnosis.kinds import Kind
 from spp.diagnosis.view import View
 from spp.errors import InputError
 from spp.frame.schema import BlockColumn, Column
-from spp.signals import Signal
+from spp.vocabulary import Signal
 
 KEY = [str(c) for c in (Column.SIGNAL, Column.NAME, Column.CALL, Column.OUTPUT)]
 TOLERANCE = 0.01

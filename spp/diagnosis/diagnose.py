@@ -14,7 +14,7 @@ from spp.diagnosis.registry import RULES, Check, chosen, limits_of
 from spp.diagnosis.view import View
 from spp.errors import InputError, UnknownNameError
 from spp.frame.schema import BlockColumn, Column
-from spp.measure.shape import FORMATS
+from spp.stats.extra import FORMATS
 
 
 class Measured(Protocol):

@@ -17,7 +17,7 @@ import pandas as pd
 from spp.diagnosis.path import along, of_signals
 from spp.errors import InputError
 from spp.frame.schema import Column
-from spp.signals import Signal
+from spp.vocabulary import Signal
 
 _NON_FINITE, _ZERO, _UNREACHED = 1000.0, 500.0, 400.0
 """Severities of what makes every other number doubtful: more decades than float64 has."""

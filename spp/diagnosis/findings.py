@@ -8,8 +8,8 @@ from dataclasses import dataclass
 import numpy as np
 import pandas as pd
 
-from spp.frame.schema import FINDING_COLUMNS, FindingColumn, Severity, check
-from spp.signals import Signal
+from spp.frame.schema import FINDING_COLUMNS, FindingColumn, check
+from spp.vocabulary import Severity, Signal
 
 EVERYTHING = "*"
 """In ``explains``: every other finding follows from this one."""
@@ -30,7 +30,7 @@ class Finding:
         expected: What would have been taken, as ``at most 2.6 decades``.
         remedy: What to try; words to type stand between backticks.
         evidence: The layers concerned and their numbers.
-        explains: Rules whose findings follow from this one, and are left out beside it; ``"rule:info"`` only if they
+        explains: Rules whose findings follow from this one, and are left out beside it; ``"rule:note"`` only if they
             are no more than information.
         rule: The rule that found it; filled in by :func:`spp.diagnose`.
     """

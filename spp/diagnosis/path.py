@@ -14,7 +14,7 @@ from collections.abc import Iterator
 import pandas as pd
 
 from spp.frame.schema import Column
-from spp.signals import LEARNED, Signal
+from spp.vocabulary import LEARNED, Signal
 
 
 def components(frame: pd.DataFrame) -> dict[str, list[str]]:

@@ -18,7 +18,7 @@ import pandas as pd
 from spp.diagnosis.kinds import GATES, Kind, kind_of
 from spp.diagnosis.path import along, components, of_signals
 from spp.frame.schema import BlockColumn, Column, ModuleColumn
-from spp.signals import Signal
+from spp.vocabulary import Signal
 
 OUTSIDE = "."
 """How the wiring writes what came from outside the network."""

@@ -11,6 +11,9 @@ import numpy as np
 import numpy.typing as npt
 import pandas as pd
 
+from spp._pytree import dtype_name, shape_name
+from spp.capture.facts import ModuleFacts
+from spp.capture.holes import Hole
 from spp.frame.schema import (
     BLOCK_COLUMNS,
     CHANNEL_COLUMNS,
@@ -28,13 +31,10 @@ from spp.frame.schema import (
     UnmeasuredColumn,
 )
 from spp.frame.tally import Row, Tally
-from spp.measure.facts import ModuleFacts
-from spp.measure.holes import Hole
-from spp.measure.kernels.layout import Row as Sum
-from spp.measure.moments import Array, Moments, Summary, summarize
-from spp.measure.shape import LOWEST, Shaped, kurtosis, plain_sums
-from spp.nested import dtype_name, shape_name
-from spp.signals import ALL, Signal
+from spp.stats.backends.layout import Row as Sum
+from spp.stats.extra import LOWEST, Shaped, kurtosis, plain_sums
+from spp.stats.sums import Array, Moments, Summary, summarize
+from spp.vocabulary import ALL, Signal
 
 _C = TypeVar("_C", bound=StrEnum)
 _SIGNAL_ORDER = {signal: i for i, signal in enumerate(ALL)}

@@ -8,7 +8,7 @@ from html import escape
 import pandas as pd
 
 from spp.frame.schema import COLUMNS, Column
-from spp.signals import Signal
+from spp.vocabulary import Signal
 
 SHOWN = (Column.DEPTH, Column.NAME, Column.TYPE, Column.SHAPE, Column.ACSM, Column.ACV)
 """Columns of the table, beside the mean square of the gradient."""

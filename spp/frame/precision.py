@@ -6,7 +6,7 @@ import pandas as pd
 
 from spp.errors import UnknownNameError
 from spp.frame.schema import ExponentColumn
-from spp.measure.shape import FORMATS
+from spp.stats.extra import FORMATS
 
 KEY = [ExponentColumn.NAME, ExponentColumn.CALL, ExponentColumn.OUTPUT, ExponentColumn.SIGNAL]
 

@@ -11,12 +11,12 @@ import numpy as np
 import numpy.typing as npt
 import pandas as pd
 
+from spp.capture.parameters import UpdateSums
 from spp.frame.build import build_blocks, number_columns, row_order, table_of, word_columns
 from spp.frame.schema import WATCH_COLUMNS, BlockColumn, Column
 from spp.frame.tally import Row, Tally
-from spp.measure.moments import Digest, Moments, digests, summarize
-from spp.measure.parameters import UpdateSums
-from spp.signals import Signal
+from spp.stats.sums import Digest, Moments, digests, summarize
+from spp.vocabulary import Signal
 
 Array = npt.NDArray[np.float64]
 

@@ -7,14 +7,14 @@ from dataclasses import dataclass, field
 
 import torch
 
+from spp.capture.holes import Hole
+from spp.capture.passes import Pass
+from spp.capture.residual import Merge
+from spp.capture.sites import Call, Site
 from spp.errors import InputError
-from spp.measure.holes import Hole
-from spp.measure.moments import Moments
-from spp.measure.passes import Pass
-from spp.measure.residual import Merge
-from spp.measure.shape import Reduced, Shaped
-from spp.measure.sites import Call, Site
-from spp.signals import Role, Signal
+from spp.stats.extra import Reduced, Shaped
+from spp.stats.sums import Moments
+from spp.vocabulary import Role, Signal
 
 Key = tuple[str, int, str, Signal]
 

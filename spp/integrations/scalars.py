@@ -9,7 +9,7 @@ import numpy as np
 import pandas as pd
 
 from spp.frame.schema import Column
-from spp.signals import Signal
+from spp.vocabulary import Signal
 from spp.watching import Watch
 
 Shown = Sequence[tuple[str, str]]

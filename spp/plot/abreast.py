@@ -15,7 +15,7 @@ from spp.plot.facts import by_depth, listed
 from spp.plot.layers import ROUNDED, innermost, rows_of, why_missing
 from spp.plot.panels import BOUNDED, Scale, as_signals, as_statistics, at_step, short, ylabel
 from spp.plot.shapes import MOST_LINES, AnyGrid, Curve, Curves, common_scale
-from spp.signals import Signal
+from spp.vocabulary import Signal
 
 MOST_COLUMNS = 4
 """Runs that find room beside each other."""

@@ -9,7 +9,7 @@ from spp.errors import InputError, UnknownNameError
 from spp.frame.schema import BLOCK_COLUMNS, BlockColumn
 from spp.plot.panels import PLURAL, Grid, Panel, Scale, as_signals, at_step, choose_scale, ylabel, zeros
 from spp.plot.stages import Family, Tick, stages
-from spp.signals import Signal
+from spp.vocabulary import Signal
 
 XLABEL = "residual block (execution order)"
 

@@ -12,7 +12,7 @@ from spp.plot.facts import Facts, by_depth
 from spp.plot.layers import innermost, rows_of, why_missing
 from spp.plot.panels import FloatArray, Scale, as_signals, at_step, ylabel, zeros
 from spp.plot.shapes import AnyGrid, Curve, Curves, Shade, common_scale
-from spp.signals import Signal
+from spp.vocabulary import Signal
 
 ROWS = (Signal.ACTIVATION, Signal.GRADIENT)
 TITLES = {"mean": "channel mean / rms", "var": "channel variance"}

@@ -13,7 +13,7 @@ from spp.plot.layers import ROUNDED, innermost, rows_of, why_missing
 from spp.plot.panels import PLURAL, FloatArray, Scale, as_signals, as_statistics, at_step, short, title, ylabel, zeros
 from spp.plot.parting import POSITIVE, binned, compared, parting
 from spp.plot.shapes import MOST_LINES, AnyGrid, Curve, Curves, Shade, common_scale
-from spp.signals import Signal
+from spp.vocabulary import Signal
 
 ROWS = (Signal.ACTIVATION, Signal.GRADIENT)
 COLUMNS_DRAWN = (Column.ACSM, Column.ACV)

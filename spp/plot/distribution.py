@@ -8,11 +8,11 @@ import pandas as pd
 
 from spp.errors import InputError
 from spp.frame.schema import Column, ExponentColumn
-from spp.measure.shape import FORMATS
 from spp.plot.facts import Facts
 from spp.plot.panels import LOG_FROM, PLURAL, Scale, as_signals, at_step
 from spp.plot.shapes import AnyGrid, Bars, Limit
-from spp.signals import Signal
+from spp.stats.extra import FORMATS
+from spp.vocabulary import Signal
 
 COLUMNS_DRAWN = (Signal.ACTIVATION, Signal.GRADIENT)
 XLABEL = "value (signed powers of two)"

@@ -25,7 +25,7 @@ from spp.plot.panels import (
     zeros,
 )
 from spp.plot.shapes import MOST_LINES, AnyGrid, Curve, Curves, Heat, common_scale
-from spp.signals import Signal
+from spp.vocabulary import Signal
 
 ROWS = (Signal.ACTIVATION, Signal.GRADIENT)
 COLUMNS_DRAWN = (Column.ACV,)

@@ -9,7 +9,7 @@ from collections.abc import Iterable, Mapping
 from spp.frame.schema import Column
 from spp.plot.panels import PLURAL, short
 from spp.plot.shapes import AnyGrid, AnyPanel
-from spp.signals import Signal
+from spp.vocabulary import Signal
 
 Facts = Mapping[str, object]
 

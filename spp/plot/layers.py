@@ -23,7 +23,7 @@ from spp.plot.panels import (
     zeros,
 )
 from spp.plot.stages import Span, Tick, family, stages, ticks
-from spp.signals import Signal
+from spp.vocabulary import Signal
 
 ROWS = (Signal.ACTIVATION, Signal.WEIGHT, Signal.GRADIENT)
 COLUMNS_DRAWN = (Column.ACSM, Column.ACV)

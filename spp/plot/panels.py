@@ -15,7 +15,7 @@ import pandas as pd
 from spp.errors import InputError, UnknownNameError
 from spp.frame.schema import COLUMNS, STATISTICS, Column
 from spp.plot.stages import Family, Span, Tick
-from spp.signals import Signal
+from spp.vocabulary import Signal
 
 FloatArray = npt.NDArray[np.float64]
 BoolArray = npt.NDArray[np.bool_]

@@ -13,7 +13,7 @@ import numpy as np
 
 from spp.plot.panels import SMALLEST, BoolArray, FloatArray, Panel, Scale, choose_scale, zeros
 from spp.plot.stages import Span, Tick
-from spp.signals import Signal
+from spp.vocabulary import Signal
 
 MOST_LINES = 8
 """Lines that can be told apart in one panel; ``style.CURVES`` has a look for each."""

@@ -17,7 +17,7 @@ import matplotlib.style
 
 from spp.errors import InputError, UnknownNameError
 from spp.plot.stages import Family
-from spp.signals import Signal
+from spp.vocabulary import Signal
 
 
 @dataclass(frozen=True, slots=True)

@@ -14,7 +14,7 @@ from spp.plot.layers import ROUNDED, innermost, rows_of
 from spp.plot.panels import FloatArray, as_signals, at_step, short, ylabel, zeros
 from spp.plot.parting import brief
 from spp.plot.shapes import AnyGrid, Curve, Curves, Shade, common_scale
-from spp.signals import Signal
+from spp.vocabulary import Signal
 
 
 class PredictedColumn(StrEnum):

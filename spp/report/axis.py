@@ -14,7 +14,7 @@ from spp.plot.blocks import block_panels
 from spp.plot.layers import layer_panels
 from spp.plot.panels import Panel
 from spp.plot.stages import Family
-from spp.signals import Signal
+from spp.vocabulary import Signal
 
 FAMILIES = tuple(Family)
 _ALL_LABELS = 2

@@ -10,10 +10,11 @@ import pandas as pd
 
 from spp.diagnosis import RULES
 from spp.diagnosis.facts import striking
-from spp.frame.schema import FINDING_COLUMNS, FindingColumn, Severity
+from spp.frame.schema import FINDING_COLUMNS, FindingColumn
 from spp.report.markup import definitions, layer, prose, tag, text
+from spp.vocabulary import Severity
 
-WORDS = {Severity.ERROR: "Error", Severity.WARNING: "Warning", Severity.INFO: "Note"}
+WORDS = {Severity.ERROR: "Error", Severity.WARNING: "Warning", Severity.NOTE: "Note"}
 
 NUMBERS = (
     FindingColumn.SIGNAL,
@@ -74,7 +75,7 @@ def _finding(row: Mapping[Any, Any]) -> str:
     if given:
         numbers = definitions((FINDING_COLUMNS[column].label, text(_short(row[column]))) for column in given)
         parts.append(tag("details", tag("summary", "Numbers"), numbers))
-    wide = severity is not Severity.INFO or len(message) > LONG
+    wide = severity is not Severity.NOTE or len(message) > LONG
     return tag("li", *parts, class_=f"card {severity}{' wide' if wide else ''}")
 
 

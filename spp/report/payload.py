@@ -13,7 +13,7 @@ from spp.frame.schema import BLOCK_COLUMNS, COLUMNS, MODULE_COLUMNS, STATISTICS,
 from spp.plot.blocks import DRAWN
 from spp.plot.panels import BOUNDED, LOG_FROM, PLURAL, ROUNDING, SHORT, SMALLEST
 from spp.report.axis import FAMILIES, block_axes, layer_axes
-from spp.signals import Signal
+from spp.vocabulary import Signal
 
 DIGITS = 6
 """Significant digits of what a page shows; the run folder keeps them all."""

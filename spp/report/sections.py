@@ -13,7 +13,7 @@ from spp.frame.schema import Column, ModuleColumn, UnmeasuredColumn
 from spp.plot.facts import heading
 from spp.plot.panels import PLURAL
 from spp.report.markup import definitions, layer, tag, text
-from spp.signals import Signal
+from spp.vocabulary import Signal
 
 Run = Mapping[str, Any]
 

@@ -15,7 +15,6 @@ from spp import plot
 from spp.data import gaussian
 from spp.frame.schema import Column
 from spp.plot.runs import Beside
-from spp.signals import Signal
 from spp.studies.study import Cell, Results, Setup, Study, Tables
 from spp.studies.thesis_effnet_arms import (
     ARMS,
@@ -31,6 +30,7 @@ from spp.studies.thesis_effnet_claims import CLAIMS, TABLE_1_THESIS, best_rate
 from spp.studies.trials import chance, drawn, images, spread, trained
 from spp.tracing import trace
 from spp.training import Recipe
+from spp.vocabulary import Signal
 
 WATCHED = ("batch", "none", "snmp")
 """Arms whose signals are measured while they are trained, for the first seed and the rate ``WATCHED_RATE``."""

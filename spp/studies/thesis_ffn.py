@@ -20,7 +20,6 @@ from spp.data import Splits, gaussian, splits
 from spp.data.handwritten import digit_pixels, held_out
 from spp.data.pixels import InMemory, Scale
 from spp.frame.schema import Column
-from spp.signals import Signal
 from spp.studies.study import Cell, Results, Setup, Study, Tables
 from spp.studies.thesis_ffn_arms import ARMS, SCALED
 from spp.studies.thesis_ffn_claims import BELOW, CLAIMS, STEPS, TOP, scaling_table
@@ -30,6 +29,7 @@ from spp.theory import batchnorm_gradient_factor, chi
 from spp.tracing import trace
 from spp.training import Recipe
 from spp.training.results import News
+from spp.vocabulary import Signal
 
 RATES, SCALING_RATES = (0.1, 0.01, 0.001), (0.01, 0.001)
 WATCHED_RATE = 0.001

@@ -10,9 +10,9 @@ import pandas as pd
 import torch
 from torch import Tensor, nn
 
+from spp.capture.schedule import Every
 from spp.data import Splits, splits
 from spp.errors import InputError
-from spp.measure.schedule import Every
 from spp.studies.study import Setup, Tables
 from spp.tracing import trace
 from spp.training import Recipe, fit

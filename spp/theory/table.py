@@ -10,9 +10,9 @@ from typing import TYPE_CHECKING
 import numpy as np
 import pandas as pd
 
+from spp.capture.sites import Entry
 from spp.frame.schema import COLUMNS, PREDICTED, Column, Spec, check
-from spp.measure.sites import Entry
-from spp.signals import Signal
+from spp.vocabulary import Signal
 
 if TYPE_CHECKING:
     from spp.theory.walk import Visit

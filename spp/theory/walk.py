@@ -12,10 +12,10 @@ import pandas as pd
 import torch
 from torch import Tensor, nn
 
+from spp._pytree import walk
+from spp.capture.sites import Entry, callable_module, roster
+from spp.capture.state import preserved
 from spp.errors import InputError
-from spp.measure.sites import Entry, callable_module, roster
-from spp.measure.state import preserved
-from spp.nested import walk
 from spp.theory import rules as rules  # enters the rules
 from spp.theory.field import FLOAT, Field, Gradient, even, unit
 from spp.theory.symbol import Masks, Symbol

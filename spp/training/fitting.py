@@ -9,11 +9,11 @@ from typing import Any
 import torch
 from torch import nn
 
+from spp.capture.schedule import Every
 from spp.data import Splits
 from spp.errors import InputError
-from spp.measure.schedule import Every
 from spp.models.config import Config
-from spp.recorded import Trace
+from spp.run import Trace
 from spp.tracing import trace as trace_of
 from spp.training.checkpoints import BEST, LAST, Checkpoints, write_history
 from spp.training.evaluate import autocast, evaluate

@@ -9,11 +9,11 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
+from spp.capture.schedule import Every
 from spp.errors import InputError
 from spp.facts import model_facts
 from spp.frame.files import RUN_FILE, put_facts, read_facts
 from spp.frame.store import check_writable
-from spp.measure.schedule import Every
 from spp.training.checkpoints import refused
 from spp.training.loop import Run
 from spp.training.worst import Worst

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from spp.measure.randomness import RandomState
+from spp.capture.randomness import RandomState
 
 
 def random_state(device: torch.device) -> dict[str, Any]:

@@ -13,7 +13,7 @@ from torch import nn
 from spp.training.recipe import Recipe
 
 if TYPE_CHECKING:
-    from spp.recorded import Trace
+    from spp.run import Trace
     from spp.watching import Watch
 
 

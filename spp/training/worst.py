@@ -45,7 +45,7 @@ class Worst:
         watch = self._watch
         tables = {"modules": watch.modules, "unmeasured": watch.unmeasured, "exponents": build_exponents([])}
         found = find(SimpleNamespace(frame=frame, blocks=blocks, run=watch.run, **tables))
-        if found and found[0].severity is not Severity.INFO and not self._milder(str(found[0].severity)):
+        if found and found[0].severity is not Severity.NOTE and not self._milder(str(found[0].severity)):
             worst = found[0]
             self.found = {
                 "step": int(frame[Column.STEP].iloc[0]),

@@ -67,7 +67,7 @@ def judge(patient: Patient) -> Verdict:
 
 def health(name: str, found: list[Finding]) -> str:
     """A line of the table of healthy networks."""
-    worst = [finding for finding in found if finding.severity is not Severity.INFO]
-    notes = ", ".join(f"`{finding.rule}`" for finding in found if finding.severity is Severity.INFO)
+    worst = [finding for finding in found if finding.severity is not Severity.NOTE]
+    notes = ", ".join(f"`{finding.rule}`" for finding in found if finding.severity is Severity.NOTE)
     said = ", ".join(f"{finding.severity}: `{finding.rule}` {where(finding.name)}" for finding in worst)
     return f"| {name} | {said or 'nothing'} | {notes or 'none'} |"

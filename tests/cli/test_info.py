@@ -3,15 +3,15 @@
 import torch
 
 import spp as library
-from spp.measure import kernels
-from spp.measure.kernels import cuda
 from spp.nn.neuronwise import native
+from spp.stats import backends
+from spp.stats.backends import cuda
 
 
 def test_it_says_which_kernels_are_in_use_and_why(spp, monkeypatch):
     found = spp("info", "--json").json
     assert found["spp"] == library.__version__ and found["torch"] == torch.__version__
-    status = kernels.choose()
+    status = backends.choose()
     neuronwise = native.status()
     assert found["neuron-wise kernels"].startswith("native" if neuronwise.native else "reference")
     assert neuronwise.reason in found["neuron-wise kernels"]
@@ -25,7 +25,7 @@ def test_it_says_which_kernels_are_in_use_and_why(spp, monkeypatch):
     off = spp("info", "--json").json
     assert off["kernels"] == off["cuda kernels"] == "reference: torch operations (SPP_KERNELS=off)"
     monkeypatch.undo()
-    kernels.choose()
+    backends.choose()
 
 
 def test_a_wrong_choice_is_one_line(spp, monkeypatch):
@@ -33,4 +33,4 @@ def test_a_wrong_choice_is_one_line(spp, monkeypatch):
     done = spp("info")
     assert done.code == 2 and "SPP_KERNELS is auto, off or require; got 'fastest'" in done.err
     monkeypatch.undo()
-    kernels.choose()
+    backends.choose()

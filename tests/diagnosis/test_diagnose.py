@@ -52,7 +52,7 @@ def test_a_saved_run_is_enough(trace, tmp_path):
 
 
 def test_errors_come_first_and_causes_before_what_follows():
-    one = Finding(severity=Severity.INFO, name="a", message="", rule="first")
+    one = Finding(severity=Severity.NOTE, name="a", message="", rule="first")
     two = Finding(severity=Severity.ERROR, name="b", message="", depth=7, rule="second", explains=("third",))
     three = Finding(severity=Severity.ERROR, name="c", message="", depth=1, rule="third")
     four = Finding(severity=Severity.ERROR, name="d", message="", depth=1, rule="fourth")

@@ -11,7 +11,7 @@ from torch import nn
 import spp
 from spp.diagnosis.facts import striking
 from spp.errors import InputError
-from spp.signals import Signal
+from spp.vocabulary import Signal
 
 
 def by_theme(frame) -> dict[str, str]:

@@ -6,7 +6,7 @@ from torch import nn
 import spp
 from spp.diagnosis.path import along, components
 from spp.frame.schema import Column
-from spp.signals import Signal
+from spp.vocabulary import Signal
 
 
 def leaf(name: str, block: str | None = None, **more) -> dict:

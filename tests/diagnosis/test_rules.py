@@ -72,8 +72,8 @@ def test_what_a_norm_makes_good_is_information():
     model = spp.models.build("effnet_b0", init="he_groups_blind", width_multiplier=0.5)
     found = find(spp.trace(model, spp.data.gaussian(4, (3, 64, 64), seed=0)))
     assert {f.rule: f.severity for f in found if f.rule in ("groups_init", "se_gates")} == {
-        "groups_init": Severity.INFO,
-        "se_gates": Severity.INFO,
+        "groups_init": Severity.NOTE,
+        "se_gates": Severity.NOTE,
     }
 
 
@@ -84,7 +84,7 @@ def test_batch_norm_before_relu_enlarges_gradients_as_theory_says():
     (found,) = [
         f for f in find(spp.trace(model, spp.data.gaussian(256, (3, 8, 8), seed=0))) if f.rule == "norm_gradient"
     ]
-    assert found.severity is Severity.INFO
+    assert found.severity is Severity.NOTE
     inner = [float(value) for value in re.findall(r"layer[4-7]\.norm \(([\d.]+)\)", found.evidence)]
     assert inner == pytest.approx([np.pi / (np.pi - 1)] * 4, rel=0.05)
 
@@ -120,7 +120,7 @@ def test_a_trace_of_few_signals_is_diagnosed_as_far_as_it_goes(signals):
 def test_a_part_of_the_modules_is_enough():
     torch.manual_seed(0)
     for include in ("lin*", ["act3"], "head"):
-        assert not [f for f in find(spp.trace(plain(), vectors(), include=include)) if f.severity is not Severity.INFO]
+        assert not [f for f in find(spp.trace(plain(), vectors(), include=include)) if f.severity is not Severity.NOTE]
 
 
 class Odd(nn.Module):

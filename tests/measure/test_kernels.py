@@ -10,11 +10,11 @@ import pytest
 import torch
 from hypothesis import given, settings
 
-from spp import compiling
+from spp import _cbuild
 from spp.errors import InputError
-from spp.measure import kernels
-from spp.measure.kernels import library, native, reference
-from spp.measure.kernels.layout import Row, plain
+from spp.stats import backends
+from spp.stats.backends import library, native, reference
+from spp.stats.backends.layout import Row, plain
 from tests.measure.arrays import FLOATS, LAYOUTS, assert_table, oracle, tensors
 
 NATIVE = library.status().native
@@ -110,11 +110,11 @@ def test_threads_change_nothing_but_rounding(threads):
 
 
 @needs_native
-@pytest.mark.parametrize("attempt", range(len(compiling.ATTEMPTS)))
+@pytest.mark.parametrize("attempt", range(len(_cbuild.ATTEMPTS)))
 def test_every_build_gives_the_same(attempt, monkeypatch, tmp_path):
     monkeypatch.setenv("SPP_CACHE", str(tmp_path / "cache"))
-    build = compiling.plan(library.SOURCE, compiling.find_compiler(), attempt)
-    assert compiling.build(build, timeout=60) == ""
+    build = _cbuild.plan(library.SOURCE, _cbuild.find_compiler(), attempt)
+    assert _cbuild.build(build, timeout=60) == ""
     loaded = library.Sweep()
     assert loaded._load(build) == ""
     monkeypatch.setattr(library, "LIBRARY", loaded)
@@ -174,38 +174,38 @@ def test_what_is_not_a_plain_float_tensor_is_made_one():
 
 def test_empty_tensors_give_the_neutral_table():
     for shape, axis in (((0, 3), 1), ((3, 0), 1), ((0,), None), ((2, 0, 4), 2)):
-        table = kernels.reduce_channels(torch.empty(shape), axis)
+        table = backends.reduce_channels(torch.empty(shape), axis)
         assert table.shape[1] == (shape[axis] if axis is not None else 1)
         assert_table(table, torch.empty(shape), axis, second=0)
 
 
 def test_values_at_the_ends_of_a_range_are_counted():
     x = torch.tensor([[-1.0, -0.99, 0.0, 0.995], [1.0, 0.5, float("nan"), float("inf")]])
-    table = kernels.reduce_channels(x, 0, (-0.99, 0.99))
+    table = backends.reduce_channels(x, 0, (-0.99, 0.99))
     assert table[Row.SATURATED].tolist() == [3.0, 1.0]
 
 
 @pytest.mark.parametrize(("value", "native_wanted"), [("off", False), ("auto", NATIVE)])
 def test_the_environment_chooses(monkeypatch, value, native_wanted):
     monkeypatch.setenv("SPP_KERNELS", value)
-    assert kernels.choose().native is native_wanted
+    assert backends.choose().native is native_wanted
     monkeypatch.undo()
-    kernels.choose()
+    backends.choose()
 
 
 def test_a_wrong_choice_says_so(monkeypatch):
     monkeypatch.setenv("SPP_KERNELS", "fast")
     with pytest.raises(InputError, match="environment: SPP_KERNELS is auto, off or require; got 'fast'"):
-        kernels.choose()
+        backends.choose()
 
 
 SCRIPT = """
 import torch
-from spp.measure import kernels
-from spp.measure.kernels import library
+from spp.stats import backends
+from spp.stats.backends import library
 library.PATIENCE = {patience}
 print(library.status())
-print(kernels.reduce_channels(torch.ones(3, 4), 1)[0].tolist())
+print(backends.reduce_channels(torch.ones(3, 4), 1)[0].tolist())
 """
 
 
@@ -224,19 +224,19 @@ def fresh(monkeypatch, tmp_path):
     """Look for the library anew, as a new process would: ``fresh(CC="...")`` sets the environment and gives the status."""
     monkeypatch.setattr(library, "PATIENCE", 60)
 
-    def look(**environment: str) -> compiling.Status:
+    def look(**environment: str) -> _cbuild.Status:
         for name, value in ({"SPP_CACHE": str(tmp_path / "cache")} | environment).items():
             monkeypatch.setenv(name, value)
         monkeypatch.setattr(library, "LIBRARY", library.Sweep())
-        return kernels.choose()
+        return backends.choose()
 
     yield look
     monkeypatch.undo()
-    kernels.choose()
+    backends.choose()
 
 
 def served(x: torch.Tensor) -> list[float]:
-    return kernels.reduce_channels(x, 1)[Row.COUNT].tolist()
+    return backends.reduce_channels(x, 1)[Row.COUNT].tolist()
 
 
 def test_without_a_compiler_the_reference_serves(fresh, tmp_path):
@@ -290,11 +290,11 @@ def test_a_slow_compiler_does_not_hold_up_the_trace(tmp_path):
 
 
 def test_digests_tell_compilers_and_flags_apart():
-    compiler = compiling.find_compiler()
+    compiler = _cbuild.find_compiler()
     if compiler is None:
         pytest.skip("no C compiler on this machine")
-    paths = {compiling.plan(library.SOURCE, compiler, attempt).path for attempt in range(len(compiling.ATTEMPTS))}
-    assert len(paths) == len(compiling.ATTEMPTS)
+    paths = {_cbuild.plan(library.SOURCE, compiler, attempt).path for attempt in range(len(_cbuild.ATTEMPTS))}
+    assert len(paths) == len(_cbuild.ATTEMPTS)
 
 
 def test_the_oracle_itself_on_numbers_worked_by_hand():

@@ -9,8 +9,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from spp.errors import InputError
-from spp.measure import kernels
-from spp.measure.moments import Digest, Moments, summarize
+from spp.stats import backends
+from spp.stats.sums import Digest, Moments, summarize
 from tests.oracle import columns
 
 
@@ -57,7 +57,7 @@ def test_merging_is_associative_and_commutative(sizes, offset, seed):
 @pytest.mark.parametrize("shape", [(64, 12, 9, 9), (64, 40), (64, 7, 33)])
 def test_one_batch_of_64_equals_4_of_16_and_64_of_1_in_any_order(monkeypatch, mode, shape):
     monkeypatch.setenv("SPP_KERNELS", mode)
-    exact = kernels.choose().native
+    exact = backends.choose().native
     x = torch.randn(shape, generator=torch.Generator().manual_seed(1)) * 2 + 0.7
     whole = Moments.of(x, 1)
     for size in (16, 1):
@@ -72,7 +72,7 @@ def test_one_batch_of_64_equals_4_of_16_and_64_of_1_in_any_order(monkeypatch, mo
             for name in ("mean_square", "acv", "var", "acsm"):
                 assert a[name] == pytest.approx(b[name], rel=1e-12 if exact else 1e-6), name
     monkeypatch.undo()
-    kernels.choose()
+    backends.choose()
 
 
 def test_scaling_scales_every_moment():
@@ -118,10 +118,10 @@ def test_both_summaries_agree(monkeypatch):
     found = []
     for mode in ("auto", "off"):
         monkeypatch.setenv("SPP_KERNELS", mode)
-        kernels.choose()
+        backends.choose()
         found.append(summarize(moments))
     monkeypatch.undo()
-    kernels.choose()
+    backends.choose()
     for field in dataclasses.fields(found[0]):
         np.testing.assert_allclose(*(getattr(f, field.name) for f in found), rtol=1e-13, err_msg=field.name)
 

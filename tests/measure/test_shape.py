@@ -6,7 +6,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from spp.measure.shape import (
+from spp.stats.extra import (
     FORMATS,
     HIGHEST,
     LOWEST,

@@ -12,7 +12,7 @@ import torch.distributed as dist
 import torch.multiprocessing as mp
 import torch.nn.functional as F
 
-from spp import compiling
+from spp import _cbuild
 from spp.nn.neuronwise import MODES, NeuronwiseConv1d, NeuronwiseConv2d, NeuronwiseLinear, native
 
 LIBRARY = native.LIBRARY.get(60)
@@ -106,11 +106,11 @@ def test_threads_change_no_bit(monkeypatch):
 
 
 @needs_native
-@pytest.mark.parametrize("attempt", range(len(compiling.ATTEMPTS)))
+@pytest.mark.parametrize("attempt", range(len(_cbuild.ATTEMPTS)))
 def test_every_way_to_build_it_gives_the_same_sums(tmp_path, monkeypatch, attempt):
     monkeypatch.setenv("SPP_CACHE", str(tmp_path / "cache"))
-    build = compiling.plan(native.LIBRARY.source, compiling.find_compiler(), attempt)
-    assert compiling.build(build, timeout=60) == ""
+    build = _cbuild.plan(native.LIBRARY.source, _cbuild.find_compiler(), attempt)
+    assert _cbuild.build(build, timeout=60) == ""
     library = ctypes.CDLL(str(build.path))
     assert native._bind(library) == ""
     mask, x, each, into = torch.rand(70, 40) > 0.5, torch.randn(70, 50), torch.ones(40), room(40, 50)
@@ -340,7 +340,7 @@ def test_a_library_that_gives_wrong_sums_is_not_used(tmp_path, monkeypatch):
     source.write_text(text.replace("x += entry->x;", "x -= entry->x;"))
     (tmp_path / "finish.h").write_text(native.LIBRARY.source.path.with_name("finish.h").read_text())
     monkeypatch.setenv("SPP_CACHE", str(tmp_path / "cache"))
-    library = compiling.Library(compiling.Source(source, ("finish.h",)), native._bind)
+    library = _cbuild.Library(_cbuild.Source(source, ("finish.h",)), native._bind)
     assert library.get(60) is None and library.reason == "the compiled kernel gives wrong sums"
 
 

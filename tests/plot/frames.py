@@ -6,7 +6,7 @@ import numpy as np
 import pandas as pd
 
 from spp.frame.schema import BLOCK_COLUMNS, COLUMNS, STATISTICS, BlockColumn, Column, Spec, check
-from spp.signals import Signal
+from spp.vocabulary import Signal
 
 RUN = {
     "model": "testnet",

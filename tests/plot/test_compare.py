@@ -19,7 +19,7 @@ from spp.plot.layers import innermost
 from spp.plot.parting import binned, brief, compared, parting
 from spp.plot.shapes import MOST_LINES, Curve, Curves
 from spp.plot.style import CURVES
-from spp.signals import Signal
+from spp.vocabulary import Signal
 
 from .frames import RUN, frame, network, residual_names, row
 

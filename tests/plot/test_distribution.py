@@ -7,10 +7,10 @@ from torch import nn
 
 import spp
 from spp.errors import InputError
-from spp.measure.shape import FORMATS
 from spp.plot.distribution import RANGES, place
 from spp.plot.panels import Scale
 from spp.plot.shapes import Bars
+from spp.stats.extra import FORMATS
 
 
 @pytest.fixture(scope="module")

@@ -10,7 +10,7 @@ from spp.plot.draw import Drawn, draw_panel
 from spp.plot.layers import layer_panels
 from spp.plot.panels import Panel, Scale
 from spp.plot.stages import Family
-from spp.signals import Signal
+from spp.vocabulary import Signal
 
 from .frames import block_frame, frame, network, row
 

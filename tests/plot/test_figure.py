@@ -15,7 +15,7 @@ from matplotlib.transforms import Bbox
 from spp.errors import InputError, UnknownNameError
 from spp.plot import SignalPlot, signal_plot
 from spp.plot.style import STYLES
-from spp.signals import Signal
+from spp.vocabulary import Signal
 
 from .frames import RUN, block_frame, network, residual_names
 

@@ -12,7 +12,7 @@ from spp.plot.blocks import block_panels
 from spp.plot.layers import layer_panels
 from spp.plot.panels import Scale, choose_scale
 from spp.plot.stages import Family
-from spp.signals import Signal
+from spp.vocabulary import Signal
 
 from .frames import block_frame, frame, network, residual_names, row
 

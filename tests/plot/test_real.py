@@ -9,7 +9,7 @@ from spp.errors import InputError
 from spp.frame.schema import Column
 from spp.plot import signal_plot
 from spp.plot.panels import Scale
-from spp.signals import Signal
+from spp.vocabulary import Signal
 
 
 @pytest.fixture(scope="module")

@@ -16,7 +16,7 @@ from torch import nn
 import spp
 from spp.diagnosis import Finding, Severity
 from spp.diagnosis.findings import build_findings
-from spp.signals import Signal
+from spp.vocabulary import Signal
 
 NASTY = "</script><img src=x onerror=alert(1)>&\"'<!--"
 """A module name that would break out of a page that writes it as it is; torch forbids only dots and empty names."""
@@ -110,7 +110,7 @@ def findings() -> pd.DataFrame:
                 evidence="last 0.0526",
             ),
             Finding(severity=Severity.WARNING, rule="mean_shift", name="zeros", message="The mean dominates."),
-            Finding(severity=Severity.INFO, rule="of_my_own", name="", message="All <b>else</b> is fine."),
+            Finding(severity=Severity.NOTE, rule="of_my_own", name="", message="All <b>else</b> is fine."),
         ]
     )
 

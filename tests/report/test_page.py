@@ -91,7 +91,7 @@ def test_holes_are_told_with_their_reasons(hostile, parsed):
 def test_findings_come_first(residual, findings, parsed):
     page = parsed(type(residual)(**{**residual.__dict__, "findings": findings}).html())
     cards = [str(found["class"]).split()[1] for found in page.having("li") if "card" in str(found.get("class"))]
-    assert cards[:3] == ["error", "warning", "info"]
+    assert cards[:3] == ["error", "warning", "note"]
     assert set(cards[3:]) == {"fact"}
     text = "".join(page.words)
     assert "Findings 1 error, 1 warning, 1 note" in text

@@ -211,7 +211,7 @@ def test_modules_that_cannot_be_copied():
 def test_a_trace_that_fails_in_restoring_one_thing_restores_the_others(monkeypatch):
     model, given = nn.Linear(6, 4), x(5, 6)
     before = fingerprint(model, given)
-    from spp.measure import belongings
+    from spp.capture import belongings
 
     def broken(_: object) -> None:
         raise OSError("cannot")

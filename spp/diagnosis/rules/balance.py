@@ -12,8 +12,7 @@ from spp.diagnosis.kinds import Kind
 from spp.diagnosis.registry import rule
 from spp.diagnosis.view import View
 from spp.diagnosis.words import number, some
-from spp.frame.schema import Severity
-from spp.signals import Signal
+from spp.vocabulary import Severity, Signal
 
 
 def relative_gradients(view: View) -> dict[str, float]:

@@ -13,8 +13,8 @@ from spp.diagnosis.registry import rule
 from spp.diagnosis.rules.weights import weight_gain
 from spp.diagnosis.view import Step, View
 from spp.diagnosis.words import factor, number, some
-from spp.frame.schema import Column, Severity
-from spp.signals import Signal
+from spp.frame.schema import Column
+from spp.vocabulary import Severity, Signal
 
 PREDICTED = ("acsm_predicted", "acv_predicted")
 """Columns of the frame that hold what theory predicts, where it was asked for."""

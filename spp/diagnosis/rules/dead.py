@@ -11,8 +11,8 @@ from spp.diagnosis.kinds import Kind
 from spp.diagnosis.registry import rule
 from spp.diagnosis.view import Key, Step, View
 from spp.diagnosis.words import count, number, percent, some
-from spp.frame.schema import Column, Severity
-from spp.signals import Signal
+from spp.frame.schema import Column
+from spp.vocabulary import Severity, Signal
 
 UNIT_SATURATION = {"relu6": 0.5236, "hardtanh": 0.3222, "hardsigmoid": 0.0033, "tanh": 0.0081}
 """Share of values within 1 % of an end of the range when the input is a unit normal; other bounded activations: none."""
@@ -30,7 +30,7 @@ CONSEQUENCES = (
     "mean_shift",
     "norm_gradient",
     "norm_input",
-    "number_format:info",
+    "number_format:note",
     "saturation",
     "vanishing",
     "vanishing_gradient",

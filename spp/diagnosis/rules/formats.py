@@ -10,9 +10,8 @@ from spp.diagnosis.registry import rule
 from spp.diagnosis.view import Key, View, records
 from spp.diagnosis.words import count, number, percent, some
 from spp.frame.precision import lost_shares
-from spp.frame.schema import Severity
-from spp.measure.shape import FORMATS
-from spp.signals import Signal
+from spp.stats.extra import FORMATS
+from spp.vocabulary import Severity, Signal
 
 LARGEST = {"float16": 65504.0, "bfloat16": 3.3895e38, "fp8-e4m3": 448.0, "fp8-e5m2": 57344.0}
 
@@ -50,7 +49,7 @@ def _of_format(view: View, at: Any, name: str, *, asked: bool) -> Iterator[Findi
             worst = max(over, key=lambda row: row.abs_max)
             beyond = worst.abs_max > LARGEST[name]
             yield Finding(
-                severity=(Severity.ERROR if beyond else Severity.WARNING) if asked else Severity.INFO,
+                severity=(Severity.ERROR if beyond else Severity.WARNING) if asked else Severity.NOTE,
                 name=str(worst.name),
                 depth=int(worst.depth),
                 signal=signal,
@@ -67,7 +66,7 @@ def _of_format(view: View, at: Any, name: str, *, asked: bool) -> Iterator[Findi
         if flushed:
             worst, share = max(flushed, key=lambda pair: pair[1])
             yield Finding(
-                severity=Severity.WARNING if asked else Severity.INFO,
+                severity=Severity.WARNING if asked else Severity.NOTE,
                 name=str(worst.name),
                 depth=int(worst.depth),
                 signal=signal,

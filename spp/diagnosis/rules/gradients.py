@@ -12,8 +12,7 @@ from spp.diagnosis.kinds import Kind
 from spp.diagnosis.registry import rule
 from spp.diagnosis.view import Step, View
 from spp.diagnosis.words import count, factor, number
-from spp.frame.schema import Severity
-from spp.signals import Signal
+from spp.vocabulary import Severity, Signal
 
 
 @rule(
@@ -33,7 +32,7 @@ def blocked_gradient(view: View, at: Any) -> Iterator[Finding]:
         deliberate = zero and (step.name == view.readout or view.in_branch(step.name))
         before = [s.name for s in view.steps if s.depth < step.depth and (s.name, "weight") in view.weights]
         yield Finding(
-            severity=Severity.INFO if deliberate else Severity.ERROR,
+            severity=Severity.NOTE if deliberate else Severity.ERROR,
             name=step.name,
             depth=step.depth,
             signal=Signal.GRADIENT,

@@ -12,8 +12,7 @@ from spp.diagnosis.kinds import Kind, is_batch_norm
 from spp.diagnosis.registry import rule
 from spp.diagnosis.view import Step, View
 from spp.diagnosis.words import count, number, some
-from spp.frame.schema import Severity
-from spp.signals import Signal
+from spp.vocabulary import Severity, Signal
 
 
 def _norms(view: View) -> list[Step]:
@@ -139,7 +138,7 @@ def norm_gradient(view: View, at: Any) -> Iterator[Finding]:
     low, high = min(found, key=lambda p: p[1]), max(found, key=lambda p: p[1])
     verb = "enlarge" if mean > 0 else "shrink"
     yield Finding(
-        severity=Severity.INFO,
+        severity=Severity.NOTE,
         name="",
         signal=Signal.GRADIENT,
         statistic="squared gradient before / behind",

@@ -9,8 +9,8 @@ from spp.diagnosis.findings import EVERYTHING, Finding
 from spp.diagnosis.registry import rule
 from spp.diagnosis.view import Key, View
 from spp.diagnosis.words import count, number, percent, quoted
-from spp.frame.schema import Column, Severity
-from spp.signals import Signal
+from spp.frame.schema import Column
+from spp.vocabulary import Severity, Signal
 
 
 @rule(

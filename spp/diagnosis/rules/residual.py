@@ -14,8 +14,7 @@ from spp.diagnosis.kinds import Kind
 from spp.diagnosis.registry import rule
 from spp.diagnosis.view import View
 from spp.diagnosis.words import count, factor, number, some
-from spp.frame.schema import Severity
-from spp.signals import Signal
+from spp.vocabulary import Severity, Signal
 
 
 @rule(
@@ -53,7 +52,7 @@ def branch_vanishes(view: View, at: Any) -> Iterator[Finding]:
         if not zero and dying(view):
             return  # the branches die with everything else
         yield Finding(
-            severity=Severity.INFO,
+            severity=Severity.NOTE,
             name="",
             signal=Signal.ACTIVATION,
             statistic="branch acv / skip acv",
@@ -63,7 +62,7 @@ def branch_vanishes(view: View, at: Any) -> Iterator[Finding]:
             f"{'exactly zero' if zero else 'next to nothing'} beside "
             "their skips: the network starts as its skips alone, as Fixup, SkipInit, LayerScale and zero-gamma mean it to.",
             evidence=some([joint.block for joint in small]),
-            explains=("blocked_gradient", "gradient_imbalance", "number_format:info"),
+            explains=("blocked_gradient", "gradient_imbalance", "number_format:note"),
         )
         return
     yield from _outlier(view, -at.decades, at.beyond, -1)
@@ -176,7 +175,7 @@ def se_gates(view: View, at: Any) -> Iterator[Finding]:
     travel = view.limits["vanishing"]
     severity = dying(view)
     cause = severity is not None and taken >= min(at.share * fall, travel.efolds * FOLD)
-    severity = severity if cause and severity is not None else Severity.INFO
+    severity = severity if cause and severity is not None else Severity.NOTE
     first = gates[0]
     said = (
         f" The {len(on_stream)} that no skip bypasses take {factor(taken)} of the {factor(fall)} that the signal loses."

@@ -13,8 +13,8 @@ from spp.diagnosis.kinds import Kind
 from spp.diagnosis.registry import rule
 from spp.diagnosis.view import Step, View
 from spp.diagnosis.words import count, number, percent, some
-from spp.frame.schema import Column, Severity
-from spp.signals import Signal
+from spp.frame.schema import Column
+from spp.vocabulary import Severity, Signal
 
 
 @rule(

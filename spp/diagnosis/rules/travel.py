@@ -16,8 +16,8 @@ from spp.diagnosis.registry import rule
 from spp.diagnosis.rules.weights import weight_gain
 from spp.diagnosis.view import View
 from spp.diagnosis.words import count, factor, number, quoted
-from spp.frame.schema import Column, Severity
-from spp.signals import Signal
+from spp.frame.schema import Column
+from spp.vocabulary import Severity, Signal
 
 STEEP = {
     "efolds": (
@@ -50,7 +50,7 @@ RANGES = {
     "float32": (2.0**-149, 3.4e38),
 }
 """Smallest and largest positive number of each format."""
-AFTER_BACK = ("gradient_imbalance", "number_format:info")
+AFTER_BACK = ("gradient_imbalance", "number_format:note")
 AFTER_FALL = ("vanishing_gradient", "mean_shift", *AFTER_BACK)
 AFTER_RISE = ("exploding_gradient", "mean_shift", "gradient_imbalance")
 """What follows from each course of the signal."""

@@ -13,8 +13,7 @@ from spp.diagnosis.kinds import Kind
 from spp.diagnosis.registry import rule
 from spp.diagnosis.view import Step, View
 from spp.diagnosis.words import factor, number, percent, some
-from spp.frame.schema import Severity
-from spp.signals import Signal
+from spp.vocabulary import Severity, Signal
 
 
 def weight_gain(view: View, name: str) -> float:
@@ -47,7 +46,7 @@ def groups_init(view: View, at: Any) -> Iterator[Finding]:
     stream = [s for s in blind if not view.in_branch(s.name)] or blind
     lost = sum(float(np.log10(_groups(view, s) / 2)) for s in stream)
     unhealed = [s for s in blind if not _normed(view, s)]
-    severity = dying(view) or Severity.WARNING if unhealed else Severity.INFO
+    severity = dying(view) or Severity.WARNING if unhealed else Severity.NOTE
     kind = "depthwise convolutions" if all(s.kind is Kind.DEPTHWISE for s in blind) else "grouped convolutions"
     first = blind[0]
     healed = "" if unhealed else " The norm behind each makes good for it; without norms it would kill the signal."

@@ -9,8 +9,7 @@ from spp.diagnosis.findings import Finding
 from spp.diagnosis.registry import rule
 from spp.diagnosis.view import Key, View, records
 from spp.diagnosis.words import count, percent, some
-from spp.frame.schema import Severity
-from spp.signals import Signal
+from spp.vocabulary import Severity, Signal
 
 NEVER = "never called in this pass"
 UNREACHED = "no gradient arrived: the loss does not depend on this parameter"

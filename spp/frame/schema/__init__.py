@@ -31,7 +31,6 @@ from spp.frame.schema.tables import ChannelColumn as ChannelColumn
 from spp.frame.schema.tables import ExponentColumn as ExponentColumn
 from spp.frame.schema.tables import FindingColumn as FindingColumn
 from spp.frame.schema.tables import ModuleColumn as ModuleColumn
-from spp.frame.schema.tables import Severity as Severity
 from spp.frame.schema.tables import UnmeasuredColumn as UnmeasuredColumn
 
 _C = TypeVar("_C", bound=StrEnum)

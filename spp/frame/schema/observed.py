@@ -3,7 +3,7 @@
 from enum import StrEnum
 
 from spp.frame.schema.spec import Spec
-from spp.signals import Role, Signal
+from spp.vocabulary import Role, Signal
 
 
 class Column(StrEnum):

@@ -4,7 +4,7 @@ from enum import StrEnum
 
 from spp.frame.schema.observed import MODE
 from spp.frame.schema.spec import Spec
-from spp.signals import Signal
+from spp.vocabulary import Severity, Signal
 
 
 class BlockColumn(StrEnum):
@@ -182,17 +182,6 @@ CHANNEL_COLUMNS: dict[ChannelColumn, Spec] = {
     ChannelColumn.MIN: Spec("float64", "minimum", "the smallest channel's", missing=True),
     ChannelColumn.MAX: Spec("float64", "maximum", "the largest channel's", missing=True),
 }
-
-
-class Severity(StrEnum):
-    """How bad a finding is, the worst first."""
-
-    ERROR = "error"
-    """Training will fail or waste most of the network."""
-    WARNING = "warning"
-    """Likely to slow or break training; look at it."""
-    INFO = "info"
-    """Worth knowing, and often on purpose."""
 
 
 class FindingColumn(StrEnum):

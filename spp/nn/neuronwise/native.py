@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 from torch.utils._python_dispatch import _get_current_dispatch_mode
 
-from spp.compiling import Library, Source, Status, mode
+from spp._cbuild import Library, Source, Status, mode
 
 if TYPE_CHECKING:
     from spp.nn.neuronwise.statistics import Region

@@ -284,7 +284,7 @@ class Explorer {
     } else if (this.drawn.axis.transitions.length) items.push(["dotted", "transition block"]);
     if (panels.some((one, i) => places[i].scale.name === "log" && one.zero.some((zero, k) => zero && !one.nonfinite[k]))) items.push(["zero", "zero, at the foot of a log axis"]);
     if (panels.some((one) => one.nonfinite.some(Boolean))) items.push(["bad", "NaN or infinity"]);
-    for (const [severity, name] of [["error", "error"], ["warning", "warning"], ["info", "note"]]) {
+    for (const [severity, name] of [["error", "error"], ["warning", "warning"], ["note", "note"]]) {
       if (this.drawn.flags.some((one) => one.severity === severity)) items.push([`flag ${severity}`, `${name}: see the findings`]);
     }
     byId("legend").replaceChildren(...items.map(([mark, name]) => element("li", {}, element("i", { className: `mark ${mark}` }), name)));

@@ -49,7 +49,7 @@ class Interpreter:
 def main() -> None:
     import numpy as np
 
-    from spp.measure.kernels import cuda, triton_sweep
+    from spp.stats.backends import cuda, triton_sweep
 
     np.seterr(all="ignore")  # a GPU does not warn of an overflow either, and the kernels mean theirs
     while True:

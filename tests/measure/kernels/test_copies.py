@@ -5,9 +5,9 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from spp.measure import kernels
-from spp.measure.kernels import library
-from spp.measure.kernels.copies import ROOM, Copies
+from spp.stats import backends
+from spp.stats.backends import library
+from spp.stats.backends.copies import ROOM, Copies
 from tests.measure.arrays import FLOATS
 
 pytestmark = pytest.mark.skipif(not library.status().native, reason=f"no C kernel here: {library.status().reason}")
@@ -53,11 +53,11 @@ def test_only_plain_tensors_in_one_stretch_are_copied(monkeypatch):
     assert Copies.of([one]) is not None and Copies.of([]) is not None
     assert Copies.of([one, torch.ones(4, 4)[:, ::2]]) is None
     assert Copies.of([one, torch.ones(3, dtype=torch.int64)]) is None
-    assert kernels.copies([one]) is not None
+    assert backends.copies([one]) is not None
     monkeypatch.setenv("SPP_KERNELS", "off")
     try:
-        kernels.choose()
-        assert kernels.copies([one]) is None
+        backends.choose()
+        assert backends.copies([one]) is None
     finally:
         monkeypatch.undo()
-        kernels.choose()
+        backends.choose()

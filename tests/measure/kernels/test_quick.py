@@ -6,9 +6,9 @@ import torch
 from hypothesis import given, settings
 from torch import Tensor
 
-from spp.measure.kernels import native, quick
-from spp.measure.kernels.reference import CHUNK, saturated
-from spp.measure.moments import DEAD_SPREAD, Digest, Moments, summarize
+from spp.stats.backends import native, quick
+from spp.stats.backends.reference import CHUNK, saturated
+from spp.stats.sums import DEAD_SPREAD, Digest, Moments, summarize
 from tests.measure.arrays import LAYOUTS, channels_last, contiguous, oracle, tensors
 
 SHAPES = {

@@ -16,12 +16,12 @@ from hypothesis import given, settings
 from torch import nn
 
 import spp
+from spp.capture.capture import Capture
+from spp.capture.gradients import Gradients
 from spp.errors import InputError
-from spp.measure import kernels
-from spp.measure.capture import Capture
-from spp.measure.gradients import Gradients
-from spp.measure.kernels import cuda, library, reference
-from spp.measure.kernels.layout import Row, memory_order
+from spp.stats import backends
+from spp.stats.backends import cuda, library, reference
+from spp.stats.backends.layout import Row, memory_order
 from tests.measure.arrays import FLOATS, LAYOUTS, assert_table, tensors
 from tests.measure.kernels.interpreter import ROOT, Interpreter
 
@@ -108,7 +108,7 @@ def test_the_same_tensor_gives_the_same_bits_and_one_batch_equals_several(interp
     assert torch.equal(whole, interpreter.reduce(x, 1, **SMALL))
     merged = interpreter.reduce(x[:4], 1, **SMALL)
     for begin in range(4, 16, 4):
-        merged = kernels.layout.merge_packed(merged, interpreter.reduce(x[begin : begin + 4], 1, **SMALL))
+        merged = backends.layout.merge_packed(merged, interpreter.reduce(x[begin : begin + 4], 1, **SMALL))
     torch.testing.assert_close(merged, whole, rtol=1e-12, atol=1e-12)
 
 
@@ -132,7 +132,7 @@ COMPILE = """
 import torch, triton
 from triton.backends.compiler import GPUTarget
 from triton.compiler import ASTSource
-from spp.measure.kernels import cuda, triton_sweep
+from spp.stats.backends import cuda, triton_sweep
 
 STRIDES = ("s0", "s1", "s2", "s3", "s4")
 
@@ -214,9 +214,9 @@ def test_a_missing_triton_is_said(monkeypatch):
 
 
 def test_the_path_of_a_device_is_named():
-    assert kernels.path_of(torch.device("cpu")) == ("native" if library.status().native else "reference")
-    assert kernels.path_of(torch.device("mps")) == "reference"
-    assert kernels.path_of(torch.device("cuda")) in ("triton", "reference")
+    assert backends.path_of(torch.device("cpu")) == ("native" if library.status().native else "reference")
+    assert backends.path_of(torch.device("mps")) == "reference"
+    assert backends.path_of(torch.device("cuda")) in ("triton", "reference")
 
 
 @pytest.mark.parametrize("layout", LAYOUTS, ids=lambda f: f.__name__)
@@ -285,6 +285,6 @@ def test_on_a_device_no_hook_waits(wanted, options, monkeypatch):
     x = torch.randn(4, 3, 16, 16)
     expected = spp.trace(model, x, **options).frame
     trace = spp.trace(model.cuda(), x, **options)
-    assert trace.run["kernels"] == kernels.path_of(torch.device("cuda"))
+    assert trace.run["kernels"] == backends.path_of(torch.device("cuda"))
     for column in ("mean_square", "acsm", "acv", "min", "max"):
         np.testing.assert_allclose(trace.frame[column], expected[column], rtol=2e-2, atol=1e-4)

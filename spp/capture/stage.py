@@ -1,0 +1,129 @@
+"""Which part of a pass runs right now, and reductions that nobody else's machinery sees."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
+from enum import Enum
+
+import torch
+from torch import Tensor
+from torch._functorch.pyfunctorch import temporarily_clear_interpreter_stack
+from torch.utils._python_dispatch import _disable_current_modes
+
+from spp.stats import backends
+from spp.stats.extra import Reduced, Shaped
+from spp.stats.sums import Digest, Moments
+
+
+class Phase(Enum):
+    """What the calls, additions and gradients that arrive right now mean."""
+
+    IDLE = 0
+    FORWARD = 1
+    BACKWARD = 2
+
+
+IDLE, FORWARD, BACKWARD = Phase.IDLE, Phase.FORWARD, Phase.BACKWARD
+
+
+@dataclass(frozen=True, slots=True)
+class Depth:
+    """What is wanted of every tensor beyond its second moments.
+
+    Attributes:
+        mergeable: Whether several passes will be merged, so that each channel's sums are to be kept.
+        fourth: Whether fourth moments are wanted.
+        histogram: Whether the distribution over powers of two is.
+    """
+
+    mergeable: bool = True
+    fourth: bool = False
+    histogram: bool = False
+
+
+class Stage:
+    """The phase of one capture, and the thread whose calls it is about.
+
+    Attributes:
+        phase: What arrives now.
+        thread: Identity of the thread that runs the forward pass; calls on other threads are not the pass's own.
+        depth: What a reduction is to give.
+    """
+
+    __slots__ = ("_sweep", "depth", "phase", "thread")
+
+    def __init__(self, depth: Depth) -> None:
+        self.phase, self.thread, self.depth = IDLE, threading.get_ident(), depth
+        self._sweep: Callable[[Tensor, int | None, tuple[float, float] | None], Reduced | None] | None = None
+        if backends.uses_native() and not (depth.fourth or depth.histogram):
+            self._sweep = Moments.swept if depth.mergeable else Digest.swept
+
+    @contextmanager
+    def during(self, phase: Phase) -> Iterator[None]:
+        """Set the phase for the body; idle afterwards, however it ends."""
+        self.phase = phase
+        try:
+            yield
+        finally:
+            self.phase = IDLE
+
+    def forward_here(self) -> bool:
+        """Whether the forward pass runs, and on this thread."""
+        return self.phase is FORWARD and threading.get_ident() == self.thread
+
+    def reduce(self, tensor: Tensor, axis: int | None, ends: tuple[float, float] | None = None) -> Reduced:
+        """Reduce a tensor unseen: not by the watch over additions, not by autocast, not by a mode of the user's.
+
+        Only the forward pass is suspended meanwhile: backward passes deliver gradients on one thread per device, and none of
+        them may make the others' arrivals look idle.
+        """
+        if self._sweep is not None and not (_function_modes() or _dispatch_modes()):
+            swept = self._sweep(tensor, axis, ends)  # in which torch has nothing to do
+            if swept is not None:
+                return swept
+        forward = self.phase is FORWARD
+        if forward:
+            self.phase = IDLE
+        try:
+            transformed = torch._C._functorch.peek_interpreter_stack() is not None
+            if transformed or torch._C._is_any_autocast_enabled() or modes_active():
+                with ExitStack() as stack:
+                    if transformed:  # inside torch.func.grad even a plain tensor's copy would be a wrapper
+                        stack.enter_context(temporarily_clear_interpreter_stack())
+                    stack.enter_context(torch.autocast(tensor.device.type, enabled=False))
+                    stack.enter_context(_disable_current_modes())
+                    stack.enter_context(torch._C.DisableTorchFunction())
+                    return self._reduce(tensor, axis, ends)
+            return self._reduce(tensor, axis, ends)
+        finally:
+            if forward:
+                self.phase = FORWARD
+
+    def reduce_all(self, tensors: list[Tensor], axes: list[int | None]) -> Sequence[Reduced]:
+        """Reduce tensors that stay as they are for a while: together where a kernel takes all of them, else one by one."""
+        if self._sweep is not None and not self.depth.mergeable and not modes_active():
+            digests = Digest.of_all(tensors, axes)
+            if digests is not None:
+                return digests
+        return [self.reduce(tensor, axis) for tensor, axis in zip(tensors, axes, strict=True)]
+
+    def _reduce(self, tensor: Tensor, axis: int | None, ends: tuple[float, float] | None) -> Reduced:
+        depth = self.depth
+        if depth.fourth or depth.histogram:
+            return Shaped.of(tensor, axis, ends, fourth=depth.fourth, histogram=depth.histogram)
+        if not depth.mergeable:
+            digest = Digest.of(tensor, axis, ends=ends)
+            if digest is not None:
+                return digest
+        return Moments.of(tensor, axis, ends=ends)
+
+
+def modes_active() -> bool:
+    """Whether a function or dispatch mode of the user's (or of ``set_default_device``) watches torch's operations."""
+    return bool(_function_modes() or _dispatch_modes())
+
+
+_function_modes, _dispatch_modes = torch._C._len_torch_function_stack, torch._C._len_torch_dispatch_stack

@@ -1,0 +1,250 @@
+"""The conventions for batches and losses: what is fed to the model, and what its backward pass starts from.
+
+A batch is a tensor; a pair ``(inputs, targets)``; a mapping of keyword arguments; or an iterable of these, as a DataLoader.
+The loss, where none is given, is the output's own ``.loss``; else cross-entropy for class indices and mean squared error for
+floats; else a *probe*: a standard-normal cotangent on every floating output, which is what mean-field theory speaks of.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn.utils.rnn import PackedSequence
+
+from spp._pytree import describe, tensors_in
+from spp.errors import InputError
+
+LossFunction = Callable[[Any, Any], Tensor]
+
+IGNORED = -100
+"""Class index that torch's cross-entropy passes over."""
+
+_SINGLE = (Tensor, Mapping, PackedSequence)
+
+
+@dataclass(frozen=True, slots=True)
+class Batch:
+    """One batch, sorted out.
+
+    Attributes:
+        args: Positional inputs of the model.
+        kwargs: Keyword inputs of the model.
+        target: What the loss compares with, or None.
+    """
+
+    args: tuple[Any, ...]
+    kwargs: dict[str, Any] = field(default_factory=dict)
+    target: Any = None
+
+    def tensors(self) -> list[Tensor]:
+        """Every tensor of the batch, targets included."""
+        return [t for _, t in tensors_in((self.args, self.kwargs, self.target))]
+
+    @property
+    def size(self) -> int | None:
+        """Length of the first tensor's first axis."""
+        with torch._C.DisableTorchFunctionSubclass():
+            return next((len(t) for _, t in tensors_in((self.args, self.kwargs)) if t.dim()), None)
+
+
+def is_iterable_of_batches(batch: Any) -> bool:
+    """Whether ``batch`` gives batches one by one, rather than being one."""
+    if isinstance(batch, (*_SINGLE, tuple)):
+        return False
+    if isinstance(batch, list):
+        if len(batch) == 2:  # a DataLoader's default collation turns pairs into lists
+            return all(isinstance(item, tuple | list | Mapping) for item in batch)
+        return True
+    return isinstance(batch, Iterable)
+
+
+def batches_of(batch: Any) -> Iterator[Batch]:
+    """One batch after the other.
+
+    Raises:
+        InputError: There is none, or one is none of the forms above.
+    """
+    if not is_iterable_of_batches(batch):
+        yield sort_out(batch)
+        return
+    empty = True
+    for item in batch:
+        empty = False
+        yield sort_out(item)
+    if empty:
+        raise InputError("a trace needs at least one batch", received="an iterable that gave none", where="batch")
+
+
+def sort_out(batch: Any) -> Batch:
+    """Split one batch into positional inputs, keyword inputs and target.
+
+    Raises:
+        InputError: It is none of the forms above.
+    """
+    if isinstance(batch, Mapping):
+        return Batch((), dict(batch))
+    if isinstance(batch, tuple | list) and not isinstance(batch, PackedSequence):
+        if len(batch) == 1:
+            return sort_out(batch[0]) if isinstance(batch[0], _SINGLE) else Batch(_positional(batch[0]))
+        if len(batch) == 2:
+            inputs, target = batch
+            if isinstance(inputs, Mapping):
+                return Batch((), dict(inputs), target)
+            return Batch(_positional(inputs), {}, target)
+        raise InputError(
+            "a batch is a tensor, a pair (inputs, targets), a mapping of keyword arguments, or an iterable of these",
+            received=describe(batch),
+            where="batch",
+            remedy="Several positional inputs go in as a tuple in the pair's first place: ((a, b), target)",
+        )
+    if batch is None or isinstance(batch, str | bytes | int | float):
+        raise InputError(
+            "a batch is a tensor, a pair (inputs, targets), a mapping of keyword arguments, or an iterable of these",
+            received=describe(batch),
+            where="batch",
+        )
+    return Batch((batch,))
+
+
+def to_device(batch: Batch, device: torch.device | None) -> Batch:
+    """The batch on the model's device (None: where it is), cut off from any graph it hangs on.
+
+    A leaf that requires a gradient stays the user's own tensor; an output of another network is detached, so that the
+    backward pass ends at the model's input; inference tensors are cloned, since autograd cannot take them.
+    """
+    with torch._C.DisableTorchFunctionSubclass():
+        ready = all(
+            (device is None or t.device == device) and not t.is_inference() and (t.is_leaf or not t.requires_grad)
+            for t in batch.tensors()
+        )
+    if ready:
+        return batch
+
+    def moved(tensor: Tensor) -> Tensor:
+        if device is not None and tensor.device != device:
+            tensor = tensor.to(device)
+        if tensor.is_inference():
+            return tensor.clone()
+        if tensor.requires_grad and not tensor.is_leaf:
+            return tensor.detach().requires_grad_()
+        return tensor
+
+    with torch.inference_mode(False):
+        args, kwargs, target = torch.utils._pytree.tree_map_only(
+            Tensor, moved, (batch.args, batch.kwargs, batch.target)
+        )
+    return Batch(args, kwargs, target)
+
+
+class Objective:
+    """Where the backward pass starts; one for all batches of a trace.
+
+    Args:
+        loss: The user's ``(output, target) -> scalar``, or None for the conventions of this module.
+        seed: Seed of the private generator that draws the probe's cotangents.
+    """
+
+    def __init__(self, loss: LossFunction | None, seed: int) -> None:
+        self._loss = loss
+        self._generator = torch.Generator().manual_seed(seed)
+        self.kind = ""
+        self.value: float | None = None
+
+    def __call__(self, output: Any, target: Any) -> tuple[list[Tensor], list[Tensor | None]]:
+        """The tensors to run backward from and their cotangents; none where nothing requires a gradient."""
+        if self._loss is not None:
+            self.kind = getattr(self._loss, "__name__", type(self._loss).__name__)
+            loss: Any = self._loss(output, target)
+        elif isinstance(own := _own_loss(output), Tensor):
+            self.kind, loss = "model", own
+        elif target is not None:
+            self.kind, loss = _supervised(_prediction(output), target)
+        else:
+            self.kind = "probe"
+            return self._probe(output)
+        if not isinstance(loss, Tensor) or loss.numel() != 1 or not loss.is_floating_point():
+            raise InputError(
+                "a loss is a floating scalar tensor",
+                received=describe(loss),
+                where="loss",
+                remedy="Reduce it, for example with .mean()",
+            )
+        self.value = float(loss.detach())
+        return ([loss], [None]) if loss.requires_grad else ([], [])
+
+    def _probe(self, output: Any) -> tuple[list[Tensor], list[Tensor | None]]:
+        roots: list[Tensor] = []
+        cotangents: list[Tensor | None] = []
+        for _, tensor in tensors_in(output):
+            if not tensor.is_floating_point():
+                continue
+            normal = torch.randn(tensor.shape, generator=self._generator, dtype=torch.float32)
+            if tensor.requires_grad:
+                roots.append(tensor)
+                cotangents.append(normal.to(tensor))
+        return roots, cotangents
+
+
+def _positional(inputs: Any) -> tuple[Any, ...]:
+    return tuple(inputs) if isinstance(inputs, tuple | list) and not isinstance(inputs, PackedSequence) else (inputs,)
+
+
+def _own_loss(output: Any) -> Any:
+    return output.get("loss") if isinstance(output, Mapping) else getattr(output, "loss", None)
+
+
+def _prediction(output: Any) -> Tensor:
+    """The tensor a target is compared with: the output, its ``logits`` or ``out``, else its first floating tensor."""
+    for name in ("logits", "out"):
+        found = output.get(name) if isinstance(output, Mapping) else getattr(output, name, None)
+        if isinstance(found, Tensor):
+            return found
+    for _, tensor in tensors_in(output):
+        if tensor.is_floating_point():
+            return tensor
+    raise InputError(
+        "with a target the output holds a floating tensor to compare it with",
+        received=describe(output),
+        where="loss",
+        remedy="Pass loss=, a callable (output, target) -> scalar",
+    )
+
+
+def _supervised(output: Tensor, target: Any) -> tuple[str, Tensor]:
+    if isinstance(target, Tensor) and not target.is_floating_point() and not target.is_complex():
+        classes = 0 if output.dim() == 1 else 1
+        expected = output.shape[:classes] + output.shape[classes + 1 :]
+        if output.dim() == 0 or target.shape != expected:
+            raise InputError(
+                f"class indices for an output of shape {tuple(output.shape)} have shape {tuple(expected)}",
+                received=describe(target),
+                where="targets",
+                remedy="Pass loss= for another loss",
+            )
+        counted = target[target != IGNORED]
+        if counted.numel() and not 0 <= int(counted.min()) <= int(counted.max()) < output.shape[classes]:
+            raise InputError(
+                f"class indices lie between 0 and {output.shape[classes] - 1}",
+                received=f"values from {int(counted.min())} to {int(counted.max())}",
+                where="targets",
+            )
+        return "cross_entropy", nn.functional.cross_entropy(output.float(), target.long())
+    if isinstance(target, Tensor) and target.is_floating_point():
+        if target.shape != output.shape:
+            raise InputError(
+                "float targets have the output's shape",
+                received=f"{tuple(target.shape)} for an output of {tuple(output.shape)}",
+                where="targets",
+                remedy="Pass loss= for another loss",
+            )
+        return "mse", nn.functional.mse_loss(output, target.to(output.dtype))
+    raise InputError(
+        "targets are a tensor of class indices or of floats",
+        received=describe(target),
+        where="targets",
+        remedy="Pass loss=, a callable (output, target) -> scalar",
+    )

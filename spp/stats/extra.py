@@ -1,0 +1,216 @@
+"""What the second moments do not tell: fourth moments, and the distribution over powers of two. Both merge exactly.
+
+They cost more than the sweep (a float64 pass each) and are therefore only computed where asked for.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from enum import IntEnum
+
+import torch
+from torch import Tensor
+
+from spp.errors import InputError
+from spp.stats.backends.layout import plain
+from spp.stats.sums import Digest, Moments
+
+LOWEST, HIGHEST = -160, 160
+"""Exponents told apart; what lies beyond is counted in the first or last bin. float32 reaches from -149 to 128."""
+
+
+class Power(IntEnum):
+    """Rows of a ``(5,)`` table of central moments of a whole tensor."""
+
+    COUNT = 0
+    MEAN = 1
+    M2 = 2
+    M3 = 3
+    M4 = 4
+
+
+@torch.no_grad()
+def fourth_moments(tensor: Tensor) -> Tensor:
+    """Count, mean and the sums of the second to fourth powers of the deviations from it, over every finite element.
+
+    Returns:
+        ``(5,)`` float64 on the tensor's device; merge with :func:`merge_fourth`.
+    """
+    values = plain(tensor).to(torch.float64)
+    finite = torch.isfinite(values)
+    count = finite.sum().to(torch.float64)
+    values = torch.where(finite, values, 0)
+    mean = values.sum() / count.clamp(min=1)
+    centred = torch.where(finite, values - mean, 0)
+    mean = mean + centred.sum() / count.clamp(min=1)
+    square = centred * centred
+    return torch.stack([count, mean, square.sum(), (square * centred).sum(), (square * square).sum()])
+
+
+def merge_fourth(a: Tensor, b: Tensor) -> Tensor:
+    """The moments of both sets together (Pébay 2008, SAND2008-6212, equations 2.1 and 3.1)."""
+    n_a, n_b = a[Power.COUNT], b[Power.COUNT]
+    n = (n_a + n_b).clamp(min=1)
+    delta = b[Power.MEAN] - a[Power.MEAN]
+    m2 = a[Power.M2] + b[Power.M2] + delta**2 * n_a * n_b / n
+    m3 = (
+        a[Power.M3]
+        + b[Power.M3]
+        + delta**3 * n_a * n_b * (n_a - n_b) / n**2
+        + 3 * delta * (n_a * b[Power.M2] - n_b * a[Power.M2]) / n
+    )
+    m4 = (
+        a[Power.M4]
+        + b[Power.M4]
+        + delta**4 * n_a * n_b * (n_a**2 - n_a * n_b + n_b**2) / n**3
+        + 6 * delta**2 * (n_a**2 * b[Power.M2] + n_b**2 * a[Power.M2]) / n**2
+        + 4 * delta * (n_a * b[Power.M3] - n_b * a[Power.M3]) / n
+    )
+    return torch.stack([n_a + n_b, a[Power.MEAN] + delta * n_b / n, m2, m3, m4])
+
+
+def kurtosis(table: Tensor) -> float:
+    """``E[(x - mean)^4] / var^2``, 3 for a normal distribution; NaN for no elements or no spread."""
+    count, m2, m4 = (float(table[i]) for i in (Power.COUNT, Power.M2, Power.M4))
+    return count * m4 / m2**2 if m2 > 0 else float("nan")
+
+
+@torch.no_grad()
+def signed_exponents(tensor: Tensor) -> Tensor:
+    """How many elements of either sign lie in each ``[2^k, 2^(k+1))`` by magnitude, for k from LOWEST to HIGHEST.
+
+    Zeros and non-finite elements are in no bin; magnitudes below and above the range are in the first and last.
+
+    Returns:
+        ``(2, HIGHEST - LOWEST + 1)`` int64 on the tensor's device, negative numbers first; histograms of several tensors add
+        up.
+    """
+    values = plain(tensor)
+    if values.dtype in (torch.float16, torch.bfloat16) or values.element_size() == 1:
+        values = values.to(torch.float32)
+    k = torch.frexp(values).exponent.to(torch.int64) - 1
+    counted = torch.isfinite(values) & (values != 0)
+    bins = HIGHEST - LOWEST + 1
+    index = (k - LOWEST).clamp(0, bins - 1) + bins * (values > 0)
+    index = torch.where(counted, index, 2 * bins)
+    counts = torch.zeros(2 * bins + 1, dtype=torch.int64, device=values.device)
+    counts.scatter_add_(
+        0, index.flatten(), torch.ones((), dtype=torch.int64, device=values.device).expand(index.numel())
+    )
+    return counts[:-1].view(2, bins)
+
+
+def exponents(tensor: Tensor) -> Tensor:
+    """How many elements lie in each ``[2^k, 2^(k+1))`` by magnitude; the sum of :func:`signed_exponents` over the signs."""
+    return signed_exponents(tensor).sum(0)
+
+
+@dataclass(frozen=True, slots=True)
+class Format:
+    """A number format: magnitudes below ``2^flush`` round to zero, those from ``2^overflow`` on leave its range."""
+
+    flush: int
+    overflow: int
+
+
+FORMATS: dict[str, Format] = {
+    "float16": Format(-25, 16),
+    "bfloat16": Format(-134, 128),
+    "fp8-e4m3": Format(-10, 9),
+    "fp8-e5m2": Format(-17, 16),
+}
+"""Half of the smallest subnormal, and the first power of two above the largest number. A histogram by powers of two cannot see
+the rest of the last binade: (464, 512) for e4m3, (61440, 65536) for e5m2, (65520, 65536) for float16."""
+
+
+def lost(histogram: Tensor, number_format: Format) -> tuple[float, float]:
+    """Shares of the non-zero finite values that a format would flush to zero and overflow; NaN where there are none."""
+    total = int(histogram.sum())
+    if not total:
+        return float("nan"), float("nan")
+    low = histogram[: max(0, number_format.flush - LOWEST)].sum()
+    high = histogram[number_format.overflow - LOWEST :].sum()
+    return float(low) / total, float(high) / total
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Shaped:
+    """Moments with what was asked for beside them; merges and scales like them.
+
+    Attributes:
+        moments: The per-channel moments.
+        fourth: See :func:`fourth_moments`; None where not asked for.
+        histogram: See :func:`signed_exponents`; None where not asked for.
+    """
+
+    moments: Moments
+    fourth: Tensor | None
+    histogram: Tensor | None
+
+    @classmethod
+    def of(
+        cls, tensor: Tensor, axis: int | None, ends: tuple[float, float] | None, *, fourth: bool, histogram: bool
+    ) -> Shaped:
+        """Reduce one tensor in every way that is asked for."""
+        return cls(
+            Moments.of(tensor, axis, ends=ends),
+            fourth_moments(tensor) if fourth else None,
+            signed_exponents(tensor) if histogram else None,
+        )
+
+    @property
+    def channels(self) -> int:
+        """Number of channels."""
+        return self.moments.channels
+
+    def merge(self, other: Shaped) -> Shaped:
+        """Both sets of elements together."""
+        return Shaped(
+            self.moments.merge(other.moments),
+            None if self.fourth is None or other.fourth is None else merge_fourth(self.fourth, other.fourth),
+            None if self.histogram is None or other.histogram is None else self.histogram + other.histogram,
+        )
+
+    def same(self, other: object) -> bool:
+        """Whether both hold the very same moments."""
+        return isinstance(other, Shaped) and self.moments.same(other.moments)
+
+    def scaled(self, factor: float) -> Shaped:
+        """Every element times ``factor`` (> 0).
+
+        Raises:
+            InputError: There is a histogram, and the factor is no power of two.
+        """
+        histogram = self.histogram
+        if histogram is not None:
+            mantissa, exponent = math.frexp(factor)
+            if mantissa != 0.5:
+                raise InputError(
+                    "a histogram over powers of two is scaled by a power of two",
+                    received=f"a factor of {factor:g}",
+                    where="loss_scale",
+                    remedy="Pass a power of two, as 1024.0",
+                )
+            histogram = _shifted(histogram, exponent - 1)
+        fourth = self.fourth
+        if fourth is not None:  # the powers are made on the device, since a copy to it would wait for it
+            fourth = fourth * factor ** torch.arange(len(Power), dtype=torch.float64, device=fourth.device)
+        return Shaped(self.moments.scaled(factor), fourth, histogram)
+
+
+def _shifted(histogram: Tensor, by: int) -> Tensor:
+    """The histogram of the values times ``2^by``; the ends gather what leaves the range."""
+    out = torch.zeros_like(histogram)
+    bins = histogram.shape[-1]
+    where = (torch.arange(bins, device=histogram.device) + by).clamp(0, bins - 1)
+    return out.scatter_add_(-1, where.expand_as(histogram), histogram)
+
+
+Reduced = Moments | Digest | Shaped
+"""What is known of a tensor: mergeable sums, its numbers only, or sums and what was asked for beside them."""
+
+
+def plain_sums(reduced: Reduced) -> Moments | Digest:
+    """Without what was asked for beside the second moments."""
+    return reduced.moments if isinstance(reduced, Shaped) else reduced

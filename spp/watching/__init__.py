@@ -1,0 +1,265 @@
+"""``spp.watch``: the frame of a trace over the steps of your own training loop, which stays as it is.
+
+with spp.watch(model, optimizer, every=100) as watch:
+    train(model, optimizer)
+watch.frame
+watch.plot()
+"""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Iterable
+from pathlib import Path
+from types import TracebackType
+from typing import TYPE_CHECKING, Any
+
+import pandas as pd
+import torch
+from torch import nn
+
+from spp.capture.channels import ChannelAxis
+from spp.capture.schedule import Every, Schedule, schedule_of
+from spp.capture.sites import Selection, roster
+from spp.errors import InputError, SppWarning
+from spp.facts import model_facts
+from spp.frame import store
+from spp.frame.parts import WATCH, RunWriter
+from spp.frame.schema import Column
+from spp.vocabulary import ALL, Signal, chosen
+from spp.watching.arguments import give_up, network_inside, optimizer_of
+from spp.watching.keeper import Keeper, Listener
+from spp.watching.loop import Loop
+from spp.watching.ranks import Ranks
+from spp.watching.sample import Settings
+from spp.watching.sink import Sink
+
+if TYPE_CHECKING:
+    from spp.plot import SignalPlot
+
+
+class Watch:
+    """A training run being watched; made by :func:`spp.watch`, and a context manager around the loop.
+
+    Attributes:
+        run: Facts about the run; add your own before it is saved.
+    """
+
+    def __init__(self, loop: Loop, sink: Sink, run: dict[str, Any], start: int | None) -> None:
+        self.run = run
+        self._loop, self._sink, self._keeper, self._first = loop, sink, sink.keeper, start
+        self._started = self._closed = False
+
+    # -- the loop around it -----------------------------------------------------------------------------------------------
+
+    def __enter__(self) -> Watch:
+        return self.start()
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, _: TracebackType | None) -> None:
+        self._close(clean=kind is None)
+
+    def start(self) -> Watch:
+        """Begin to watch, where no ``with`` can stand around the loop; :meth:`close` ends it.
+
+        Raises:
+            StoreError: The run cannot be written to its folder, or somebody else is writing there.
+        """
+        if self._started:
+            raise InputError(
+                "a watch is started once", received="a second start", where="watch", remedy="Make a new one"
+            )
+        self._loop.step = self._sink.open(self.run, self._first)
+        self._started = True
+        self._loop.attach()
+        return self
+
+    def close(self) -> None:
+        """End the watching; model and optimizer are left as they were, and what was measured stays.
+
+        Where several processes train, every rank closes its watch.
+        """
+        self._close(clean=True)
+
+    def _close(self, clean: bool) -> None:
+        if self._closed or not self._started:
+            return
+        self._closed = True
+        self._loop.detach(clean)
+        try:
+            self._sink.close(self.run, self._loop.step, clean)
+        except Exception as error:
+            give_up(error)
+        if clean and not self._loop.forwards:
+            message = "no forward of the model was seen while it was watched; pass to spp.watch the module that the loop calls"
+            warnings.warn(message, SppWarning, stacklevel=3)
+
+    @property
+    def step(self) -> int:
+        """The number of the step that is going on."""
+        return self._loop.step
+
+    def measure(self) -> None:
+        """Sample the next step, whatever the schedule says; on every rank where there are several."""
+        self._loop.measure()
+
+    def pause(self) -> None:
+        """Sample nothing until :meth:`resume`; steps are counted on."""
+        self._loop.pause()
+
+    def resume(self) -> None:
+        """Sample again, from the next step that is due."""
+        self._loop.resume()
+
+    def listen(self, listener: Listener) -> None:
+        """Have ``listener`` called with the rows of each sample as it is taken, its frame and its blocks.
+
+        Cheaper than to look at :attr:`frame` again and again, which is read back from disk where there is a ``path``. A
+        listener that raises ends the watching with a warning; the training goes on.
+        """
+        self._sink.keeper.listeners.append(listener)
+
+    def flush(self) -> None:
+        """Write what was measured so far, where there is a ``path``.
+
+        Raises:
+            StoreError: It cannot be written; nothing is lost, and the next flush tries again.
+        """
+        self._keeper.flush(self._loop.step)
+
+    # -- what was measured ------------------------------------------------------------------------------------------------
+
+    @property
+    def frame(self) -> pd.DataFrame:
+        """One row per sampled step and observed tensor, see :data:`spp.frame.schema.WATCH_COLUMNS`."""
+        return self._keeper.tables()[0]
+
+    @property
+    def blocks(self) -> pd.DataFrame:
+        """One row per sampled step and residual merge, see :data:`spp.frame.schema.WATCH_BLOCK_COLUMNS`."""
+        return self._keeper.tables()[1]
+
+    @property
+    def modules(self) -> pd.DataFrame:
+        """One row per module, see :data:`spp.frame.schema.MODULE_COLUMNS`."""
+        return self._keeper.modules
+
+    @property
+    def unmeasured(self) -> pd.DataFrame:
+        """One row per thing that could not be measured in some step, with the reason."""
+        return self._keeper.unmeasured
+
+    def plot(self, kind: str = "evolution", **options: Any) -> SignalPlot:
+        """Draw the run; ``kind`` and ``options`` as for :func:`spp.plot.signal_plot`."""
+        from spp.plot import signal_plot
+
+        return signal_plot(
+            kind, frame=self.frame, blocks=self.blocks, run=self.run, unmeasured=self.unmeasured, **options
+        )
+
+    def save(self, folder: str | Path, *, overwrite: bool = False, csv: bool = False) -> Path:
+        """Write a run folder that :func:`spp.load` gives back; returns its path.
+
+        A watch with ``path=`` writes as it goes; this is for one without.
+
+        Args:
+            folder: Where to; parents are made.
+            overwrite: Replace a run that is there already.
+            csv: Write ``frame.csv`` beside ``frame.parquet``.
+
+        Raises:
+            StoreError: The folder holds something already or cannot be written; nothing is left half-written.
+        """
+        tables = {"frame": self.frame, "blocks": self.blocks, "modules": self.modules, "unmeasured": self.unmeasured}
+        return store.write(folder, tables, self.run, overwrite=overwrite, csv=csv)
+
+    def __repr__(self) -> str:
+        frame = self.frame
+        steps = frame[Column.STEP].nunique()
+        return f"Watch of {self.run.get('model', 'model')}: {len(frame)} rows over {steps} sampled steps"
+
+
+def watch(
+    model: nn.Module,
+    optimizer: torch.optim.Optimizer | None = None,
+    *,
+    every: Every = 100,
+    schedule: Schedule | None = None,
+    signals: Iterable[Signal | str] = ALL,
+    include: Selection = None,
+    exclude: Selection = None,
+    channel_axis: ChannelAxis = None,
+    start: int | None = None,
+    path: str | Path | None = None,
+    flush: float = 10.0,
+    resume: bool = False,
+    overwrite: bool = False,
+    process_group: Any = None,
+) -> Watch:
+    """Watch a training loop of your own: the frame of :func:`spp.trace` at some of its steps, the training undisturbed.
+
+    With an optimizer a step is an optimizer step. What leads up to it is merged exactly, so that the micro-batches of an
+    accumulation are one batch; gradients are those the optimizer is about to use, clipped where you clip them, the scale
+    of a ``torch.amp.GradScaler`` divided out; ``weight`` rows are about the weights before the step and carry the
+    ``update_ratio``. Without one a step is a forward of the model in train mode, and ``.grad`` is read as it stands
+    after its backward.
+
+    Args:
+        model: The module that the loop calls. ``DistributedDataParallel`` and what ``torch.compile`` returns are looked
+            through: rows have the names of the network inside. Compiled models run their sampled steps eagerly.
+        optimizer: Whose steps are the steps.
+        every: Every so many steps, beginning with the first; a list of steps; or ``"log"``, ten in each factor of ten.
+        schedule: ``step -> bool``, in place of ``every``.
+        signals: Which of ``activation``, ``gradient``, ``weight``, ``weight_gradient`` to measure.
+        include: Glob patterns over qualified names, module classes, or predicates ``(name, module) -> bool``.
+        exclude: The same, for modules to leave out.
+        channel_axis: Overrides the channel axis of activations and gradients: an int, or a callable of module and tensor.
+        start: Number of the first step, where training is taken up again. Left out it is 0, or with ``resume`` the step
+            after the last one that is in the run; where an earlier session had gone further, its rows from ``start`` on
+            are replaced.
+        path: A folder to write to as the run goes; :func:`spp.load` reads it, also meanwhile.
+        flush: Seconds that rows wait in memory before they are written, at the next sampled step; 0 writes each at once.
+        resume: Continue the run in ``path``, if there is one.
+        overwrite: Replace the run in ``path``, if there is one.
+        process_group: The processes of ``torch.distributed`` that train on parts of one batch; all of them when left
+            out. Each makes the same watch; what they measure is merged exactly, and the first of them has the rows and
+            writes.
+
+    Returns:
+        The watch, to be entered as a context manager. Evaluations (forwards in eval mode) have rows of their own, told
+        apart by the ``mode`` column: the first batch of the first evaluation since each sampled step began.
+
+    Raises:
+        InputError: An argument is not what was asked for.
+        StoreError: ``path`` is a file, holds something else, or a run that neither ``resume`` nor ``overwrite`` was said
+            of. Once the loop runs nothing is raised: a failure of the measuring, or a full disk, ends the watching with
+            a warning, and the training goes on.
+    """
+    wanted = chosen(signals)
+    root = network_inside(model)
+    given = optimizer_of(optimizer, root)
+    due = schedule_of(every, schedule)
+    if start is not None and (not isinstance(start, int) or isinstance(start, bool) or start < 0):
+        raise InputError("start is the number of the first step", received=repr(start), where="start")
+    roster(root, include, exclude)  # a wrong selector is an error now, not in the middle of the night
+    if resume and overwrite:
+        raise InputError("a run is continued or replaced", received="resume=True and overwrite=True", where="path")
+    if not flush >= 0:
+        raise InputError("flush is a number of seconds, 0 or more", received=repr(flush), where="flush")
+    ranks = Ranks(process_group)
+
+    def keeper(first: bool) -> Keeper:
+        to = RunWriter(path, resume=resume, overwrite=overwrite) if first and path is not None else None
+        return Keeper(to, flush)
+
+    sink = Sink(keeper, ranks, give_up)
+    settings = Settings(root, wanted, include, exclude, channel_axis, ranks.size)
+    loop = Loop(model, given, due, settings, sink, give_up)
+    run = {
+        "kind": WATCH,
+        **model_facts(root),
+        "optimizer": None if given is None else type(given).__name__,
+        "every": every if isinstance(every, int | str) else sorted(every),
+        "signals": [str(s) for s in ALL if s in wanted],
+        "ranks": ranks.size,
+    }
+    return Watch(loop, sink, run, start)
