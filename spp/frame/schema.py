@@ -1,0 +1,340 @@
+"""Every column of the frames: its name, dtype and meaning. No other file spells a column as a string.
+
+>>> from spp.frame.schema import COLUMNS, Column
+>>> str(Column.ACSM), COLUMNS[Column.ACSM].dtype
+('acsm', 'float64')
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from enum import StrEnum
+from typing import TypeVar
+
+import pandas as pd
+
+from spp.errors import InputError
+from spp.vocabulary import Role, Severity, Signal
+
+VERSION = 1
+"""Version of the stored layout; a reader refuses a later one."""
+
+
+@dataclass(frozen=True, slots=True)
+class Spec:
+    """What a column holds.
+
+    Attributes:
+        dtype: The pandas dtype, as its own name.
+        label: Axis label, with the unit in brackets where there is one.
+        meaning: One sentence; the documentation prints it.
+        categories: Allowed values of a closed category, else empty.
+        missing: Whether the column may be missing.
+    """
+
+    dtype: str
+    label: str
+    meaning: str
+    categories: tuple[str, ...] = ()
+    missing: bool = False
+
+
+class Described(StrEnum):
+    """Names of columns; ``spec`` says what each holds."""
+
+    spec: Spec
+
+    def __new__(cls, name: str, *spec: Spec) -> Described:
+        """A member that is its own name."""
+        # StrEnum's own __new__ takes text alone; the value is set here so that Column("acsm") finds the member.
+        # Type checkers read that look-up as a call of this function, so the Spec cannot be a required argument.
+        member = str.__new__(cls, name)
+        member._value_, (member.spec,) = name, spec
+        return member
+
+
+class Column(Described):
+    """Columns of the frame, one row per observed tensor: those of every frame, then those that may follow them."""
+
+    STEP = "step", Spec("int64", "step", "0 for a trace; the training step for a watch")
+    DEPTH = (
+        "depth",
+        Spec(
+            "Int64",
+            "depth",
+            "order in which the module calls finished, 0 for the first; missing for a module that never ran",
+            missing=True,
+        ),
+    )
+    NAME = "name", Spec("str", "module", "qualified module name, empty for the root")
+    CALL = "call", Spec("int64", "call", "0 for the module's first call in the pass")
+    OUTPUT = "output", Spec("str", "output", "which output (empty for a lone tensor), or the parameter's name")
+    TYPE = "type", Spec("category", "type", "class name of the module")
+    LEAF = "leaf", Spec("bool", "leaf", "whether the module has no children")
+    SIGNAL = "signal", Spec("category", "signal", "which signal the row is about", tuple(Signal))
+    ROLE = "role", Spec("category", "role", "part played at a residual merge", tuple(Role), missing=True)
+    BLOCK = "block", Spec("str", "block", "innermost enclosing residual block", missing=True)
+    SHAPE = "shape", Spec("str", "shape", "shape of one batch's tensor, as 32x64x56x56; empty for a scalar")
+    DTYPE = "dtype", Spec("str", "dtype", "dtype of the tensor, as float32")
+    CHANNELS = "channels", Spec("int64", "channels", "number of channels the statistics average over")
+    NUMEL = "numel", Spec("int64", "elements", "number of elements, over all merged batches and ranks")
+    MEAN = "mean", Spec("float64", "mean", "mean over every element", missing=True)
+    VAR = "var", Spec("float64", "variance", "biased variance over every element", missing=True)
+    STD = "std", Spec("float64", "standard deviation", "square root of the variance", missing=True)
+    MEAN_SQUARE = "mean_square", Spec("float64", "mean square", "mean of the squares over every element", missing=True)
+    RMS = "rms", Spec("float64", "root mean square", "square root of the mean square", missing=True)
+    ACSM = "acsm", Spec("float64", "average channel squared mean", "mean over channels of mean squared", missing=True)
+    ACV = "acv", Spec("float64", "average channel variance", "mean over channels of the biased variance", missing=True)
+    MIN = "min", Spec("float64", "minimum", "smallest finite element", missing=True)
+    MAX = "max", Spec("float64", "maximum", "largest finite element", missing=True)
+    ABS_MAX = "abs_max", Spec("float64", "largest magnitude", "largest magnitude of a finite element", missing=True)
+    ZERO_FRACTION = "zero_fraction", Spec("float64", "share of zeros", "share of exact zeros", missing=True)
+    DEAD_FRACTION = (
+        "dead_fraction",
+        Spec(
+            "float64",
+            "share of dead channels",
+            "share of channels whose spread is below 1e-6 of the tensor's rms, or that are all zero",
+            missing=True,
+        ),
+    )
+    SATURATED_FRACTION = (
+        "saturated_fraction",
+        Spec(
+            "float64",
+            "share of saturated values",
+            "share of values within 1 % of a finite end of the activation's range; missing where there is none",
+            missing=True,
+        ),
+    )
+    NONFINITE = "nonfinite", Spec("int64", "non-finite values", "how many elements are NaN or infinite")
+    KURTOSIS = "kurtosis", Spec("float64", "kurtosis", "fourth standardized moment, where asked for", missing=True)
+    MODE = "mode", Spec("category", "mode", "whether the root was training or evaluating", ("train", "eval"))
+    UPDATE_RATIO = (
+        "update_ratio",
+        Spec(
+            "float64",
+            "update ratio",
+            "size of the optimizer's update of a weight, relative to the weight before it: ||w' - w|| / ||w||",
+            missing=True,
+        ),
+    )
+    ACSM_PREDICTED = (
+        "acsm_predicted",
+        Spec("float64", "ACSM (theory)", "the ACSM that mean-field theory expects, of an activation", missing=True),
+    )
+    ACV_PREDICTED = (
+        "acv_predicted",
+        Spec("float64", "ACV (theory)", "the ACV that mean-field theory expects, of an activation", missing=True),
+    )
+    GRADIENT_PREDICTED = (
+        "gradient_predicted",
+        Spec("float64", "gradient mean square (theory)", "the mean square it expects, of a gradient", missing=True),
+    )
+    LOG_SPREAD_PREDICTED = (
+        "log_spread_predicted",
+        Spec(
+            "float64",
+            "spread of the log (theory)",
+            "standard deviation of the natural log of the mean square that it expects over draws of the weights",
+            missing=True,
+        ),
+    )
+
+
+_WATCHED = (Column.MODE, Column.UPDATE_RATIO)
+_PREDICTED = (
+    Column.ACSM_PREDICTED,
+    Column.ACV_PREDICTED,
+    Column.GRADIENT_PREDICTED,
+    Column.LOG_SPREAD_PREDICTED,
+)
+
+COLUMNS: dict[Column, Spec] = {c: c.spec for c in Column if c not in _WATCHED + _PREDICTED}
+"""Columns of ``trace.frame``."""
+
+PREDICTED: dict[Column, Spec] = {c: c.spec for c in _PREDICTED}
+"""Columns that follow those of the frame where a prediction was attached (:func:`spp.theory.attach`): all of them, or none."""
+
+WATCH_COLUMNS: dict[Column, Spec] = {**COLUMNS, **{c: c.spec for c in _WATCHED}}
+"""Columns of ``watch.frame``: those of a trace, and two that only training has."""
+
+STATISTICS: tuple[Column, ...] = tuple(COLUMNS)[list(COLUMNS).index(Column.MEAN) :]
+"""The columns that are numbers about a tensor's values, in the order of the frame."""
+
+
+class BlockColumn(Described):
+    """Columns of ``trace.blocks``, one row per residual merge (most blocks have one)."""
+
+    STEP = "step", Spec("int64", "step", "0 for a trace; the training step for a watch")
+    DEPTH = "depth", Spec("Int64", "depth", "depth of the tensor the row describes", missing=True)
+    BLOCK = "block", Spec("str", "block", "qualified name of the residual block")
+    MERGE = "merge", Spec("int64", "merge", "0 for the block's first merge, 1 for its second, ...")
+    CALL = "call", Spec("int64", "call", "0 for the block's first call in the pass")
+    BRANCH = "branch", Spec("str", "branch", "module whose output ends the residual branch")
+    SKIP = "skip", Spec("str", "skip", "module whose output is the skip, empty for the network's input", missing=True)
+    TRANSITION = "transition", Spec("bool", "transition", "whether the skip goes through modules of the block")
+    ACSM = "acsm", Spec("float64", "average channel squared mean", "ACSM after the merge", missing=True)
+    ACV = "acv", Spec("float64", "average channel variance", "ACV after the merge", missing=True)
+    BRANCH_ACV = (
+        "branch_acv",
+        Spec("float64", "residual branch ACV", "ACV at the end of the branch, before the merge", missing=True),
+    )
+    GRADIENT_ACSM = (
+        "gradient_acsm",
+        Spec("float64", "gradient ACSM", "ACSM of the gradient after the merge", missing=True),
+    )
+    GRADIENT_ACV = "gradient_acv", Spec("float64", "gradient ACV", "ACV of the gradient after the merge", missing=True)
+    GRADIENT_BRANCH_ACV = (
+        "gradient_branch_acv",
+        Spec("float64", "gradient branch ACV", "ACV of the gradient at the end of the branch", missing=True),
+    )
+    MODE = "mode", Spec("category", "mode", "whether the root was training or evaluating", ("train", "eval"))
+
+
+BLOCK_COLUMNS: dict[BlockColumn, Spec] = {c: c.spec for c in BlockColumn if c is not BlockColumn.MODE}
+WATCH_BLOCK_COLUMNS: dict[BlockColumn, Spec] = {c: c.spec for c in BlockColumn}
+"""Columns of ``watch.blocks``."""
+
+
+class ModuleColumn(Described):
+    """Columns of ``trace.modules``, one row per module."""
+
+    NAME = "name", Spec("str", "module", "qualified name")
+    ALIASES = "aliases", Spec("str", "aliases", "further names of the same module, separated by spaces")
+    TYPE = "type", Spec("category", "type", "class name")
+    DEPTH = "depth", Spec("Int64", "depth", "depth of its first call; missing if it never ran", missing=True)
+    CALLS = "calls", Spec("int64", "calls", "how often it was called in one pass")
+    LEAF = "leaf", Spec("bool", "leaf", "whether it has no children")
+    TRAINING = "training", Spec("bool", "training", "its training flag")
+    PARAMETERS = "parameters", Spec("int64", "parameters", "number of its own parameters' elements")
+    TRAINABLE = "trainable", Spec("int64", "trainable", "how many of those require a gradient")
+    FAN_IN = "fan_in", Spec("Int64", "fan in", "inputs of one output unit", missing=True)
+    FAN_OUT = "fan_out", Spec("Int64", "fan out", "output units one input reaches, over the kernel", missing=True)
+    GROUPS = "groups", Spec("Int64", "groups", "groups of a convolution or group norm", missing=True)
+    EPS = "eps", Spec("float64", "eps", "the constant a norm adds to the variance", missing=True)
+    ACTIVATION = "activation", Spec("str", "activation", "name of the nonlinearity, if it is one", missing=True)
+    TIED = "tied", Spec("str", "tied", "parameters it shares, as name=owner.name", missing=True)
+    INPUTS = (
+        "inputs",
+        Spec(
+            "str",
+            "inputs",
+            "modules whose outputs its calls took, as name or name:call, separated by spaces, calls by commas; `.` for what"
+            " came from outside",
+            missing=True,
+        ),
+    )
+
+
+MODULE_COLUMNS: dict[ModuleColumn, Spec] = {c: c.spec for c in ModuleColumn}
+
+
+class UnmeasuredColumn(Described):
+    """Columns of ``trace.unmeasured``, one row per thing that could not be measured."""
+
+    NAME = "name", Spec("str", "module", "qualified module name")
+    TYPE = "type", Spec("category", "type", "class name of the module")
+    CALL = "call", Spec("Int64", "call", "which call; missing if there was none", missing=True)
+    OUTPUT = "output", Spec("str", "output", "which output, or the parameter's name")
+    SIGNAL = "signal", Spec("category", "signal", "which signal is missing", tuple(Signal))
+    REASON = "reason", Spec("str", "reason", "why")
+
+
+UNMEASURED_COLUMNS: dict[UnmeasuredColumn, Spec] = {c: c.spec for c in UnmeasuredColumn}
+
+
+class ExponentColumn(Described):
+    """Columns of ``trace.exponents``, one row per observed tensor, sign and power of two that occurs in it."""
+
+    NAME = "name", Spec("str", "module", "qualified module name")
+    CALL = "call", Spec("int64", "call", "0 for the module's first call in the pass")
+    OUTPUT = "output", Spec("str", "output", "which output, or the parameter's name")
+    SIGNAL = "signal", Spec("category", "signal", "which signal", tuple(Signal))
+    SIGN = "sign", Spec("int64", "sign", "-1 for negative values, 1 for positive ones")
+    EXPONENT = (
+        "exponent",
+        Spec("int64", "exponent", "k of magnitudes in [2^k, 2^(k+1)); the ends, -160 and 160, gather the rest"),
+    )
+    COUNT = "count", Spec("int64", "count", "how many finite, non-zero values")
+
+
+EXPONENT_COLUMNS: dict[ExponentColumn, Spec] = {c: c.spec for c in ExponentColumn}
+
+
+CHANNEL_STATISTICS = ("mean", "var")
+"""What is known of each channel: the mean and the biased variance of its finite elements."""
+
+
+class ChannelColumn(Described):
+    """Columns of ``trace.channels``, two rows per observed tensor: how its channels' means and variances are spread."""
+
+    STEP = "step", Spec("int64", "step", "0 for a trace; the training step for a watch")
+    DEPTH = "depth", Spec("Int64", "depth", "as in the frame; missing for a module that never ran", missing=True)
+    NAME = "name", Spec("str", "module", "qualified module name")
+    CALL = "call", Spec("int64", "call", "0 for the module's first call in the pass")
+    OUTPUT = "output", Spec("str", "output", "which output, or the parameter's name")
+    SIGNAL = "signal", Spec("category", "signal", "which signal", tuple(Signal))
+    STATISTIC = "statistic", Spec("category", "statistic", "which number of each channel", CHANNEL_STATISTICS)
+    P10 = "p10", Spec("float64", "10 % quantile", "a tenth of the channels lie below", missing=True)
+    P50 = "p50", Spec("float64", "median", "half of the channels lie below", missing=True)
+    P90 = "p90", Spec("float64", "90 % quantile", "nine tenths of the channels lie below", missing=True)
+    MIN = "min", Spec("float64", "minimum", "the smallest channel's", missing=True)
+    MAX = "max", Spec("float64", "maximum", "the largest channel's", missing=True)
+
+
+CHANNEL_COLUMNS: dict[ChannelColumn, Spec] = {c: c.spec for c in ChannelColumn}
+
+
+class FindingColumn(Described):
+    """Columns of ``trace.findings``, one row per finding."""
+
+    RULE = "rule", Spec("str", "rule", "the rule that found it; `spp list rules` describes each")
+    SEVERITY = "severity", Spec("category", "severity", "how bad it is", tuple(Severity))
+    NAME = "name", Spec("str", "module", "the leaf in which the trouble begins; empty where it is the whole network's")
+    DEPTH = "depth", Spec("Int64", "depth", "depth of that leaf; missing where there is none", missing=True)
+    SIGNAL = "signal", Spec("category", "signal", "which signal shows it", tuple(Signal), missing=True)
+    STATISTIC = "statistic", Spec("str", "statistic", "what `value` measures", missing=True)
+    VALUE = "value", Spec("float64", "value", "the number that was found", missing=True)
+    EXPECTED = "expected", Spec("str", "expected", "what the rule would have taken", missing=True)
+    MESSAGE = "message", Spec("str", "message", "the finding in a sentence or two")
+    REMEDY = "remedy", Spec("str", "remedy", "what to try, options of the command line between backticks")
+    EVIDENCE = "evidence", Spec("str", "evidence", "the layers concerned and their numbers")
+
+
+FINDING_COLUMNS: dict[FindingColumn, Spec] = {c: c.spec for c in FindingColumn}
+
+
+_C = TypeVar("_C", bound=StrEnum)
+
+
+def check(frame: pd.DataFrame, columns: Mapping[_C, Spec]) -> pd.DataFrame:
+    """Return ``frame`` if it has exactly ``columns``, in order, with their dtypes; else raise.
+
+    ``PREDICTED`` may follow ``COLUMNS``.
+
+    Args:
+        frame: The table to check.
+        columns: One of the tables of this module, as ``COLUMNS``.
+
+    Raises:
+        InputError: A column is missing, unknown or of another dtype; the message names it.
+    """
+    specs: dict[str, Spec] = {str(column): spec for column, spec in columns.items()}
+    found = [str(c) for c in frame.columns]
+    if columns is COLUMNS and found[len(specs) :] == [str(c) for c in PREDICTED]:
+        specs |= {str(column): spec for column, spec in PREDICTED.items()}
+    expected = list(specs)
+    if expected != found:
+        missing = [c for c in expected if c not in found]
+        unknown = [c for c in found if c not in expected]
+        what = f"missing {missing}, unknown {unknown}" if missing or unknown else "the same columns in another order"
+        raise InputError("a frame has the columns of the schema", received=what, remedy="See spp.frame.schema.")
+    for column, spec in specs.items():
+        dtype = str(frame[column].dtype)
+        if dtype != spec.dtype:
+            raise InputError(f"column {column!r} has dtype {spec.dtype}", received=dtype)
+        if not spec.missing and frame[column].isna().any():
+            raise InputError(f"column {column!r} is never missing", received="missing values")
+    return frame
