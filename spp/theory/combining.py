@@ -25,7 +25,7 @@ def add(x: Field, y: Field, sign: float = 1.0) -> Field | None:
     )
     out.spread = blend(share, x.spread, y.spread)
     out.lengths = blend(share, x.lengths, y.lengths)
-    out.draws, out.centred, out.cohort = None, None, None
+    out.centred = None
     out.scatter = blend(share, x.scatter, y.scatter)
     return out.made_of((x, _itself), (y, _itself))
 
@@ -48,7 +48,7 @@ def multiply(x: Field, y: Field) -> Field | None:
     out.between = x.across * y.across * out.flat
     out.correlate(x.within * within)
     out.spread, out.lengths = x.spread + y.spread, x.lengths + y.lengths
-    out.draws, out.centred, out.cohort = None, None, None
+    out.centred = None
 
     def to_x(g: Gradient) -> Gradient:
         sent = g.scaled(gate, y.channels)
@@ -123,7 +123,7 @@ def joined(parts: list[Field], shape: torch.Size) -> Field | None:
         channels=unit(torch.cat([x.channels * x.second for x in parts])),
     )
     out.spread, out.lengths = average([x.spread for x in parts]), average([x.lengths for x in parts])
-    out.draws, out.centred, out.cohort = None, None, None
+    out.centred = None
     start = 0
     for x in parts:
         out.parents.append((x, _part_of(slice(start, start + x.width))))

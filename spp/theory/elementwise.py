@@ -13,7 +13,6 @@ import torch
 from torch import Tensor
 
 from spp.nn.gains import Array
-from spp.theory.cohort import Activated
 from spp.theory.field import FLOAT, Backward, Field, Gradient, unit
 from spp.theory.finite import TINY, Maps, Pairs
 from spp.theory.gaussian import Nonlinearity, moments
@@ -22,8 +21,6 @@ KNOTS = 33
 """Where a profile or the channels have more values than that, a map is interpolated between so many."""
 NEARLY = 0.2
 """Channels whose scales spread less than that are mapped by the local power law."""
-CENTRED = 1e-6
-"""A common mean smaller than that is none."""
 Function = Callable[[Tensor], Tensor]
 
 
@@ -60,8 +57,6 @@ def binary(x: Field, y: Field, function: Callable[[Tensor, Tensor], Tensor]) -> 
 def of_normal(x: Field, phi: Nonlinearity) -> Field:
     """``phi(x)`` for a normal ``x``: ``E[phi^2]`` at each position, ``E[phi phi']`` for each kind of pair."""
     maps, pairs = Maps(x, phi), Pairs(x, phi)
-    known = Activated(x.cohort, phi, x.second**0.5, x.width) if _by_length(x) and x.cohort else None
-    draws = None if known else pairs.draws(maps)
     profile, ratio = _mapped(maps.second, x.profile), _by_channel(maps.second, x.second, x.channels)
     seconds = maps.over(np.array([x.second]))[1][0]
     second, root = float(maps.weights @ seconds), float(maps.weights @ np.sqrt(seconds))
@@ -74,8 +69,7 @@ def of_normal(x: Field, phi: Nonlinearity) -> Field:
         pooled=0.0,
         between=0.0,
         channels=unit(ratio),
-        spread=known.spread if known else draws.variance if draws else pairs.spread(),
-        draws=draws,
+        spread=pairs.spread(),
         lengths=pairs.lengths(maps),
         scatter=pairs.scatter(),
         centred=pairs.centred(maps),
@@ -85,20 +79,15 @@ def of_normal(x: Field, phi: Nonlinearity) -> Field:
     out.between = out.mean**2 + alike * pairs.beyond_mean(pairs.across) * out.flat
     common = out.mean**2 / out.flat if out.flat else 0.0
     out.correlate(common + alike * pairs.beyond_mean(pairs.within) if out.positions > 1 else 1.0)
-    if known is not None:
-        out.profile = torch.full_like(profile, known.second * float(ratio.mean()))
-        out.mean, out.pooled, out.between, out.cohort = known.mean, out.second, known.between, known.cohort
-    return out.made_of((x, _through(x, phi, pairs, known)))
+    return out.made_of((x, _through(x, phi, pairs)))
 
 
-def _through(x: Field, phi: Nonlinearity, known: Pairs | None = None, here: Activated | None = None) -> Backward:
+def _through(x: Field, phi: Nonlinearity, known: Pairs | None = None) -> Backward:
     """The way back through ``phi``: ``E[phi'^2]`` at each position."""
 
     def back(g: Gradient) -> Gradient:
         maps, pairs = Maps(x, phi), known or Pairs(x, phi)
-        chi, by_length = here.sent_back(g.by_length) if here else (_mapped(maps.chi, x.profile), None)
-        sent = g.scaled(chi, _by_channel(maps.chi, x.second, x.channels))
-        sent.by_length = by_length
+        sent = g.scaled(_mapped(maps.chi, x.profile), _by_channel(maps.chi, x.second, x.channels))
         if pairs.chi > TINY:
             if x.positions > 1 and g.within:
                 sent.within = g.within * pairs.at(pairs.within).slopes() / pairs.chi
@@ -108,11 +97,6 @@ def _through(x: Field, phi: Nonlinearity, known: Pairs | None = None, here: Acti
         return sent
 
     return back
-
-
-def _by_length(x: Field) -> bool:
-    """Whether a norm over the batch has just left nothing but the samples' lengths to tell them apart."""
-    return x.cohort is not None and x.cohort.normal and x.positions == 1 and x.second > 0 and abs(x.nu) < CENTRED
 
 
 def _partial(x: Field, y: Field, z: Field, root: Field, function: Callable[[Tensor, Tensor], Tensor]) -> Backward:

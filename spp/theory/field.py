@@ -27,8 +27,6 @@ from math import exp
 import torch
 from torch import Tensor
 
-from spp.theory.cohort import ByLength, Cohort
-from spp.theory.draws import ORDERS, Draws
 from spp.theory.gaussian import Nonlinearity
 
 _SERIAL = count()
@@ -45,7 +43,6 @@ class Gradient:
         channels: Second moment of each channel in units of the mean one.
         spread: Variance, over draws of the weights, of the log of the second moment.
         across: Correlation of two samples; below 0 where norms over the batch have taken the mean out.
-        by_length: How the second moment depends on the sample's length; None where all are alike.
     """
 
     profile: Tensor
@@ -53,7 +50,6 @@ class Gradient:
     channels: Tensor
     spread: float = 0.0
     across: float = 0.0
-    by_length: ByLength | None = None
 
     @property
     def second(self) -> float:
@@ -104,9 +100,6 @@ class Field:
         profile, mean, pooled, between, channels, lengths, scatter, spread: See the module.
         centred: ``lengths`` and ``scatter`` of the tensor without its mean over the batch, for norms that take it out; None if
             they are the same.
-        draws: The density behind ``spread``, where it is not normal; None where it is, or does not matter.
-        cohort: The samples by length, behind a norm over the batch and up to the next; None where no such norm was, or where
-            something else came between.
         level: Whether a norm has made the sum over channels 0 in every sample, so that it does not vary.
         source: The tensor, taken to be normal, that this one is an element-wise function of.
         function: That function.
@@ -129,8 +122,6 @@ class Field:
     lengths: float = 0.0
     scatter: float = 0.0
     centred: tuple[float, float] | None = None
-    draws: Draws | None = None
-    cohort: Cohort | None = None
     level: bool = False
     source: Field | None = None
     function: Nonlinearity | None = None
@@ -210,21 +201,6 @@ class Field:
         own = self.within**2 * (1 - 1 / p) + 1 / p
         return (self.angle(self.across) ** 2 + self.scatter) * (1 - 1 / n) + own / n
 
-    def powers(self) -> tuple[list[float], list[float]]:
-        """Mean powers ``c^k`` of the correlation of normal elements, ``k = 0, .., ORDERS + 1``.
-
-        Over pairs of samples, and over pairs of positions of one sample, less the former.
-        """
-        p, nu2 = self.positions, self.angle(self.nu**2)
-        between, within = self.angle(self.across), self.angle(self.within)
-        off = min(self.scatter**0.5, 1 - between)
-        pairs = [[between - off, between + off], [within]]
-        common, own = (
-            [sum(_clip((c - nu2) / max(1 - nu2, 1e-12)) ** k for c in some) / len(some) for k in range(ORDERS + 2)]
-            for some in pairs
-        )
-        return common, [o * (1 - 1 / p) + 1 / p - c for o, c in zip(own, common, strict=True)]
-
     def like(
         self,
         shape: torch.Size | None = None,
@@ -249,8 +225,6 @@ class Field:
             lengths=self.lengths,
             scatter=self.scatter,
             centred=self.centred,
-            draws=self.draws,
-            cohort=self.cohort,
         )
 
     def on(self, profile: Tensor, shape: torch.Size | None = None) -> Field:

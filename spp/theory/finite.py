@@ -12,17 +12,12 @@ from math import copysign
 import numpy as np
 
 from spp.nn.gains import Array
-from spp.theory.draws import Draws, through
 from spp.theory.field import Field
 from spp.theory.gaussian import Nonlinearity, moments_of_many, pair_points
 from spp.theory.quadrature import QUICK
 
 TINY = 1e-150
 """Variances below that are as good as none: their squares are."""
-TIMES = 8.0
-"""An activation whose second moment goes with its input's over that range, as ReLU's, goes with it everywhere."""
-ALIKE, FAR = 0.01, 1000.0
-"""A variance of the log that is not between them is carried on by the rate at the mean."""
 
 
 class Maps:
@@ -161,22 +156,6 @@ class Pairs:
         own = self.average() / self.second**2 - 1 - 2 * self.rate**2 * self.x.overlap()
         own -= self.tilt**2 * self.across if self.x.level else 0.0
         return max(self.rate**2 * self.x.spread + own / self.x.width, 0.0)
-
-    def draws(self, maps: Maps) -> Draws | None:
-        """Draws behind the activation, each by the exact map; None where they hardly differ, or keep their ratios."""
-        x = self.x
-        if not ALIKE < x.spread < FAR or not self.second > 0 or not self.variance > TINY:
-            return None
-        less, behind, more = maps.second(x.second * np.array([1 / TIMES, 1.0, TIMES]))
-        if not min(less, behind) > 0 or (
-            x.draws is None and max(abs(TIMES * less / behind - 1), abs(more / behind / TIMES - 1)) < 1e-6
-        ):
-            return None
-        before = x.draws or Draws.normal(x.spread, x.lengths, x.samples)
-        common, own = ([power / x.width for power in powers] for powers in x.powers())
-        if x.level:
-            common[1] -= self.across / x.width
-        return before.moved(through(self.phi, self.mean, self.variance, float(behind), common, own))
 
     def scatter(self) -> float:
         """Variance of the cosine from pair to pair behind the activation, which multiplies it by the c-map's slope.

@@ -13,12 +13,10 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import replace
 
-import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from spp.theory.draws import Draws
 from spp.theory.field import FLOAT, Field, Gradient, unit, wide
 
 CONVOLVE: dict[int, Callable[..., Tensor]] = {1: F.conv1d, 2: F.conv2d, 3: F.conv3d}
@@ -79,7 +77,7 @@ def convolution(
         within = min(max(g.within * float(pooled @ gram @ pooled) / flat, -1.0), 1.0) if flat > 0 else 0.0
         sent = scaled.square().sum(2).reshape(groups, -1, w.shape[1]).sum(1).reshape(-1)  # (inputs,)
         spread = g.spread + 2 * _gradient_overlap(x, g) / x.width
-        return Gradient(profile, within, unit(sent), spread, g.across, g.by_length)
+        return Gradient(profile, within, unit(sent), spread, g.across)
 
     return out.made_of((x, back))
 
@@ -120,18 +118,8 @@ def _mixed(x: Field, shape: torch.Size, axis: int, w: Tensor, bias: Tensor | Non
         spread=x.spread + 2 * x.overlap() / len(w),
         lengths=x.lengths * kept + 2 * unlike / len(w),
         scatter=x.scatter * kept + unlike**2 / len(w),
-        draws=_drawn(x, len(w)),
-        cohort=x.cohort.mixed(len(w)) if x.cohort is not None and x.positions == profile.numel() == 1 else None,
         centred=(lengths * kept + 2 / len(w), scatter * kept + 1 / len(w)),
     )
-
-
-def _drawn(x: Field, width: int) -> Draws | None:
-    """Draws behind random weights to so many units."""
-    if x.draws is None:
-        return None
-    common, own = (2 * powers[2] / width for powers in x.powers())
-    return x.draws.moved(lambda logs: (logs, np.full_like(logs, common), np.full_like(logs, max(own, 0.0))))
 
 
 def _gram(rows: Tensor, count: int) -> Tensor:

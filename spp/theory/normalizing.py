@@ -11,11 +11,7 @@ from math import prod
 import torch
 from torch import Tensor
 
-from spp.theory.cohort import Cohort
 from spp.theory.field import FLOAT, Field, Gradient, even, unit, wide
-
-FEWEST = 16
-"""Fewer samples have no density of lengths: of the corrections of order one over the batch only the largest are followed."""
 
 
 def batch_norm(
@@ -39,9 +35,6 @@ def batch_norm(
     factor = float(kept.mean()) / x.acv if x.acv > 0 else 0.0
     pooled = max(x.pooled - acsm, 0.0) * factor
     lengths, scatter = x.centred or (x.lengths, x.scatter)
-    before = (x.cohort or Cohort.lognormal(lengths, n)) if p == 1 and n >= FEWEST else None
-    cohort = before.normalized() if before is not None else None
-    lengths = cohort.variance if cohort is not None else lengths
     out = Field(
         shape=x.shape,
         axis=x.axis,
@@ -52,21 +45,15 @@ def batch_norm(
         channels=unit(kept),
         lengths=lengths,
         scatter=scatter,
-        cohort=cohort,
     )
     # the mean of the inverse of a sample variance is above the inverse of the variance; 1 where n p is large
     count = n if p == 1 else n * p / (1 + (p - 1) * within**2)
-    inverse = (variance + eps).reciprocal()
-    more = (count - 1) / (count - 3) if count > 4 else 1.0
+    inverse = (variance + eps).reciprocal() * ((count - 1) / (count - 3) if count > 4 else 1.0)
 
     def back(g: Gradient) -> Gradient:
         pooled = g.within * g.flat + (1 - g.within) * g.second / p
         taken = (pooled / n + (1 - 1 / n) * g.across * g.flat) / g.second if g.second else 0.0  # the mean's share
-        factor, along, by_length = more, 1.0, None
-        if cohort is not None and before is not None:
-            factor, along, by_length = cohort.sent_through_norm(before, g.by_length)
-        sent = g.scaled(max(1 - taken - along / (n * p), 0.0) * factor, inverse)
-        sent.by_length = by_length
+        sent = g.scaled(max(1 - taken - 1 / (n * p), 0.0), inverse)
         sent.across = -pooled / ((n - 1) * g.flat) if n > 1 and g.flat else 0.0
         return sent
 
@@ -146,8 +133,6 @@ def affine(x: Field, scale: Tensor | None, shift: Tensor | None = None) -> Field
         channels=unit(weight),
     )
     out.level = x.level and not bool(b.any())
-    if b.any():
-        out.cohort = None
     return out.made_of((x, lambda g: g.scaled(1.0, a.square())))
 
 
@@ -160,8 +145,7 @@ def _each_position(
     out = x.like(profile=profile)
     out.mean, out.between = nu * out.flat**0.5, across * out.flat
     out.correlate(within)
-    out.spread, out.lengths = 0.0, 0.0
-    out.draws, out.centred, out.cohort = None, None, None
+    out.spread, out.lengths, out.centred = 0.0, 0.0, None
     return out.made_of((x, lambda g: g.scaled(left / (variance + eps))))
 
 

@@ -5,7 +5,7 @@ import pytest
 import torch
 from torch import nn
 
-from spp.nn import ACTIVATIONS
+from spp.nn import ACTIVATIONS, make_activation
 from spp.theory.elementwise import of_normal
 from spp.theory.field import FLOAT, Field, even
 from spp.theory.fields import finite_width_rate
@@ -95,3 +95,20 @@ def test_a_deep_and_narrow_network_is_followed_to_the_end():
     assert (table["reason"] == "").all()
     variance = table.loc[table["type"] == "ReLU", "log_spread_predicted"].to_numpy() ** 2
     assert (variance[-1] - variance[20]) / (199 - 20) * 16 == pytest.approx(5, rel=0.2)
+
+
+@pytest.mark.parametrize("name", ["gelu", "silu"])
+@pytest.mark.parametrize("norm", ["batch", "none", "twice"])
+def test_three_units_a_layer_are_followed_to_the_end(name, norm):
+    """Where draws differ by decades of decades, and where norms follow each other: finite, and no warning."""
+    torch.manual_seed(0)
+    layers = []
+    for _ in range(40):
+        linear = nn.Linear(3, 3, bias=False)
+        nn.init.normal_(linear.weight, std=3**0.5)
+        again = [nn.BatchNorm1d(3), nn.Linear(3, 3, bias=False)] if norm == "twice" else []
+        layers += [linear, *again, *([] if norm == "none" else [nn.BatchNorm1d(3)]), make_activation(name)]
+    table = predict(nn.Sequential(*layers), (64, 3))
+    assert (table["reason"] == "").all()
+    columns = ["acsm_predicted", "acv_predicted", "gradient_predicted", "log_spread_predicted"]
+    assert np.isfinite(table[columns].to_numpy(float)).all()
