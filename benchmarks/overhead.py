@@ -29,7 +29,7 @@ import torch
 from torch import Tensor, nn
 
 import spp
-from spp.stats.backends import library
+from spp.stats.backends import native
 
 
 class Attention(nn.Module):
@@ -175,7 +175,7 @@ def measure(name: str, args: argparse.Namespace) -> dict[str, object]:
     wall = {k: t.wall[2:] for k, t in timers.items()}
     return {
         "network": name,
-        "path": "C sweep" if library.status().native else "reference",
+        "path": "C sweep" if native.status().native else "reference",
         "rows": len(frame),
         "plain_s": statistics.median(cpu["plain"]),
         "cpu": [t / p for t, p in zip(cpu["traced"], cpu["plain"], strict=True)],

@@ -16,7 +16,7 @@ from spp.capture.sites import Call, Entry, Site
 from spp.capture.stage import Depth, Stage
 from spp.capture.weights import parameters_of
 from spp.stats import backends
-from spp.stats.backends.copies import Copies
+from spp.stats.backends.native import Copies
 from spp.stats.extra import Reduced, plain_sums
 from spp.stats.sums import Digest, Moments, summarize
 from spp.vocabulary import Signal

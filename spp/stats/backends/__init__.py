@@ -11,15 +11,14 @@ import torch
 from torch import Tensor
 
 from spp._cbuild import Status
-from spp.stats.backends import cuda, library, native, quick, reference
-from spp.stats.backends.copies import Copies
+from spp.stats.backends import cuda, native, reference
 from spp.stats.backends.layout import plain
 
 
 def choose() -> Status:
-    """Decide which path CPU tensors take in the pass that begins; see :func:`spp.stats.backends.library.status`."""
+    """Decide which path CPU tensors take in the pass that begins; see :func:`spp.stats.backends.native.status`."""
     global _native
-    status = library.status()
+    status = native.status()
     _native = status.native
     return status
 
@@ -46,7 +45,7 @@ def digest(tensor: Tensor, axis: int | None, dead: float, ends: tuple[float, flo
     with torch.no_grad():
         values = plain(tensor)
         found = native.digest(values, axis, dead, ends) if uses_native() else None
-        return quick.digest(values, axis, dead, ends) if found is None else found[0]
+        return reference.digest(values, axis, dead, ends) if found is None else found[0]
 
 
 def digests(
@@ -56,9 +55,9 @@ def digests(
     return native.digests(tensors, axes, dead) if uses_native() else None
 
 
-def copies(tensors: Sequence[Tensor]) -> Copies | None:
+def copies(tensors: Sequence[Tensor]) -> native.Copies | None:
     """Copies of tensors that C can compare with what these become, all of them; else None."""
-    return Copies.of(tensors) if uses_native() else None
+    return native.Copies.of(tensors) if uses_native() else None
 
 
 def uses_native() -> bool:

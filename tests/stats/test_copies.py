@@ -6,11 +6,11 @@ import torch
 from torch import Tensor, nn
 
 from spp.stats import backends
-from spp.stats.backends import library
-from spp.stats.backends.copies import ROOM, Copies
-from tests.measure.arrays import FLOATS
+from spp.stats.backends import native
+from spp.stats.backends.native import ROOM, Copies
+from tests.stats.arrays import FLOATS
 
-pytestmark = pytest.mark.skipif(not library.status().native, reason=f"no C kernel here: {library.status().reason}")
+pytestmark = pytest.mark.skipif(not native.status().native, reason=f"no C kernel here: {native.status().reason}")
 
 
 def squares(before: Tensor, now: Tensor) -> float:
@@ -21,7 +21,7 @@ def squares(before: Tensor, now: Tensor) -> float:
 @pytest.mark.parametrize("dtype", FLOATS)
 @pytest.mark.parametrize("threads", [1, 2])
 def test_moved_is_the_sum_of_squares_of_the_differences(dtype, threads):
-    if dtype not in library.LIBRARY.readable:
+    if dtype not in native.LIBRARY.readable:
         pytest.skip(f"this build does not read {dtype}")
     before = [torch.randn(shape).to(dtype) for shape in ((3, 5), (7,), (2, 3, 5, 5), (), (ROOM // 4 + 3,), (40, 300))]
     before[2] = before[2].contiguous(memory_format=torch.channels_last)

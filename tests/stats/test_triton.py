@@ -20,10 +20,10 @@ from spp.capture.capture import Capture
 from spp.capture.gradients import Gradients
 from spp.errors import InputError
 from spp.stats import backends
-from spp.stats.backends import cuda, library, reference
+from spp.stats.backends import cuda, native, reference
 from spp.stats.backends.layout import Row, memory_order
-from tests.measure.arrays import FLOATS, LAYOUTS, assert_table, tensors
-from tests.measure.kernels.interpreter import ROOT, Interpreter
+from tests.stats.arrays import FLOATS, LAYOUTS, assert_table, tensors
+from tests.stats.interpreter import ROOT, Interpreter
 
 needs_triton = pytest.mark.skipif(
     importlib.util.find_spec("triton") is None, reason="triton is not installed (it comes with the CUDA build of torch)"
@@ -214,7 +214,7 @@ def test_a_missing_triton_is_said(monkeypatch):
 
 
 def test_the_path_of_a_device_is_named():
-    assert backends.path_of(torch.device("cpu")) == ("native" if library.status().native else "reference")
+    assert backends.path_of(torch.device("cpu")) == ("native" if native.status().native else "reference")
     assert backends.path_of(torch.device("mps")) == "reference"
     assert backends.path_of(torch.device("cuda")) in ("triton", "reference")
 

@@ -13,12 +13,12 @@ from hypothesis import given, settings
 from spp import _cbuild
 from spp.errors import InputError
 from spp.stats import backends
-from spp.stats.backends import library, native, reference
+from spp.stats.backends import native, reference
 from spp.stats.backends.layout import Row, plain
-from tests.measure.arrays import FLOATS, LAYOUTS, assert_table, oracle, tensors
+from tests.stats.arrays import FLOATS, LAYOUTS, assert_table, oracle, tensors
 
-NATIVE = library.status().native
-needs_native = pytest.mark.skipif(not NATIVE, reason=f"no C kernel here: {library.status().reason}")
+NATIVE = native.status().native
+needs_native = pytest.mark.skipif(not NATIVE, reason=f"no C kernel here: {native.status().reason}")
 PATHS = [pytest.param(native.reduce, id="native", marks=needs_native), pytest.param(reference.reduce, id="reference")]
 
 
@@ -113,11 +113,11 @@ def test_threads_change_nothing_but_rounding(threads):
 @pytest.mark.parametrize("attempt", range(len(_cbuild.ATTEMPTS)))
 def test_every_build_gives_the_same(attempt, monkeypatch, tmp_path):
     monkeypatch.setenv("SPP_CACHE", str(tmp_path / "cache"))
-    build = _cbuild.plan(library.SOURCE, _cbuild.find_compiler(), attempt)
+    build = _cbuild.plan(native.SOURCE, _cbuild.find_compiler(), attempt)
     assert _cbuild.build(build, timeout=60) == ""
-    loaded = library.Sweep()
+    loaded = native.Sweep()
     assert loaded._load(build) == ""
-    monkeypatch.setattr(library, "LIBRARY", loaded)
+    monkeypatch.setattr(native, "LIBRARY", loaded)
     for layout in LAYOUTS:
         for dtype in FLOATS:
             for shape in ((6, 5, 9, 11), (5, 37, 3, 3), (2, 3, 1100)):
@@ -202,9 +202,9 @@ def test_a_wrong_choice_says_so(monkeypatch):
 SCRIPT = """
 import torch
 from spp.stats import backends
-from spp.stats.backends import library
-library.PATIENCE = {patience}
-print(library.status())
+from spp.stats.backends import native
+native.PATIENCE = {patience}
+print(native.status())
 print(backends.reduce_channels(torch.ones(3, 4), 1)[0].tolist())
 """
 
@@ -222,12 +222,12 @@ def _run(patience: float = 60, **environment: str) -> subprocess.CompletedProces
 @pytest.fixture
 def fresh(monkeypatch, tmp_path):
     """Look for the library anew, as a new process would: ``fresh(CC="...")`` sets the environment and gives the status."""
-    monkeypatch.setattr(library, "PATIENCE", 60)
+    monkeypatch.setattr(native, "PATIENCE", 60)
 
     def look(**environment: str) -> _cbuild.Status:
         for name, value in ({"SPP_CACHE": str(tmp_path / "cache")} | environment).items():
             monkeypatch.setenv(name, value)
-        monkeypatch.setattr(library, "LIBRARY", library.Sweep())
+        monkeypatch.setattr(native, "LIBRARY", native.Sweep())
         return backends.choose()
 
     yield look
@@ -285,7 +285,7 @@ def test_a_slow_compiler_does_not_hold_up_the_trace(tmp_path):
     compiler = tmp_path / "cc"
     compiler.write_text('#!/bin/sh\ncase $1 in --version) echo slow 1;; *) sleep 8; exec cc "$@";; esac\n')
     compiler.chmod(0o755)
-    done = _run(library.PATIENCE, CC=str(compiler), SPP_CACHE=str(tmp_path / "cache"))
+    done = _run(native.PATIENCE, CC=str(compiler), SPP_CACHE=str(tmp_path / "cache"))
     assert "native=False" in done.stdout and "still compiling after 3 s" in done.stdout
 
 
@@ -293,7 +293,7 @@ def test_digests_tell_compilers_and_flags_apart():
     compiler = _cbuild.find_compiler()
     if compiler is None:
         pytest.skip("no C compiler on this machine")
-    paths = {_cbuild.plan(library.SOURCE, compiler, attempt).path for attempt in range(len(_cbuild.ATTEMPTS))}
+    paths = {_cbuild.plan(native.SOURCE, compiler, attempt).path for attempt in range(len(_cbuild.ATTEMPTS))}
     assert len(paths) == len(_cbuild.ATTEMPTS)
 
 

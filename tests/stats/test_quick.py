@@ -6,10 +6,10 @@ import torch
 from hypothesis import given, settings
 from torch import Tensor
 
-from spp.stats.backends import native, quick
+from spp.stats.backends import native, reference
 from spp.stats.backends.reference import CHUNK, saturated
 from spp.stats.sums import DEAD_SPREAD, Digest, Moments, summarize
-from tests.measure.arrays import LAYOUTS, channels_last, contiguous, oracle, tensors
+from tests.stats.arrays import LAYOUTS, channels_last, contiguous, oracle, tensors
 
 SHAPES = {
     "long rows": ((4, 6, 12, 16), 1),
@@ -54,7 +54,7 @@ def assert_numbers(found: tuple[float, ...], want: dict[str, float]) -> None:
 @given(tensors())
 def test_what_it_gives_is_right(drawn):
     x, axis = drawn
-    if (found := quick.digest(x, axis, DEAD_SPREAD, None)) is not None:
+    if (found := reference.digest(x, axis, DEAD_SPREAD, None)) is not None:
         assert_numbers(found, expected(x, axis))
 
 
@@ -66,7 +66,7 @@ def test_ordinary_tensors_go_the_short_way(shape, axis, offset):
     if len(shape) > 1 and axis is not None:
         x.select(axis, 1).zero_()  # a dead channel
     ends = (0.1, 1.5)
-    found = quick.digest(x, axis, DEAD_SPREAD, ends)
+    found = reference.digest(x, axis, DEAD_SPREAD, ends)
     assert found is not None
     assert_numbers(found, expected(x, axis, ends))
 
@@ -74,7 +74,7 @@ def test_ordinary_tensors_go_the_short_way(shape, axis, offset):
 @pytest.mark.parametrize("layout", LAYOUTS)
 def test_other_layouts_agree_or_are_left(layout):
     x = layout(torch.randn(8, 16, 10, 12))
-    found = quick.digest(x, 1, DEAD_SPREAD, (-1.0, 1.0))
+    found = reference.digest(x, 1, DEAD_SPREAD, (-1.0, 1.0))
     assert (found is not None) or layout not in (contiguous, channels_last)
     if found is not None:
         assert_numbers(found, expected(x, 1, (-1.0, 1.0)))
@@ -85,7 +85,7 @@ def test_other_layouts_agree_or_are_left(layout):
 def test_what_is_not_finite_is_left(shape, axis, value):
     x = torch.randn(shape)
     x.view(-1)[x.numel() // 2] = value
-    assert quick.digest(x, axis, DEAD_SPREAD, None) is None
+    assert reference.digest(x, axis, DEAD_SPREAD, None) is None
     digest = Digest.of(x, axis)
     assert digest is None or digest.numbers[1] == 1
 
@@ -93,16 +93,16 @@ def test_what_is_not_finite_is_left(shape, axis, value):
 @pytest.mark.parametrize(("shape", "axis"), SHAPES.values(), ids=SHAPES)
 def test_a_mean_far_above_the_spread_is_left_or_exact(shape, axis):
     x = torch.randn(shape) + 1000
-    if (found := quick.digest(x, axis, DEAD_SPREAD, None)) is not None:
+    if (found := reference.digest(x, axis, DEAD_SPREAD, None)) is not None:
         assert_numbers(found, expected(x, axis))
 
 
 def test_long_rows_that_cannot_be_cut_are_left():
     """In float32 the squares of 100,000 numbers add up to less than six digits."""
-    assert quick.digest(torch.randn(2, 99_991), 0, DEAD_SPREAD, None) is None
+    assert reference.digest(torch.randn(2, 99_991), 0, DEAD_SPREAD, None) is None
     for length in (99_990, 10_007):  # one that can, and one of which torch's own sums are exact enough
         x = torch.randn(2, length)
-        found = quick.digest(x, 0, DEAD_SPREAD, None)
+        found = reference.digest(x, 0, DEAD_SPREAD, None)
         assert found is not None
         assert_numbers(found, expected(x, 0))
 
@@ -110,7 +110,7 @@ def test_long_rows_that_cannot_be_cut_are_left():
 @pytest.mark.parametrize("run", [64, 256, 509, 4608, 9 * 1021])
 def test_squares_that_are_all_equal_are_added_up_exactly_enough(run):
     x = torch.tensor([-0.1000137, 0.1000137])[torch.randint(2, (6, run))]
-    found = quick.digest(x, 0, DEAD_SPREAD, None)
+    found = reference.digest(x, 0, DEAD_SPREAD, None)
     assert found is not None
     assert_numbers(found, expected(x, 0))
 
@@ -122,7 +122,7 @@ def test_a_channel_that_hardly_varies_among_others_that_do_is_measured_about_its
     for rest in (1e-3 * torch.randn(8, size, size), 0.0):
         x[:, 3] = 0.2 + rest
         for part in (x, x[:, 2:4].contiguous()):
-            found = quick.digest(part, 1, DEAD_SPREAD, None)
+            found = reference.digest(part, 1, DEAD_SPREAD, None)
             assert found is not None
             assert_numbers(found, expected(part, 1))
 
@@ -131,12 +131,12 @@ def test_constants_zeros_and_nothing():
     for value in (0.0, 3.25):
         x = torch.full((4, 6, 80), value)
         x[:, 1] = 5.5
-        found = quick.digest(x, 1, DEAD_SPREAD, None)
+        found = reference.digest(x, 1, DEAD_SPREAD, None)
         assert found is not None
         assert_numbers(found, expected(x, 1))
     for shape, axis in SHAPES.values():
-        found = quick.digest(torch.zeros(shape), axis, DEAD_SPREAD, None)
+        found = reference.digest(torch.zeros(shape), axis, DEAD_SPREAD, None)
         assert found is not None
         assert_numbers(found, expected(torch.zeros(shape), axis))
-    assert quick.digest(torch.zeros(0, 6), 1, DEAD_SPREAD, None) is None
-    assert quick.digest(torch.ones(3, 4, dtype=torch.float64), 1, DEAD_SPREAD, None) is None
+    assert reference.digest(torch.zeros(0, 6), 1, DEAD_SPREAD, None) is None
+    assert reference.digest(torch.ones(3, 4, dtype=torch.float64), 1, DEAD_SPREAD, None) is None
