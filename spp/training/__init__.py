@@ -10,8 +10,8 @@ fitted.test         # loss and accuracy of the last and of the best weights
 from spp.training.evaluate import evaluate as evaluate
 from spp.training.fitting import check_fit as check_fit
 from spp.training.fitting import fit as fit
-from spp.training.optimizers import OPTIMIZERS as OPTIMIZERS
+from spp.training.recipe import OPTIMIZERS as OPTIMIZERS
+from spp.training.recipe import SCHEDULES as SCHEDULES
 from spp.training.recipe import Recipe as Recipe
 from spp.training.results import Fitted as Fitted
 from spp.training.results import News as News
-from spp.training.schedules import SCHEDULES as SCHEDULES

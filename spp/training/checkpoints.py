@@ -1,7 +1,8 @@
-"""Checkpoints: written whole or not at all, read without running any code in them."""
+"""The folder of a run, or its memory: checkpoints written whole or not at all, and read without running any code in them."""
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -10,8 +11,9 @@ from typing import Any
 import pandas as pd
 import torch
 
-from spp.errors import StoreError
-from spp.frame.files import DRAFT, put, put_table
+from spp.errors import InputError, StoreError
+from spp.frame.files import DRAFT, RUN_FILE, put, put_facts, put_table, read_facts
+from spp.frame.store import check_writable
 
 FORMAT = 1
 LAST, BEST = "last.pt", "best.pt"
@@ -35,12 +37,14 @@ class Checkpoints:
             StoreError: It cannot be written; the one before is still there.
         """
         if self._folder is None:
-            if name == BEST:  # nobody asks for the last of a run that leaves nothing behind
+            # nobody asks for the last of a run that leaves nothing behind
+            if name == BEST:
                 self._memory[name] = _copy(state)
             return
         with refused(self._folder):
             self._folder.mkdir(parents=True, exist_ok=True)
-            for draft in self._folder.glob(f"{DRAFT}*"):  # of a writer that was killed
+            # drafts of a writer that was killed: nobody else writes here
+            for draft in self._folder.glob(f"{DRAFT}*"):
                 draft.unlink(missing_ok=True)
             put(self._folder / name, lambda draft: torch.save({"format": FORMAT, **state}, draft))
 
@@ -56,9 +60,11 @@ class Checkpoints:
         if not path.is_file():
             return None
         try:
+            # weights_only: a checkpoint from elsewhere must not run code
             state = torch.load(path, map_location="cpu", weights_only=True)
             written = state.pop("format")
-        except Exception as error:  # torch raises whatever its unpickler met
+        # torch.load lets through whatever its unpickler met: RuntimeError, UnpicklingError, EOFError, KeyError, ...
+        except Exception as error:
             reason = str(error).splitlines()[0].rstrip(".") if str(error) else type(error).__name__
             raise StoreError("a checkpoint can be read", received=reason, where=str(path)) from error
         if written > FORMAT:
@@ -69,6 +75,19 @@ class Checkpoints:
                 remedy="Upgrade torch-spp",
             )
         return dict(state)
+
+
+def check_folder(folder: Path | None, *, resume: bool) -> None:
+    """Raise unless a run can be written there; to be asked before any work is done.
+
+    Raises:
+        InputError: A run shall be resumed and there is no folder.
+        StoreError: The folder holds something, and no run that shall be resumed; or it cannot be written.
+    """
+    if resume and folder is None:
+        raise InputError("a run is resumed from its folder", received="no folder", where="resume")
+    if folder is not None and not (resume and (folder / RUN_FILE).is_file()):
+        check_writable(folder)
 
 
 def write_history(folder: Path, table: pd.DataFrame) -> None:
@@ -82,12 +101,23 @@ def write_history(folder: Path, table: pd.DataFrame) -> None:
         put(folder / "history.csv", lambda draft: table.to_csv(draft, index=False))
 
 
+def complete(folder: Path, **facts: Any) -> None:
+    """Add facts to ``run.json``.
+
+    Raises:
+        StoreError: It cannot be read or written.
+    """
+    with refused(folder):
+        put_facts(folder, {**read_facts(folder, str(folder)), **_plain(facts)})
+
+
 @contextmanager
 def refused(place: Path) -> Iterator[None]:
     """Turn what the file system refuses into one clear error."""
     try:
         yield
-    except (OSError, RuntimeError) as error:  # torch.save says RuntimeError for a disk that is full
+    # torch.save raises RuntimeError, not OSError, where the disk is full (torch 2.13)
+    except (OSError, RuntimeError) as error:
         if isinstance(error, StoreError):
             raise
         reason = getattr(error, "strerror", None) or str(error).splitlines()[0]
@@ -100,3 +130,10 @@ def _copy(state: Any) -> Any:
     if isinstance(state, dict):
         return {key: _copy(value) for key, value in state.items()}
     return state
+
+
+def _plain(value: Any) -> Any:
+    """``value`` with null for numbers that are not finite, which JSON does not have."""
+    if isinstance(value, dict):
+        return {key: _plain(item) for key, item in value.items()}
+    return None if isinstance(value, float) and not math.isfinite(value) else value

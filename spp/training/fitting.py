@@ -2,30 +2,50 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import random
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import asdict
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
+import numpy as np
+import pandas as pd
 import torch
 from torch import nn
 
+from spp.capture.randomness import RandomState
 from spp.capture.schedule import Every
 from spp.data import Splits
+from spp.diagnosis import Severity, find
 from spp.errors import InputError
+from spp.facts import model_facts
+from spp.frame.build import build_exponents
+from spp.frame.files import put_facts
+from spp.frame.schema import Column
 from spp.models.config import Config
 from spp.run import Trace
 from spp.tracing import trace as trace_of
-from spp.training.checkpoints import BEST, LAST, Checkpoints, write_history
+from spp.training.checkpoints import BEST, LAST, Checkpoints, check_folder, complete, refused, write_history
 from spp.training.evaluate import autocast, evaluate
-from spp.training.folders import check_folder, complete, observed
 from spp.training.interrupts import Interrupted, deferred
-from spp.training.loop import Report, Run
-from spp.training.randomness import seeded
+from spp.training.loop import Report, Trainer
 from spp.training.recipe import Recipe
-from spp.training.results import Fitted, History, News, history_frame
+from spp.training.results import Fitted, History, history_frame
+from spp.watching import Watch, watch
 
 NONFINITE = "nonfinite"
 """Where a run keeps the trace of the batch that ended it."""
+
+TRAIN = "train"
+"""The ``kind`` of a run that was not watched."""
+
+EPOCH = "epoch"
+"""The value of ``every`` that samples the first step of each epoch."""
+
+RANK = {str(severity): rank for rank, severity in enumerate(Severity)}
+"""0 is the worst."""
 
 DEFAULT = Recipe()
 
@@ -75,63 +95,143 @@ def fit(
     place = check_fit(model, data, recipe, device)
     path = None if folder is None else Path(folder).expanduser()
     check_folder(path, resume=resume)
-    report = report or _silent
+    report = report or (lambda news: None)
     modes = [(module, module.training) for module in model.modules()]
     with seeded(recipe.seed, place):
-        run = Run(model.to(place), data, recipe, place)
+        run = Trainer(model.to(place), data, recipe, place)
         kept = Checkpoints(path)
         if resume and (state := kept.read(LAST)) is not None:
             run.load(state)
-        with (
-            deferred() as asked,
-            observed(run, path, every=every, options=watch or {}, facts=facts or {}, resume=resume),
-        ):
+        begun = {} if path is None else {"path": path, "resume": resume}
+        with deferred() as asked, observed(run, path, every, {**begun, **(watch or {})}, facts or {}) as worst:
             while not run.done and run.culprit is None:
                 run.train_epoch(asked, report)
                 if asked.number is None or run.position.batch >= run.batches:
-                    _end_epoch(run, kept, path, report)
+                    _end_epoch(run, kept, path, worst, report)
                 if asked.number is not None and not run.done:
                     _keep_last(run, kept)
                     raise Interrupted(asked.number)
         trace = _trace_culprit(run)
         test = _test(run, kept)
-    finding = run.found if run.worst is None else run.worst.found
     for module, mode in modes:
         module.training = mode
+    at = run.position
+    stopped = None if run.culprit is None else f"the loss is not finite at step {at.step}, in epoch {at.epoch}"
     if path is not None:
-        complete(path, test=test, stopped=_reason(run), finding=finding)
+        complete(path, test=test, stopped=stopped, finding=run.found)
         if trace is not None:
             trace.save(path / NONFINITE, overwrite=(path / NONFINITE).exists())
-    return Fitted(model, recipe, history_frame(run.rows), test, _reason(run), path, trace, finding, run.watch)
+    return Fitted(model, recipe, history_frame(run.rows), test, stopped, path, trace, run.found, run.watch)
 
 
-def _end_epoch(run: Run, kept: Checkpoints, path: Path | None, report: Report) -> None:
+@contextmanager
+def seeded(seed: int, device: torch.device) -> Iterator[None]:
+    """Every global random state started from ``seed``, and put back as it was afterwards."""
+    before = RandomState([torch.empty(0, device=device)], [])
+    torch.manual_seed(seed)
+    random.seed(seed)
+    # NumPy takes 32 bits, torch 64
+    np.random.seed(seed % 2**32)  # noqa: NPY002
+    try:
+        yield
+    finally:
+        before.restore()
+
+
+class Worst:
+    """Diagnoses the last training sample of a watch, when asked, and keeps the worst finding; notes are passed over.
+
+    Args:
+        watch: What samples.
+    """
+
+    def __init__(self, watch: Watch) -> None:
+        self._watch = watch
+        self._fresh: tuple[pd.DataFrame, pd.DataFrame] | None = None
+        watch.listen(self._sampled)
+
+    def _sampled(self, frame: pd.DataFrame, blocks: pd.DataFrame) -> None:
+        if len(frame) and frame[Column.MODE].iloc[0] == "train":
+            self._fresh = (frame, blocks)
+
+    def look(self, known: dict[str, Any] | None) -> dict[str, Any] | None:
+        """Diagnose what was sampled since the last look.
+
+        Returns:
+            The worst finding with its ``step``, ``severity``, ``rule``, ``name``, ``message`` and ``remedy``, or ``known``
+            where that is as bad: what came first is the cause.
+        """
+        if self._fresh is None:
+            return known
+        (frame, blocks), self._fresh = self._fresh, None
+        watch = self._watch
+        tables = {"modules": watch.modules, "unmeasured": watch.unmeasured, "exponents": build_exponents([])}
+        worst = next(iter(find(SimpleNamespace(frame=frame, blocks=blocks, run=watch.run, **tables))), None)
+        if worst is None or worst.severity is Severity.NOTE:
+            return known
+        if known is not None and RANK[known["severity"]] <= RANK[str(worst.severity)]:
+            return known
+        told = {name: getattr(worst, name) for name in ("rule", "name", "message", "remedy")}
+        return {"step": int(frame[Column.STEP].iloc[0]), "severity": str(worst.severity), **told}
+
+
+@contextmanager
+def observed(
+    run: Trainer, folder: Path | None, every: Every | None, options: dict[str, Any], facts: Mapping[str, Any]
+) -> Iterator[Worst | None]:
+    """Begin or continue the folder of ``run``, and watch it where ``every`` says which steps to sample."""
+    known = {**_facts(run), **facts}
+    if every is None or run.done:
+        if folder is not None and not run.done:
+            with refused(folder):
+                folder.mkdir(parents=True, exist_ok=True)
+                put_facts(folder, {"kind": TRAIN, **model_facts(run.model), **known})
+        yield None
+        return
+    steps = run.batches if every == EPOCH else every
+    run.watch = watch(run.model, run.optimizer, **{"every": steps, "start": run.watched, **options})
+    run.watch.run.update(known)
+    with run.watch:
+        yield Worst(run.watch)
+
+
+def _facts(run: Trainer) -> dict[str, Any]:
+    """What the figures and a later reader want to know of any run."""
+    data = run.data
+    return {
+        "data": data.name,
+        "input_shape": list(data.shape),
+        "images": {"train": len(data.train), "validation": len(data.validation), "test": len(data.test)},
+        "batch_size": run.recipe.batch_size,
+        "steps_per_epoch": run.batches,
+        "recipe": asdict(run.recipe),
+        "lr": run.recipe.learning_rate,
+        "loss": "cross_entropy",
+        "seed": run.recipe.seed,
+    }
+
+
+def _end_epoch(run: Trainer, kept: Checkpoints, path: Path | None, worst: Worst | None, report: Report) -> None:
     row = run.end_epoch()
-    if run.worst is not None:
-        run.worst.look()
+    if worst is not None:
+        run.found = worst.look(run.found)
+    # the best before the last: a kill in between would lose it, since the last says that there is one
     if run.culprit is None and run.is_best(row):
-        kept.keep(BEST, {"model": run.model.state_dict(), "row": row})  # before the last: else a kill could lose it
+        kept.keep(BEST, {"model": run.model.state_dict(), "row": row})
     _keep_last(run, kept)
     if path is not None:
         write_history(path, history_frame(run.rows))
     report(run.news(row))
 
 
-def _keep_last(run: Run, kept: Checkpoints) -> None:
-    """Save the run; first what was measured, since a run that goes on from here does not measure it again."""
+def _keep_last(run: Trainer, kept: Checkpoints) -> None:
+    # first what was measured, since a run that goes on from this checkpoint does not measure it again
     if run.watch is not None:
         run.watch.flush()
     kept.keep(LAST, run.state())
 
 
-def _reason(run: Run) -> str | None:
-    if run.culprit is None:
-        return None
-    at = run.position
-    return f"the loss is not finite at step {at.step}, in epoch {at.epoch}"
-
-
-def _trace_culprit(run: Run) -> Trace | None:
+def _trace_culprit(run: Trainer) -> Trace | None:
     """A trace of the batch whose loss was not finite, to see where it begins."""
     if run.culprit is None:
         return None
@@ -140,7 +240,7 @@ def _trace_culprit(run: Run) -> Trace | None:
         return trace_of(run.model, run.culprit, seed=run.recipe.seed)
 
 
-def _test(run: Run, kept: Checkpoints) -> dict[str, dict[str, float]]:
+def _test(run: Trainer, kept: Checkpoints) -> dict[str, dict[str, float]]:
     """Loss and accuracy on the test images with the last and with the best weights; the model keeps the last."""
 
     def score(epoch: float) -> dict[str, float]:
@@ -151,6 +251,7 @@ def _test(run: Run, kept: Checkpoints) -> dict[str, dict[str, float]]:
     best = kept.read(BEST)
     if run.best is None or best is None or run.best["epoch"] == last:
         return {**scores, "best": dict(scores["last"])}
+    # a state dict shares its tensors with the model: without clones the last weights would be lost
     weights = {name: value.clone() for name, value in run.model.state_dict().items()}
     run.model.load_state_dict(best["model"])
     scores["best"] = score(run.best["epoch"])
@@ -184,7 +285,3 @@ def check_fit(model: nn.Module, data: Splits, recipe: Recipe, device: torch.devi
                 remedy=f"Build it with num_classes={len(data.classes)}.",
             )
     return place
-
-
-def _silent(news: News) -> None:
-    """Tell nobody."""

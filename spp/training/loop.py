@@ -3,32 +3,33 @@
 from __future__ import annotations
 
 import math
+import random
 import time
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
+import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.optim import Optimizer
 
 from spp.data import Splits, shuffled
 from spp.data.parts import count
 from spp.errors import InputError, StoreError
+from spp.nn import clip_grad_agc_
 from spp.training.evaluate import Score, autocast, evaluate
 from spp.training.interrupts import Asked
-from spp.training.optimizers import apply_step, make_optimizer
-from spp.training.randomness import random_state, set_random_state
-from spp.training.recipe import Recipe
+from spp.training.recipe import Recipe, make_optimizer, rate
 from spp.training.results import History, News
-from spp.training.schedules import rate
-
-if TYPE_CHECKING:
-    from spp.training.worst import Worst
-    from spp.watching import Watch
+from spp.watching import Watch
 
 FREE = ("epochs", "keep_going")
 """What a resumed run may be given anew: more epochs, and to go on where it stopped for a loss that is not finite."""
+
+CLASSIFIER = "head.fc.*"
+"""Parameters of a bundled network's classifier, which adaptive gradient clipping leaves alone."""
 
 Report = Callable[[News], None]
 
@@ -42,7 +43,7 @@ class Position:
     step: int = 0
 
 
-class Run:
+class Trainer:
     """A model on its way.
 
     Args:
@@ -62,9 +63,8 @@ class Run:
         self.rows: list[dict[str, Any]] = []
         self.best: dict[str, float] | None = None
         self.watch: Watch | None = None
-        self.worst: Worst | None = None
         self.found: dict[str, Any] | None = None
-        """What ``worst`` had found when the run was saved."""
+        """The worst finding so far, of a watched run."""
         self.watched = 0
         """Steps of the optimizer that a watch had counted when the run was saved; a scaled step that overflows is none."""
         self.culprit: tuple[Tensor, Tensor] | None = None
@@ -78,14 +78,9 @@ class Run:
     def train_epoch(self, asked: Asked, report: Report) -> None:
         """Train until the epoch ends, somebody asks to stop, or the loss is not finite and that ends the run."""
         self.model.train()
-        at = self.position
+        at, seed = self.position, self.recipe.seed
         order = shuffled(
-            self.data.train,
-            self.recipe.batch_size,
-            seed=self.recipe.seed,
-            epoch=at.epoch,
-            augment=self.augment,
-            start=at.batch,
+            self.data.train, self.recipe.batch_size, seed=seed, epoch=at.epoch, augment=self.augment, start=at.batch
         )
         started = time.perf_counter() - self.seconds
         for inputs, targets in order:
@@ -99,6 +94,7 @@ class Run:
         """One step; False, and no step, where the loss is not finite and the run shall not keep going."""
         with autocast(self.device, self.recipe.precision):
             outputs = self.model(inputs)
+        # the loss is taken in float32 outside of autocast: in half precision label smoothing loses small differences
         loss = F.cross_entropy(outputs.float(), targets, label_smoothing=self.recipe.label_smoothing)
         value = loss.item()
         if not (math.isfinite(value) or self.recipe.keep_going):
@@ -114,47 +110,44 @@ class Run:
         started, at = time.perf_counter(), self.position
         train = self.score.means
         held_back = evaluate(self.model, self.data.validation, device=self.device, precision=self.recipe.precision)
-        row = {
-            History.EPOCH: at.epoch,
-            History.STEP: at.step,
-            History.LR: rate(self.recipe, max(at.step - 1, 0), self.batches),
-            History.TRAIN_LOSS: train["loss"] if self.culprit is None else math.nan,
-            History.TRAIN_ACCURACY: train["accuracy"],
-            History.VALIDATION_LOSS: held_back["loss"],
-            History.VALIDATION_ACCURACY: held_back["accuracy"],
-            History.SECONDS: self.seconds + time.perf_counter() - started,
+        # .value, a plain string: torch.load(weights_only=True) refuses an enum
+        row: dict[str, Any] = {
+            History.EPOCH.value: at.epoch,
+            History.STEP.value: at.step,
+            History.LR.value: rate(self.recipe, max(at.step - 1, 0), self.batches),
+            History.TRAIN_LOSS.value: train["loss"] if self.culprit is None else math.nan,
+            History.TRAIN_ACCURACY.value: train["accuracy"],
+            History.VALIDATION_LOSS.value: held_back["loss"],
+            History.VALIDATION_ACCURACY.value: held_back["accuracy"],
+            History.SECONDS.value: self.seconds + time.perf_counter() - started,
         }
-        plain: dict[str, Any] = {str(column): value for column, value in row.items()}
-        self.rows.append(plain)
+        self.rows.append(row)
         if self.culprit is None:
             at.epoch, at.batch, self.score, self.seconds = at.epoch + 1, 0, Score(), 0.0
-        return plain
+        return row
 
     def is_best(self, row: dict[str, Any]) -> bool:
         """Whether the epoch of ``row`` is the best so far; it is remembered if so."""
         accuracy, loss = row[History.VALIDATION_ACCURACY], row[History.VALIDATION_LOSS]
-        if math.isnan(accuracy):  # no validation images: the last is the best
-            better = True
-        else:
-            key = (accuracy, -math.inf if math.isnan(loss) else -loss)
-            better = self.best is None or key > (self.best["accuracy"], -self.best["loss"])
+        loss = math.inf if math.isnan(loss) else loss
+        # a NaN accuracy: there are no validation images, and the last epoch is the best
+        better = self.best is None or math.isnan(accuracy)
+        if self.best is not None and not better:
+            better = (accuracy, -loss) > (self.best["accuracy"], -self.best["loss"])
         if better:
-            self.best = {
-                "epoch": row[History.EPOCH],
-                "accuracy": accuracy,
-                "loss": math.inf if math.isnan(loss) else loss,
-            }
+            self.best = {"epoch": row[History.EPOCH], "accuracy": accuracy, "loss": loss}
         return better
 
     def news(self, row: dict[str, Any] | None = None) -> News:
-        """Where the run stands."""
-        found = self.found if self.worst is None else self.worst.found
-        means = self.score.means
-        if row is not None:
-            means = {"loss": row[History.TRAIN_LOSS], "accuracy": row[History.TRAIN_ACCURACY]}
-        epoch = self.position.epoch if row is None else int(row[History.EPOCH])
-        batch = self.position.batch if row is None else self.batches
-        return News(epoch, self.recipe.epochs, batch, self.batches, means["loss"], means["accuracy"], row, found)
+        """Where the run stands; ``row`` is that of the epoch that has just ended."""
+        at, epochs = self.position, self.recipe.epochs
+        if row is None:
+            means = self.score.means
+            return News(at.epoch, epochs, at.batch, self.batches, means["loss"], means["accuracy"], finding=self.found)
+        loss, accuracy = row[History.TRAIN_LOSS], row[History.TRAIN_ACCURACY]
+        return News(
+            int(row[History.EPOCH]), epochs, self.batches, self.batches, loss, accuracy, row=row, finding=self.found
+        )
 
     def state(self) -> dict[str, Any]:
         """Everything it takes to go on as if nothing had happened: tensors, numbers, strings and containers of them."""
@@ -169,7 +162,7 @@ class Run:
             "seconds": self.seconds,
             "history": self.rows,
             "best": self.best,
-            "found": self.found if self.worst is None else self.worst.found,
+            "found": self.found,
             "recipe": asdict(self.recipe),
             "data": self._data_facts(),
         }
@@ -182,10 +175,9 @@ class Run:
             StoreError: It is no such state.
         """
         try:
-            stored, data = state["recipe"], state["data"]
-            self._compare({k: v for k, v in self.recipe.differences(stored).items() if k not in FREE}, "recipe")
-            facts = self._data_facts()
-            self._compare({k: (data.get(k), v) for k, v in facts.items() if data.get(k) != v}, "data")
+            recipe, data = self.recipe.differences(state["recipe"]), state["data"]
+            _compare("recipe", {name: pair for name, pair in recipe.items() if name not in FREE})
+            _compare("data", {k: (data.get(k), v) for k, v in self._data_facts().items() if data.get(k) != v})
             try:
                 self.model.load_state_dict(state["model"])
             except RuntimeError as error:
@@ -195,6 +187,7 @@ class Run:
                     where="resume",
                 ) from error
             self.optimizer.load_state_dict(state["optimizer"])
+            # the state of a disabled scaler is empty, and refused when it is loaded
             if self.scaler.is_enabled():
                 self.scaler.load_state_dict(state["scaler"])
             set_random_state(state["random"], self.device)
@@ -207,16 +200,53 @@ class Run:
 
     def _data_facts(self) -> dict[str, Any]:
         splits = self.data
-        return {
-            "name": splits.name,
-            "shape": tuple(splits.shape),
-            "train": len(splits.train),
-            "validation": len(splits.validation),
-            "seed": splits.seed,
-        }
+        facts = {"name": splits.name, "shape": tuple(splits.shape), "seed": splits.seed}
+        return facts | {"train": len(splits.train), "validation": len(splits.validation)}
 
-    @staticmethod
-    def _compare(differences: dict[str, tuple[Any, Any]], what: str) -> None:
-        if differences:
-            pairs = [f"{name} {own!r} instead of {stored!r}" for name, (stored, own) in differences.items()]
-            raise InputError(f"a resumed run has the {what} it began with", received="; ".join(pairs), where="resume")
+
+def _compare(what: str, differences: dict[str, tuple[Any, Any]]) -> None:
+    """Raise where a resumed run differs from the stored one: ``{name: (stored, own)}``."""
+    if differences:
+        pairs = [f"{name} {own!r} instead of {stored!r}" for name, (stored, own) in differences.items()]
+        raise InputError(f"a resumed run has the {what} it began with", received="; ".join(pairs), where="resume")
+
+
+def apply_step(
+    model: nn.Module, loss: Tensor, optimizer: Optimizer, scaler: torch.amp.GradScaler, recipe: Recipe, lr: float
+) -> None:
+    """One backward pass and one step of the optimizer at the rate ``lr``, clipped where the recipe asks for it."""
+    for group in optimizer.param_groups:
+        group["lr"] = lr
+    optimizer.zero_grad(set_to_none=True)
+    scaler.scale(loss).backward()  # type: ignore[no-untyped-call]
+    if recipe.agc is not None:
+        # clipping compares gradients with weights, so that the scale of the loss must be out of them first
+        scaler.unscale_(optimizer)
+        own = any(name.startswith(CLASSIFIER[:-1]) for name, _ in model.named_parameters())
+        clip_grad_agc_(model, recipe.agc, exclude=(CLASSIFIER,) if own else ())
+    scaler.step(optimizer)
+    scaler.update()
+
+
+def random_state(device: torch.device) -> dict[str, Any]:
+    """The states of torch, the accelerator, Python and NumPy as tensors, numbers and tuples."""
+    # a forward may draw from NumPy's global state; its array becomes a tensor, since weights_only refuses arrays
+    name, keys, position, has_gauss, gauss = np.random.get_state(legacy=True)  # noqa: NPY002
+    return {
+        "torch": torch.get_rng_state(),
+        "accelerator": None if device.type == "cpu" else getattr(torch, device.type).get_rng_state(device),
+        "python": random.getstate(),
+        "numpy": (str(name), torch.from_numpy(np.asarray(keys).astype(np.int64)), position, has_gauss, gauss),
+    }
+
+
+def set_random_state(state: dict[str, Any], device: torch.device) -> None:
+    """Put back what ``random_state`` returned; an accelerator that was not there before keeps its own."""
+    # random states live on the CPU whatever map_location put the rest on
+    torch.set_rng_state(state["torch"].cpu())
+    if device.type != "cpu" and state["accelerator"] is not None:
+        getattr(torch, device.type).set_rng_state(state["accelerator"].cpu(), device)
+    version, numbers, gauss = state["python"]
+    random.setstate((version, tuple(numbers), gauss))
+    name, keys, *rest = state["numpy"]
+    np.random.set_state((name, keys.numpy().astype(np.uint32), *rest))  # noqa: NPY002

@@ -1,15 +1,19 @@
-"""How to train: every choice that changes the result, as one record that a run keeps."""
+"""How to train: every choice that changes the result, as one record that a run keeps; optimizers and schedules by name."""
 
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from dataclasses import dataclass, fields
 from typing import Any
 
+import torch
+from torch import nn
+from torch.optim import Optimizer
+
 from spp.data.augment import find_augmentation
 from spp.errors import InputError, UnknownNameError
-from spp.training.optimizers import OPTIMIZERS
-from spp.training.schedules import SCHEDULES
+from spp.registry import Registry
 
 PRECISIONS = ("float32", "bfloat16", "float16")
 
@@ -64,27 +68,17 @@ class Recipe:
     keep_going: bool = False
 
     def __post_init__(self) -> None:
-        for kind, name, known in (
-            ("optimizer", self.optimizer, OPTIMIZERS),
-            ("schedule", self.schedule, SCHEDULES),
-            ("precision", self.precision, PRECISIONS),
-        ):
-            if name not in known:
-                raise UnknownNameError(kind, str(name), known, where=kind)
+        OPTIMIZERS.row(self.optimizer, where="optimizer")
+        SCHEDULES.row(self.schedule, where="schedule")
+        if self.precision not in PRECISIONS:
+            raise UnknownNameError("precision", str(self.precision), PRECISIONS, where="precision")
         if self.augment is not None:
             find_augmentation(self.augment)
-        for name in ("epochs", "batch_size", "step_size"):
-            _whole(name, getattr(self, name), 1)
-        _whole("seed", self.seed, 0)
-        for name in ("lr", "agc"):
-            if getattr(self, name) is not None:
-                _number(name, getattr(self, name), 0, math.inf, above=True)
-        if self.weight_decay is not None:
-            _number("weight_decay", self.weight_decay, 0, math.inf)
-        _number("momentum", self.momentum, 0, 1)
-        _number("label_smoothing", self.label_smoothing, 0, 1)
-        _number("warmup", self.warmup, 0, math.inf)
-        _number("gamma", self.gamma, 0, math.inf, above=True)
+        for name, least in WHOLE.items():
+            _whole(name, getattr(self, name), least)
+        for name, (above, end) in NUMBERS.items():
+            if not (name in OPTIONAL and getattr(self, name) is None):
+                _number(name, getattr(self, name), end, above=above)
         if self.nesterov and (self.optimizer != "sgd" or self.momentum == 0):
             raise InputError(
                 "nesterov is a form of SGD with momentum",
@@ -103,14 +97,128 @@ class Recipe:
         return {name: (stored, own) for name, stored, own in pairs if stored != own}
 
 
+WHOLE = {"epochs": 1, "batch_size": 1, "step_size": 1, "seed": 0}
+"""Fields that are whole numbers, and the least each may be."""
+
+NUMBERS = {
+    "lr": (True, math.inf),
+    "agc": (True, math.inf),
+    "weight_decay": (False, math.inf),
+    "momentum": (False, 1.0),
+    "label_smoothing": (False, 1.0),
+    "warmup": (False, math.inf),
+    "gamma": (True, math.inf),
+}
+"""Fields that are numbers: whether zero is excluded, and what each is less than."""
+
+OPTIONAL = ("lr", "agc", "weight_decay")
+
+
 def _whole(name: str, value: object, least: int) -> None:
+    # bool is a kind of int in Python: epochs=True would train one epoch
     if isinstance(value, bool) or not isinstance(value, int) or value < least:
         raise InputError(f"{name} is a whole number of at least {least}", received=repr(value), where="recipe")
 
 
-def _number(name: str, value: object, low: float, high: float, *, above: bool = False) -> None:
+def _number(name: str, value: object, high: float, *, above: bool) -> None:
     good = isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
-    if not good or not low <= float(value) < high or (above and value == low):  # type: ignore[arg-type]
-        kind = "positive" if above else f"at least {low:g}"
+    if not good or not 0 <= float(value) < high or (above and value == 0):  # type: ignore[arg-type]
+        kind = "positive" if above else "at least 0"
         end = "" if high == math.inf else f" and less than {high:g}"
         raise InputError(f"{name} is a number, {kind}{end}", received=repr(value), where="recipe")
+
+
+@dataclass(frozen=True, slots=True)
+class OptimizerRow:
+    """A row of ``OPTIMIZERS``.
+
+    Attributes:
+        make: Its class, called with the parameters, ``lr`` and ``weight_decay``.
+        lr: Its own learning rate.
+        weight_decay: Its own weight decay.
+        description: One line.
+        options: Fields of the recipe that it is given besides.
+    """
+
+    make: Callable[..., Optimizer]
+    lr: float
+    weight_decay: float
+    description: str
+    options: tuple[str, ...] = ()
+
+
+OPTIMIZERS = Registry[OptimizerRow](
+    "optimizer",
+    {
+        "sgd": OptimizerRow(
+            torch.optim.SGD, 0.1, 0.0, "stochastic gradient descent with momentum", ("momentum", "nesterov")
+        ),
+        "adam": OptimizerRow(torch.optim.Adam, 1e-3, 0.0, "Adam (Kingma & Ba 2015, arXiv 1412.6980)"),
+        "adamw": OptimizerRow(
+            torch.optim.AdamW,
+            1e-3,
+            0.01,
+            "Adam with decoupled weight decay (Loshchilov & Hutter 2019, arXiv 1711.05101)",
+        ),
+    },
+    describe=lambda row: row.description,
+)
+"""Every optimizer by name."""
+
+
+def make_optimizer(model: nn.Module, recipe: Recipe) -> Optimizer:
+    """The optimizer of a recipe, for all parameters of ``model``."""
+    row = OPTIMIZERS[recipe.optimizer]
+    decay = row.weight_decay if recipe.weight_decay is None else recipe.weight_decay
+    options = {name: getattr(recipe, name) for name in row.options}
+    return row.make(model.parameters(), lr=recipe.learning_rate, weight_decay=decay, **options)
+
+
+@dataclass(frozen=True, slots=True)
+class ScheduleRow:
+    """A row of ``SCHEDULES``.
+
+    Attributes:
+        factor: Of ``epoch`` (a fraction within an epoch counts) and the recipe; the learning rate is multiplied by it.
+        description: One line.
+    """
+
+    factor: Callable[[float, Recipe], float]
+    description: str
+
+
+def _cosine(epoch: float, recipe: Recipe) -> float:
+    """``(1 + cos(pi t)) / 2`` with t from 0 at the end of warmup to 1 at the end of training."""
+    left = recipe.epochs - recipe.warmup
+    return 0.5 * (1 + math.cos(math.pi * min(1.0, max(0.0, (epoch - recipe.warmup) / left)))) if left > 0 else 1.0
+
+
+# pure functions of the step, where torch's schedulers hold a state: nothing to save, nothing to lose on resuming
+SCHEDULES = Registry[ScheduleRow](
+    "schedule",
+    {
+        "constant": ScheduleRow(lambda epoch, recipe: 1.0, "the same rate throughout"),
+        "step": ScheduleRow(
+            lambda epoch, recipe: recipe.gamma ** int(epoch // recipe.step_size), "times gamma every step_size epochs"
+        ),
+        "cosine": ScheduleRow(_cosine, "half a cosine down to zero (Loshchilov & Hutter 2017, arXiv 1608.03983)"),
+    },
+    describe=lambda row: row.description,
+)
+"""Every schedule by name."""
+
+
+def rate(recipe: Recipe, step: int, steps_per_epoch: int) -> float:
+    """The learning rate of a step.
+
+    Args:
+        recipe: How to train.
+        step: From 0, over all epochs.
+        steps_per_epoch: Steps in an epoch.
+
+    Returns:
+        ``lr * min(1, (step + 1) / warmup steps) * factor``.
+    """
+    warmup = recipe.warmup * steps_per_epoch
+    ramp = min(1.0, (step + 1) / warmup) if warmup > 0 else 1.0
+    return recipe.learning_rate * ramp * SCHEDULES[recipe.schedule].factor(step / steps_per_epoch, recipe)

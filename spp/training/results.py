@@ -5,16 +5,14 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from enum import StrEnum
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import pandas as pd
 from torch import nn
 
+from spp.run import Trace
 from spp.training.recipe import Recipe
-
-if TYPE_CHECKING:
-    from spp.run import Trace
-    from spp.watching import Watch
+from spp.watching import Watch
 
 
 class History(StrEnum):
@@ -94,6 +92,7 @@ class Fitted:
 
 def history_frame(rows: list[dict[str, Any]]) -> pd.DataFrame:
     """The rows as a frame; whole numbers stay whole, also of an empty one."""
-    frame = pd.DataFrame(rows, columns=[str(column) for column in History])
-    whole = {str(History.EPOCH): "int64", str(History.STEP): "int64"}
-    return frame.astype({column: whole.get(column, "float64") for column in frame.columns})
+    whole = (History.EPOCH, History.STEP)
+    # without rows pandas would make every column an object
+    kinds = {str(column): "int64" if column in whole else "float64" for column in History}
+    return pd.DataFrame(rows, columns=list(kinds)).astype(kinds)

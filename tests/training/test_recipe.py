@@ -9,8 +9,8 @@ from hypothesis import strategies as st
 
 from spp.errors import InputError, UnknownNameError
 from spp.training import OPTIMIZERS, SCHEDULES, Recipe
-from spp.training.optimizers import apply_step, make_optimizer
-from spp.training.schedules import rate
+from spp.training.loop import apply_step
+from spp.training.recipe import make_optimizer, rate
 from tests.training import small
 
 
