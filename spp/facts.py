@@ -12,8 +12,8 @@ import torch
 from torch import nn
 
 import spp
-from spp.capture.sites import type_name
 from spp.capture.walk import parameters_in
+from spp.layers import type_name
 
 
 def model_facts(model: nn.Module, parameters: Sequence[nn.Parameter] | None = None) -> dict[str, Any]:

@@ -1,86 +1,39 @@
-"""Where a tensor has its channels, and which activations are bounded.
+"""Where a tensor has its channels, and where bounded activations are saturated.
 
-Axis 1 for channels-first modules of rank >= 3 (axis 0 for an unbatched input), the last axis for linear layers, layer norms,
-embeddings, attention and anything of rank 2. Every other module follows: its input where that is known and of the same rank,
-else what the call before it gave out, else what its rank suggests.
+:mod:`spp.layers` knows the layout of a layer's class: axis 1 for channels-first modules of rank >= 3 (axis 0 for an unbatched
+input), the last axis for linear layers, layer norms, embeddings, attention. Anything of rank 2 has it last. Every other module
+follows: its input where that is known and of the same rank, else what the call before it gave out, else what its rank suggests.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
-from enum import Enum
-from functools import lru_cache
 
 import torch
 from torch import Tensor, nn
 
+from spp.layers import Layer, own
+from spp.vocabulary import LayerKind
+
 ChannelAxis = int | Callable[[nn.Module, Tensor], int | None] | None
 
 
-class Layout(Enum):
-    """How a module's outputs lay out their channels."""
-
-    FIRST = "channels first"
-    LAST = "channels last"
-    FOLLOW = "as its input"
-
-
-_NORMS_FIRST = (nn.modules.batchnorm._NormBase, nn.GroupNorm, nn.LocalResponseNorm, nn.CrossMapLRN2d)
-_CONVOLUTIONS = (nn.modules.conv._ConvNd,)
-_LAST = (
-    nn.Linear,
-    nn.Bilinear,
-    nn.RMSNorm,
-    nn.Embedding,
-    nn.EmbeddingBag,
-    nn.MultiheadAttention,
-    nn.RNNBase,
-    nn.RNNCellBase,
-    nn.Transformer,
-    nn.TransformerEncoder,
-    nn.TransformerDecoder,
-    nn.TransformerEncoderLayer,
-    nn.TransformerDecoderLayer,
-    nn.Flatten,
-)
-_SHUFFLES = (nn.PixelShuffle, nn.PixelUnshuffle, nn.ChannelShuffle, nn.Upsample)
-
-_BOUNDED: dict[type[nn.Module], tuple[float, float]] = {
-    nn.Sigmoid: (0.0, 1.0),
-    nn.Tanh: (-1.0, 1.0),
-    nn.ReLU6: (0.0, 6.0),
-    nn.Hardsigmoid: (0.0, 1.0),
-    nn.Softsign: (-1.0, 1.0),
-}
 NEAR = 0.01
 """A value is saturated within this share of the larger end's magnitude of either end."""
 
 
-@lru_cache(maxsize=1024)
-def layout_of(kind: type[nn.Module]) -> Layout:
-    """The layout a class of modules stands for; subclasses named ``...2d`` of a layer norm are channels-first."""
-    if issubclass(kind, nn.LayerNorm | nn.RMSNorm):
-        return Layout.FIRST if kind.__name__.lower().endswith("2d") else Layout.LAST
-    if issubclass(kind, (*_CONVOLUTIONS, *_NORMS_FIRST, *_SHUFFLES)) or _pools(kind):
-        return Layout.FIRST
-    return Layout.LAST if issubclass(kind, _LAST) else Layout.FOLLOW
-
-
-def range_of(module: nn.Module) -> tuple[float, float] | None:
-    """The values at or beyond which a bounded activation counts as saturated; None for unbounded ones."""
-    if type(module) is nn.Hardtanh:
-        low, high = float(module.min_val), float(module.max_val)
-    elif type(module) in _BOUNDED:
-        low, high = _BOUNDED[type(module)]
-    else:
+def saturation(layer: Layer) -> tuple[float, float] | None:
+    """The values at or beyond which the output of a bounded activation counts as saturated; None for unbounded ones."""
+    if layer.output_range is None:
         return None
+    low, high = layer.output_range
     margin = NEAR * max(abs(low), abs(high))
     return low + margin, high - margin
 
 
 def channel_axis(
     module: nn.Module,
-    layout: Layout,
+    layer: Layer,
     tensor: Tensor,
     source: tuple[int, int | None] | None,
     before: tuple[int, int | None, int] | None,
@@ -90,7 +43,7 @@ def channel_axis(
 
     Args:
         module: Whose output it is.
-        layout: Its layout.
+        layer: What is known of it.
         tensor: The output.
         source: Rank and axis of what it follows, where known.
         before: Rank, axis and number of channels of the last output before it, where there is one.
@@ -103,10 +56,10 @@ def channel_axis(
         axis = override if isinstance(override, int) else override(module, tensor)
         if axis is not None and -rank <= axis < rank:
             return axis % rank
-    if layout is Layout.LAST:
+    if layer.channel_layout == "last":
         return rank - 1
-    if layout is Layout.FIRST:
-        if rank == _unbatched_rank(module):
+    if layer.channel_layout == "first":
+        if rank == _unbatched_rank(module, layer):
             return 0
         return 1 if rank >= 3 else rank - 1
     if rank <= 2:
@@ -125,25 +78,19 @@ def channel_axis(
     return 1 if rank >= 4 else rank - 1
 
 
-def weight_axis(module: nn.Module, parameter: str, rank: int) -> int | None:
-    """Axis 0, the output units; axis 1 for the kernel of a transposed convolution; None for a scalar."""
+def weight_axis(layer: Layer, parameter: str, rank: int) -> int | None:
+    """The axis of a parameter along which the output units lie; None for a scalar."""
     if rank == 0:
         return None
-    transposed = isinstance(module, nn.modules.conv._ConvTransposeNd)
-    return 1 if transposed and rank > 2 and parameter.startswith("weight") else 0
+    return layer.unit_axis if rank > 1 and parameter.startswith("weight") else 0
 
 
-def _pools(kind: type[nn.Module]) -> bool:
-    return kind.__module__ == nn.modules.pooling.__name__ or issubclass(
-        kind, nn.modules.pooling._MaxPoolNd | nn.modules.pooling._AvgPoolNd | nn.modules.pooling._AdaptiveAvgPoolNd
-    )
-
-
-def _unbatched_rank(module: nn.Module) -> int | None:
+def _unbatched_rank(module: nn.Module, layer: Layer) -> int | None:
     """Rank of an output without a batch axis, where the module takes such inputs."""
-    if isinstance(module, _CONVOLUTIONS):
-        return len(module.kernel_size) + 1
-    if _pools(type(module)):
+    if layer.kind is LayerKind.CONVOLUTION:
+        kernel = own(module, "kernel_size")
+        return len(kernel) + 1 if isinstance(kernel, tuple) else None
+    if layer.kind is LayerKind.POOLING:
         digits = [c for c in type(module).__name__ if c.isdigit()]
         return int(digits[0]) + 1 if digits else None
     return None

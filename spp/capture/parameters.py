@@ -157,7 +157,7 @@ class StepParameters:
 
     def _look(self, entry: Entry, call: Call | None) -> None:
         for name, tensor in parameters_of(entry.module):
-            axis = weight_axis(entry.module, name, tensor.dim())
+            axis = weight_axis(entry.layer, name, tensor.dim())
             site = Site(entry, call, name, tensor.shape, tensor.dtype, axis, is_weight=True)
             part, reason = None, ""
             if is_shared(tensor):

@@ -5,15 +5,15 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from fnmatch import fnmatchcase
-from functools import lru_cache
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from spp.capture.channels import ChannelAxis, Layout, channel_axis, layout_of, range_of
+from spp.capture.channels import ChannelAxis, channel_axis, saturation
 from spp.capture.walk import named_modules
 from spp.errors import InputError, UnknownNameError
+from spp.layers import Layer, is_scripted, layer_of, type_name
 from spp.stats.extra import Reduced
 from spp.vocabulary import Role, Signal
 
@@ -33,7 +33,7 @@ class Entry:
         type: Its class name.
         leaf: Whether it has no children.
         selected: Whether ``include`` and ``exclude`` leave it in.
-        layout: Where its outputs have their channels.
+        layer: What is known of it.
         ends: Values at or beyond which its output counts as saturated, if it is a bounded activation.
         weight_of: For a module inside a parametrization, the module and parameter it makes; its outputs are weights.
         calls: Its calls in the current pass, in order.
@@ -46,7 +46,7 @@ class Entry:
     type: str
     leaf: bool
     selected: bool
-    layout: Layout
+    layer: Layer
     ends: tuple[float, float] | None
     weight_of: tuple[str, str] | None = None
     calls: list[Call] = field(default_factory=list)
@@ -143,8 +143,9 @@ class Placer:
         entry, rank = call.entry, tensor.dim()
         if entry.weight_of is not None:
             return 0 if rank else None
-        source = self._source(call, tensor) if entry.layout is Layout.FOLLOW and rank > 2 else None  # else nobody asks
-        axis = channel_axis(entry.module, entry.layout, tensor, source, self._before, self._override)
+        follows = entry.layer.channel_layout == "inherit" and rank > 2  # else nobody asks for the source
+        source = self._source(call, tensor) if follows else None
+        axis = channel_axis(entry.module, entry.layer, tensor, source, self._before, self._override)
         self._before = rank, axis, tensor.shape[axis] if axis is not None else 1
         return axis
 
@@ -184,9 +185,8 @@ def roster(model: nn.Module, include: Selection = None, exclude: Selection = Non
             drops is not None and any(drops(n, module) for n in names[key])
         )
         first, *others = names[key]
-        kind = type(module)
-        scripted = _scripted(kind)  # type: ignore[arg-type]  # a class has a hash of its own
-        children: Iterable[nn.Module | None] = module.children() if scripted else module._modules.values()
+        children: Iterable[nn.Module | None] = module.children() if is_scripted(module) else module._modules.values()
+        layer = layer_of(module)
         entries.append(
             Entry(
                 module,
@@ -195,35 +195,17 @@ def roster(model: nn.Module, include: Selection = None, exclude: Selection = Non
                 type_name(module),
                 next(iter(children), None) is None,
                 selected,
-                layout_of(kind),  # type: ignore[arg-type]
-                range_of(module),
+                layer,
+                saturation(layer),
                 _parametrized(first) if "parametrizations" in first else None,
             )
         )
     return entries
 
 
-def type_name(module: nn.Module) -> str:
-    """The class name; for a scripted or sharded module that of the class it was made from."""
-    kind = type(module)
-    original = getattr(module, "original_name", None) if _scripted(kind) else None  # type: ignore[arg-type]
-    if isinstance(original, str):
-        return original
-    if (
-        len(kind.__mro__) > 2 and kind.__mro__[1].__name__ == "FSDPModule"
-    ):  # fully_shard gives each module a class of its own
-        kind = kind.__mro__[2]
-    return kind.__name__
-
-
 def callable_module(module: nn.Module) -> bool:
     """Whether the module has a forward at all; containers such as ModuleList have none."""
     return getattr(type(module), "forward", None) is not nn.Module.forward
-
-
-@lru_cache(maxsize=1024)
-def _scripted(kind: type[nn.Module]) -> bool:
-    return kind.__module__.startswith("torch.jit")
 
 
 def _parametrized(name: str) -> tuple[str, str] | None:

@@ -110,7 +110,7 @@ class Weights:
 
     @staticmethod
     def _site(entry: Entry, call: Call | None, name: str, tensor: Tensor) -> Site:
-        axis = weight_axis(entry.module, name, tensor.dim())
+        axis = weight_axis(entry.layer, name, tensor.dim())
         return Site(entry, call, name, tensor.shape, tensor.dtype, axis, is_weight=True)
 
 

@@ -11,7 +11,9 @@ from typing import Any
 import pandas as pd
 
 from spp.errors import StoreError
-from spp.frame.schema import VERSION
+from spp.frame.schema import VERSION, Column
+from spp.layers import kind_of_name
+from spp.vocabulary import LayerKind
 
 RUN_FILE = "run.json"
 DRAFT = ".draft-"
@@ -85,9 +87,21 @@ def read_table(path: Path, shown: str) -> pd.DataFrame:
         StoreError: It cannot be read.
     """
     try:
-        return pd.read_parquet(path)
+        table = pd.read_parquet(path)
     except Exception as error:
         raise StoreError(f"{path.name} of a run can be read", received=str(error), where=shown) from error
+    return _with_kind(table)
+
+
+def _with_kind(table: pd.DataFrame) -> pd.DataFrame:
+    """The column that version 1 lacked in tables of layers, as far as the names of their classes tell."""
+    if Column.KIND not in table and {Column.TYPE, Column.LEAF} <= set(table):
+        kinds = [
+            kind_of_name(str(t), bool(leaf)) for t, leaf in zip(table[Column.TYPE], table[Column.LEAF], strict=True)
+        ]
+        kind = pd.Categorical([str(k) for k in kinds], list(map(str, LayerKind)))
+        table.insert(list(table).index(Column.TYPE) + 1, str(Column.KIND), pd.Series(kind, index=table.index))
+    return table
 
 
 def failed(shown: object, error: OSError) -> StoreError:

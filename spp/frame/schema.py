@@ -15,10 +15,10 @@ from typing import TypeVar
 import pandas as pd
 
 from spp.errors import InputError
-from spp.vocabulary import Role, Severity, Signal
+from spp.vocabulary import LayerKind, Role, Severity, Signal
 
-VERSION = 1
-"""Version of the stored layout; a reader refuses a later one."""
+VERSION = 2
+"""Version of the stored layout; a reader refuses a later one. Version 1 lacked ``kind``, in the frame and in ``modules``."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,6 +71,7 @@ class Column(Described):
     CALL = "call", Spec("int64", "call", "0 for the module's first call in the pass")
     OUTPUT = "output", Spec("str", "output", "which output (empty for a lone tensor), or the parameter's name")
     TYPE = "type", Spec("category", "type", "class name of the module")
+    KIND = "kind", Spec("category", "kind", "what the module does to a signal, see `spp.layers`", tuple(LayerKind))
     LEAF = "leaf", Spec("bool", "leaf", "whether the module has no children")
     SIGNAL = "signal", Spec("category", "signal", "which signal the row is about", tuple(Signal))
     ROLE = "role", Spec("category", "role", "part played at a residual merge", tuple(Role), missing=True)
@@ -204,6 +205,7 @@ class ModuleColumn(Described):
     NAME = "name", Spec("str", "module", "qualified name")
     ALIASES = "aliases", Spec("str", "aliases", "further names of the same module, separated by spaces")
     TYPE = "type", Spec("category", "type", "class name")
+    KIND = "kind", Spec("category", "kind", "what it does to a signal, see `spp.layers`", tuple(LayerKind))
     DEPTH = "depth", Spec("Int64", "depth", "depth of its first call; missing if it never ran", missing=True)
     CALLS = "calls", Spec("int64", "calls", "how often it was called in one pass")
     LEAF = "leaf", Spec("bool", "leaf", "whether it has no children")

@@ -117,7 +117,19 @@ def modes(names: Sequence[str], which: npt.NDArray[np.int64]) -> pd.Categorical:
 
 
 def _facts(row: Row) -> tuple[object, ...]:
-    return (row.name, row.call, row.output, row.type, row.leaf, row.signal, row.role, row.depth, row.shape, row.dtype)
+    return (
+        row.name,
+        row.call,
+        row.output,
+        row.type,
+        row.kind,
+        row.leaf,
+        row.signal,
+        row.role,
+        row.depth,
+        row.shape,
+        row.dtype,
+    )
 
 
 def _same(row: Row, facts: tuple[object, ...]) -> bool:

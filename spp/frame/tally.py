@@ -14,7 +14,7 @@ from spp.capture.sites import Call, Site
 from spp.errors import InputError
 from spp.stats.extra import Reduced, Shaped
 from spp.stats.sums import Moments
-from spp.vocabulary import Role, Signal
+from spp.vocabulary import LayerKind, Role, Signal
 
 Key = tuple[str, int, str, Signal]
 
@@ -30,6 +30,7 @@ class Row:
     call: int
     output: str
     type: str
+    kind: LayerKind
     leaf: bool
     signal: Signal
     role: Role | None
@@ -149,6 +150,7 @@ class Tally:
                 call,
                 output,
                 site.entry.type,
+                site.entry.layer.kind,
                 site.entry.leaf,
                 signal,
                 site.role,

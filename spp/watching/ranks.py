@@ -140,6 +140,7 @@ def _rows(rows: list[Row]) -> tuple[list[tuple[Any, ...]], Any]:
             r.call,
             r.output,
             r.type,
+            r.kind,
             r.leaf,
             r.signal,
             r.role,
@@ -161,7 +162,7 @@ def _unpacked(packed: tuple[list[tuple[Any, ...]], Any]) -> list[Row]:
         return []
     tables = torch.split(torch.from_numpy(numbers), [f[-1] for f in facts], dim=1)
     make: Any = Row
-    return [make(*f[:11], Moments(t), f[11]) for f, t in zip(facts, tables, strict=True)]
+    return [make(*f[:12], Moments(t), f[12]) for f, t in zip(facts, tables, strict=True)]
 
 
 def _sums(moments: Reduced) -> Tensor:

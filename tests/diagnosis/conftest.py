@@ -3,6 +3,7 @@ import pytest
 import torch
 
 from spp.frame.schema import COLUMNS, Column, check
+from spp.layers import kind_of_name
 
 NUMBERS = {
     Column.MEAN: 0.0,
@@ -37,6 +38,7 @@ def make_frame(rows: list[dict]) -> pd.DataFrame:
             Column.ACV: 0.9,
         }
         row |= given
+        row[Column.KIND] = row[Column.KIND] or str(kind_of_name(row[Column.TYPE]))
         row.setdefault(Column.MEAN_SQUARE, None)
         if row[Column.MEAN_SQUARE] is None:
             row[Column.MEAN_SQUARE] = row[Column.ACSM] + row[Column.ACV]

@@ -6,6 +6,7 @@ import numpy as np
 import pandas as pd
 
 from spp.frame.schema import BLOCK_COLUMNS, COLUMNS, STATISTICS, BlockColumn, Column, Spec, check
+from spp.layers import kind_of_name
 from spp.vocabulary import Signal
 
 RUN = {
@@ -44,7 +45,8 @@ def row(depth: int | None, name: str, signal: Signal, acsm: float, acv: float, *
     values |= {"step": 0, "depth": depth, "name": name, "call": 0, "output": "", "type": "Conv2d", "leaf": True}
     values |= {"signal": signal, "role": None, "block": None, "shape": "32x8x4x4", "dtype": "float32"}
     values |= {"channels": 8, "numel": 4096}
-    return values | changes
+    values |= changes
+    return {"kind": str(kind_of_name(str(values["type"]))), **values}
 
 
 def frame(rows: list[dict[str, object]]) -> pd.DataFrame:

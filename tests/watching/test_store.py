@@ -155,7 +155,7 @@ def test_runs_that_cannot_be_continued(tmp_path):
         spp.watch(plain(), path=tmp_path / "trace", resume=True).start()
     facts = json.loads((tmp_path / "run" / "run.json").read_text())
     (tmp_path / "run" / "run.json").write_text(json.dumps({**facts, "format": 99}))
-    with pytest.raises(spp.errors.StoreError, match=r"this spp reads runs up to version 1; got version 99.*Upgrade"):
+    with pytest.raises(spp.errors.StoreError, match=r"this spp reads runs up to version 2; got version 99.*Upgrade"):
         spp.watch(Net(), path=tmp_path / "run", resume=True).start()
     with pytest.raises(spp.errors.StoreError, match="got version 99"):
         spp.load(tmp_path / "run")
