@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import pandas as pd
 
-from spp.diagnosis.diagnose import diagnose
+from spp.diagnosis import Findings, diagnose
 from spp.frame import store
 from spp.frame.build import build_channels, build_exponents
 from spp.frame.schema import Column
@@ -81,10 +81,11 @@ class Trace:
         return self._table("exponents")
 
     @property
-    def findings(self) -> pd.DataFrame:
+    def findings(self) -> Findings:
         """What :func:`spp.diagnose` says with its own thresholds, the worst first; kept after the first time."""
         self._later.setdefault("findings", lambda: diagnose(self))
-        return self._table("findings")
+        found: Findings = self._table("findings")  # type: ignore[assignment]
+        return found
 
     @property
     def channels(self) -> pd.DataFrame:

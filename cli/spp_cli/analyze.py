@@ -49,7 +49,7 @@ def analyze(**given: Any) -> None:
 
 
 def _run(request: Request) -> None:
-    from spp.diagnosis.facts import striking
+    from spp.diagnosis import notes
     from spp.errors import InputError
     from spp_cli import findings, inputs, networks, summary
     from spp_cli.folders import claim
@@ -64,14 +64,17 @@ def _run(request: Request) -> None:
             samples = inputs.fitting(request, plan)
         trace = traced(request, plan, samples, device)
         files = _write(trace, folder, figures=not request.no_figures, report=not request.no_report)
-    facts = striking(trace.frame)
+    facts = notes(trace.frame)
     if request.as_json:
         report = {
             "folder": str(folder),
             "files": files,
             "run": trace.run,
             "findings": findings.records(trace.findings),
-            "facts": [asdict(fact) for fact in facts],
+            "facts": [
+                {"severity": fact.value, "theme": fact.statistic, "where": fact.name, "sentence": fact.message}
+                for fact in facts
+            ],
             "components": summary.component_rows(trace),
         }
         click.echo(json.dumps(jsonable(report), indent=2, allow_nan=False))

@@ -13,7 +13,7 @@ from spp_cli.console import make_console, plain_warnings
 if TYPE_CHECKING:
     from rich.console import Console
 
-    from spp.diagnosis.compare import Comparison
+    from spp.diagnosis import Comparison
 
 MOST = 25
 """Layers that are listed, the first ones of many; ``--json`` lists all."""
@@ -59,7 +59,7 @@ def check(run: str, baseline: str, seeds: tuple[str, ...], tolerance: float, as_
     layers' widths let expect. Exit codes: 0 nothing moved, 1 something did, 2 wrong usage or input.
     """
     import spp
-    from spp.diagnosis.compare import compare
+    from spp.diagnosis import compare
 
     with plain_warnings():
         found = compare(

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from rich.console import Console
     from rich.table import Table
 
-    from spp.diagnosis.facts import Fact
+    from spp.diagnosis import Finding
     from spp.run import Trace
 
 MOST_ROWS = 70
@@ -25,7 +25,7 @@ MOST_BARS = 16
 """Width of a sparkline; longer components are thinned to it."""
 
 
-def show(trace: Trace, facts: list[Fact], folder: Path, files: list[str]) -> None:
+def show(trace: Trace, facts: list[Finding], folder: Path, files: list[str]) -> None:
     """Print the summary of ``trace`` to standard output."""
     console = make_console()
     for line in heading(trace.run):
@@ -73,7 +73,7 @@ def heading(run: dict[str, Any]) -> list[str]:
 
 def component_rows(trace: Trace) -> list[dict[str, Any]]:
     """One record per component along the network: its name and, at its end, the statistics of the table."""
-    from spp.diagnosis.path import along, components
+    from spp.diagnosis.main_path import along, components
     from spp.frame.schema import BlockColumn, Column
     from spp.vocabulary import Signal
 
@@ -139,7 +139,7 @@ def sparkline(powers: list[float], low: float, high: float, bars: str) -> str:
     return "".join(bars[round((power - low) / step)] if math.isfinite(power) else "!" for power in powers)
 
 
-def _numbered(facts: list[Fact]) -> Table:
+def _numbered(facts: list[Finding]) -> Table:
     """The facts as a list whose lines are indented beside their number."""
     from rich.table import Table
     from rich.text import Text

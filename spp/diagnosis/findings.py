@@ -1,18 +1,22 @@
-"""A finding, and the table of them: worst first, the cause before what follows from it."""
+"""Findings: what is wrong with a network, or worth knowing, and the words and numbers in which it is told."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from html import escape
+from typing import Any, ClassVar
 
-import numpy as np
 import pandas as pd
 
-from spp.frame.schema import FINDING_COLUMNS, FindingColumn, check
+from spp.frame.schema import FINDING_COLUMNS, check
 from spp.vocabulary import Severity, Signal
 
-EVERYTHING = "*"
-"""In ``explains``: every other finding follows from this one."""
+EVERYTHING = "everything"
+"""The tag of a cause that every other finding follows."""
+
+RANK = {severity: rank for rank, severity in enumerate(Severity)}
+"""0 is the worst."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -30,8 +34,8 @@ class Finding:
         expected: What would have been taken, as ``at most 2.6 decades``.
         remedy: What to try; words to type stand between backticks.
         evidence: The layers concerned and their numbers.
-        explains: Rules whose findings follow from this one, and are left out beside it; ``"rule:note"`` only if they
-            are no more than information.
+        tags: What it is a cause of, see :func:`spp.diagnosis.rule`; None stands for the tags of its rule.
+        follows: Tags of the causes beside which it is left out; None stands for those of its rule.
         rule: The rule that found it; filled in by :func:`spp.diagnose`.
     """
 
@@ -45,8 +49,66 @@ class Finding:
     expected: str | None = None
     remedy: str = ""
     evidence: str = ""
-    explains: tuple[str, ...] = ()
+    tags: tuple[str, ...] | None = None
+    follows: tuple[str, ...] | None = None
     rule: str = ""
+
+    def __str__(self) -> str:
+        return self.message
+
+
+class Findings(pd.DataFrame):
+    """The table of findings, worst first: the columns of :data:`spp.frame.schema.FINDING_COLUMNS`, one row per finding.
+
+    Printed, it is a list of sentences; looped over, it gives :class:`Finding` records. All else is a DataFrame's.
+
+    Attributes:
+        notes: What is worth knowing of any network, healthy or not: the most striking first.
+    """
+
+    # pandas keeps, copies and pickles the attributes that are named here.
+    _metadata: ClassVar[list[str]] = ["_found", "notes"]
+    _found: tuple[Finding, ...]
+    notes: tuple[Finding, ...]
+
+    def __init__(self, found: Sequence[Finding] = (), notes: Sequence[Finding] = ()) -> None:
+        # The stubs of pandas know of __new__ alone.
+        super().__init__(build_findings(found))  # type: ignore[call-arg]
+        self._found, self.notes = tuple(found), tuple(notes)
+
+    @property
+    def _constructor(self) -> Any:
+        # A selection of rows or columns is a plain table: its records would no longer be those of its rows.
+        return pd.DataFrame
+
+    @property
+    def frame(self) -> pd.DataFrame:
+        """The plain table."""
+        return self.copy()
+
+    def worst(self, severity: Severity | str = Severity.NOTE) -> list[Finding]:
+        """The findings that are as bad as ``severity`` or worse."""
+        return [finding for finding in self if RANK[finding.severity] <= RANK[Severity(severity)]]
+
+    def __iter__(self) -> Iterator[Finding]:
+        return iter(self._found)
+
+    def __str__(self) -> str:
+        lines = []
+        for finding in self:
+            where = f" at {finding.name}" if finding.name else ""
+            lines.append(f"{finding.severity}: {finding.rule}{where}: {finding.message}")
+            lines += [f"    Try: {finding.remedy}"] if finding.remedy else []
+        return "\n".join(lines or ["Nothing to report."])
+
+    def _repr_html_(self) -> str:
+        rows = [
+            f"<tr><td>{finding.severity}</td><td><code>{finding.rule}</code></td><td>{escape(finding.name)}</td>"
+            f"<td>{escape(finding.message)}</td><td>{escape(finding.remedy)}</td></tr>"
+            for finding in self
+        ]
+        head = "".join(f"<th>{title}</th>" for title in ("severity", "rule", "where", "finding", "try"))
+        return f"<table><tr>{head}</tr>{''.join(rows)}</table>" if rows else "<p>Nothing to report.</p>"
 
 
 def arrange(found: Sequence[Finding]) -> list[Finding]:
@@ -57,26 +119,19 @@ def arrange(found: Sequence[Finding]) -> list[Finding]:
     """
     kept: list[Finding] = []
     for finding in found:
-        followed = any(
-            finding.rule in earlier.explains
-            or f"{finding.rule}:{finding.severity}" in earlier.explains
-            or (EVERYTHING in earlier.explains and earlier.rule != finding.rule)
-            or (earlier.name == finding.name != "" and earlier.rule != finding.rule and _as_bad(earlier, finding))
-            for earlier in kept
-        )
-        if not followed:
+        if not any(_explains(earlier, finding) for earlier in kept if earlier.rule != finding.rule):
             kept.append(finding)
-    order = {severity: rank for rank, severity in enumerate(Severity)}
     rules = list(dict.fromkeys(finding.rule for finding in found))
     return sorted(
-        kept, key=lambda f: (order[f.severity], rules.index(f.rule), f.depth if f.depth is not None else 1 << 60)
+        kept, key=lambda f: (RANK[f.severity], rules.index(f.rule), f.depth if f.depth is not None else 1 << 60)
     )
 
 
-def _as_bad(earlier: Finding, finding: Finding) -> bool:
-    """Two rules about the same leaf are one trouble, unless the later one is worse."""
-    order = list(Severity)
-    return order.index(earlier.severity) <= order.index(finding.severity)
+def _explains(cause: Finding, finding: Finding) -> bool:
+    """By its tags, or since two rules about the same leaf are one trouble, unless the later one is worse."""
+    tags = set(cause.tags or ())
+    same = cause.name == finding.name != "" and RANK[cause.severity] <= RANK[finding.severity]
+    return same or EVERYTHING in tags or not tags.isdisjoint(finding.follows or ())
 
 
 def build_findings(found: Sequence[Finding]) -> pd.DataFrame:
@@ -87,10 +142,43 @@ def build_findings(found: Sequence[Finding]) -> pd.DataFrame:
         if spec.dtype == "category":
             texts = [None if value is None else str(value) for value in values]
             columns[str(column)] = pd.Categorical(texts, categories=[str(c) for c in spec.categories])
-        elif column is FindingColumn.DEPTH:
-            columns[str(column)] = pd.array(values, dtype="Int64")
-        elif column is FindingColumn.VALUE:
-            columns[str(column)] = np.array(values, dtype=np.float64)
         else:
-            columns[str(column)] = pd.array(values, dtype="str")
+            columns[str(column)] = pd.Series(values, dtype=spec.dtype)
     return check(pd.DataFrame(columns), FINDING_COLUMNS)
+
+
+def number(value: float) -> str:
+    """Three digits."""
+    return f"{value:.3g}"
+
+
+def factor(decades: float) -> str:
+    """A ratio given by its log10, as ``3.2-fold`` or ``4.1e+09-fold``."""
+    value = 10 ** abs(decades)
+    return f"{value:.2g}-fold" if value >= 1e5 else f"{value:,.1f}-fold" if value < 100 else f"{value:,.0f}-fold"
+
+
+def percent(share: float) -> str:
+    """A share in percent, three digits."""
+    return f"{number(100 * share)} %"
+
+
+def count(n: int, noun: str) -> str:
+    """``1 layer``, ``3 layers``."""
+    return f"{n} {noun}" if n == 1 else f"{n} {noun}s"
+
+
+def further(found: Sequence[Any], noun: str = "layer", before: str = "; so it is in ", after: str = "") -> str:
+    """That the first of ``found`` is not the only one; empty where it is."""
+    return f"{before}{count(len(found) - 1, f'further {noun}')}{after}" if len(found) > 1 else ""
+
+
+def some(names: Sequence[str], most: int = 8) -> str:
+    """The names, the first ones of many."""
+    shown = ", ".join(quoted(name) for name in names[:most])
+    return f"{shown} and {len(names) - most} more" if len(names) > most else shown
+
+
+def quoted(name: object) -> str:
+    """A module's name for a sentence."""
+    return str(name) or "the model itself"

@@ -1,4 +1,4 @@
-"""The table of rules. A rule is a plain function from a :class:`~spp.diagnosis.view.View` to findings.
+"""The table of rules, and how they are asked. A rule is a plain function from a :class:`~spp.diagnosis.view.View` to findings.
 
 Your own::
 
@@ -11,21 +11,51 @@ Your own::
                 yield Finding(severity=Severity.WARNING, name=key.name, message=f"{key.name} gives out {row.rms:.2g}.")
 
 From then on ``spp.diagnose`` and ``trace.findings`` ask it too; ``thresholds={"tiny_head.rms": 1e-8}`` tunes it.
+
+No rule names another one. A rule that finds causes has *tags*; a rule *follows* the tags of the causes beside which its
+findings say nothing new:
+
+=============== ========================================================================================
+tag             what is wrong
+=============== ========================================================================================
+``everything``  numbers are not finite: nothing behind them can be trusted
+``dead``        a layer gives out a constant
+``layer``       one layer at fault, whose output every layer behind it has to live with
+``groups``      an init that ignores groups
+``mean``        means outweigh the variance
+``channels``    channels are dead
+``batch``       statistics over too few values
+``branch``      one residual branch is unlike the others
+``identity``    residual branches begin at nothing, by design
+``growth``      residual sums grow from block to block
+``derivative``  one layer's backward is at fault
+``fall``        activations or gradients die on their way
+``rise``        activations or gradients explode on their way
+``gradient``    gradients explode on their way back
+=============== ========================================================================================
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from types import SimpleNamespace
 from typing import Any
 
-from spp.diagnosis.findings import Finding
-from spp.diagnosis.view import View
+import pandas as pd
+
+from spp.diagnosis.findings import Finding, Findings, arrange
+from spp.diagnosis.view import Measured, View
 from spp.errors import InputError, UnknownNameError
+from spp.frame.schema import Column
+from spp.registry import Registry
+from spp.stats.extra import FORMATS
 
 Check = Callable[[View, Any], Iterable[Finding]]
 """From the view and the rule's thresholds, as attributes, to findings."""
+
+FACT = "fact"
+"""The tag of rules that have something to tell of every network, and are kept apart, see :func:`notes`."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,6 +76,8 @@ class Rule:
         check: The function.
         thresholds: What it compares with, by name.
         source: Where it comes from: a paper, a section of the documentation, arithmetic.
+        tags: What its findings are causes of.
+        follows: Tags of the causes beside which its findings are left out.
     """
 
     name: str
@@ -53,9 +85,31 @@ class Rule:
     check: Check
     thresholds: Mapping[str, Threshold]
     source: str = ""
+    tags: tuple[str, ...] = ()
+    follows: tuple[str, ...] = ()
+
+    def found(self, view: View, at: Any) -> list[Finding]:
+        """Its findings, with its name, tags and causes.
+
+        Raises:
+            InputError: The function gave something else.
+        """
+        found = list(self.check(view, at) or ())
+        for finding in found:
+            if not isinstance(finding, Finding):
+                raise InputError("a rule yields findings", received=type(finding).__name__, where=f"rule {self.name!r}")
+        return [
+            replace(
+                finding,
+                rule=self.name,
+                tags=self.tags if finding.tags is None else finding.tags,
+                follows=self.follows if finding.follows is None else finding.follows,
+            )
+            for finding in found
+        ]
 
 
-RULES: dict[str, Rule] = {}
+RULES = Registry[Rule]("rule", describe=lambda row: row.description)
 """Every rule by name, causes before what follows from them."""
 
 
@@ -65,6 +119,8 @@ def rule(
     *,
     thresholds: Mapping[str, tuple[float, str]] | None = None,
     source: str = "",
+    tags: tuple[str, ...] = (),
+    follows: tuple[str, ...] = (),
     replace: bool = False,
 ) -> Callable[[Check], Check]:
     """Register a function ``(view, at) -> findings`` as a rule; ``at`` has the thresholds as attributes.
@@ -74,6 +130,8 @@ def rule(
         description: What it finds, in one line.
         thresholds: From name to number and the reason for it.
         source: Where the rule comes from.
+        tags: What its findings are causes of.
+        follows: Tags of the causes beside which its findings are left out.
         replace: Whether a rule of that name may be there already.
 
     Raises:
@@ -81,35 +139,108 @@ def rule(
     """
 
     def register(check: Check) -> Check:
-        if name in RULES and not replace:
-            raise InputError(
-                "a rule has a name of its own",
-                received=repr(name),
-                where="rule",
-                remedy="Give replace=True to replace it.",
-            )
         limits = {key: Threshold(*pair) for key, pair in (thresholds or {}).items()}
-        RULES[name] = Rule(name, description, check, limits, source)
+        RULES.register(name, Rule(name, description, check, limits, source, tags, follows), replace=replace)
         return check
 
     return register
 
 
+def diagnose(
+    trace: Measured,
+    *,
+    rules: Iterable[str | Check] | None = None,
+    thresholds: Mapping[str, float] | None = None,
+    precision: str | Iterable[str] | None = None,
+) -> Findings:
+    """Say what is wrong with the signals of a network, where it begins, and what to try.
+
+    Needs neither the model nor torch, only what a saved run holds. Of a frame with several steps the last one counts.
+
+    Args:
+        trace: A :class:`spp.Trace`, measured just now or loaded.
+        rules: Names of the rules to ask (``spp list rules``), or functions ``(view, at) -> findings``; all if left out.
+        thresholds: What to change, as ``{"cliff.decades": 3}``; the documentation gives each threshold's reason.
+        precision: Number formats that training is meant to use (``float16``, ``bfloat16``, ``fp8-e4m3``, ``fp8-e5m2``): what
+            they would lose becomes a warning. Left out: that of the run.
+
+    Returns:
+        One row per finding, see :data:`spp.frame.schema.FINDING_COLUMNS`: worst first, causes before what follows from them;
+        empty where there is nothing to say. Beside them the ``notes`` (none where ``rules`` are given), see :func:`notes`.
+
+    Raises:
+        UnknownNameError: No such rule, threshold or number format.
+        InputError: A rule or a threshold is not what was asked for.
+    """
+    view = _view(trace, thresholds, precision)
+    return Findings(_asked(view, rules), _told(view) if rules is None else ())
+
+
+def find(
+    trace: Measured,
+    *,
+    rules: Iterable[str | Check] | None = None,
+    thresholds: Mapping[str, float] | None = None,
+    precision: str | Iterable[str] | None = None,
+) -> list[Finding]:
+    """The findings of :func:`diagnose`, as records."""
+    return _asked(_view(trace, thresholds, precision), rules)
+
+
+def notes(frame: pd.DataFrame, limit: int = 3) -> list[Finding]:
+    """What is worth knowing of any network, the most striking first: findings of the rules tagged ``fact``.
+
+    Each is a ratio within one network, so that multiplying a signal by a constant changes none. A healthy network has its
+    facts too; they then say that the signal keeps its scale. ``statistic`` is the theme, ``value`` how striking the fact is,
+    in decades or what a reader would weigh like that many.
+
+    Args:
+        frame: The frame of a trace (one step), with the columns of ``spp.frame.schema.COLUMNS``.
+        limit: How many to return at most; fewer come back where the frame has less to say.
+
+    Raises:
+        InputError: ``limit`` is negative, or the frame holds several steps.
+    """
+    if limit < 0:
+        raise InputError("limit is a number of facts", received=str(limit), where="limit")
+    if frame[Column.STEP].nunique() > 1:
+        raise InputError("facts are told of one step", received="several steps", where="frame", remedy="Select one.")
+    return _told(_view(SimpleNamespace(frame=frame, run={})))[:limit]
+
+
+def _view(
+    trace: Any, thresholds: Mapping[str, float] | None = None, precision: str | Iterable[str] | None = None
+) -> View:
+    formats = (precision,) if isinstance(precision, str) else tuple(precision or ())
+    for name in formats:
+        if name not in FORMATS:
+            raise UnknownNameError("number format", name, FORMATS, where="precision")
+    return View(trace, formats, limits_of(thresholds))
+
+
+def _asked(view: View, rules: Iterable[str | Check] | None) -> list[Finding]:
+    rows = chosen(rules)
+    return arrange([found for row in rows for found in row.found(view, view.limits.get(row.name, SimpleNamespace()))])
+
+
+def _told(view: View) -> list[Finding]:
+    rows = [row for row in RULES.values() if FACT in row.tags]
+    return sorted((fact for row in rows for fact in row.found(view, view.limits[row.name])), key=lambda f: -f.value)
+
+
 def chosen(rules: Iterable[str | Check] | None) -> list[Rule]:
-    """The rules asked for, in causal order: all of them for None, else by name, and functions of one's own last.
+    """The rules asked for, in causal order: by name, and functions of one's own last; for None all but those of facts.
 
     Raises:
         UnknownNameError: No rule has that name.
         InputError: Something is neither a name nor a function.
     """
     if rules is None:
-        return list(RULES.values())
+        return [row for row in _causal() if FACT not in row.tags]
     names, own = set(), []
     for item in [rules] if isinstance(rules, str) else rules:
         if isinstance(item, str):
-            if item not in RULES:
-                raise UnknownNameError("rule", item, RULES, where="rules")
-            names.add(item)
+            names.add(RULES.row(item, where="rules").name)
         elif callable(item):
             known = next((row for row in RULES.values() if row.check is item), None)
             if known is None:
@@ -120,7 +251,16 @@ def chosen(rules: Iterable[str | Check] | None) -> list[Rule]:
             raise InputError(
                 "a rule is a name or a function (view, at) -> findings", received=repr(item), where="rules"
             )
-    return [row for row in RULES.values() if row.name in names] + own
+    return [row for row in _causal() if row.name in names] + own
+
+
+def _causal() -> list[Rule]:
+    """Every rule, causes first: one that was registered last and follows nothing stands before what follows it."""
+    rows: list[Rule] = []
+    for row in RULES.values():
+        behind = (i for i, other in enumerate(rows) if not row.follows and not set(row.tags).isdisjoint(other.follows))
+        rows.insert(next(behind, len(rows)), row)
+    return rows
 
 
 def limits_of(changes: Mapping[str, float] | None = None) -> dict[str, SimpleNamespace]:

@@ -7,21 +7,69 @@ what it takes, which the stored wiring tells.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from enum import StrEnum
 from functools import cached_property
-from typing import Any, NamedTuple
+from numbers import Integral
+from typing import Any, NamedTuple, Protocol
 
 import numpy as np
 import pandas as pd
 
-from spp.diagnosis.kinds import GATES, Kind, kind_of
-from spp.diagnosis.path import along, components, of_signals
+from spp.diagnosis.main_path import along, components, of_signals
 from spp.frame.schema import BlockColumn, Column, ModuleColumn
 from spp.vocabulary import Signal
 
 OUTSIDE = "."
 """How the wiring writes what came from outside the network."""
+NORM_WORDS = ("norm", "responsenorm", "dyt")
+"""What the class name of a norm contains, in small letters."""
+GATES = ("sigmoid", "hardsigmoid")
+"""Classes of the activations that make a gate, in small letters."""
+PLAIN = ("pool", "flatten", "identity", "dropout", "permute", "upsample", "pad", "droppath", "stochasticdepth")
+"""Class names of steps whose gain follows from what they do, not from what they are set to."""
+
+
+class Measured(Protocol):
+    """What a diagnosis reads: the tables of a trace, measured just now or loaded from a run folder, and its facts."""
+
+    @property
+    def frame(self) -> pd.DataFrame:
+        """One row per observed tensor."""
+
+    @property
+    def blocks(self) -> pd.DataFrame:
+        """One row per residual merge."""
+
+    @property
+    def modules(self) -> pd.DataFrame:
+        """One row per module."""
+
+    @property
+    def unmeasured(self) -> pd.DataFrame:
+        """One row per thing that could not be measured."""
+
+    @property
+    def exponents(self) -> pd.DataFrame:
+        """Counts by power of two."""
+
+    @property
+    def run(self) -> dict[str, Any]:
+        """The facts of the run."""
+
+
+class Kind(StrEnum):
+    """What a step is."""
+
+    WEIGHTED = "weighted layer"
+    """A convolution or Linear layer."""
+    DEPTHWISE = "depthwise convolution"
+    NORM = "norm"
+    ACTIVATION = "activation"
+    GATE = "gate"
+    """A squeeze-and-excitation block or the like, as a whole."""
+    PLAIN = "pooling and the like"
+    OTHER = "other"
 
 
 class Key(NamedTuple):
@@ -74,34 +122,69 @@ class Step:
     @property
     def decades(self) -> float:
         """log10 of its gain; NaN where one of the two is not known, zero or not finite."""
-        a, b = self.fed_mean_square, self.mean_square
-        return float(np.log10(b) - np.log10(a)) if 0 < a < np.inf and 0 < b < np.inf else float("nan")
+        return ratio(self.mean_square, self.fed_mean_square)
+
+
+@dataclass(frozen=True, slots=True)
+class BranchRatio:
+    """A residual merge: the variance of the branch over that of the skip.
+
+    Attributes:
+        block: The residual block.
+        branch: The leaf that sets the branch's scale.
+        depth: Depth of that leaf.
+        decades: log10 of the ratio; minus infinity for a branch of exact zeros.
+        group: Which merge of its block it is, and whether the skip is projected: attention is no measure for feed-forward.
+    """
+
+    block: str
+    branch: str
+    depth: int | None
+    decades: float
+    group: tuple[int, bool]
 
 
 class View:
     """The tables of a trace, and what the rules ask of them.
 
     Args:
-        tables: ``frame``, ``blocks``, ``modules``, ``unmeasured`` and ``exponents``, one step.
-        run: The facts of the run.
+        trace: What was measured; of several steps the last one counts.
         precision: The number formats asked about.
         limits: The thresholds of every rule, by rule: what is a cause depends on how bad its consequence is.
 
     Attributes:
         frame, blocks, modules, unmeasured, exponents: The tables.
-        run, precision, limits: As given.
+        run: The facts of the run.
+        precision, limits: As given.
     """
 
-    def __init__(
-        self,
-        tables: Mapping[str, pd.DataFrame],
-        run: Mapping[str, Any],
-        precision: tuple[str, ...] = (),
-        limits: Mapping[str, Any] | None = None,
-    ) -> None:
-        self.frame, self.blocks, self.modules = tables["frame"], tables["blocks"], tables["modules"]
-        self.unmeasured, self.exponents = tables["unmeasured"], tables["exponents"]
-        self.run, self.precision, self.limits = run, precision, limits or {}
+    def __init__(self, trace: Measured, precision: tuple[str, ...] = (), limits: dict[str, Any] | None = None) -> None:
+        self._trace, self.frame, self.run = trace, trace.frame, trace.run
+        if len(self.frame) and self.frame[Column.STEP].nunique() > 1:
+            self.frame = self.frame[self.frame[Column.STEP] == self.frame[Column.STEP].max()]
+        self.precision, self.limits = precision, limits or {}
+
+    @cached_property
+    def blocks(self) -> pd.DataFrame:
+        """One row per residual merge."""
+        steps = self._trace.blocks[BlockColumn.STEP]
+        last: pd.DataFrame = self._trace.blocks[steps == steps.max()]
+        return last
+
+    @property
+    def modules(self) -> pd.DataFrame:
+        """One row per module."""
+        return self._trace.modules
+
+    @property
+    def unmeasured(self) -> pd.DataFrame:
+        """One row per thing that could not be measured."""
+        return self._trace.unmeasured
+
+    @property
+    def exponents(self) -> pd.DataFrame:
+        """Counts by power of two."""
+        return self._trace.exponents
 
     @cached_property
     def facts(self) -> dict[str, Any]:
@@ -148,8 +231,7 @@ class View:
                 outer = self.activations.get(Key(name))
                 if outer is None or name in found:
                     continue
-                fed = [self.activations[k].shape for k in self.fed(Key(name)) if k in self.activations]
-                if outer.numel > row.numel and outer.shape in fed:
+                if outer.numel > row.numel and outer.shape in [source.shape for source in self.sources(Key(name))]:
                     found[name] = key.name
                 break
         return found
@@ -160,18 +242,17 @@ class View:
         found = []
         for key, row in self.activations.items():
             gate = key.name in self.gates
-            if not (row.leaf or gate) or (not gate and self.inside_gate(key.name)):
+            if not gate and (not row.leaf or any(key.name.startswith(f"{name}.") for name in self.gates)):
                 continue
             fed = self.fed(key)
-            sizes = [self.activations[k].mean_square for k in fed if k in self.activations]
-            known = len(sizes) == len(fed) > 0
-            kind = Kind.GATE if gate else kind_of(self.facts.get(key.name), self.weights.get((key.name, "weight")))
-            found.append(Step(key, kind, row, fed, row.mean_square, max(sizes) if known else float("nan")))
+            sizes = [source.mean_square for source in self.sources(key)]
+            taken = max(sizes) if len(sizes) == len(fed) > 0 else float("nan")
+            found.append(Step(key, Kind.GATE if gate else self._kind(key.name), row, fed, row.mean_square, taken))
         return found
 
     @cached_property
     def stream(self) -> pd.DataFrame:
-        """Activations at the end of each component of the network but its readout, see :mod:`spp.diagnosis.path`."""
+        """Activations at the end of each component of the network but its readout, see :mod:`spp.diagnosis.main_path`."""
         return self._body(along(self.frame, Signal.ACTIVATION))
 
     @cached_property
@@ -180,34 +261,50 @@ class View:
         return self._body(along(self.frame, Signal.GRADIENT))
 
     @cached_property
-    def components(self) -> dict[str, list[str]]:
-        """The leaves of each component."""
-        return components(self.frame)
+    def branch_ratios(self) -> list[BranchRatio]:
+        """The residual merges whose branch and skip were both measured, in order."""
+        found = []
+        before: dict[tuple[str, int], float] = {}
+        for row in records(self.blocks):
+            named = self.activations.get(Key(row.skip, int(row.call))) if isinstance(row.skip, str) else None
+            # A skip that no module gives out is the sum of the block's merge before.
+            skip = float(named.acv) if named is not None else before.get((row.block, row.call), float("nan"))
+            before[row.block, row.call] = float(row.acv)
+            if not skip > 0 or not np.isfinite(row.branch_acv):
+                continue
+            share = float(np.log10(row.branch_acv / skip)) if row.branch_acv > 0 else -np.inf
+            name, depth = self._branch_end(Key(str(row.branch), int(row.call)))
+            found.append(BranchRatio(str(row.block), name, depth, share, (int(row.merge), bool(row.transition))))
+        return found
 
-    @cached_property
-    def branches(self) -> set[str]:
-        """Modules whose output ends a residual branch."""
-        return set(self.blocks[BlockColumn.BRANCH].astype(str))
+    def born_as_skips(self, decades: float) -> list[BranchRatio]:
+        """The branches that are less than ``10^-decades`` of their skips, where they are the most: a design, not an accident.
+
+        Fixup, SkipInit, ReZero, LayerScale and zero-gamma begin so.
+        """
+        small = [branch for branch in self.branch_ratios if branch.decades <= -decades]
+        return small if len(small) > len(self.branch_ratios) / 2 else []
 
     @cached_property
     def readout(self) -> str:
         """The last convolution or Linear layer that ran; empty where there is none."""
-        names = [s.name for s in self.steps if s.kind in (Kind.WEIGHTED, Kind.DEPTHWISE)]
-        return names[-1] if names else ""
+        return next((step.name for step in reversed(self.steps) if step.is_weighted), "")
+
+    @cached_property
+    def norms(self) -> list[Step]:
+        """The steps that normalize."""
+        return [step for step in self.steps if step.kind is Kind.NORM]
 
     def fed(self, key: Key) -> tuple[Key, ...]:
         """The calls whose outputs a call took; empty where that is not known or where they came from outside."""
-        fact = self.facts.get(key.name)
-        wiring = getattr(fact, ModuleColumn.INPUTS, None)
+        wiring = getattr(self.facts.get(key.name), ModuleColumn.INPUTS, None)
         calls = wiring.split(",") if isinstance(wiring, str) else []
-        if key.call >= len(calls):
-            return ()
-        names = [] if OUTSIDE in calls[key.call].split() else calls[key.call].split()
-        return tuple(_key(name) for name in names)
+        names = calls[key.call].split() if key.call < len(calls) else []
+        return () if OUTSIDE in names else tuple(_key(name) for name in names)
 
-    def inside_gate(self, name: str) -> bool:
-        """Whether a module lies inside one of the gates."""
-        return any(name.startswith(f"{gate}.") for gate in self.gates)
+    def sources(self, key: Key) -> list[Any]:
+        """The activation rows of what a call took, as far as they were measured."""
+        return [self.activations[source] for source in self.fed(key) if source in self.activations]
 
     def in_branch(self, name: str) -> bool:
         """Whether a module lies in a residual block, where what it does may be made good by the skip."""
@@ -221,7 +318,7 @@ class View:
 
     def feeder(self, step: Step) -> Step | None:
         """The weighted layer or norm that feeds a step, through other steps if need be."""
-        known = {s.key: s for s in self.steps}
+        known = self._by_key
         while step.fed and step.fed[0] in known and known[step.fed[0]].depth < step.depth:
             step = known[step.fed[0]]
             if step.is_weighted or step.kind is Kind.NORM:
@@ -232,6 +329,47 @@ class View:
         """The steps that took what a call gave out."""
         return self._takers.get(key, [])
 
+    def normed(self, step: Step) -> bool:
+        """Whether a norm takes what the step gives out."""
+        return any(taker.kind is Kind.NORM for taker in self.takers(step.key))
+
+    def has_zero_weight(self, name: str) -> bool:
+        """Whether a module's weight is exactly zero."""
+        weight = self.weights.get((name, "weight"))
+        return weight is not None and weight.mean_square == 0
+
+    def zero_by_design(self, name: str) -> bool:
+        """Whether a module's weight is zero where some inits mean it to be: at the readout and inside residual branches."""
+        return self.has_zero_weight(name) and (name == self.readout or self.in_branch(name))
+
+    def weight_gain(self, name: str) -> float:
+        """``fan_in`` times the mean square of the weight: the second moment that it makes of unit noise."""
+        row, fact = self.weights.get((name, "weight")), self.facts.get(name)
+        if row is None or fact is None or not given(fact, "fan_in"):
+            return float("nan")
+        return float(fact.fan_in) * float(row.mean_square)
+
+    def weight_gains(self, *kinds: Kind) -> list[float]:
+        """Gains of the weights of all steps of these kinds, where they are known."""
+        gains = [self.weight_gain(step.name) for step in self.steps if step.kind in kinds]
+        return [gain for gain in gains if np.isfinite(gain)]
+
+    def backward_decades(self, step: Step, *, total: bool = True) -> float:
+        """log10 of the squared norm of the gradient of what a step takes over that of what it gives out.
+
+        Of the mean square instead, where ``total`` is False. NaN where something else takes the same tensor, or where one
+        of the two is missing, zero or not finite.
+        """
+        own = self.gradients.get(step.key)
+        fed = self.gradients.get(step.fed[0]) if len(step.fed) == 1 and len(self.takers(step.fed[0])) == 1 else None
+        if own is None or fed is None:
+            return float("nan")
+        return ratio(fed.mean_square * (fed.numel if total else 1), own.mean_square * (own.numel if total else 1))
+
+    @cached_property
+    def _by_key(self) -> dict[Key, Step]:
+        return {step.key: step for step in self.steps}
+
     @cached_property
     def _takers(self) -> dict[Key, list[Step]]:
         found: dict[Key, list[Step]] = {}
@@ -240,11 +378,37 @@ class View:
                 found.setdefault(key, []).append(step)
         return found
 
+    def _kind(self, name: str) -> Kind:
+        fact = self.facts.get(name)
+        if fact is None:
+            return Kind.OTHER
+        word = str(fact.type).lower()
+        if given(fact, "fan_in"):
+            # One input channel for each group: the second side of the weight's shape is 1.
+            sides = str(getattr(self.weights.get((name, "weight")), "shape", "")).split("x")
+            depthwise = given(fact, "groups") and fact.groups > 1 and len(sides) > 2 and sides[1] == "1"
+            return Kind.DEPTHWISE if depthwise else Kind.WEIGHTED
+        if any(part in word for part in NORM_WORDS):
+            return Kind.NORM
+        if any(part in word for part in PLAIN):
+            return Kind.PLAIN
+        return Kind.ACTIVATION if isinstance(fact.activation, str) else Kind.OTHER
+
+    def _branch_end(self, branch: Key) -> tuple[str, int | None]:
+        """The leaf that sets a branch's scale: its last weighted layer or norm, through dropout and the like."""
+        inside = [s for s in self.steps if s.name.startswith(f"{branch.name}.")]
+        step = self._by_key.get(branch) or (inside[-1] if inside else None)
+        if step is None:
+            row = self.activations.get(branch)
+            return branch.name, None if row is None else int(row.depth)
+        if step.kind is Kind.PLAIN:
+            step = self.feeder(step) or step
+        return step.name, step.depth
+
     def _main(self, signal: Signal) -> dict[Key, Any]:
         rows = self.frame[(self.frame[Column.SIGNAL] == signal) & self.frame[Column.DEPTH].notna()]
-        rows = of_signals(rows)
         found: dict[Key, Any] = {}
-        for row in records(rows.sort_values(Column.DEPTH, kind="stable")):
+        for row in records(of_signals(rows).sort_values(Column.DEPTH, kind="stable")):
             found.setdefault(Key(str(row.name), int(row.call)), row)
         return found
 
@@ -256,23 +420,37 @@ class View:
         """``path`` without the readout, whose scale is free, and without norms that stand alone, whose scale is their own."""
         if len(path) <= 2:
             return path
-        kinds = {step.name: step.kind for step in self.steps}
+        norms = {step.name for step in self.norms}
         left_out = [
             name
-            for name, leaves in self.components.items()
-            if name in path.index and (self.readout in leaves or (leaves == [name] and kinds.get(name) is Kind.NORM))
+            for name, leaves in components(self.frame).items()
+            if name in path.index and (self.readout in leaves or (leaves == [name] and name in norms))
         ]
         return path.drop(index=left_out) if len(path) > len(left_out) + 1 else path
 
 
+def is_batch_norm(fact: Any) -> bool:
+    """Whether a norm takes its statistics over the batch."""
+    word = str(fact.type).lower()
+    return "batch" in word and "norm" in word
+
+
+def given(fact: Any, column: str) -> bool:
+    """Whether a row of ``modules`` has an integer there."""
+    return isinstance(getattr(fact, column, None), Integral)
+
+
+def ratio(above: float, below: float) -> float:
+    """log10 of a ratio; NaN where one of the two is missing, zero or not finite."""
+    return float(np.log10(above) - np.log10(below)) if 0 < above < np.inf and 0 < below < np.inf else float("nan")
+
+
 def records(table: pd.DataFrame) -> list[Any]:
-    """The rows of a table as named tuples, with None where an integer is missing: pandas' own NA is no truth value."""
-    return list(_plain(table).itertuples(index=False))
-
-
-def _plain(table: pd.DataFrame) -> pd.DataFrame:
+    """The rows of a table as named tuples, with None where an integer is missing."""
+    # pandas' own NA raises as soon as it is asked whether it is true.
     integers = [name for name, dtype in table.dtypes.items() if str(dtype) == "Int64"]
-    return table.assign(**{str(n): table[n].astype(object).where(table[n].notna(), None) for n in integers})
+    plain = table.assign(**{str(n): table[n].astype(object).where(table[n].notna(), None) for n in integers})
+    return list(plain.itertuples(index=False))
 
 
 def _key(word: str) -> Key:
@@ -280,8 +458,6 @@ def _key(word: str) -> Key:
     return Key(name, int(call) if call else 0)
 
 
-def finite(values: pd.Series) -> Iterator[tuple[str, float]]:
-    """The labels and log10 of the values that are finite and positive."""
-    for label, value in values.items():
-        if 0 < value < np.inf:
-            yield str(label), float(np.log10(value))
+def place(where: Any) -> dict[str, Any]:
+    """``name`` and ``depth`` of a step or a row, as a finding takes them."""
+    return {"name": str(where.name), "depth": None if where.depth is None else int(where.depth)}

@@ -8,8 +8,7 @@ from typing import Any
 
 import pandas as pd
 
-from spp.diagnosis import RULES
-from spp.diagnosis.facts import striking
+from spp.diagnosis import RULES, notes
 from spp.frame.schema import FINDING_COLUMNS, FindingColumn
 from spp.report.markup import definitions, layer, prose, tag, text
 from spp.vocabulary import Severity
@@ -83,11 +82,15 @@ def _facts(frame: pd.DataFrame) -> str:
     cards = [
         tag(
             "li",
-            tag("header", tag("span", text(fact.theme), class_="rule"), tag("span", layer(fact.where), class_="where")),
+            tag(
+                "header",
+                tag("span", text(fact.statistic), class_="rule"),
+                tag("span", layer(fact.name), class_="where"),
+            ),
             tag("p", prose(fact)),
             class_="card fact",
         )
-        for fact in striking(frame, limit=FACTS)
+        for fact in notes(frame, limit=FACTS)
     ]
     if not cards:
         return tag("p", "The frame has too little to compare.", class_="calm")

@@ -37,12 +37,12 @@ def test_errors_of_the_library_are_one_line(spp):
 
 
 def test_a_bug_is_not_dressed_up_as_bad_input(spp, tiny, monkeypatch):
-    from spp.diagnosis import facts
+    import spp as library
 
     def broken(*_):
         raise ZeroDivisionError("a bug")
 
-    monkeypatch.setattr(facts, "striking", broken)
+    monkeypatch.setattr(library.diagnosis, "notes", broken)
     with pytest.raises(ZeroDivisionError, match="a bug"):
         spp(*tiny)
 

@@ -53,8 +53,8 @@ def test_a_saved_run_is_enough(trace, tmp_path):
 
 def test_errors_come_first_and_causes_before_what_follows():
     one = Finding(severity=Severity.NOTE, name="a", message="", rule="first")
-    two = Finding(severity=Severity.ERROR, name="b", message="", depth=7, rule="second", explains=("third",))
-    three = Finding(severity=Severity.ERROR, name="c", message="", depth=1, rule="third")
+    two = Finding(severity=Severity.ERROR, name="b", message="", depth=7, rule="second", tags=("cause",))
+    three = Finding(severity=Severity.ERROR, name="c", message="", depth=1, rule="third", follows=("cause",))
     four = Finding(severity=Severity.ERROR, name="d", message="", depth=1, rule="fourth")
     assert arrange([one, two, three, four]) == [two, four, one]
 
@@ -97,10 +97,10 @@ def test_a_rule_of_ones_own(trace):
     rule("small_head", "the readout is small")(small_head)
     try:
         assert "small_head" in set(spp.diagnose(trace).rule)
-        with pytest.raises(InputError, match=r"rule: a rule has a name of its own; got 'small_head'"):
+        with pytest.raises(InputError, match=r"names of the table of rules are unique; got 'small_head' once more"):
             rule("small_head", "again")(small_head)
     finally:
-        del RULES["small_head"]
+        RULES.unregister("small_head")
 
 
 def test_a_rule_that_yields_something_else_is_named(trace):

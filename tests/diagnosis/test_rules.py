@@ -9,14 +9,13 @@ from torch import nn
 
 import spp
 from spp.diagnosis import Severity, View, find
-from spp.diagnosis.accounts import account, forward
-from spp.diagnosis.kinds import Kind
+from spp.diagnosis.attenuation import attenuation, forward
+from spp.diagnosis.view import Kind
 from tests.bench_sick.parts import convolutional, encoder, images, plain, vectors
 
 
 def view_of(trace: spp.Trace) -> View:
-    names = ("frame", "blocks", "modules", "unmeasured", "exponents")
-    return View({name: getattr(trace, name) for name in names}, trace.run)
+    return View(trace)
 
 
 @pytest.fixture(scope="module")
@@ -46,7 +45,7 @@ def test_an_account_adds_up_to_what_was_lost(effnet):
     view = view_of(effnet)
     leg = forward(view).down
     assert leg is not None
-    shares = account(view, leg)
+    shares = attenuation(view, leg)
     assert sum(share.decades for share in shares) == pytest.approx(leg.decades, abs=0.2)
     by_kind = {share.kind: share for share in shares}
     assert by_kind["gate"].steps == 7
@@ -61,7 +60,7 @@ def test_groups_ignored_are_the_largest_taker():
     view = view_of(trace)
     leg = forward(view).down
     assert leg is not None
-    assert account(view, leg)[0].kind == "depthwise convolution"
+    assert attenuation(view, leg)[0].kind == "depthwise convolution"
     assert list(trace.findings.rule[:3]) == ["groups_init", "se_gates", "vanishing"]
     assert set(trace.findings.severity[:3]) == {"error"}
     assert "`--init he`" in trace.findings.remedy[0]

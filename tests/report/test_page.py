@@ -119,10 +119,10 @@ def test_a_healthy_network_is_told_so(residual, findings, parsed):
 
 
 def test_without_findings_the_striking_facts_come_first(residual, parsed):
-    from spp.diagnosis.facts import striking
+    from spp.diagnosis import notes
 
     text = "".join(parsed(residual.html()).words)
-    assert all(str(fact) in text for fact in striking(residual.frame, 6))
+    assert all(str(fact) in text for fact in notes(residual.frame, 6))
 
 
 @pytest.mark.parametrize("theme", [0, 1], ids=["light", "dark"])

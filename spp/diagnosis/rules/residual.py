@@ -7,13 +7,10 @@ from typing import Any
 
 import numpy as np
 
-from spp.diagnosis.accounts import FOLD, dying, forward
-from spp.diagnosis.findings import Finding
-from spp.diagnosis.joints import Joint, born_as_skips, joints
-from spp.diagnosis.kinds import Kind
+from spp.diagnosis.attenuation import FOLD, dying, forward
+from spp.diagnosis.findings import Finding, count, factor, number, some
 from spp.diagnosis.registry import rule
-from spp.diagnosis.view import View
-from spp.diagnosis.words import count, factor, number, some
+from spp.diagnosis.view import BranchRatio, Kind, View, place
 from spp.vocabulary import Severity, Signal
 
 
@@ -25,6 +22,7 @@ from spp.vocabulary import Severity, Signal
         "beyond": (1.0, "and the other blocks' branches are at least ten times smaller beside their skips"),
     },
     source="De & Smith 2020, arXiv 2002.10444",
+    tags=("branch", "growth"),
 )
 def branch_dominates(view: View, at: Any) -> Iterator[Finding]:
     """Branch variance over skip variance, against the median block."""
@@ -42,47 +40,45 @@ def branch_dominates(view: View, at: Any) -> Iterator[Finding]:
         "beyond": (2.0, "and the other blocks' branches are at least a hundred times larger beside their skips"),
     },
     source="De & Smith 2020, arXiv 2002.10444; on purpose in Fixup, SkipInit, ReZero, LayerScale and zero-gamma",
+    tags=("identity",),
+    follows=("dead", "groups", "branch"),
 )
 def branch_vanishes(view: View, at: Any) -> Iterator[Finding]:
     """One block unlike the others is a warning; all of them alike is a design, and told as such."""
-    found = joints(view)
-    small = born_as_skips(found, at.decades)
-    if small:
-        zero = all(np.isneginf(joint.decades) for joint in small)
-        if not zero and dying(view):
-            return  # the branches die with everything else
-        yield Finding(
-            severity=Severity.NOTE,
-            name="",
-            signal=Signal.ACTIVATION,
-            statistic="branch acv / skip acv",
-            value=float(10 ** np.median([joint.decades for joint in small])),
-            expected=f"above {10**-at.decades:g}",
-            message=f"{len(small)} of {len(found)} residual branches are "
-            f"{'exactly zero' if zero else 'next to nothing'} beside "
-            "their skips: the network starts as its skips alone, as Fixup, SkipInit, LayerScale and zero-gamma mean it to.",
-            evidence=some([joint.block for joint in small]),
-            explains=("blocked_gradient", "gradient_imbalance", "number_format:note"),
-        )
+    small = view.born_as_skips(at.decades)
+    if not small:
+        yield from _outlier(view, -at.decades, at.beyond, -1)
         return
-    yield from _outlier(view, -at.decades, at.beyond, -1)
+    zero = all(np.isneginf(branch.decades) for branch in small)
+    if not zero and dying(view):
+        return  # the branches die with everything else
+    yield Finding(
+        severity=Severity.NOTE,
+        name="",
+        signal=Signal.ACTIVATION,
+        statistic="branch acv / skip acv",
+        value=float(10 ** np.median([branch.decades for branch in small])),
+        expected=f"above {10**-at.decades:g}",
+        message=f"{len(small)} of {len(view.branch_ratios)} residual branches are "
+        f"{'exactly zero' if zero else 'next to nothing'} beside their skips: the network starts as its skips alone, as "
+        "Fixup, SkipInit, LayerScale and zero-gamma mean it to.",
+        evidence=some([branch.block for branch in small]),
+    )
 
 
 def _outlier(view: View, limit: float, beyond: float, sign: int) -> Iterator[Finding]:
-    outliers: list[tuple[float, Joint, float]] = []
-    found = joints(view)
-    for group in {joint.group for joint in found}:
-        peers = [joint for joint in found if joint.group == group]
+    outliers: list[tuple[float, BranchRatio, float]] = []
+    for group in {branch.group for branch in view.branch_ratios}:
+        peers = [branch for branch in view.branch_ratios if branch.group == group]
         if len(peers) < 3:
             continue
-        worst = max(peers, key=lambda joint: sign * joint.decades)
-        usual = float(np.median([joint.decades for joint in peers if joint is not worst]))
+        worst = max(peers, key=lambda branch: sign * branch.decades)
+        usual = float(np.median([branch.decades for branch in peers if branch is not worst]))
         if sign * (worst.decades - limit) >= 0 and sign * (worst.decades - usual) >= beyond:
             outliers.append((sign * (worst.decades - usual), worst, usual))
     if not outliers:
         return
     _, worst, usual = max(outliers, key=lambda one: one[0])
-    verb = "drowns" if sign > 0 else "is nothing beside"
     yield Finding(
         severity=Severity.WARNING,
         name=worst.branch,
@@ -91,22 +87,12 @@ def _outlier(view: View, limit: float, beyond: float, sign: int) -> Iterator[Fin
         statistic="branch acv / skip acv",
         value=float(10**worst.decades),
         expected=f"near {number(10**usual)}, as in the other blocks",
-        message=f"The residual branch that ends at {worst.branch} {verb} its skip: {number(10**worst.decades)} "
-        f"times its variance, "
-        f"where the other blocks have {number(10**usual)}.",
+        message=f"The residual branch that ends at {worst.branch} {'drowns' if sign > 0 else 'is nothing beside'} its skip: "
+        f"{number(10**worst.decades)} times its variance, where the other blocks have {number(10**usual)}.",
         remedy="Look at the weights of that branch; scale it as the others are.",
-        evidence=some([f"{joint.block} ({number(10**joint.decades)})" for joint in found]),
-        explains=(
-            "exploding",
-            "exploding_gradient",
-            "mean_shift",
-            "branch_vanishes",
-            "cliff",
-            "gradient_cliff",
-            "gradient_imbalance",
-        )
-        if sign > 0
-        else (),
+        evidence=some([f"{branch.block} ({number(10**branch.decades)})" for branch in view.branch_ratios]),
+        # One branch that is too small breaks nothing behind it.
+        tags=None if sign > 0 else (),
     )
 
 
@@ -121,31 +107,30 @@ def _outlier(view: View, limit: float, beyond: float, sign: int) -> Iterator[Fin
         "decades": (2.6, "6 e-folds, the depth to which Schoenholz et al. 2017 could train"),
     },
     source="De & Smith 2020, arXiv 2002.10444: x + f(x) without norm doubles, 2^L",
+    tags=("growth",),
 )
 def residual_growth(view: View, at: Any) -> Iterator[Finding]:
     """Geometric growth of the second moment from block to block, over at least ``decades`` in all."""
-    found = [joint for joint in joints(view) if joint.decades > -1]
-    rise = forward(view).rise
-    travel = forward(view).up
-    if travel is None or len(found) < 4 or rise < at.decades:
+    blocks = [branch.block for branch in view.branch_ratios if branch.decades > -1]
+    travel = forward(view)
+    inside = [name for name in travel.up.places[1:] if name in blocks] if travel.up is not None else []
+    if len(blocks) < 4 or len(inside) < 4 or travel.rise < at.decades:
         return
-    inside = [name for name in travel.components if name in {joint.block for joint in found}]
-    if len(inside) < 4 or rise / len(inside) < np.log10(at.factor):
+    each = travel.rise / len(inside)
+    if each < np.log10(at.factor):
         return
     yield Finding(
-        severity=Severity.ERROR if rise >= 2 * at.decades else Severity.WARNING,
+        severity=Severity.ERROR if travel.rise >= 2 * at.decades else Severity.WARNING,
         name="",
         signal=Signal.ACTIVATION,
         statistic="mean_square per block",
-        value=float(10 ** (rise / len(inside))),
+        value=float(10**each),
         expected=f"below {at.factor:g}",
-        message=f"Every residual block multiplies the second moment, {number(10 ** (rise / len(inside)))}-fold on "
-        f"average: it grows "
-        f"{factor(rise)} over {len(inside)} blocks, since nothing scales the branches down.",
+        message=f"Every residual block multiplies the second moment, {number(10**each)}-fold on average: it grows "
+        f"{factor(travel.rise)} over {len(inside)} blocks, since nothing scales the branches down.",
         remedy="`--norm batch`, `--residual skipinit` (branches that start at zero), or a normalizer-free network, "
         "`--model nf_resnet50`.",
         evidence=some(inside),
-        explains=("exploding", "exploding_gradient", "gradient_imbalance", "mean_shift"),
     )
 
 
@@ -164,37 +149,29 @@ def residual_growth(view: View, at: Any) -> Iterator[Finding]:
 def se_gates(view: View, at: Any) -> Iterator[Finding]:
     """What the gates take in all, beside what the network loses."""
     gates = [s for s in view.steps if s.kind is Kind.GATE and np.isfinite(s.decades)]
-    if not gates:
+    each = float(np.median([s.decades for s in gates])) if gates else 0.0
+    if not gates or each > np.log10(at.factor):
         return
-    each = float(np.median([s.decades for s in gates]))
-    if each > np.log10(at.factor):
-        return
-    fall = forward(view).fall
+    fall, severity = forward(view).fall, dying(view)
     on_stream = [s for s in gates if not view.in_branch(s.name)] or gates
     taken = -sum(s.decades for s in on_stream)
-    travel = view.limits["vanishing"]
-    severity = dying(view)
-    cause = severity is not None and taken >= min(at.share * fall, travel.efolds * FOLD)
-    severity = severity if cause and severity is not None else Severity.NOTE
+    cause = severity is not None and taken >= min(at.share * fall, view.limits["vanishing"].efolds * FOLD)
+    if cause:
+        said = f"The {len(on_stream)} that no skip bypasses take {factor(taken)} of the {factor(fall)} that the signal loses."
+    elif fall < 1:
+        said = "Norms and skips make good for it here."
+    else:
+        said = f"That is {factor(taken)} in all; with everything else the signal loses {factor(fall)}."
     first = gates[0]
-    said = (
-        f" The {len(on_stream)} that no skip bypasses take {factor(taken)} of the {factor(fall)} that the signal loses."
-        if cause
-        else " Norms and skips make good for it here."
-        if fall < 1
-        else f" That is {factor(taken)} in all; with everything else the signal loses {factor(fall)}."
-    )
     yield Finding(
-        severity=severity,
-        name=first.name,
-        depth=first.depth,
+        severity=severity if cause and severity is not None else Severity.NOTE,
+        **place(first),
         signal=Signal.ACTIVATION,
         statistic="mean_square out / in",
         value=10**each,
         expected=f"above {at.factor:g}",
-        message=f"{count(len(gates), 'squeeze-and-excitation gate')} shrink the second moment {factor(each)} each "
-        f"(their sigmoid "
-        f"starts at 1/2), {first.name} first.{said}",
+        message=f"{count(len(gates), 'squeeze-and-excitation gate')} shrink the second moment {factor(each)} each (their "
+        f"sigmoid starts at 1/2), {first.name} first. {said}",
         remedy="`--se doubled` scales them by two, as Brock et al. 2021 do." if cause else "",
         evidence=some([f"{s.name} ({number(10**s.decades)})" for s in gates]),
     )

@@ -1,4 +1,4 @@
-"""The whole network: signals that die or explode on their way, forward and backward."""
+"""The whole network: signals that die or explode on their way, forward and backward, or need several rates or formats."""
 
 from __future__ import annotations
 
@@ -9,14 +9,14 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from spp.diagnosis.accounts import Leg, Share, account, backward, distinct, dying, forward, judge
-from spp.diagnosis.findings import Finding
-from spp.diagnosis.kinds import Kind
+from spp.diagnosis import remedies
+from spp.diagnosis.attenuation import Leg, attenuation, backward, distinct, forward, judge
+from spp.diagnosis.findings import Finding, count, factor, further, number, percent, quoted, some
 from spp.diagnosis.registry import rule
-from spp.diagnosis.rules.weights import weight_gain
-from spp.diagnosis.view import View
-from spp.diagnosis.words import count, factor, number, quoted
+from spp.diagnosis.view import Key, Kind, View, place, ratio, records
+from spp.frame.precision import lost_shares
 from spp.frame.schema import Column
+from spp.stats.extra import FORMATS
 from spp.vocabulary import Severity, Signal
 
 STEEP = {
@@ -44,16 +44,10 @@ BACKWARD = STEEP | {
     ),
     "error": (8.3, "decades at any rate: (pi/(pi-1))^50, where Yang et al. 2019 found networks untrainable"),
 }
-RANGES = {
-    "float16": (2.0**-24, 65504.0),
-    "bfloat16": (2.0**-133, 3.39e38),
-    "float32": (2.0**-149, 3.4e38),
-}
+LARGEST = {"float16": 65504.0, "bfloat16": 3.3895e38, "fp8-e4m3": 448.0, "fp8-e5m2": 57344.0}
+"""Largest finite number of each format."""
+RANGES = {"float16": (2.0**-24, 65504.0), "bfloat16": (2.0**-133, 3.39e38), "float32": (2.0**-149, 3.4e38)}
 """Smallest and largest positive number of each format."""
-AFTER_BACK = ("gradient_imbalance", "number_format:note")
-AFTER_FALL = ("vanishing_gradient", "mean_shift", *AFTER_BACK)
-AFTER_RISE = ("exploding_gradient", "mean_shift", "gradient_imbalance")
-"""What follows from each course of the signal."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,7 +58,6 @@ class Course:
     noun: str
     signal: Signal
     column: Column
-    totals: bool = False
 
     def path(self, view: View) -> pd.DataFrame:
         """The places along the network."""
@@ -73,7 +66,7 @@ class Course:
     def values(self, view: View) -> pd.Series:
         """What is followed, by place."""
         path = self.path(view)
-        return path[self.column] * path[Column.NUMEL] if self.totals else path[self.column]
+        return path[self.column] * path[Column.NUMEL] if self.signal is Signal.GRADIENT else path[self.column]
 
 
 DIES = Course("The signal dies", "mean square", Signal.ACTIVATION, Column.MEAN_SQUARE)
@@ -81,8 +74,8 @@ ALIKE = Course(
     "The samples come to look alike", "channel variance (ACV, the mean stays)", Signal.ACTIVATION, Column.ACV
 )
 EXPLODES = Course("The signal explodes", "mean square", Signal.ACTIVATION, Column.MEAN_SQUARE)
-DIES_BACK = Course("Gradients die on their way back", "squared norm", Signal.GRADIENT, Column.MEAN_SQUARE, True)
-EXPLODES_BACK = Course("Gradients explode on their way back", "squared norm", Signal.GRADIENT, Column.MEAN_SQUARE, True)
+DIES_BACK = Course("Gradients die on their way back", "squared norm", Signal.GRADIENT, Column.MEAN_SQUARE)
+EXPLODES_BACK = Course("Gradients explode on their way back", "squared norm", Signal.GRADIENT, Column.MEAN_SQUARE)
 MOST = 4
 """Places that are named as the steepest."""
 
@@ -92,6 +85,8 @@ MOST = 4
     "activations that die on their way through the network",
     thresholds=FORWARD,
     source="Schoenholz et al. 2017, arXiv 1611.01232; Yang et al. 2019, arXiv 1902.08129",
+    tags=("fall",),
+    follows=("layer",),
 )
 def vanishing(view: View, at: Any) -> Iterator[Finding]:
     """The deepest fall along the network, its rate, who takes it, and what is left of the formats.
@@ -101,13 +96,9 @@ def vanishing(view: View, at: Any) -> Iterator[Finding]:
     """
     leg, alike = forward(view).down, distinct(view).down
     if alike is not None and (leg is None or alike.decades < leg.decades - 1):
-        severity = judge(alike, at)
-        if severity is not None:
-            yield _finding(view, alike, severity, ALIKE, [], _remedy(view, alike), AFTER_FALL)
-        return
-    severity = dying(view)
-    if severity is not None and leg is not None:
-        yield _finding(view, leg, severity, DIES, account(view, leg), _remedy(view, leg), AFTER_FALL)
+        yield from _course(view, alike, judge(alike, at), ALIKE)
+    else:
+        yield from _course(view, leg, judge(leg, at), DIES)
 
 
 @rule(
@@ -115,13 +106,13 @@ def vanishing(view: View, at: Any) -> Iterator[Finding]:
     "activations that grow without bound through the network",
     thresholds=FORWARD,
     source="Schoenholz et al. 2017, arXiv 1611.01232; Yang et al. 2019, arXiv 1902.08129",
+    tags=("rise",),
+    follows=("layer", "growth"),
 )
 def exploding(view: View, at: Any) -> Iterator[Finding]:
     """The highest rise of the mean square along the network."""
     leg = forward(view).up
-    severity = judge(leg, at)
-    if severity is not None and leg is not None:
-        yield _finding(view, leg, severity, EXPLODES, account(view, leg)[::-1], _remedy(view, leg), AFTER_RISE)
+    yield from _course(view, leg, judge(leg, at), EXPLODES)
 
 
 @rule(
@@ -129,13 +120,13 @@ def exploding(view: View, at: Any) -> Iterator[Finding]:
     "gradients that die on their way back",
     thresholds=BACKWARD,
     source="Schoenholz et al. 2017, arXiv 1611.01232; Glorot & Bengio 2010",
+    tags=("fall",),
+    follows=("layer", "mean", "channels", "derivative", "fall"),
 )
 def vanishing_gradient(view: View, at: Any) -> Iterator[Finding]:
     """The deepest fall of the gradient's squared norm, from the readout to the input."""
     leg = backward(view).down
-    severity = judge(leg, at)
-    if severity is not None and leg is not None:
-        yield _finding(view, leg, severity, DIES_BACK, [], _back_remedy(view, leg), AFTER_BACK)
+    yield from _course(view, leg, judge(leg, at), DIES_BACK)
 
 
 @rule(
@@ -143,57 +134,54 @@ def vanishing_gradient(view: View, at: Any) -> Iterator[Finding]:
     "gradients that grow without bound on their way back",
     thresholds=BACKWARD,
     source="Yang et al. 2019, arXiv 1902.08129, Theorem 8: 1.467 per layer for BatchNorm before ReLU",
+    tags=("rise", "gradient"),
+    follows=("layer", "channels", "batch", "growth", "derivative", "rise"),
 )
 def exploding_gradient(view: View, at: Any) -> Iterator[Finding]:
     """The highest rise of the gradient's squared norm, from the readout to the input."""
     leg = backward(view).up
-    severity = judge(leg, at)
-    if severity is not None and leg is not None:
-        yield _finding(view, leg, severity, EXPLODES_BACK, [], _back_remedy(view, leg), AFTER_BACK)
+    yield from _course(view, leg, judge(leg, at), EXPLODES_BACK)
 
 
-def _finding(
-    view: View,
-    leg: Leg,
-    severity: Severity,
-    course: Course,
-    shares: list[Share],
-    remedy: str,
-    explains: tuple[str, ...],
-) -> Finding:
-    verb = "falls" if leg.decades < 0 else "grows"
-    parts = [s for s in shares if abs(s.decades) >= 0.1]
-    who = ""
-    if parts:
-        taken = ", ".join(f"{s.kind} ({s.steps}) {s.decades:+.1f}" for s in parts)
-        who = f" Who takes and who gives, in decades: {taken}." + _gains(view)
-    whole = len(leg.components) >= len(course.path(view)) / 2
-    name, depth = ("", None) if whole else _begins(view, leg)
-    values = course.values(view)
-    return Finding(
+def _course(view: View, leg: Leg | None, severity: Severity | None, course: Course) -> Iterator[Finding]:
+    """The finding about a course of the signal, where it is bad."""
+    if leg is None or severity is None:
+        return
+    back = course.signal is Signal.GRADIENT
+    path, values = course.path(view), course.values(view)
+    whole = len(leg.places) - 1 >= len(path) / 2
+    yield Finding(
         severity=severity,
-        name=name,
-        depth=depth,
+        **({"name": ""} if whole else _begins(view, leg)),
         signal=course.signal,
         statistic="decades per layer",
         value=leg.decades / leg.layers,
         expected="fewer than 6 e-folds (2.6 decades) in all, or slower than a factor 1.8 per layer",
-        message=f"{course.what}: the {course.noun} {verb} {factor(leg.decades)} from {quoted(leg.start)} ({number(leg.first)}) "
-        f"to {quoted(leg.end)} ({number(leg.last)}), {number(10**leg.rate)}-fold per layer over {count(leg.layers, 'layer')}."
+        message=f"{course.what}: the {course.noun} {'falls' if leg.decades < 0 else 'grows'} {factor(leg.decades)} from "
+        f"{quoted(leg.places[0])} ({number(leg.ends[0])}) to {quoted(leg.places[-1])} ({number(leg.ends[1])}), "
+        f"{number(10**leg.rate)}-fold per layer over {count(leg.layers, 'layer')}."
         + _steepest(values, leg)
-        + who
-        + _too(view, course, leg)
-        + _left(course.path(view), leg),
-        remedy=remedy,
-        evidence=", ".join(_stations(values, leg)),
-        explains=explains,
+        + ("" if back or course is ALIKE else _shares(view, leg))
+        + ("" if back else _too(view, leg))
+        + _left(path, leg),
+        remedy=remedies.of_backward_leg(view, leg) if back else remedies.of_leg(view, leg),
+        evidence=", ".join(
+            f"{quoted(name)} {number(float(values[name]))}" for name in leg.places[:: max(1, len(leg.places) // 8)]
+        ),
     )
 
 
-def _too(view: View, course: Course, leg: Leg) -> str:
+def _shares(view: View, leg: Leg) -> str:
+    """Which kinds of steps take and give how much, and what the weights are set to."""
+    shares = attenuation(view, leg) if leg.decades < 0 else attenuation(view, leg)[::-1]
+    parts = [f"{s.kind} ({s.steps}) {s.decades:+.1f}" for s in shares if abs(s.decades) >= 0.1]
+    return f" Attenuation by kind of layer, in decades: {', '.join(parts)}.{_gains(view)}" if parts else ""
+
+
+def _too(view: View, leg: Leg) -> str:
     """Whether the gradients go the same way, which is then no finding of its own."""
     other = backward(view).down if leg.decades < 0 else backward(view).up
-    if course.signal is Signal.GRADIENT or other is None or judge(other, view.limits["vanishing_gradient"]) is None:
+    if other is None or judge(other, view.limits["vanishing_gradient"]) is None:
         return ""
     verb = "fall" if leg.decades < 0 else "grow"
     return f" Gradients {verb} with it on their way back, {factor(other.decades)} in squared norm."
@@ -201,99 +189,168 @@ def _too(view: View, course: Course, leg: Leg) -> str:
 
 def _gains(view: View) -> str:
     """What the weights are set to, beside what the activations take."""
-    words = []
-    for kind in (Kind.WEIGHTED, Kind.DEPTHWISE):
-        gains = [g for s in view.steps if s.kind is kind and np.isfinite(g := weight_gain(view, s.name))]
-        if gains:
-            words.append(f"{number(float(np.median(gains)))} in the median {kind}")
-    taken = [s.decades for s in view.steps if s.kind is Kind.ACTIVATION and np.isfinite(s.decades)]
+    known = {kind: view.weight_gains(kind) for kind in (Kind.WEIGHTED, Kind.DEPTHWISE)}
+    words = [f"{number(float(np.median(gains)))} in the median {kind}" for kind, gains in known.items() if gains]
+    taken = remedies.activation_gains(view)
     if not words or not taken:
         return ""
-    verb = "take" if float(np.median(taken)) < 0 else "give"
+    usual = float(np.median(taken))
     return (
-        f" Weights are set to a gain (fan_in x mean square) of {', '.join(words)}; activations {verb} "
-        f"{factor(float(np.median(taken)))} each."
+        f" Weights are set to a gain (fan_in x mean square) of {', '.join(words)}; activations "
+        f"{'take' if usual < 0 else 'give'} {factor(usual)} each."
     )
 
 
 def _steepest(values: pd.Series, leg: Leg) -> str:
     """The places where most of it happens, where they stand out."""
-    logs = np.log10(values[[leg.start, *leg.components]].to_numpy(dtype=np.float64))
-    steps = np.diff(logs) * np.sign(leg.decades)
+    steps = np.diff(np.log10(values[list(leg.places)].to_numpy(dtype=np.float64))) * np.sign(leg.decades)
     order = [int(i) for i in np.argsort(-steps)[:MOST] if steps[i] > 1.5 * abs(leg.decades) / len(steps)]
     if not order or len(steps) <= MOST:
         return ""
-    return " Most of it at " + ", ".join(f"{quoted(leg.components[i])} ({factor(steps[i])})" for i in order) + "."
+    return " Most of it at " + ", ".join(f"{quoted(leg.places[i + 1])} ({factor(steps[i])})" for i in order) + "."
 
 
-def _stations(values: pd.Series, leg: Leg) -> list[str]:
-    names = (leg.start, *leg.components)
-    step = max(1, len(names) // 8)
-    return [f"{quoted(name)} {number(float(values[name]))}" for name in names[::step]]
-
-
-def _begins(view: View, leg: Leg) -> tuple[str, int | None]:
-    """The first leaf on the way, in the direction of travel."""
-    inside = [s for s in view.steps if any(s.name == c or s.name.startswith(f"{c}.") for c in leg.components[:1])]
-    return (inside[0].name, inside[0].depth) if inside else ("", None)
+def _begins(view: View, leg: Leg) -> dict[str, Any]:
+    """Name and depth of the first leaf on the way, in the direction of travel."""
+    first = leg.places[1]
+    inside = (s for s in view.steps if s.name == first or s.name.startswith(f"{first}."))
+    return next((place(step) for step in inside), {"name": ""})
 
 
 def _left(path: pd.DataFrame, leg: Leg) -> str:
     """How many more layers at this rate each number format lasts."""
-    row: Any = path.loc[leg.end]
-    rms, rate = float(row["rms"]), leg.rate / 2
-    rows = {}
+    row: Any = path.loc[leg.places[-1]]
+    rms, rate = float(row[Column.RMS]), leg.rate / 2
+    layers = {}
     for name, (low, high) in RANGES.items():
-        room = np.log10(rms / low) if leg.decades < 0 else np.log10(high / max(float(row["abs_max"]), rms))
-        rows[name] = int(room / rate) if room > 0 else 0
-    same = rows["bfloat16"] == rows["float32"]
-    parts = [f"float16 {'has run out' if not rows['float16'] else 'lasts ' + count(rows['float16'], 'more layer')}"]
-    parts += (
-        [f"bfloat16 and float32 {rows['float32']}"]
-        if same
-        else [f"bfloat16 {rows['bfloat16']}", f"float32 {rows['float32']}"]
-    )
-    return f" At this rate {', '.join(parts)}."
+        room = np.log10(rms / low) if leg.decades < 0 else np.log10(high / max(float(row[Column.ABS_MAX]), rms))
+        layers[name] = max(0, int(room / rate))
+    first = f"lasts {count(layers['float16'], 'more layer')}" if layers["float16"] else "has run out"
+    same = layers["bfloat16"] == layers["float32"]
+    rest = "bfloat16 and" if same else f"bfloat16 {layers['bfloat16']},"
+    return f" At this rate float16 {first}, {rest} float32 {layers['float32']}."
 
 
-def _remedy(view: View, leg: Leg) -> str:
-    """What to type: an init where the weights' gain is off what the activations take, else a norm."""
-    parts = []
-    taken = [s.decades for s in view.steps if s.kind is Kind.ACTIVATION and np.isfinite(s.decades)]
-    gains = [g for s in view.steps if s.kind is Kind.WEIGHTED and np.isfinite(g := weight_gain(view, s.name)) and g > 0]
-    if taken and gains:
-        needed, have = -float(np.median(taken)), float(np.median(np.log10(gains)))
-        off = needed - have
-        if np.sign(off) == -np.sign(leg.decades) and abs(off) >= 0.1:
-            init = "he" if abs(needed - np.log10(2)) < 0.12 else "lecun" if abs(needed) < 0.06 else None
-            if init is not None and view.run.get("init") != init:
-                parts.append(f"`--init {init}`")
-    has_norm = any(s.kind is Kind.NORM for s in view.steps)
-    if not has_norm or view.run.get("norm") in ("none", "dyt", "affine"):
-        parts.append("`--norm batch`")
-    model = str(view.run.get("model", ""))
-    if model == "effnet_b0":
-        parts.append("`--model effnet_b0_nf`, which needs no norm")
-    elif model.startswith(("resnet50", "resnetv2_50")):
-        parts.append("`--model nf_resnet50`, which needs no norm")
-    return (
-        f"{', or '.join(parts)}."
-        if parts
-        else "Scale the weights by what the activations take, `--init he`; or a norm."
-    )
-
-
-def _back_remedy(view: View, leg: Leg) -> str:
-    norms = [s for s in view.steps if s.kind is Kind.NORM]
-    if leg.decades > 0 and norms and view.blocks.empty:
-        return (
-            "Norms in a deep plain network enlarge gradients at every layer: fewer layers, skips, "
-            "or `--norm none --init he`."
+@rule(
+    "gradient_imbalance",
+    "layers whose relative gradient is far from that of the others",
+    thresholds={
+        "decades": (
+            3.0,
+            "from the median: what one learning rate moves by a percent, it moves elsewhere by a thousandfold",
         )
-    if leg.decades < 0 and any(str(s.type).lower() in ("sigmoid", "tanh", "softsign") for s in _rows(view)):
-        return "`--activation relu --init he`, or a norm, `--norm batch`."
-    return _remedy(view, leg)
+    },
+    source="You et al. 2017, arXiv 1708.03888 (layer-wise ratios of gradient and weight norm)",
+    follows=("layer", "channels", "growth", "identity", "derivative", "fall", "rise"),
+)
+def gradient_imbalance(view: View, at: Any) -> Iterator[Finding]:
+    """Rms of gradient over rms of weight, against the median layer."""
+    layers = {}
+    for step in view.steps:
+        weight, gradient = (rows.get((step.name, "weight")) for rows in (view.weights, view.weight_gradients))
+        decades = ratio(gradient.rms, weight.rms) if weight is not None and gradient is not None else np.nan
+        if step.is_weighted and np.isfinite(decades):
+            layers[step.name] = (step, decades)
+    if len(layers) < 3:
+        return
+    usual = float(np.median([decades for _, decades in layers.values()]))
+    off = [(step, decades, decades - usual) for step, decades in layers.values() if abs(decades - usual) >= at.decades]
+    if not off:
+        return
+    step, decades, most = max(off, key=lambda one: abs(one[2]))
+    yield Finding(
+        severity=Severity.WARNING,
+        **place(step),
+        signal=Signal.WEIGHT_GRADIENT,
+        statistic="gradient rms / weight rms",
+        value=10**decades,
+        expected=f"within {at.decades:g} decades of {number(10**usual)}",
+        message=f"Relative to its weight, the gradient of {step.name} is {number(10 ** abs(most))} times "
+        f"{'larger' if most > 0 else 'smaller'} than in the median layer: no one learning rate serves both.",
+        remedy="An optimizer that scales each layer (Adam, LARS), or the same init as in the other layers.",
+        evidence=some([f"{s.name} ({number(10**own)})" for s, own, _ in off]),
+    )
 
 
-def _rows(view: View) -> list[Any]:
-    return [s.row for s in view.steps]
+@rule(
+    "number_format",
+    "values that float16, bfloat16, fp8-e4m3 or fp8-e5m2 would flush to zero or overflow",
+    thresholds={
+        "flushed": (0.5, "share of a tensor's values: half of what it says is gone"),
+        "headroom": (4.0, "the largest value times this still fits: loss spikes of early training stay below"),
+    },
+    source="IEEE 754; Micikevicius et al. 2022, arXiv 2209.05433; Micikevicius et al. 2018, arXiv 1710.03740 (loss scaling)",
+    follows=("dead", "identity", "fall", "gradient"),
+)
+def number_format(view: View, at: Any) -> Iterator[Finding]:
+    """Exact shares where the trace counted powers of two; else by the largest magnitude and the rms.
+
+    The only rule with absolute limits: a format has them. Formats asked about (``precision=``), and those the run used,
+    give warnings and errors; of the others float16 alone is told, as a note.
+    """
+    used = {str(row.dtype) for row in view.activations.values()}
+    asked = set(view.precision) | (used & {"float16", "bfloat16"})
+    for name in FORMATS:
+        for signal, rows in ((Signal.ACTIVATION, view.activations), (Signal.GRADIENT, view.gradients)):
+            leaves = [row for row in rows.values() if row.leaf and np.isfinite(row.abs_max)]
+            if name in asked or name == "float16":
+                yield from _overflow(at, name, signal, leaves, name in asked)
+                yield from _flush(view, at, name, signal, leaves, name in asked)
+
+
+def _overflow(at: Any, name: str, signal: Signal, rows: list[Any], asked: bool) -> Iterator[Finding]:
+    over = [row for row in rows if row.abs_max * (at.headroom if asked else 1.0) > LARGEST[name]]
+    if not over:
+        return
+    worst = max(over, key=lambda row: row.abs_max)
+    beyond = worst.abs_max > LARGEST[name]
+    yield Finding(
+        severity=(Severity.ERROR if beyond else Severity.WARNING) if asked else Severity.NOTE,
+        **place(worst),
+        signal=signal,
+        statistic="abs_max",
+        value=float(worst.abs_max),
+        expected=f"below {number(LARGEST[name] / at.headroom)}",
+        message=f"{name} {'overflows' if beyond else 'is nearly full'} in {count(len(over), signal)}: {worst.name} reaches "
+        f"{number(worst.abs_max)}, {name} ends at {number(LARGEST[name])}.",
+        remedy="Use bfloat16, or keep these layers in float32.",
+        evidence=some([f"{row.name} ({number(row.abs_max)})" for row in over]),
+        # What a format in use loses is a trouble of its own, whatever brought it about.
+        follows=() if asked else None,
+    )
+
+
+def _flush(view: View, at: Any, name: str, signal: Signal, rows: list[Any], asked: bool) -> Iterator[Finding]:
+    flushed = _flushed(view, name, signal, rows, at.flushed)
+    if not flushed:
+        return
+    worst, share = max(flushed, key=lambda pair: pair[1])
+    yield Finding(
+        severity=Severity.WARNING if asked else Severity.NOTE,
+        **place(worst),
+        signal=signal,
+        statistic="flushed",
+        value=share,
+        expected=f"below {at.flushed:g}",
+        message=f"{name} would flush {percent(share)} or more of the {signal} at {worst.name} to zero (rms "
+        f"{number(worst.rms)}){further(flushed, before=', and more than half in ')}.",
+        remedy="Scale the loss by a power of two (torch.amp.GradScaler), or use bfloat16."
+        if signal is Signal.GRADIENT
+        else "Use bfloat16, or cure what makes the signal so small.",
+        evidence=some([f"{row.name} ({percent(s)})" for row, s in flushed]),
+        follows=() if asked else None,
+    )
+
+
+def _flushed(view: View, name: str, signal: Signal, rows: list[Any], least: float) -> list[tuple[Any, float]]:
+    """Rows of which at least ``least`` is lost, with the share.
+
+    Without a histogram those whose rms is too small for half of a normal distribution to survive: a normal has half of its
+    values below 0.67 of its rms.
+    """
+    if view.exponents.empty:
+        limit = 2.0 ** FORMATS[name].flush
+        return [(row, 0.5) for row in rows if 0 < 0.67 * row.rms < limit]
+    shares = records(lost_shares(view.exponents, name))
+    known = {Key(str(s.name), int(s.call)): float(s.flushed) for s in shares if s.signal == signal}
+    return [(row, s) for row in rows if (s := known.get(Key(str(row.name), int(row.call)), 0.0)) >= least]

@@ -1,4 +1,4 @@
-"""The striking facts: on frames written by hand, where the sentence is known, and on real traces."""
+"""The notes: on frames written by hand, where the sentence is known, and on real traces."""
 
 from functools import cache
 
@@ -9,13 +9,13 @@ from hypothesis import strategies as st
 from torch import nn
 
 import spp
-from spp.diagnosis.facts import striking
+from spp.diagnosis import notes
 from spp.errors import InputError
 from spp.vocabulary import Signal
 
 
 def by_theme(frame) -> dict[str, str]:
-    return {fact.theme: fact.sentence for fact in striking(frame, limit=99)}
+    return {fact.statistic: fact.message for fact in notes(frame, limit=99)}
 
 
 def both(name: str, acv: float, gradient: float, **more) -> list[dict]:
@@ -65,8 +65,8 @@ def test_the_first_non_finite_layer_is_named_in_the_direction_of_the_signal(fram
     for row in rows:
         broken = "ab" if row.get("signal") == "gradient" else "bc"
         row["nonfinite"] = 8 if row["name"] in broken else 0
-    facts = striking(frame_of(deep(rows)))
-    assert [fact.sentence for fact in facts[:2]] == [
+    facts = notes(frame_of(deep(rows)))
+    assert [fact.message for fact in facts[:2]] == [
         "Non-finite activations appear first in b (25 % of them), and 1 further layer after it.",
         "Non-finite gradients appear first in b (25 % of them), and 1 further layer after it.",
     ]
@@ -123,13 +123,13 @@ def test_relative_gradients_and_weights_that_none_reaches(frame_of):
 def test_several_steps_and_negative_limits_are_refused(frame_of):
     frame = frame_of([{"name": "a"}, {"name": "b"}])
     with pytest.raises(InputError, match=r"limit: limit is a number of facts; got -1\."):
-        striking(frame, limit=-1)
+        notes(frame, limit=-1)
     with pytest.raises(InputError, match=r"frame: facts are told of one step; got several steps\. Select one\."):
-        striking(frame.assign(step=range(2)))
+        notes(frame.assign(step=range(2)))
 
 
 def test_an_empty_frame_has_no_facts(frame_of):
-    assert striking(frame_of([])) == []
+    assert notes(frame_of([])) == []
 
 
 @cache
@@ -137,7 +137,7 @@ def frame_and_facts(seed):
     torch.manual_seed(seed)
     model = nn.Sequential(nn.Linear(6, 8), nn.ReLU(), nn.Linear(8, 8), nn.Tanh(), nn.Linear(8, 3))
     frame = spp.trace(model, torch.randn(16, 6)).frame
-    return frame, striking(frame, limit=99)
+    return frame, notes(frame, limit=99)
 
 
 @settings(deadline=None, max_examples=20)
@@ -151,9 +151,9 @@ def test_scaling_a_signal_changes_no_fact(power, seed):
         rows = scaled["signal"] == signal
         scaled.loc[rows, squares] *= 4.0**power
         scaled.loc[rows, plain] *= 2.0**power
-    after = striking(scaled, limit=99)
-    assert [(fact.theme, fact.where) for fact in before] == [(fact.theme, fact.where) for fact in after]
-    assert [fact.severity for fact in before] == pytest.approx([fact.severity for fact in after])
+    after = notes(scaled, limit=99)
+    assert [(fact.statistic, fact.name) for fact in before] == [(fact.statistic, fact.name) for fact in after]
+    assert [fact.value for fact in before] == pytest.approx([fact.value for fact in after])
 
 
 def test_real_traces_tell_a_collapse_from_a_kept_scale():
@@ -170,10 +170,10 @@ def test_a_nan_in_the_data_is_the_first_fact():
     batch = spp.data.gaussian(4, (5,), seed=0)
     batch[1, 2] = float("nan")
     model = nn.Sequential(nn.Linear(5, 8), nn.ReLU(), nn.Linear(8, 2))
-    first = striking(spp.trace(model, batch).frame)[0]
-    assert first.theme == "non-finite activations"
-    assert first.where == "0"
-    assert first.sentence.startswith("Non-finite activations appear first in 0 (25 % of them)")
+    first = notes(spp.trace(model, batch).frame)[0]
+    assert first.statistic == "non-finite activations"
+    assert first.name == "0"
+    assert first.message.startswith("Non-finite activations appear first in 0 (25 % of them)")
 
 
 def test_what_neuron_wise_layers_learned_is_no_signal():
@@ -184,4 +184,4 @@ def test_what_neuron_wise_layers_learned_is_no_signal():
         next(m for m in model.modules() if hasattr(m, "neuronwise_statistics")).bias[0] = -1e3  # a dead neuron
     frame = spp.trace(model, torch.randn(32, 8)).frame
     assert frame.loc[frame["output"].str.startswith("neuronwise."), "nonfinite"].sum() > 0
-    assert not any("non-finite" in fact.theme for fact in striking(frame, 20))
+    assert not any("non-finite" in fact.statistic for fact in notes(frame, 20))

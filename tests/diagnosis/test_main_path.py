@@ -4,7 +4,7 @@ import torch
 from torch import nn
 
 import spp
-from spp.diagnosis.path import along, components
+from spp.diagnosis.main_path import along, components
 from spp.frame.schema import Column
 from spp.vocabulary import Signal
 

@@ -1,22 +1,20 @@
-"""How far the signal travels along the network, and which kinds of steps take or give how much of it.
+"""Attenuation: how far the signal falls or rises along the network, and which kinds of steps take how much of it.
 
-The second moment is followed from one component of the network to the next (see :mod:`spp.diagnosis.path`), the readout left
-out. Backwards it is the squared norm of the gradient of the whole tensor, mean square times elements: pooling and strides
+The second moment is followed from one component of the network to the next (see :mod:`spp.diagnosis.main_path`), without the
+readout. Backwards it is the squared norm of the gradient of the whole tensor, mean square times elements: pooling and strides
 share a gradient out among more elements, which is no loss.
 """
 
 from __future__ import annotations
 
-from collections import Counter
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 import pandas as pd
 
-from spp.diagnosis.kinds import Kind
 from spp.diagnosis.view import View
-from spp.frame.schema import Column
+from spp.frame.schema import BlockColumn, Column
 from spp.vocabulary import Severity
 
 FOLD = float(np.log10(np.e))
@@ -29,19 +27,15 @@ class Leg:
 
     Attributes:
         decades: log10 of the ratio of second moments at its end and start, positive for a rise.
-        start, end: Components at which it starts and ends, in the direction of travel.
-        first, last: Values there.
+        ends: Values at the start and the end.
         layers: Weighted layers on the way, at least 1.
-        components: Components on the way.
+        places: Components on the way in the direction of travel, with the one at which it starts.
     """
 
     decades: float
-    start: str
-    end: str
-    first: float
-    last: float
+    ends: tuple[float, float]
     layers: int
-    components: tuple[str, ...]
+    places: tuple[str, ...]
 
     @property
     def rate(self) -> float:
@@ -90,25 +84,18 @@ def _travel(view: View, path: pd.DataFrame, values: pd.Series) -> Travel:
         return Travel(None, None)
     logs = np.log10(values.to_numpy(dtype=np.float64))
     highest, lowest = np.maximum.accumulate(logs), np.minimum.accumulate(logs)
-    legs = []
+    legs: list[Leg | None] = []
     for edge, end in ((highest, int((logs - highest).argmin())), (lowest, int((logs - lowest).argmax()))):
         start = int(np.flatnonzero(logs[: end + 1] == edge[end])[-1])
-        legs.append(_leg(view, path, values, logs, start, end) if end > start else None)
+        if end <= start:
+            legs.append(None)
+            continue
+        first, last = sorted(int(path[Column.DEPTH].iloc[i]) for i in (start, end))
+        layers = sum(step.is_weighted and first < step.depth <= last for step in view.steps)
+        ends = float(values.iloc[start]), float(values.iloc[end])
+        places = tuple(str(name) for name in path.index[start : end + 1])
+        legs.append(Leg(float(logs[end] - logs[start]), ends, max(1, layers), places))
     return Travel(*legs)
-
-
-def _leg(view: View, path: pd.DataFrame, values: pd.Series, logs: np.ndarray, start: int, end: int) -> Leg:
-    ends = sorted(int(path[Column.DEPTH].iloc[i]) for i in (start, end))
-    between = [s for s in view.steps if s.kind in (Kind.WEIGHTED, Kind.DEPTHWISE) and ends[0] < s.depth <= ends[1]]
-    return Leg(
-        decades=float(logs[end] - logs[start]),
-        start=str(path.index[start]),
-        end=str(path.index[end]),
-        first=float(values.iloc[start]),
-        last=float(values.iloc[end]),
-        layers=max(1, len(between)),
-        components=tuple(str(name) for name in path.index[start + 1 : end + 1]),
-    )
 
 
 def judge(leg: Leg | None, at: Any) -> Severity | None:
@@ -138,26 +125,21 @@ class Share:
     decades: float
 
 
-def account(view: View, leg: Leg) -> list[Share]:
+def attenuation(view: View, leg: Leg) -> list[Share]:
     """Split the decades of a forward leg among the kinds of steps, the largest taker first.
 
     A component whose steps form a chain is split exactly; one with a residual merge or parallel paths counts as a whole.
     """
-    sums: Counter[str] = Counter()
-    steps: Counter[str] = Counter()
-    logs = {str(name): float(np.log10(value)) for name, value in view.stream[Column.MEAN_SQUARE].items() if value > 0}
-    order = list(logs)
-    merged = set(view.blocks["block"].astype(str))
-    for name in leg.components:
-        at = order.index(name)
-        change = logs[name] - logs[order[at - 1]] if at else 0.0
+    parts: dict[str, list[float]] = {}
+    values = view.stream[Column.MEAN_SQUARE].astype("float64")
+    change = pd.Series(np.log10(values[values > 0])).diff().fillna(0.0)
+    merged = set(view.blocks[BlockColumn.BLOCK].astype(str))
+    for name in leg.places[1:]:
         inside = [s for s in view.steps if s.name == name or s.name.startswith(f"{name}.")]
-        parts = [s.decades for s in inside]
-        if name in merged or not parts or not abs(float(np.sum(parts)) - change) < 0.05:
-            sums["residual blocks" if name in merged else "other parts"] += change  # type: ignore[assignment]
-            steps["residual blocks" if name in merged else "other parts"] += 1
-            continue
-        for step in inside:
-            sums[step.kind] += step.decades  # type: ignore[assignment]
-            steps[step.kind] += 1
-    return sorted((Share(kind, steps[kind], float(sums[kind])) for kind in sums), key=lambda s: s.decades)
+        chain = inside and name not in merged and abs(sum(s.decades for s in inside) - change[name]) < 0.05
+        if chain:
+            for step in inside:
+                parts.setdefault(step.kind, []).append(step.decades)
+        else:
+            parts.setdefault("residual blocks" if name in merged else "other parts", []).append(change[name])
+    return sorted((Share(kind, len(all_), float(sum(all_))) for kind, all_ in parts.items()), key=lambda s: s.decades)

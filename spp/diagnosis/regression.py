@@ -21,9 +21,7 @@ from statistics import NormalDist
 import numpy as np
 import pandas as pd
 
-from spp.diagnosis.diagnose import Measured
-from spp.diagnosis.kinds import Kind
-from spp.diagnosis.view import View
+from spp.diagnosis.view import Kind, Measured, View
 from spp.errors import InputError
 from spp.frame.schema import BlockColumn, Column
 from spp.vocabulary import Signal
@@ -166,8 +164,7 @@ def _spread(run: Measured, baseline: Measured, table: pd.DataFrame, common: pd.I
 
 def _by_width(trace: Measured, common: pd.Index) -> pd.Series:
     """The finite-width rule, added up along the network; halved, since the rms is the root of the second moment."""
-    tables = {"frame": trace.frame, "blocks": trace.blocks, "modules": trace.modules}
-    view = View({**tables, "unmeasured": trace.unmeasured, "exponents": trace.exponents}, trace.run)
+    view = View(trace)
     sums: dict[tuple[str, int], float] = {}
     total = 0.0
     for step in view.steps:

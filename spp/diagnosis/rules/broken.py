@@ -1,0 +1,160 @@
+"""What is broken outright: values that are no numbers, modules that never run, parameters that no gradient reaches."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from typing import Any
+
+from spp.diagnosis import remedies
+from spp.diagnosis.findings import EVERYTHING, Finding, count, number, percent, quoted, some
+from spp.diagnosis.registry import rule
+from spp.diagnosis.view import Key, View, place, records
+from spp.frame.schema import Column
+from spp.vocabulary import Severity, Signal
+
+NEVER = "never called in this pass"
+UNREACHED = "no gradient arrived: the loss does not depend on this parameter"
+NO_BACKWARD = "nothing the loss depends on requires a gradient"
+
+
+@rule(
+    "nonfinite",
+    "NaN or infinity, in the first weight, activation or gradient that holds any",
+    source="arithmetic: every number behind it is doubtful",
+    tags=(EVERYTHING,),
+)
+def nonfinite(view: View, at: Any) -> Iterator[Finding]:
+    """The first non-finite values in the direction the signal travels: weights, then activations, then gradients."""
+    weights = [row for row in view.weights.values() if row.nonfinite]
+    activations = _leaves_first(row for row in view.activations.values() if row.nonfinite)
+    gradients = _leaves_first(row for row in reversed(view.gradients.values()) if row.nonfinite)
+    if weights:
+        # Weights of modules that never ran have no depth.
+        first = maker = min(weights, key=lambda row: (row.depth is None, row.depth))
+        signal, others = Signal.WEIGHT, activations
+        what = f"The parameter {first.name}.{first.output} holds NaN or infinity"
+        remedy = "Load or initialize it again; look at the step that wrote it."
+    elif activations:
+        first = maker = activations[0]
+        signal, others = Signal.ACTIVATION, activations[1:]
+        key = Key(str(first.name), int(first.call))
+        what = f"NaN or infinity first appears in {quoted(first.name)}, {_sources(view, key)}"
+        remedy = remedies.of_nonfinite(first.dtype, fed=bool(view.fed(key)))
+    elif gradients:
+        first = gradients[0]
+        signal, others = Signal.GRADIENT, gradients[1:]
+        takers = view.takers(Key(str(first.name), int(first.call)))
+        maker = takers[0].row if takers else first
+        what = (
+            f"Activations are finite; going backwards, NaN or infinity first appears at {quoted(maker.name)}, in the "
+            f"gradient {'of what it takes' if takers else 'at its output'}"
+        )
+        remedy = remedies.of_nonfinite(first.dtype, fed=True, backward=True)
+    else:
+        return
+    also = f"; {count(len(others), 'further layer')} after it" if others else ""
+    yield Finding(
+        severity=Severity.ERROR,
+        **place(maker),
+        signal=signal,
+        statistic=str(Column.NONFINITE),
+        value=float(first.nonfinite),
+        expected="0",
+        message=f"{what} ({percent(first.nonfinite / first.numel)} of its values{also}).",
+        remedy=remedy,
+        evidence=f"{first.dtype}; largest finite magnitude {number(first.abs_max)}",
+    )
+
+
+def _leaves_first(rows: Iterable[Any]) -> list[Any]:
+    """Leaves where any are among them: a container holds what its leaves gave."""
+    every = list(rows)
+    return [row for row in every if row.leaf] or every
+
+
+def _sources(view: View, key: Key) -> str:
+    sources = view.sources(key)
+    if not sources:
+        return "which is fed from outside: by the batch, or by functions that no module announces"
+    return "fed by " + ", ".join(
+        f"{quoted(row.name)} (finite, at most {number(row.abs_max)} in magnitude)" for row in sources
+    )
+
+
+@rule(
+    "never_ran",
+    "modules with trainable parameters that were never called and get no gradient",
+    source="bookkeeping of the pass",
+)
+def never_ran(view: View, at: Any) -> Iterator[Finding]:
+    """Registered, trainable, and without any effect on the output."""
+    idle = {str(row.name) for row in records(view.unmeasured) if str(row.reason).startswith(NEVER)}
+    trained = {name for name, _ in view.weight_gradients}
+    names = [name for name in view.facts if name in idle - trained and _trainable(view, name)]
+    if names:
+        lost = sum(_trainable(view, name) for name in names)
+        yield Finding(
+            severity=Severity.WARNING,
+            name=names[0],
+            statistic="parameters",
+            value=float(lost),
+            expected="0",
+            message=f"{count(len(names), 'module')} with trainable parameters never ran, {names[0]} first: "
+            f"{lost:,} parameters that cannot learn.",
+            remedy="Call it in forward, or remove it; a switch may turn it off in this mode.",
+            evidence=some(names),
+        )
+
+
+@rule(
+    "no_gradient",
+    "modules that ran, but whose trainable parameters get no gradient",
+    source="bookkeeping of the pass",
+)
+def no_gradient(view: View, at: Any) -> Iterator[Finding]:
+    """A part the loss does not depend on, or everything before a place where the graph is cut.
+
+    Where it is the network's front that gets nothing, the graph is cut behind it (``detach``, ``no_grad``, an integer cast),
+    and the last layer before the cut is named; else the first layer of the part that the loss does not see.
+    """
+    if "weight_gradient" not in view.run.get("signals", ["weight_gradient"]):
+        return
+    holes = [row for row in records(view.unmeasured) if row.signal == Signal.WEIGHT_GRADIENT]
+    if any(row.reason == NO_BACKWARD for row in holes) and not view.weight_gradients:
+        yield Finding(
+            severity=Severity.ERROR,
+            name="",
+            signal=Signal.WEIGHT_GRADIENT,
+            message="No gradient reaches any parameter: nothing that the loss depends on requires one.",
+            remedy="Look for no_grad, detach or integer outputs between the parameters and the loss; unfreeze parameters.",
+        )
+        return
+    missed = {str(row.name) for row in holes if row.reason in (UNREACHED, NO_BACKWARD)}
+    trainable = [key.name for key in view.leaves if key.call == 0 and _trainable(view, key.name)]
+    unreached = [name for name in trainable if name in missed]
+    if not unreached:
+        return
+    cut = trainable[: len(unreached)] == unreached and len(unreached) < len(trainable)
+    name = unreached[-1] if cut else unreached[0]
+    share = sum(_trainable(view, n) for n in unreached) / max(1, sum(_trainable(view, n) for n in trainable))
+    verb = "gets" if len(unreached) == 1 else "get"
+    yield Finding(
+        severity=Severity.ERROR if cut or share >= 0.5 else Severity.WARNING,
+        **place(view.leaves[Key(name)]),
+        signal=Signal.WEIGHT_GRADIENT,
+        statistic="share of parameters",
+        value=share,
+        expected="0",
+        message=f"{count(len(unreached), 'layer')} ran but {verb} no gradient, {percent(share)} of the trainable "
+        f"parameters: {'the graph is cut behind' if cut else 'the loss does not depend on'} {name}.",
+        remedy="Look for detach, no_grad or a numpy round trip right behind it."
+        if cut
+        else "Feed its output to the loss, or freeze or remove it.",
+        evidence=some(unreached),
+    )
+
+
+def _trainable(view: View, name: str) -> int:
+    """How many trainable parameters a module has."""
+    fact = view.facts.get(name)
+    return 0 if fact is None else int(fact.trainable)

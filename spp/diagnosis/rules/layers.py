@@ -1,0 +1,306 @@
+"""One layer at fault: dead, saturated, badly initialized, or with channels that carry little."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+import numpy as np
+
+from spp.diagnosis.attenuation import distinct, dying, judge
+from spp.diagnosis.findings import Finding, count, factor, further, number, percent, some
+from spp.diagnosis.registry import rule
+from spp.diagnosis.view import Key, Kind, Step, View, given, place
+from spp.frame.schema import Column
+from spp.vocabulary import Severity, Signal
+
+UNIT_SATURATION = {"relu6": 0.5236, "hardtanh": 0.3222, "hardsigmoid": 0.0033, "tanh": 0.0081}
+"""Share of values within 1 % of an end of the range when the input is a unit normal; other bounded activations: none."""
+
+
+@rule(
+    "dead_layer",
+    "a layer that gives out the same whatever comes in: all channels zero or constant over the batch",
+    thresholds={
+        "alive": (
+            1e-6,
+            "share of the variance in the second moment of what it takes: a million times what counts as dead, so "
+            "that one layer did it and not all together",
+        )
+    },
+    source="no information passes a constant; the gradient through it is zero or useless",
+    tags=("dead", "layer"),
+)
+def dead_layer(view: View, at: Any) -> Iterator[Finding]:
+    """The first step whose channels are all dead while what it takes is alive."""
+    for step in view.steps:
+        if step.row.dead_fraction < 1 or step.samples < 2 or not _alive(view, step, at.alive):
+            continue
+        culprit, why, remedy = _cause(view, step)
+        # What is dead by design, or dropped this time, is told by the rule of residual branches.
+        if view.zero_by_design(culprit.name) or _skipped(view, step):
+            continue
+        yield Finding(
+            severity=Severity.ERROR,
+            **place(culprit),
+            signal=Signal.ACTIVATION,
+            statistic=str(Column.DEAD_FRACTION),
+            value=float(step.row.dead_fraction),
+            expected="below 1",
+            message=f"{step.name} is dead: {why}.",
+            remedy=remedy,
+            evidence=f"largest magnitude of its output {number(step.row.abs_max)}",
+        )
+        return
+
+
+def _alive(view: View, step: Step, least: float) -> bool:
+    """Whether what a step takes tells its samples apart, well above the spread that counts as dead."""
+    sources = view.sources(step.key)
+    return not sources or any(row.numel > row.channels and row.acv > least * row.mean_square for row in sources)
+
+
+def _skipped(view: View, step: Step) -> bool:
+    """Whether a dead step lies on a residual branch that is dead by design, or that stochastic depth dropped this time."""
+    if not view.in_branch(step.name):
+        return False
+    return step.kind is Kind.PLAIN or bool(view.born_as_skips(view.limits["branch_vanishes"].decades))
+
+
+def _cause(view: View, step: Step) -> tuple[Step, str, str]:
+    """The leaf to blame for a dead step, why in words, and what to do."""
+    if view.has_zero_weight(step.name):
+        return step, "its weight is exactly zero", "Initialize it again, `--init he`."
+    feeder = view.feeder(step)
+    if step.kind is Kind.ACTIVATION and feeder is not None:
+        low, high = number(feeder.row.min), number(feeder.row.max)
+        why = f"all that {feeder.name} gives it lies between {low} and {high}, where it is flat"
+        remedy = "Look at the bias and the weights of that layer; a norm before the activation, `--norm batch`."
+        return feeder, why, remedy
+    return step, "its output is the same for every sample, though its input is not", "Look at its weight and its eps."
+
+
+@rule(
+    "saturation",
+    "a bounded activation most of whose values lie at an end of its range, where its derivative is near zero",
+    thresholds={
+        "warning": (0.5, "half of the values beyond what a unit normal input would saturate pass no gradient"),
+        "error": (0.9, "nine tenths do"),
+    },
+    source="Glorot & Bengio 2010; shares of a unit normal by its distribution function",
+    tags=("layer",),
+    follows=("dead",),
+)
+def saturation(view: View, at: Any) -> Iterator[Finding]:
+    """The saturated share beyond that of a unit normal input, as a part of what could be beyond it."""
+    bad: list[tuple[Key, Any, float]] = []
+    for key, row in view.leaves.items():
+        usual = UNIT_SATURATION.get(str(row.type).lower(), 0.0)
+        share = row.saturated_fraction
+        excess = -1.0 if share is None else (float(share) - usual) / (1 - usual)
+        if excess >= at.warning and row.dead_fraction < 1:
+            bad.append((key, row, excess))
+    if not bad:
+        return
+    key, row, excess = bad[0]
+    feeder = next(iter(view.sources(key)), None)
+    weighted = any(step.is_weighted for step in view.steps if feeder is not None and step.row is feeder)
+    came = "" if feeder is None else f": {feeder.name} gives it values of rms {number(feeder.rms)}"
+    yield Finding(
+        severity=Severity.ERROR if excess >= at.error else Severity.WARNING,
+        **place(feeder if weighted else row),
+        signal=Signal.ACTIVATION,
+        statistic=str(Column.SATURATED_FRACTION),
+        value=float(row.saturated_fraction),
+        expected=f"below {at.warning:g}",
+        message=f"{percent(row.saturated_fraction)} of the values of {row.name} ({row.type}) lie at an end of its "
+        f"range{came}{further(bad)}.",
+        remedy="Smaller weights before it, `--init xavier` or `--init lecun`, or a norm before it, `--norm batch`.",
+        evidence=some([f"{r.name} ({percent(r.saturated_fraction)})" for _, r, _ in bad]),
+    )
+
+
+@rule(
+    "groups_init",
+    "grouped or depthwise convolutions whose init counted all channels instead of those of one group",
+    thresholds={
+        "groups": (8.0, "below, the fault is smaller than the spread between common inits (He to LeCun to fan-out)"),
+        "share": (0.5, "most grouped layers show it; one alone is a cliff"),
+    },
+    source="He et al. 2015, arXiv 1502.01852: variance 2/fan, fan = k C / groups; Dewyse 2025",
+    tags=("groups",),
+)
+def groups_init(view: View, at: Any) -> Iterator[Finding]:
+    """Variance ``2 / (k C_out)`` where ``2 / (k C_out / groups)`` was meant scales the second moment by ``1 / groups``.
+
+    torch's own ``fan_out`` does this, and torchvision's EfficientNet and MobileNet with it, where the norm behind every
+    convolution makes good for it; without norms the signal dies.
+    """
+    groups = {s.key: int(view.facts[s.name].groups) for s in view.steps if s.is_weighted and _grouped(view, s)}
+    grouped = [s for s in view.steps if groups.get(s.key, 1) >= at.groups]
+    blind = [s for s in grouped if 0.2 <= view.weight_gain(s.name) * groups[s.key] <= 5.0]
+    if not blind or len(blind) < at.share * len(grouped):
+        return
+    stream = [s for s in blind if not view.in_branch(s.name)] or blind
+    lost = sum(float(np.log10(groups[s.key] / 2)) for s in stream)
+    unhealed = not all(view.normed(s) for s in blind)
+    kind = "depthwise" if all(s.kind is Kind.DEPTHWISE for s in blind) else "grouped"
+    first = blind[0]
+    healed = "" if unhealed else " The norm behind each makes good for it; without norms it would kill the signal."
+    yield Finding(
+        severity=dying(view) or Severity.WARNING if unhealed else Severity.NOTE,
+        **place(first),
+        signal=Signal.WEIGHT,
+        statistic="fan_in x mean_square",
+        value=view.weight_gain(first.name),
+        expected=f"about 1 to 2, as for a group of {view.facts[first.name].fan_in} inputs",
+        message=f"The init of {len(blind)} {kind} convolutions ignores their groups, {first.name} first. Each scales the "
+        f"second moment by about 2/groups ({number(2 / groups[first.key])} there), {factor(lost)} in all over the "
+        f"{len(stream)} that no skip bypasses.{healed}",
+        remedy="`--init he` counts the channels of one group (in Python, spp.nn.initialize_(model, 'he'))."
+        if unhealed
+        else "",
+        evidence=some([f"{s.name} ({groups[s.key]} groups)" for s in blind]),
+        tags=None if unhealed else (),
+    )
+
+
+def _grouped(view: View, step: Step) -> bool:
+    return given(view.facts.get(step.name), "groups")
+
+
+@rule(
+    "bias_outlier",
+    "a bias so large that the layer gives out little else",
+    thresholds={
+        "share": (
+            0.9,
+            "nine tenths of the second moment do not depend on the input: less than a third of the amplitude does",
+        ),
+        "times": (100.0, "ten times the amplitude of the other biases: torch's and all published inits differ by less"),
+    },
+    source="second moment of w x + b = that of w x + b^2",
+    tags=("layer",),
+    follows=("dead",),
+)
+def bias_outlier(view: View, at: Any) -> Iterator[Finding]:
+    """Bias squared against the second moment of the output, and against the biases of the other layers."""
+    biased = [
+        (step, float(view.weights[step.name, "bias"].mean_square))
+        for step in view.steps
+        if (step.name, "bias") in view.weights and (step.is_weighted or step.kind is Kind.NORM)
+    ]
+    for step, size in biased:
+        others = [other for s, other in biased if s is not step]
+        usual = float(np.median(others)) if others else 0.0
+        share = size / step.mean_square if step.mean_square > 0 else 0.0
+        weight = view.weights.get((step.name, "weight"))
+        unit = float(weight.mean_square) if weight is not None else 0.0
+        if share < at.share or size < at.times * max(usual, unit) or _kills(view, step):
+            continue
+        largest = view.weights[step.name, "bias"].abs_max
+        yield Finding(
+            severity=Severity.ERROR,
+            **place(step),
+            signal=Signal.WEIGHT,
+            statistic="bias mean_square / output mean_square",
+            value=share,
+            expected=f"at most {at.share:g}",
+            message=f"The bias of {step.name} outweighs its input: it makes up {percent(min(share, 1.0))} of the second "
+            f"moment of what comes out (largest magnitude {number(largest)}), so all samples look alike behind it.",
+            remedy="Set it to zero: torch.nn.init.zeros_(layer.bias); every init of `spp list inits` but default does.",
+            evidence=f"{step.name}.bias mean square {number(size)}, median of the other layers {number(usual)}",
+        )
+        return
+
+
+def _kills(view: View, step: Step) -> bool:
+    """Whether most of what an activation makes of the step is dead: the rules of dead layers and channels tell more."""
+    return any(taker.kind is Kind.ACTIVATION and taker.row.dead_fraction >= 0.5 for taker in view.takers(step.key))
+
+
+@rule(
+    "mean_shift",
+    "channel means that outweigh the variance, so that all samples look alike",
+    thresholds={
+        "ratio": (
+            30.0,
+            "ReLU networks at init reach ACSM/ACV of 2 to 10 as depth grows; at 30 the samples differ by less than "
+            "a fifth of the amplitude",
+        ),
+    },
+    source="Brock, De & Smith 2021, arXiv 2101.08692 (mean shift)",
+    tags=("mean",),
+    follows=("layer",),
+)
+def mean_shift(view: View, at: Any) -> Iterator[Finding]:
+    """ACSM over ACV at the outputs of weighted layers, norms and activations; the first that exceeds, and where most arises."""
+    if judge(distinct(view).down, view.limits["vanishing"]):
+        return  # the variance dies, and so the mean is left over
+    ratios = [(s, float(s.row.acsm / s.row.acv)) for s in view.steps if _measurable(s)]
+    bad = [(step, ratio) for step, ratio in ratios if ratio > at.ratio and step.name != view.readout]
+    if len(bad) < 2:
+        return
+    first, ratio = bad[0]
+    yield Finding(
+        severity=Severity.WARNING,
+        **place(_blamed(view, first)),
+        signal=Signal.ACTIVATION,
+        statistic="acsm / acv",
+        value=ratio,
+        expected=f"below {at.ratio:g}",
+        message=f"The mean drowns the signal from {first.name} on: its squared channel means are {number(ratio)} times its "
+        f"channel variances, and up to {number(max(r for _, r in bad))} times in {count(len(bad) - 1, 'layer')} behind it.",
+        remedy="Centre the input or the weights: `--norm batch`, or `--norm scaled_ws` without statistics; "
+        "an activation of mean zero, `--activation selu --init lecun`.",
+        evidence=some([f"{s.name} ({number(r)})" for s, r in bad]),
+    )
+
+
+def _measurable(step: Step) -> bool:
+    kinds = (Kind.WEIGHTED, Kind.DEPTHWISE, Kind.NORM, Kind.ACTIVATION)
+    return step.kind in kinds and step.samples >= 4 and step.row.acv > 0 and np.isfinite(step.row.acsm)
+
+
+def _blamed(view: View, step: Step) -> Step:
+    """A weighted layer itself, else what feeds the step."""
+    return step if step.is_weighted else view.feeder(step) or step
+
+
+@rule(
+    "dead_channels",
+    "an activation most of whose channels are zero or constant over the batch",
+    thresholds={
+        "share": (0.5, "half of the width is gone"),
+        "samples": (16.0, "values per channel; of a healthy ReLU with so many, one in 2^16 channels is dead by chance"),
+    },
+    source="Lu et al. 2019, arXiv 1903.06733 (dying ReLU)",
+    tags=("channels",),
+    follows=("layer", "mean"),
+)
+def dead_channels(view: View, at: Any) -> Iterator[Finding]:
+    """Activations with at least ``share`` of dead channels, twice as many as in what they take."""
+    bad = []
+    for step in view.steps:
+        dead = float(step.row.dead_fraction)
+        before = max((float(row.dead_fraction) for row in view.sources(step.key)), default=0.0)
+        judged = step.is_weighted or step.kind in (Kind.ACTIVATION, Kind.OTHER)
+        if judged and at.share <= dead < 1 and dead > 2 * before and step.samples >= at.samples:
+            bad.append(step)
+    if not bad:
+        return
+    first = bad[0]
+    culprit = _blamed(view, first)
+    fed = f"; {culprit.name} feeds it" if culprit is not first else ""
+    yield Finding(
+        severity=Severity.WARNING,
+        **place(culprit),
+        signal=Signal.ACTIVATION,
+        statistic=str(Column.DEAD_FRACTION),
+        value=float(first.row.dead_fraction),
+        expected=f"below {at.share:g}",
+        message=f"{percent(first.row.dead_fraction)} of the channels of {first.name} give out the same for every sample"
+        f"{further(bad, before=', and so in ')}{fed}.",
+        remedy="A smaller bias or learning rate, or an activation without a dead side: `--activation leaky_relu`.",
+        evidence=some([f"{s.name} ({percent(s.row.dead_fraction)})" for s in bad]),
+    )

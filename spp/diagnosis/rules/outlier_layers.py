@@ -1,0 +1,242 @@
+"""One layer that changes the signal or its gradient far more than others of its kind, or otherwise than theory predicts."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+import numpy as np
+
+from spp.diagnosis.findings import Finding, count, factor, number, some
+from spp.diagnosis.registry import rule
+from spp.diagnosis.view import Kind, Step, View, place, ratio
+from spp.frame.schema import Column
+from spp.vocabulary import Severity, Signal
+
+PREDICTED = ("acsm_predicted", "acv_predicted")
+"""Columns of the frame that hold what theory predicts, where it was asked for."""
+
+JUDGED = (Kind.WEIGHTED, Kind.DEPTHWISE, Kind.ACTIVATION, Kind.OTHER, Kind.GATE)
+"""Kinds of steps that are compared with their own kind."""
+
+Outlier = tuple[Step, float, float]
+"""A step, by how many decades it departs from the others of its kind, and their median."""
+
+
+def _outliers(values: Sequence[tuple[Step, float]], at: Any) -> Iterator[Outlier]:
+    """Values that depart from the median of the others by ``decades``, and by ``spreads`` times their median deviation."""
+    for i, (step, value) in enumerate(values):
+        others = np.array([other for j, (_, other) in enumerate(values) if j != i])
+        few = len(others) < 2
+        usual = 0.0 if few else float(np.median(others))
+        spread = 0.3 if few else float(np.median(np.abs(others - usual)))
+        if abs(value - usual) >= max(at.decades, at.spreads * spread):
+            yield step, value - usual, usual
+
+
+@rule(
+    "cliff",
+    "one layer that changes the second moment far more than its neighbours do",
+    thresholds={
+        "decades": (
+            1.5,
+            "beyond the median gain of its kind: a factor 5.6 in amplitude; common inits (He, LeCun, fan-out, 1x1 against 3x3) "
+            "differ by less within a network",
+        ),
+        "error": (4.0, "a factor 100 in amplitude: neither side of it can be trained at the other's rate"),
+        "spreads": (6.0, "and six times the median deviation of its kind, so that uneven networks are not all cliffs"),
+    },
+    source="robust outliers: median and median absolute deviation",
+    tags=("layer",),
+    follows=("layer", "groups", "branch"),
+)
+def cliff(view: View, at: Any) -> Iterator[Finding]:
+    """The step whose gain departs most from the median of its kind, unless the norm behind it makes good for it."""
+    found: list[Outlier] = []
+    for kind in JUDGED:
+        steps = [s for s in view.steps if s.kind is kind and np.isfinite(s.decades) and not _is_bias(view, s)]
+        found += [one for one in _outliers([(s, s.decades) for s in steps], at) if _lasts(view, *one[:2])]
+    found += _first_layer(view, at) + _norm_levels(view, at)
+    if not found:
+        return
+    step, off, usual = max(found, key=lambda one: abs(one[1]))
+    gain = view.weight_gain(step.name)
+    peers = [
+        g for s in view.steps if s.kind is step.kind and s is not step and np.isfinite(g := view.weight_gain(s.name))
+    ]
+    by_weights = np.isfinite(gain) and peers and abs(np.log10(gain / np.median(peers)) - off) < 0.7
+    blamed = (
+        f" Its weights do it: fan_in x mean square is {number(gain)} there and {number(float(np.median(peers)))} in the "
+        "others."
+        if by_weights
+        else ""
+    )
+    yield Finding(
+        severity=Severity.ERROR if abs(off) >= at.error else Severity.WARNING,
+        **place(step),
+        signal=Signal.ACTIVATION,
+        statistic="mean_square out / in",
+        value=10 ** (step.decades if np.isfinite(step.decades) else off),
+        expected=f"near {number(10**usual)}, as in the others of its kind",
+        message=f"{step.name} {'multiplies' if off > 0 else 'divides'} the second moment {factor(off)} more than the other "
+        f"layers of its kind do.{blamed}",
+        remedy="Initialize it as the others: `--init he` for ReLU-like activations, `--init lecun` for SELU, tanh or none."
+        if blamed
+        else "Look at what this layer does to its input.",
+        evidence=f"gain {number(10 ** (usual + off))} against {number(10**usual)}",
+    )
+
+
+def _norm_levels(view: View, at: Any) -> list[Outlier]:
+    """Norms whose output is far from that of the other norms: what they give out does not depend on what they take."""
+    norms = [s for s in view.norms if 0 < s.mean_square < np.inf]
+    levels = [(s, float(np.log10(s.mean_square))) for s in norms]
+    # A scale at the end of a branch is the residual rules' business.
+    return [one for one in _outliers(levels, at) if len(norms) > 2 and not view.in_branch(one[0].name)]
+
+
+def _first_layer(view: View, at: Any) -> list[Outlier]:
+    """The first layer's gain is not known, since the batch is not measured; its weights are compared instead."""
+    weighted = [s for s in view.steps if s.kind is Kind.WEIGHTED]
+    if len(weighted) < 3 or np.isfinite(weighted[0].decades):
+        return []
+    gains = [(s, ratio(view.weight_gain(s.name), 1.0)) for s in weighted]
+    known = [pair for pair in gains if np.isfinite(pair[1])]
+    return [one for one in _outliers(known, at) if one[0] is weighted[0] and len(known) > 2 and _lasts(view, *one[:2])]
+
+
+def _is_bias(view: View, step: Step) -> bool:
+    """Whether most of what a layer gives out is its bias: its gain then says nothing of what it does to the signal."""
+    bias = view.weights.get((step.name, "bias"))
+    return bias is not None and float(bias.mean_square) > 0.5 * step.mean_square
+
+
+def _lasts(view: View, step: Step, off: float) -> bool:
+    """Whether what the step does is still there behind it: no norm takes its output, and the readout may have any scale."""
+    if step.name == view.readout:
+        # A readout init of 0.01 (Brock et al. 2021) is one and a half decades below the rest.
+        return abs(off) >= 3.0
+    behind = view.takers(step.key)
+    if behind and all(other.kind is Kind.NORM for other in behind):
+        return False
+    # Of a branch that ends in a norm, or is scaled by one, the rules of residual branches say what comes of it.
+    later = [norm for norm in view.norms if norm.row.block == step.row.block and norm.depth > step.depth]
+    return not (view.in_branch(step.name) and later)
+
+
+@rule(
+    "off_theory",
+    "a layer from which on the second moment departs from what theory predicts",
+    thresholds={
+        "decades": (0.6, "a factor 4; at init, theory and measurement agree within 15 % in networks it covers"),
+    },
+    source="prediction by spp.theory, where the frame holds it",
+    follows=("layer",),
+)
+def off_theory(view: View, at: Any) -> Iterator[Finding]:
+    """The first step whose departure from the prediction exceeds that of what fed it by ``decades``."""
+    if not set(PREDICTED) <= set(view.frame.columns):
+        return
+    gap: dict[Any, float] = {}
+    for key, row in view.activations.items():
+        decades = ratio(row.mean_square, sum(float(getattr(row, column)) for column in PREDICTED))
+        if np.isfinite(decades):
+            gap[key] = decades
+    bad = []
+    for step in view.steps:
+        off = abs(gap.get(step.key, 0.0))
+        came = min((abs(gap[step.key] - gap[key]) for key in step.fed if key in gap and step.key in gap), default=off)
+        if min(off, came) >= at.decades:
+            bad.append(step)
+    if not bad:
+        return
+    first = bad[0]
+    predicted = number(first.mean_square / 10 ** gap[first.key])
+    yield Finding(
+        severity=Severity.WARNING,
+        **place(first),
+        signal=Signal.ACTIVATION,
+        statistic=str(Column.MEAN_SQUARE),
+        value=float(first.mean_square),
+        expected=f"{predicted}, as predicted from the weights",
+        message=f"At {first.name} the second moment parts from theory: {number(first.mean_square)} instead of {predicted}.",
+        remedy="Look at this layer's input: correlated channels, a bias, or a function that theory does not see.",
+        evidence=some([f"{s.name} ({factor(gap[s.key])})" for s in bad]),
+    )
+
+
+@rule(
+    "blocked_gradient",
+    "a layer through which gradients come back as exact zeros",
+    source="chain rule: what lies before it cannot learn",
+    tags=("derivative",),
+    follows=("dead", "identity"),
+)
+def blocked_gradient(view: View, at: Any) -> Iterator[Finding]:
+    """The last layer whose output has a gradient while what fed it has none but zeros."""
+    for step in reversed(view.steps):
+        own = view.gradients.get(step.key)
+        fed = [view.gradients[key] for key in step.fed if key in view.gradients and len(view.takers(key)) == 1]
+        if own is None or not own.mean_square > 0 or not fed or any(row.mean_square != 0 for row in fed):
+            continue
+        zero, deliberate = view.has_zero_weight(step.name), view.zero_by_design(step.name)
+        before = [s.name for s in view.steps if s.depth < step.depth and (s.name, "weight") in view.weights]
+        because = ", because its weight is" if zero else ""
+        end = (
+            ". Zero readouts and branch ends are an init of some designs (Fixup); they open with the first step."
+            if deliberate
+            else f"; {count(len(before), 'weighted layer')} before it cannot learn."
+        )
+        yield Finding(
+            severity=Severity.NOTE if deliberate else Severity.ERROR,
+            **place(step),
+            signal=Signal.GRADIENT,
+            statistic="mean_square",
+            value=0.0,
+            expected="above 0",
+            message=f"Gradients end at {step.name}: what comes back through it is exactly zero{because}{end}",
+            remedy="" if deliberate else f"Initialize it again{', `--init he`' if zero else ''}.",
+        )
+        if not view.in_branch(step.name):
+            return
+
+
+@rule(
+    "gradient_cliff",
+    "one layer that scales the gradient far more than its neighbours do",
+    thresholds={
+        "decades": (1.5, "beyond the median of its kind, as for the rule cliff"),
+        "error": (4.0, "a factor 100 in amplitude: neither side of it can be trained at the other's rate"),
+        "spreads": (6.0, "and six times the median deviation of its kind"),
+    },
+    source="robust outliers: median and median absolute deviation of the squared norm before over behind",
+    tags=("derivative",),
+    follows=("layer", "groups", "branch", "derivative"),
+)
+def gradient_cliff(view: View, at: Any) -> Iterator[Finding]:
+    """The step whose backward gain departs most from the median of its kind."""
+    found: list[Outlier] = []
+    for kind in JUDGED[:-1]:
+        gains = [(s, g) for s in view.steps if s.kind is kind and np.isfinite(g := view.backward_decades(s))]
+        found += [one for one in _outliers(gains, at) if not _free(view, one[0])]
+    if not found:
+        return
+    step, off, usual = max(found, key=lambda one: abs(one[1]))
+    gain = 10 ** (usual + off)
+    yield Finding(
+        severity=Severity.ERROR if abs(off) >= at.error else Severity.WARNING,
+        **place(step),
+        signal=Signal.GRADIENT,
+        statistic="squared norm before / behind",
+        value=gain,
+        expected="as in the others of its kind",
+        message=f"Going backwards, {step.name} {'multiplies' if off > 0 else 'divides'} the squared gradient {factor(off)} "
+        "more than the other layers of its kind do.",
+        remedy="Look at its backward: a custom autograd function, a hook, a derivative near zero or a pole.",
+        evidence=f"gain {number(gain)}",
+    )
+
+
+def _free(view: View, step: Step) -> bool:
+    """Whether a step may scale gradients as it likes: the readout, in a branch, and before a norm, which takes scale away."""
+    return step.name == view.readout or view.normed(step) or view.in_branch(step.name)
