@@ -18,9 +18,9 @@ from spp_cli.options import Request, analyze_options, argv
 if TYPE_CHECKING:
     import torch
 
+    from spp.models.sources import Plan
     from spp.run import Trace
     from spp_cli.inputs import Samples
-    from spp_cli.networks import Plan
 
 
 EXAMPLES = """\b
@@ -113,7 +113,7 @@ def traced(request: Request, plan: Plan, samples: Samples, device: str) -> Trace
     if request.theory:
         _predict(trace, model, samples, request)
     trace.run.update(
-        plan.facts,
+        spp.models.recipe_of(model),
         data=request.data if plan.vocabulary is None else "tokens",
         input_shape=list(plan.shape),
         threads=torch.get_num_threads(),

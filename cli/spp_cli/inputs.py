@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from spp_cli.networks import Plan
+    from spp.models.sources import Plan
     from spp_cli.options import Request
 
 FILES = (".npy", ".pt")
@@ -132,7 +132,7 @@ def _load(path: Path) -> tuple[Tensor, Tensor | None]:
     import torch
 
     from spp.errors import InputError
-    from spp_cli import files
+    from spp.models.sources.checkpoint import read_tensors
 
     if path.suffix == ".npy":
         try:
@@ -142,8 +142,11 @@ def _load(path: Path) -> tuple[Tensor, Tensor | None]:
         except (OSError, ValueError, TypeError) as error:
             reason = str(error).splitlines()[0].rstrip(".")
             raise InputError("the file holds an array of numbers", received=reason, where=str(path)) from error
-    found = files.load(
-        path, "the file holds tensors saved by torch.save", "Save it with torch.save((inputs, targets), file)."
+    found = read_tensors(
+        path,
+        "the file holds tensors saved by torch.save",
+        "Save it with torch.save((inputs, targets), file).",
+        where="--data",
     )
     pair = tuple(found) if isinstance(found, tuple | list) else (found, None)
     if len(pair) == 2 and isinstance(pair[0], torch.Tensor) and isinstance(pair[1], torch.Tensor | None):

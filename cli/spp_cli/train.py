@@ -18,8 +18,10 @@ from spp_cli.options import words_for
 from spp_cli.train_options import CALL, FREE, TrainRequest, train_options
 
 if TYPE_CHECKING:
+    from torch import nn
+
     from spp.data import Splits
-    from spp_cli.networks import Plan
+    from spp.models.sources import Plan
 
 EXAMPLES = """\b
 Examples:
@@ -59,7 +61,7 @@ def _run(ctx: click.Context, request: TrainRequest) -> int:
     with _folder(request, plan, resumed=before is not None) as folder:
         model = networks.build(request, plan, device)
         check_fit(model, data, recipe, device)
-        facts = _facts(request, plan, device)
+        facts = _facts(request, model, device)
         report = training_report.Report(request, folder)
         report.begin(model, data, facts)
         try:
@@ -146,15 +148,23 @@ def _plan(request: TrainRequest) -> tuple[Splits, Plan]:
     """The images, and the network that takes them: as large as they are unless ``--image-size`` says otherwise."""
     from spp import models
     from spp.data import splits
-    from spp_cli import libraries, networks
+    from spp.errors import InputError
+    from spp_cli import networks
 
+    if request.model.partition(":")[0] == "transformers":
+        raise InputError(
+            "spp train trains networks that take a tensor of images",
+            received=request.model,
+            where="--model",
+            remedy="Watch transformers' own trainer: spp.integrations.transformers.",
+        )
     shape: tuple[int, ...] | None = None
     if request.image_size is not None:
         shape = (3, *request.image_size)
     elif Path(request.data).expanduser().is_dir():
         if ":" not in request.model:
             shape = models.config(request.model).input_shape
-        elif request.model.partition(":")[0] in libraries.LIBRARIES:
+        elif request.model.partition(":")[0] in models.SOURCES:
             shape = networks.plan(request, None).shape
     data = splits(request.data, folder=request.data_dir, shape=shape, validation=request.validation, seed=request.seed)
     wanted = request if request.num_classes is not None else replace(request, num_classes=len(data.classes))
@@ -178,13 +188,15 @@ def _folder(request: TrainRequest, plan: Plan, *, resumed: bool) -> Iterator[Pat
         yield folder
 
 
-def _facts(request: TrainRequest, plan: Plan, device: str) -> dict[str, Any]:
+def _facts(request: TrainRequest, model: nn.Module, device: str) -> dict[str, Any]:
     """What it takes to run it again."""
     import torch
 
+    from spp import models
+
     return {
         "command": "train",
-        **plan.facts,
+        **models.recipe_of(model),
         "data": request.data,
         "device": device,
         "threads": torch.get_num_threads(),

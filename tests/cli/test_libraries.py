@@ -325,7 +325,7 @@ def test_files_that_are_no_configuration(spp):
 
 @pytest.mark.parametrize("library", ["torchvision", "timm", "transformers"])
 def test_a_missing_library_names_its_extra(spp, monkeypatch, library):
-    monkeypatch.setattr("spp_cli.libraries.find_spec", lambda name: None)
+    monkeypatch.setattr("spp.models.sources.find_spec", lambda name: None)
     done = spp("analyze", "--model", f"{library}:anything")
     assert done.code == 2
     assert done.err == (

@@ -1,0 +1,65 @@
+"""Networks of the user's own: ``package.module:factory``, anything that can be called and returns a torch module."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable
+from importlib import import_module
+from typing import Any
+
+from torch import nn
+
+from spp.errors import InputError
+from spp.models.sources import Asked, Plan, built
+
+SHAPE = (3, 224, 224)
+"""Shape of a sample, unless the caller says otherwise."""
+
+
+def factory(asked: Asked) -> Plan:
+    """A callable of the user's, which the changes go to as keyword arguments.
+
+    A norm that it does not take is put in place of the norms of what it returns.
+
+    Raises:
+        InputError: There is no such factory, or it does not take the arguments.
+    """
+    found, changes, norm = _find(asked), dict(asked.changes), None
+    if "norm" in changes and not _takes(found, "norm"):
+        norm = changes.pop("norm")
+    try:
+        inspect.signature(found).bind(**changes)
+    except TypeError as error:
+        given = ", ".join(f"{key}={value!r}" for key, value in changes.items()) or "no arguments"
+        raise InputError(f"the factory can be called with {given}", received=str(error), where=asked.model) from error
+
+    def make() -> nn.Module:
+        model = built(asked.model, lambda: found(**changes), "the factory returns a model")
+        if not isinstance(model, nn.Module):
+            raise InputError("the factory returns a torch module", received=type(model).__name__, where=asked.model)
+        return model
+
+    label = "-".join(part for part in (asked.name.rpartition(".")[2], asked.changes.get("norm")) if part)
+    return Plan(label, asked.facts(), asked.shape or SHAPE, make, norm, asked.spelled)
+
+
+def _find(asked: Asked) -> Callable[..., Any]:
+    try:
+        found = import_module(asked.model.partition(":")[0])
+        for part in asked.name.split("."):
+            found = getattr(found, part)
+    except Exception as error:
+        raise InputError(
+            f"{asked.spelled('model')} names a factory as package.module:factory",
+            received=f"{type(error).__name__}: {error}",
+            where=asked.model,
+        ) from error
+    if not callable(found):
+        raise InputError("the factory can be called", received=type(found).__name__, where=asked.model)
+    return found
+
+
+def _takes(found: Callable[..., Any], argument: str) -> bool:
+    """Whether a factory has an argument of that name, or takes any."""
+    kinds = {name: parameter.kind for name, parameter in inspect.signature(found).parameters.items()}
+    return argument in kinds or inspect.Parameter.VAR_KEYWORD in kinds.values()
