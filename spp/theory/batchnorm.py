@@ -23,11 +23,12 @@ import numpy as np
 from spp.errors import InputError
 from spp.nn.gains import Array
 from spp.theory.gaussian import Activation, Nonlinearity, moments, nonlinearity, slope_moments
+from spp.theory.quadrature import panels
 
+# Of each panel.
 NODES = 24
-"""Of each panel."""
+# The mean of the inverse squared norm, and the density of two coordinates, want more values than that.
 SMALLEST = 4
-"""The mean of the inverse squared norm, and the density of two coordinates, want more values than that."""
 
 
 def batchnorm_gradient_factor(activation: Activation, batch: float = inf) -> float:
@@ -48,7 +49,8 @@ def batchnorm_gradient_factor(activation: Activation, batch: float = inf) -> flo
         return slope_moments(phi)[1] / (second - mean**2)
     if not batch > SMALLEST:
         raise InputError(f"the factor is finite for batches above {SMALLEST}", received=f"{batch:g}", where="batch")
-    u, slope, value, single = _sphere_one(phi, batch)
+    _, single, x = _first(phi, batch)
+    u, slope, value = x / sqrt(batch), phi.slope(x), phi.value(x)
     squared = (slope**2) @ single
     kept = batch * ((slope**2 * (1 - 1 / batch - u**2)) @ single)
     pairs = _sphere_two(phi, batch)
@@ -65,24 +67,11 @@ def batchnorm_gradient_norm_factor(activation: Activation, batch: float = inf) -
     return sqrt(batchnorm_gradient_factor(activation, batch))
 
 
-def _panels(edges: Array) -> tuple[Array, Array]:
-    nodes, weights = np.polynomial.legendre.leggauss(NODES)
-    half, middle = np.diff(edges) / 2, (edges[..., 1:] + edges[..., :-1]) / 2
-    at = (middle[..., None] + half[..., None] * nodes).reshape(*edges.shape[:-1], -1)
-    return at, (half[..., None] * weights).reshape(at.shape)
-
-
 def _angles(batch: float, cuts: Array) -> tuple[Array, Array]:
     """Nodes in the angle ``theta`` of one coordinate ``sin(theta)``, cut at ``cuts``; of shape (..., M)."""
     end = min(pi / 2, 12 / sqrt(batch))
     grid = np.broadcast_to(np.linspace(-end, end, 17), (*cuts.shape[:-1], 17))
-    return _panels(np.sort(np.concatenate([grid, np.clip(cuts, -end, end)], axis=-1), axis=-1))
-
-
-def _sphere_one(phi: Nonlinearity, batch: float) -> tuple[Array, Array, Array, Array]:
-    """One coordinate ``u``, ``phi'(x)``, ``phi(x)`` and their weights."""
-    _, weight, x = _first(phi, batch)
-    return x / sqrt(batch), phi.slope(x), phi.value(x), weight
+    return panels(np.sort(np.concatenate([grid, np.clip(cuts, -end, end)], axis=-1), axis=-1), NODES)
 
 
 def _first(phi: Nonlinearity, batch: float) -> tuple[Array, Array, Array]:

@@ -19,7 +19,7 @@ from spp.errors import InputError
 from spp.nn.activations import find_activation
 from spp.nn.gains import Array
 from spp.theory import quadrature
-from spp.theory.quadrature import FINE, Rule
+from spp.theory.quadrature import FINE, Accuracy
 
 
 @dataclass(frozen=True)
@@ -38,7 +38,8 @@ class Nonlinearity:
 
     def value(self, x: Array) -> Array:
         """``gain * function(x)``."""
-        with torch.no_grad(), torch._C.DisableTorchFunction():  # no default device either
+        # No default device either.
+        with torch.no_grad(), torch._C.DisableTorchFunction():
             out: Array = self.function(torch.from_numpy(np.ascontiguousarray(x))).numpy()
         return self.gain * out
 
@@ -57,6 +58,8 @@ class Nonlinearity:
         return self.gain * out.detach().numpy(), self.gain * slope.numpy()
 
 
+# No activation.
+IDENTITY = Nonlinearity(lambda u: u)
 Activation = str | Callable[[Tensor], Tensor] | Nonlinearity
 """A name of ``spp.nn.ACTIVATIONS``, a smooth function of a float64 tensor, or a :class:`Nonlinearity` with its kinks."""
 
@@ -83,14 +86,13 @@ def moments(activation: Activation, mean: float = 0.0, variance: float = 1.0) ->
         mean: Of its input.
         variance: Of its input, at least 0.
     """
-    phi = nonlinearity(activation)
-    u, weight = normal_points(phi, mean, variance)
+    phi, u, weight = _points(activation, mean, variance)
     values = phi.value(u)
     return float(values @ weight), float(values**2 @ weight)
 
 
 def moments_of_many(
-    phi: Nonlinearity, mean: Array, variance: Array, *, slopes: bool = False, rule: Rule = FINE
+    phi: Nonlinearity, mean: Array, variance: Array, *, slopes: bool = False, accuracy: Accuracy = FINE
 ) -> tuple[Array, Array]:
     """First and second moments of ``phi`` (or of its slope) for many normal inputs at once.
 
@@ -99,28 +101,26 @@ def moments_of_many(
         mean: Of each input; of shape (K,).
         variance: Of each input, at least 0; of shape (K,).
         slopes: Take ``phi'`` for ``phi``.
-        rule: How finely.
+        accuracy: How finely.
 
     Returns:
         Both of shape (K,).
     """
     scale = np.sqrt(np.maximum(variance, 0.0))
-    z, weight = quadrature.many(np.array(phi.kinks, dtype=float), mean, scale, rule)
+    z, weight = quadrature.many(np.array(phi.kinks, dtype=float), mean, scale, accuracy)
     values = (phi.slope if slopes else phi.value)(mean[:, None] + scale[:, None] * z)
     return (values * weight).sum(1), (values**2 * weight).sum(1)
 
 
 def fourth_moment(activation: Activation, mean: float = 0.0, variance: float = 1.0) -> float:
     """``E[phi(u)^4]``; the arguments as for :func:`moments`."""
-    phi = nonlinearity(activation)
-    u, weight = normal_points(phi, mean, variance)
+    phi, u, weight = _points(activation, mean, variance)
     return float(phi.value(u) ** 4 @ weight)
 
 
 def slope_moments(activation: Activation, mean: float = 0.0, variance: float = 1.0) -> tuple[float, float]:
     """``(E[phi'(u)], E[phi'(u)^2])``; the arguments as for :func:`moments`."""
-    phi = nonlinearity(activation)
-    u, weight = normal_points(phi, mean, variance)
+    phi, u, weight = _points(activation, mean, variance)
     slopes = phi.slope(u)
     return float(slopes @ weight), float(slopes**2 @ weight)
 
@@ -133,8 +133,7 @@ def jacobian(activation: Activation, mean: float = 0.0, variance: float = 1.0) -
     """
     if not variance > 0:
         raise InputError("the Jacobian of the moments wants a positive variance", received=repr(variance))
-    phi = nonlinearity(activation)
-    u, weight = normal_points(phi, mean, variance)
+    phi, u, weight = _points(activation, mean, variance)
     z, values = (u - mean) / sqrt(variance), phi.value(u)
     first, second = (
         np.array([(g * z) @ weight / sqrt(variance), (g * (z**2 - 1)) @ weight / (2 * variance)])
@@ -145,8 +144,7 @@ def jacobian(activation: Activation, mean: float = 0.0, variance: float = 1.0) -
 
 def second_moment_slope(activation: Activation, mean: float = 0.0, variance: float = 1.0) -> float:
     """``dE[phi(u)^2]/dv``, which is ``E[phi'^2] + E[phi'' phi]``, as ``E[phi phi' z] / s`` (right at kinks too)."""
-    phi = nonlinearity(activation)
-    u, weight = normal_points(phi, mean, variance)
+    phi, u, weight = _points(activation, mean, variance)
     return float((phi.value(u) * phi.slope(u) * (u - mean)) @ weight / variance)
 
 
@@ -180,7 +178,7 @@ def pair_moment(
 
 
 def pair_points(
-    phi: Nonlinearity, correlation: float, mean: float, variance: float, rule: Rule = FINE
+    phi: Nonlinearity, correlation: float, mean: float, variance: float, accuracy: Accuracy = FINE
 ) -> tuple[Array, Array, Array]:
     """Values ``u1`` of shape (M, 1) and ``u2`` and weights, both of shape (M, L), for a pair of normal inputs.
 
@@ -189,7 +187,7 @@ def pair_points(
         correlation: Of the two, in ``[-1, 1]``; at its ends, L is 1.
         mean: Of each.
         variance: Of each, at least 0.
-        rule: How finely.
+        accuracy: How finely.
 
     Raises:
         InputError: The correlation is outside ``[-1, 1]``.
@@ -197,17 +195,17 @@ def pair_points(
     if not -1 <= correlation <= 1:
         raise InputError("a correlation is between -1 and 1", received=repr(correlation))
     if variance == 0 or abs(correlation) == 1:
-        u, weight = normal_points(phi, mean, variance, mirrored=correlation < 0, rule=rule)
+        u, weight = normal_points(phi, mean, variance, mirrored=correlation < 0, accuracy=accuracy)
         u, weight = u[:, None], weight[:, None]
         return u, mean + np.sign(correlation) * (u - mean) if variance else u, weight
     scale = sqrt(variance)
-    z1, w1, z2, w2 = quadrature.two(np.array(phi.kinks, dtype=float), mean, scale, correlation, rule)
+    z1, w1, z2, w2 = quadrature.two(np.array(phi.kinks, dtype=float), mean, scale, correlation, accuracy)
     across = correlation * z1[:, None] + sqrt(1 - correlation**2) * z2
     return mean + scale * z1[:, None], mean + scale * across, w1[:, None] * w2
 
 
 def normal_points(
-    phi: Nonlinearity, mean: float, variance: float, *, mirrored: bool = False, rule: Rule = FINE
+    phi: Nonlinearity, mean: float, variance: float, *, mirrored: bool = False, accuracy: Accuracy = FINE
 ) -> tuple[Array, Array]:
     """Values of the input and their weights; ``mirrored`` cuts at the kinks' mirror images about the mean too."""
     if not variance >= 0:
@@ -216,5 +214,10 @@ def normal_points(
         return np.array([float(mean)]), np.ones(1)
     kinks = np.array(phi.kinks, dtype=float)
     cuts = np.concatenate([kinks, 2 * mean - kinks]) if mirrored else kinks
-    z, weight = quadrature.one(cuts, mean, sqrt(variance), rule)
+    (z,), (weight,) = quadrature.many(cuts, np.array([mean]), np.array([sqrt(variance)]), accuracy)
     return mean + sqrt(variance) * z, weight
+
+
+def _points(activation: Activation, mean: float, variance: float) -> tuple[Nonlinearity, Array, Array]:
+    phi = nonlinearity(activation)
+    return phi, *normal_points(phi, mean, variance)

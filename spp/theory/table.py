@@ -3,89 +3,99 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from enum import StrEnum
+from dataclasses import dataclass
 from math import sqrt
-from typing import TYPE_CHECKING
 
 import numpy as np
 import pandas as pd
 
 from spp.capture.sites import Entry
-from spp.frame.schema import COLUMNS, PREDICTED, Column, Spec, check
+from spp.frame.schema import COLUMNS, PREDICTED, Column, Described, Spec, check
+from spp.theory.moments_state import MomentsState
 from spp.vocabulary import Signal
 
-if TYPE_CHECKING:
-    from spp.theory.walk import Visit
 
-
-class PredictionColumn(StrEnum):
+class PredictionColumn(Described):
     """Columns of a prediction, one row per output of a module call."""
 
-    NAME = "name"
-    CALL = "call"
-    OUTPUT = "output"
-    TYPE = "type"
-    ACSM = "acsm_predicted"
-    ACV = "acv_predicted"
-    GRADIENT = "gradient_predicted"
-    LOG_SPREAD = "log_spread_predicted"
-    GRADIENT_LOG_SPREAD = "gradient_log_spread_predicted"
-    REASON = "reason"
+    NAME = "name", Spec("str", "module", "qualified module name, empty for the root")
+    CALL = "call", Spec("int64", "call", "0 for the module's first call in the pass")
+    OUTPUT = "output", Spec("str", "output", "which output, empty for a lone tensor")
+    TYPE = "type", Spec("category", "type", "class name of the module")
+    ACSM = "acsm_predicted", Spec("float64", "ACSM (theory)", "predicted average channel squared mean", missing=True)
+    ACV = "acv_predicted", Spec("float64", "ACV (theory)", "predicted average channel variance", missing=True)
+    GRADIENT = (
+        "gradient_predicted",
+        Spec(
+            "float64",
+            "gradient mean square (theory)",
+            "predicted mean square of the gradient, for a unit one at the output",
+            missing=True,
+        ),
+    )
+    LOG_SPREAD = (
+        "log_spread_predicted",
+        Spec(
+            "float64",
+            "spread of the log (theory)",
+            "standard deviation, over draws of the weights, of the natural log of the second moment",
+            missing=True,
+        ),
+    )
+    GRADIENT_LOG_SPREAD = (
+        "gradient_log_spread_predicted",
+        Spec(
+            "float64",
+            "spread of the log of the gradient (theory)",
+            "the same of the gradient's mean square",
+            missing=True,
+        ),
+    )
+    REASON = "reason", Spec("str", "reason", "why there is no prediction; empty where there is one")
 
 
-PREDICTION_COLUMNS: dict[PredictionColumn, Spec] = {
-    PredictionColumn.NAME: Spec("str", "module", "qualified module name, empty for the root"),
-    PredictionColumn.CALL: Spec("int64", "call", "0 for the module's first call in the pass"),
-    PredictionColumn.OUTPUT: Spec("str", "output", "which output, empty for a lone tensor"),
-    PredictionColumn.TYPE: Spec("category", "type", "class name of the module"),
-    PredictionColumn.ACSM: Spec("float64", "ACSM (theory)", "predicted average channel squared mean", missing=True),
-    PredictionColumn.ACV: Spec("float64", "ACV (theory)", "predicted average channel variance", missing=True),
-    PredictionColumn.GRADIENT: Spec(
-        "float64",
-        "gradient mean square (theory)",
-        "predicted mean square of the gradient, for a unit one at the output",
-        missing=True,
-    ),
-    PredictionColumn.LOG_SPREAD: Spec(
-        "float64",
-        "spread of the log (theory)",
-        "standard deviation, over draws of the weights, of the natural log of the second moment",
-        missing=True,
-    ),
-    PredictionColumn.GRADIENT_LOG_SPREAD: Spec(
-        "float64", "spread of the log of the gradient (theory)", "the same of the gradient's mean square", missing=True
-    ),
-    PredictionColumn.REASON: Spec("str", "reason", "why there is no prediction; empty where there is one"),
-}
+PREDICTION_COLUMNS: dict[PredictionColumn, Spec] = {column: column.spec for column in PredictionColumn}
 C = PredictionColumn
+# Rows of a prediction and of a frame belong together where these agree.
+KEYS = (Column.NAME, Column.CALL, Column.OUTPUT)
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Visit:
+    """One output of one module call.
+
+    Attributes:
+        entry: The module.
+        call: 0 for the module's first call.
+        output: Path inside the output.
+        state: Its moments, if they are known.
+        reason: Why nothing is known.
+    """
+
+    entry: Entry
+    call: int
+    output: str
+    state: MomentsState | None
+    reason: str
+
+    def row(self) -> tuple[object, ...]:
+        """The values of all columns."""
+        place, state = (self.entry.name, self.call, self.output, self.entry.type), self.state
+        if state is None:
+            return *place, *(np.nan,) * 5, self.reason or "unknown"
+        gradient, spread = state.gradient or state.shown, sqrt(max(state.spread, 0.0))
+        if gradient is None:
+            return *place, state.acsm, state.acv, np.nan, spread, np.nan, ""
+        return *place, state.acsm, state.acv, gradient.second, spread, sqrt(max(gradient.spread, 0.0)), ""
 
 
 def table(visits: Sequence[Visit], entries: Sequence[Entry], reason: str) -> pd.DataFrame:
     """One row per visit, and one for every module that was not visited where the walk ended early (``reason``)."""
-    rows: list[tuple[object, ...]] = []
-    for visit in visits:
-        field = visit.field
-        gradient = None if field is None else field.gradient or field.shown
-        rows.append(
-            (
-                visit.entry.name,
-                visit.call,
-                visit.output,
-                visit.entry.type,
-                np.nan if field is None else field.acsm,
-                np.nan if field is None else field.acv,
-                np.nan if gradient is None else gradient.second,
-                np.nan if field is None else sqrt(max(field.spread, 0.0)),
-                np.nan if gradient is None else sqrt(max(gradient.spread, 0.0)),
-                "" if field is not None else visit.reason or "unknown",
-            )
-        )
-    if reason:
-        seen = {visit.entry.name for visit in visits}
-        rows += [(e.name, 0, "", e.type, *(np.nan,) * 5, reason) for e in entries if e.name not in seen]
-    frame = pd.DataFrame(rows, columns=[str(c) for c in PREDICTION_COLUMNS])
-    for column, spec in PREDICTION_COLUMNS.items():
-        frame[str(column)] = frame[str(column)].astype(spec.dtype)  # type: ignore[call-overload]
+    seen = {visit.entry.name for visit in visits}
+    missed = [Visit(entry, 0, "", None, reason) for entry in entries if reason and entry.name not in seen]
+    frame = pd.DataFrame([visit.row() for visit in (*visits, *missed)], columns=[str(c) for c in C])
+    for column in C:
+        frame[str(column)] = frame[str(column)].astype(column.spec.dtype)  # type: ignore[call-overload]
     return check(frame, PREDICTION_COLUMNS)
 
 
@@ -98,22 +108,22 @@ def attach(frame: pd.DataFrame, prediction: pd.DataFrame) -> pd.DataFrame:
     measured one does.
 
     Args:
-        frame: Of a trace.
-        prediction: Of the same model, see :func:`spp.theory.predict`.
+        frame: The frame of a trace.
+        prediction: The table of :func:`spp.theory.predict` for the same model.
     """
-    keys = [str(Column.NAME), str(Column.CALL), str(Column.OUTPUT)]
+    keys = [str(key) for key in KEYS]
     kept = frame[[c for c in frame.columns if c not in set(map(str, PREDICTED))]]
+    # merge() makes an index of its own; the frame's is put back so that the columns below align.
     found = kept[keys].merge(prediction, how="left", on=keys, validate="many_to_one").set_index(kept.index)
     signal = kept[Column.SIGNAL].astype(str)
     activation, gradient = signal == str(Signal.ACTIVATION), signal == str(Signal.GRADIENT)
     scale = _scale(kept, found, gradient)
+    spread = found[C.LOG_SPREAD].where(activation).fillna(found[C.GRADIENT_LOG_SPREAD].where(gradient))
     columns = {
         Column.ACSM_PREDICTED: found[C.ACSM].where(activation),
         Column.ACV_PREDICTED: found[C.ACV].where(activation),
         Column.GRADIENT_PREDICTED: found[C.GRADIENT].where(gradient) * scale,
-        Column.LOG_SPREAD_PREDICTED: found[C.LOG_SPREAD]
-        .where(activation)
-        .fillna(found[C.GRADIENT_LOG_SPREAD].where(gradient)),
+        Column.LOG_SPREAD_PREDICTED: spread,
     }
     joined = kept.assign(**{str(name): values.astype("float64") for name, values in columns.items()})
     return check(joined, COLUMNS)

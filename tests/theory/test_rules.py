@@ -11,6 +11,8 @@ from torch import nn
 import spp
 from spp.nn import SqueezeExcite, StandardizedConv2d, StochasticDepth
 from spp.theory import attach, predict
+from spp.theory.rules import RULES
+from spp.theory.rules.elementwise import unary
 
 
 class Through(nn.Module):
@@ -324,3 +326,21 @@ def test_standardized_weights_take_out_a_mean_that_longer_samples_have_more_of()
         before["acsm_predicted"] + before["acv_predicted"]
     )
     assert predicted == pytest.approx(behind["mean_square"] / before["mean_square"], rel=0.02)
+
+
+def test_a_rule_from_outside_is_one_function():
+    """Entered by its decorator, used by whatever model calls torch's function, and said to be missing before."""
+
+    def make():
+        return nn.Sequential(he(nn.Linear(256, 512)), Through(torch.special.ndtr), he(nn.Linear(512, 512)))
+
+    assert predict(make(), (64, 256))["reason"].tolist() == ["", *["no rule for special_ndtr"] * 3]
+
+    @spp.theory.rule(torch.special.ndtr)
+    def ndtr(x: spp.theory.MomentsState) -> spp.theory.MomentsState:
+        return unary(x, torch.special.ndtr)
+
+    try:
+        compare(make, (64, 256))
+    finally:
+        del RULES[torch.special.ndtr]

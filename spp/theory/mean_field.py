@@ -5,7 +5,8 @@ Weights are ``W_ij ~ N(0, sigma_w^2 / N_in)``, biases ``b_i ~ N(0, sigma_b^2)``,
 ``c`` the cosine of those of two inputs of the same ``q``. All are dimensionless, in the units of the input.
 
 Sources: Poole et al. 2016 (arXiv 1606.05340) for ``q`` and ``c``, Schoenholz et al. 2017 (arXiv 1611.01232) for depth scales
-and gradients, Cho & Saul 2009 for the closed form of ReLU, which the tests compare with.
+and gradients, Cho & Saul 2009 for the closed form of ReLU, which the tests compare with. The map of self-normalizing networks
+(Klambauer et al. 2017, arXiv 1706.02515) and its constants are :mod:`spp.nn.selu`'s; here are its Jacobian and its orbit.
 """
 
 from __future__ import annotations
@@ -13,10 +14,15 @@ from __future__ import annotations
 from collections.abc import Callable
 from math import inf, log, sqrt
 
+import numpy as np
+
 from spp.errors import InputError
+from spp.nn.gains import Array
+from spp.nn.selu import selu_moments
 from spp.theory.gaussian import (
     Activation,
     fourth_moment,
+    jacobian,
     moments,
     nonlinearity,
     pair_moment,
@@ -24,10 +30,10 @@ from spp.theory.gaussian import (
     slope_moments,
 )
 
+# Relative width at which a bisection ends, and relative change at which a point counts as fixed.
 CLOSE = 1e-14
-"""Relative width at which a bisection ends, and relative change at which a point counts as fixed."""
+# A mean square below the first counts as 0, above the second as infinite.
 LEAST, MOST = 1e-12, 1e12
-"""A mean square below the first counts as 0, above the second as infinite."""
 
 
 def q_map(activation: Activation, q: float, sw2: float, sb2: float = 0.0) -> float:
@@ -199,6 +205,43 @@ def finite_width_rate(activation: Activation, q: float = 1.0) -> float:
     """
     second = moments(activation, 0.0, q)[1]
     return fourth_moment(activation, 0.0, q) / second**2 - 1
+
+
+def selu_jacobian(mean: float = 0.0, omega: float = 0.0, variance: float = 1.0, tau: float = 1.0) -> Array:
+    """Derivatives of the next layer's (mean, variance) by this one's; of shape (2, 2), rows are the next layer's.
+
+    The chain rule over ``m = mean * omega`` and ``v = variance * tau`` (section 3 of the paper). The fixed point (0, 1)
+    attracts where the spectral norm is below 1: 0.7877 for ``omega = 0``, ``tau = 1``.
+
+    Args:
+        mean: Of each input.
+        omega: Sum of the unit's weights.
+        variance: Of each input, above 0.
+        tau: Sum of their squares, above 0.
+
+    Raises:
+        InputError: ``variance * tau`` is not positive.
+    """
+    return jacobian("selu", mean * omega, variance * tau) @ np.diag([omega, tau])
+
+
+def selu_orbit(
+    mean: float, variance: float, layers: int, *, omega: float = 0.0, tau: float = 1.0
+) -> list[tuple[float, float]]:
+    """Mean and variance after each of so many layers, from those of the input.
+
+    Args:
+        mean: Of the input.
+        variance: Of the input, above 0.
+        layers: How many.
+        omega: Sum of each unit's weights.
+        tau: Sum of their squares.
+    """
+    found = []
+    for _ in range(layers):
+        mean, variance = selu_moments(mean, omega, variance, tau)
+        found.append((mean, variance))
+    return found
 
 
 def _scale(rate: float) -> float:

@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
@@ -16,37 +15,21 @@ from spp._pytree import walk
 from spp.capture.sites import Entry, callable_module, roster
 from spp.capture.state import preserved
 from spp.errors import InputError
-from spp.theory import rules as rules  # enters the rules
-from spp.theory.field import FLOAT, Field, Gradient, even, unit
-from spp.theory.symbol import Masks, Symbol
-from spp.theory.table import table
+from spp.theory.moments_state import FLOAT, Gradient, MomentsState, even, unit
 
+# Importing the modules enters their rules.
+from spp.theory.rules import Symbol, arithmetic, elementwise, linear, norms, pooling, shapes
+from spp.theory.table import Visit, table
 
-@dataclass(slots=True, eq=False)
-class Visit:
-    """One output of one module call.
-
-    Attributes:
-        entry: Whose.
-        call: 0 for the module's first call.
-        output: Path inside the output.
-        field: What theory knows of it.
-        reason: Why nothing is known.
-    """
-
-    entry: Entry
-    call: int
-    output: str
-    field: Field | None
-    reason: str
+RULE_MODULES = (arithmetic, elementwise, linear, norms, pooling, shapes)
 
 
 def predict(model: nn.Module, batch: tuple[int, ...] | torch.Size | Tensor) -> pd.DataFrame:
     """What mean-field theory expects of ``model``, layer by layer, forward and backward.
 
-    The model's own ``forward`` runs on tensors without numbers that carry moments (:mod:`spp.theory.field`), so that layers,
-    functional code, residual sums and gates are followed as they are written; weights enter by their actual scale and mean.
-    Nothing of the model is changed. Gradients are those of a probe: independent, of unit variance, at every output.
+    The model's own ``forward`` runs on tensors without numbers that carry moments (:mod:`spp.theory.moments_state`), so that
+    layers, functional code, residual sums and gates are followed as they are written; weights enter by their actual scale
+    and mean. Nothing of the model is changed. Gradients are those of a probe: independent, of unit variance, at every output.
 
     Args:
         model: Any ``torch.nn.Module``, in the mode (train or eval) it is in.
@@ -62,23 +45,21 @@ def predict(model: nn.Module, batch: tuple[int, ...] | torch.Size | Tensor) -> p
     """
     if not isinstance(model, nn.Module):
         raise InputError("a model is a torch.nn.Module", received=f"a {type(model).__name__}", where="model")
-    symbol = Symbol.of(*_input(batch, model))
+    symbol = _input(batch, model)
     visits: list[Visit] = []
-    reason = ""
+    reason, output = "", None
     entries = roster(model)
-    with preserved(model, None, True), torch.no_grad(), _visited(entries, visits), Masks():
+    with preserved(model, None, True), torch.no_grad(), _visited(entries, visits), arithmetic.RandomMasks():
         try:
             output = model(symbol)
         except Exception as error:  # whatever a model does that a tensor without numbers cannot
-            output, reason = (
-                None,
-                f"the forward pass could not be followed: {_said(error)}",
-            )
-    _back([s.field for _, s in walk(output) if isinstance(s, Symbol) and s.field is not None])
+            first = [line[:120] for line in str(error).strip().splitlines()[:1]]
+            reason = f"the forward pass could not be followed: {': '.join([type(error).__name__, *first])}"
+    _back([s.state for _, s in walk(output) if isinstance(s, Symbol) and s.state is not None])
     return table(visits, entries, reason)
 
 
-def _input(batch: tuple[int, ...] | Tensor, model: nn.Module) -> tuple[Tensor, torch.device, Field]:
+def _input(batch: object, model: nn.Module) -> Symbol:
     parameter = next((p for p in model.parameters() if p.is_floating_point()), None)
     place = torch.device("cpu") if parameter is None else parameter.device
     dtype = torch.float32 if parameter is None else parameter.dtype
@@ -89,17 +70,23 @@ def _input(batch: tuple[int, ...] | Tensor, model: nn.Module) -> tuple[Tensor, t
                 received=f"{batch.dtype} of shape {tuple(batch.shape)}",
                 where="batch",
             )
-        return torch.empty(batch.shape, dtype=batch.dtype, device="meta"), place, _measured(batch.detach())
-    shape = torch.Size(batch) if _is_shape(batch) else None
-    if shape is None:
+        state, dtype = _measured(batch.detach()), batch.dtype
+    elif isinstance(batch, tuple | list) and _is_shape(batch):
+        state = _noise(torch.Size(batch))
+    else:
         raise InputError(
             "a prediction starts from the shape of one batch, as (32, 3, 224, 224), or from a tensor",
             received=repr(batch)[:60],
             where="batch",
         )
+    return Symbol.of(torch.empty(state.shape, dtype=dtype, device="meta"), place, state)
+
+
+def _noise(shape: torch.Size) -> MomentsState:
+    """Unit normal noise."""
     space = shape[2:]
     positions = max(space.numel(), 1)
-    field = Field(
+    return MomentsState(
         shape=shape,
         axis=1,
         profile=torch.ones(space, dtype=FLOAT),
@@ -111,17 +98,16 @@ def _input(batch: tuple[int, ...] | Tensor, model: nn.Module) -> tuple[Tensor, t
         scatter=1 / (shape[1] * positions),
         free=len(shape) > 2,
     )
-    return torch.empty(shape, dtype=dtype, device="meta"), place, field
 
 
-def _measured(x: Tensor) -> Field:
-    """The field of a tensor that is there."""
+def _measured(x: Tensor) -> MomentsState:
+    """The moments of a tensor that is there."""
     rows = x.to("cpu", FLOAT).reshape(*x.shape[:2], -1)  # (N, C, P)
     n = len(rows)
     profile, channel_means = rows.square().mean((0, 1)), rows.mean((0, 2))
     pooled, acsm = float(rows.mean(2).square().mean()), float(channel_means.square().mean())
     lengths = rows.square().mean(1).clamp(min=1e-300).log()
-    return Field(
+    return MomentsState(
         shape=x.shape,
         axis=1,
         profile=profile.reshape(x.shape[2:]),
@@ -133,23 +119,15 @@ def _measured(x: Tensor) -> Field:
     )
 
 
-def _said(error: Exception) -> str:
-    first = str(error).strip().splitlines()[:1]
-    return ": ".join([type(error).__name__, *(line[:120] for line in first)])
-
-
-def _is_shape(batch: object) -> bool:
-    return (
-        isinstance(batch, tuple | list)
-        and len(batch) >= 2
-        and all(isinstance(n, int) and not isinstance(n, bool) and n > 0 for n in batch)
-    )
+def _is_shape(batch: Sequence[object]) -> bool:
+    # True is an int to isinstance, but no length of an axis.
+    return len(batch) >= 2 and all(isinstance(n, int) and not isinstance(n, bool) and n > 0 for n in batch)
 
 
 @contextmanager
 def _visited(entries: list[Entry], visits: list[Visit]) -> Iterator[None]:
-    """Note what every module gives out, by a ``forward`` of its own that calls the module's; taken away again afterwards."""
-    wrapped: list[tuple[nn.Module, Any, bool]] = []
+    """Note the outputs of every module, by a ``forward`` of its own that calls the module's; taken away again afterwards."""
+    wrapped: list[tuple[nn.Module, dict[str, Any]]] = []
     calls: dict[str, int] = {}
 
     def run(entry: Entry, forward: Any, *args: Any, **kwargs: Any) -> Any:
@@ -158,7 +136,7 @@ def _visited(entries: list[Entry], visits: list[Visit]) -> Iterator[None]:
         calls[entry.name] = number + 1
         for path, item in walk(output):
             if isinstance(item, Symbol):
-                visits.append(Visit(entry, number, path, item.field, item.reason))
+                visits.append(Visit(entry, number, path, item.state, item.reason))
             elif isinstance(item, Tensor):
                 visits.append(Visit(entry, number, path, None, "a tensor that does not depend on the input's values"))
         return output
@@ -166,36 +144,35 @@ def _visited(entries: list[Entry], visits: list[Visit]) -> Iterator[None]:
     try:
         for entry in entries:
             module = entry.module
+            # ScriptModules run in C++ and refuse attributes; a parametrization's output is a weight, not a signal.
             if not callable_module(module) or isinstance(module, torch.jit.ScriptModule) or entry.weight_of is not None:
                 continue
-            own = "forward" in module.__dict__
-            wrapped.append((module, module.__dict__.get("forward"), own))
+            # Through __dict__: nn.Module.__setattr__ would make a module of a forward that is one.
+            wrapped.append((module, {k: v for k, v in module.__dict__.items() if k == "forward"}))
             module.__dict__["forward"] = partial(run, entry, module.forward)
         yield
     finally:
-        for module, before, own in wrapped:
-            if own:
-                module.__dict__["forward"] = before
-            else:
-                module.__dict__.pop("forward", None)
+        for module, before in wrapped:
+            del module.__dict__["forward"]
+            module.__dict__.update(before)
 
 
-def _back(outputs: list[Field]) -> None:
-    """Send unit gradients back from the outputs; every field's is complete when its turn comes, latest first."""
-    for field in outputs:
-        if field.gradient is None:
-            field.gradient = Gradient(torch.ones_like(field.profile), 0.0, torch.ones_like(field.channels))
-    waiting = {id(field): field for field in outputs}
+def _back(outputs: list[MomentsState]) -> None:
+    """Send unit gradients back from the outputs; every state's is complete when its turn comes, latest first."""
+    for state in outputs:
+        if state.gradient is None:
+            state.gradient = Gradient(torch.ones_like(state.profile), 0.0, torch.ones_like(state.channels))
+    waiting = {id(state): state for state in outputs}
     while waiting:
-        field = max(waiting.values(), key=lambda f: f.serial)
-        del waiting[id(field)]
-        gradient = field.gradient
+        state = max(waiting.values(), key=lambda s: s.serial)
+        del waiting[id(state)]
+        gradient = state.gradient
         if gradient is None:
             continue
-        for other, send in field.shadows:
+        for other, send in state.shadows:
             if other.gradient is None:
                 other.shown = send(gradient)
-        for parent, send in field.parents:
+        for parent, send in state.parents:
             sent = send(gradient)
             parent.gradient = sent if parent.gradient is None else parent.gradient.plus(sent)
             waiting[id(parent)] = parent

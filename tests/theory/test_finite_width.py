@@ -6,19 +6,18 @@ import torch
 from torch import nn
 
 from spp.nn import ACTIVATIONS, make_activation
-from spp.theory.elementwise import of_normal
-from spp.theory.field import FLOAT, Field, even
-from spp.theory.fields import finite_width_rate
-from spp.theory.finite import Couple
+from spp.theory import finite_width_rate, predict
+from spp.theory.finite_width import Couple
 from spp.theory.gaussian import nonlinearity, pair_moment
-from spp.theory.walk import predict
+from spp.theory.moments_state import FLOAT, MomentsState, even
+from spp.theory.rules.elementwise import of_normal
 
 WIDTH, DRAWS = 256, 6000
 
 
-def two_samples(cosine: float) -> Field:
+def two_samples(cosine: float) -> MomentsState:
     """Two samples of pre-activations of unit variance, as a first layer of this width draws them from inputs of this cosine."""
-    x = Field(
+    x = MomentsState(
         shape=torch.Size((2, WIDTH)),
         axis=1,
         profile=torch.tensor(1.0, dtype=FLOAT),

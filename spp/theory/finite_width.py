@@ -1,7 +1,8 @@
-"""What an activation does to second moments, correlations, and how these vary: expectations over one element and over two.
+"""Second moments and correlations behind an activation, and how these vary: expectations over one element and over two.
 
 Finite width makes three variances, each of order ``1 / n`` for ``n`` units, which depth adds up. A mean over units of ``f(z)``
-has the variance ``Var[f] / n``; what of it came in with the ``z``, the linear layer before has counted, and is taken off.
+has the variance ``Var[f] / n``; the part that came in with the ``z`` was counted by the linear layer before and is taken off.
+Hanin & Rolnick 2018 (arXiv 1803.01719) have the sum over layers; ``docs/theory.md`` has the terms.
 """
 
 from __future__ import annotations
@@ -12,26 +13,32 @@ from math import copysign
 import numpy as np
 
 from spp.nn.gains import Array
-from spp.theory.field import Field
 from spp.theory.gaussian import Nonlinearity, moments_of_many, pair_points
+from spp.theory.moments_state import MomentsState, clip
 from spp.theory.quadrature import QUICK
 
+# Variances below that are as good as none: their squares are.
 TINY = 1e-150
-"""Variances below that are as good as none: their squares are."""
+_NODES, _WEIGHTS = np.polynomial.hermite_e.hermegauss(9)
+_WEIGHTS = _WEIGHTS / _WEIGHTS.sum()
 
 
 class Maps:
     """Expectations over one element of a normal tensor, over samples of different length too."""
 
-    def __init__(self, x: Field, phi: Nonlinearity) -> None:
-        self.nu, self.phi, self.lengths = x.nu, phi, x.lengths
+    def __init__(self, x: MomentsState, phi: Nonlinearity) -> None:
+        self.x, self.nu, self.phi, self.lengths = x, x.nu, phi, x.lengths
+        self.at = self.weights = np.ones(1)
+        # Lengths are lognormal of mean 1; where they hardly differ, one node does for nine.
         if x.lengths > 1e-4:
-            nodes, weights = _HERMITE
-            self.at = np.exp(np.sqrt(x.lengths) * nodes - x.lengths / 2)
-            self.weights = weights
-        else:
-            self.at = self.weights = np.ones(1)
+            self.at, self.weights = np.exp(np.sqrt(x.lengths) * _NODES - x.lengths / 2), _WEIGHTS
         self._known: dict[bytes, tuple[Array, Array]] = {}
+
+    @cached_property
+    def here(self) -> tuple[Array, Array]:
+        """``E[phi]`` and ``E[phi^2]`` at each length, at the second moment of the input."""
+        first, second = self.over(np.array([self.x.second]))
+        return first[0], second[0]
 
     def second(self, q: Array) -> Array:
         """``E[phi^2]`` for each second moment ``q`` of the input."""
@@ -45,15 +52,16 @@ class Maps:
 
     def chi(self, q: Array) -> Array:
         """``E[phi'^2]`` for each ``q``, at the mean length: longer samples have other gradients too."""
-        return moments_of_many(self.phi, self.nu * np.sqrt(q), q * (1 - self.nu**2), slopes=True, rule=QUICK)[1]
+        return moments_of_many(self.phi, self.nu * np.sqrt(q), q * (1 - self.nu**2), slopes=True, accuracy=QUICK)[1]
 
     def over(self, q: Array) -> tuple[Array, Array]:
         """``E[phi]`` and ``E[phi^2]`` for each ``q`` and each length, both of shape (len(q), lengths)."""
         key = q.tobytes()
         if key not in self._known:
             each = np.outer(q, self.at).ravel()
-            mean = self.nu * np.sqrt(each)  # a longer sample has a larger mean too
-            first, second = moments_of_many(self.phi, mean, each * (1 - self.nu**2), rule=QUICK)
+            # A longer sample has a larger mean too.
+            mean = self.nu * np.sqrt(each)
+            first, second = moments_of_many(self.phi, mean, each * (1 - self.nu**2), accuracy=QUICK)
             self._known[key] = first.reshape(len(q), -1), second.reshape(len(q), -1)
         return self._known[key]
 
@@ -81,6 +89,10 @@ class Couple:
         """``E[(phi1' phi2')^power]``."""
         return self._mean(self.slope1**power, self.slope2**power)
 
+    def one(self, values: Array) -> float:
+        """The expectation of ``values`` at the first, for a correlation of 1: then the two are one."""
+        return float(values[:, 0] @ self.weight[:, 0])
+
     def _mean(self, one: Array, two: Array) -> float:
         return float(one[:, 0] @ np.einsum("ij,ij->i", two, self.weight))
 
@@ -95,20 +107,20 @@ class Pairs:
         within: Cosine of two positions of one sample.
     """
 
-    def __init__(self, x: Field, phi: Nonlinearity) -> None:
-        self.x, self.phi, self.nu2 = x, phi, x.angle(x.nu**2)  # what all have in common, in units of cosines
+    def __init__(self, x: MomentsState, phi: Nonlinearity) -> None:
+        # What all have in common, in units of cosines.
+        self.x, self.phi, self.nu2 = x, phi, x.angle(x.nu**2)
         self.mean, self.variance = copysign((self.nu2 * x.second) ** 0.5, x.nu), x.second * (1 - self.nu2)
         self.across, self.within = x.angle(x.across), x.angle(x.within)
         self._known: dict[float, Couple] = {}
         one = self.at(1.0)
-        self.first = float(one.value1[:, 0] @ one.weight[:, 0])
-        self.second, self.chi = one.values(), one.slopes()
+        self.first, self.second, self.chi = one.one(one.value1), one.values(), one.slopes()
 
     def at(self, cosine: float) -> Couple:
         """Two elements whose inputs have this cosine."""
         if cosine not in self._known:
             c = (cosine - self.nu2) / (1 - self.nu2) if self.nu2 < 1 else 1.0
-            self._known[cosine] = Couple(self.phi, min(1.0, max(-1.0, c)), self.mean, self.variance)
+            self._known[cosine] = Couple(self.phi, clip(c), self.mean, self.variance)
         return self._known[cosine]
 
     def beyond_mean(self, cosine: float) -> float:
@@ -133,7 +145,7 @@ class Pairs:
         one = self.at(1.0)
         if not self.second > 0 or not self.variance > TINY:
             return 0.0
-        return float((one.value1 * one.slope1 * one.u1)[:, 0] @ one.weight[:, 0]) / self.second
+        return one.one(one.value1 * one.slope1 * one.u1) / self.second
 
     @property
     def tilt(self) -> float:
@@ -141,8 +153,7 @@ class Pairs:
         one = self.at(1.0)
         if not self.variance > TINY:
             return 0.0
-        found = float((one.value1**2 * (one.u1 - self.mean))[:, 0] @ one.weight[:, 0])
-        return found / float(np.sqrt(self.variance)) / self.second
+        return one.one(one.value1**2 * (one.u1 - self.mean)) / float(np.sqrt(self.variance)) / self.second
 
     def spread(self) -> float:
         """Variance of the log of the second moment behind the activation.
@@ -175,7 +186,7 @@ class Pairs:
         """Variance of the log of a sample's second moment behind the activation."""
         if not self.second > TINY:
             return 0.0
-        passed = maps.variance_of_log(maps.over(np.array([self.x.second]))[1][0], self.rate)
+        passed = maps.variance_of_log(maps.here[1], self.rate)
         own = (self.at(1.0).values(2, 2) - self.at(self.across).values(2, 2)) / self.second**2
         own -= 2 * self.rate**2 * (1 - self.across**2)
         return passed + max(own, 0.0) / self.x.width
@@ -184,24 +195,16 @@ class Pairs:
         """Both without the mean over the batch; None where samples have more in common than the function's mean."""
         if abs(self.x.across) > 0.1 or abs(self.x.nu) > 0.1 or not self.second > 0 or not self.variance > TINY:
             return None
-        first, second = (found[0] for found in maps.over(np.array([self.x.second])))
-        mean = float(maps.weights @ first)
-        one = self.at(1.0)
-        u, weight, values = one.u1[:, 0], one.weight[:, 0], (one.value1[:, 0] - mean) ** 2
-        left = float(values @ weight)
+        first, second = maps.here
+        mean, one = float(maps.weights @ first), self.at(1.0)
+        values = (one.value1 - mean) ** 2
+        left = one.one(values)
         if not left > TINY:
             return None
-        rate = float((values * ((u - self.mean) ** 2 / self.variance - 1)) @ weight) / (2 * left)
+        rate = one.one(values * ((one.u1 - self.mean) ** 2 / self.variance - 1)) / (2 * left)
         passed = maps.variance_of_log(second - 2 * first * mean + mean**2, rate)
-        own = float(values**2 @ weight) / left**2 - 1 - 2 * rate**2
-        slope = self.variance * float(one.slope1[:, 0] @ weight) ** 2 / left  # of the c-map at 0
+        own = one.one(values**2) / left**2 - 1 - 2 * rate**2
+        # Of the c-map at 0.
+        slope = self.variance * one.one(one.slope1) ** 2 / left
         scatter = slope**2 * self.x.scatter + max(1 - slope**2, 0.0) / self.x.width
         return passed + max(own, 0.0) / self.x.width, scatter
-
-
-def _hermite(count: int) -> tuple[Array, Array]:
-    nodes, weights = np.polynomial.hermite_e.hermegauss(count)
-    return nodes, weights / weights.sum()
-
-
-_HERMITE = _hermite(9)

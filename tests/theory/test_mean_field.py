@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from spp.errors import InputError
-from spp.theory import fields
+from spp.theory import mean_field
 
 TANH = [  # sw2, sb2, q*, chi_1, xi_q
     (1, 0, 0, 1, inf),
@@ -44,15 +44,15 @@ RELU_ORBIT = {
 
 @pytest.mark.parametrize(("sw2", "sb2", "q", "chi", "scale"), TANH)
 def test_tanh_fixed_points(sw2, sb2, q, chi, scale):
-    found = fields.fixed_point("tanh", sw2, sb2)
+    found = mean_field.fixed_point("tanh", sw2, sb2)
     assert found == pytest.approx(q, abs=1e-12)
-    assert fields.chi("tanh", found, sw2) == pytest.approx(chi, abs=2e-12)
-    assert fields.length_scale("tanh", found, sw2) == pytest.approx(scale, abs=1e-9)
-    assert fields.fixed_point("tanh", sw2, sb2, start=1e-3) == pytest.approx(q, abs=1e-11)  # from below too
+    assert mean_field.chi("tanh", found, sw2) == pytest.approx(chi, abs=2e-12)
+    assert mean_field.length_scale("tanh", found, sw2) == pytest.approx(scale, abs=1e-9)
+    assert mean_field.fixed_point("tanh", sw2, sb2, start=1e-3) == pytest.approx(q, abs=1e-11)  # from below too
 
 
 def test_tanh_one_step():
-    assert fields.q_map("tanh", 1.0, 1.5, 0.05) == pytest.approx(0.641441735597, abs=1e-12)
+    assert mean_field.q_map("tanh", 1.0, 1.5, 0.05) == pytest.approx(0.641441735597, abs=1e-12)
 
 
 @pytest.mark.parametrize(
@@ -60,20 +60,20 @@ def test_tanh_one_step():
     [(1.5, 0.05, 0.376518741717, 1, 15.790994034), (2.5, 0.1, 0.341170498942, 0.664361346727, 13.460086675)],
 )
 def test_tanh_correlation_map(sw2, sb2, mapped, c, scale):
-    q = fields.fixed_point("tanh", sw2, sb2)
-    assert fields.correlation_map("tanh", 0.3, q, sw2, sb2) == pytest.approx(mapped, abs=1e-12)
-    found = fields.fixed_correlation("tanh", q, sw2, sb2)
+    q = mean_field.fixed_point("tanh", sw2, sb2)
+    assert mean_field.correlation_map("tanh", 0.3, q, sw2, sb2) == pytest.approx(mapped, abs=1e-12)
+    found = mean_field.fixed_correlation("tanh", q, sw2, sb2)
     assert found == pytest.approx(c, abs=1e-11)
-    assert fields.correlation_scale("tanh", q, sw2, found) == pytest.approx(scale, abs=1e-8)
+    assert mean_field.correlation_scale("tanh", q, sw2, found) == pytest.approx(scale, abs=1e-8)
 
 
 @pytest.mark.parametrize(("q", "sw2", "sb2"), CRITICAL)
 def test_tanh_critical_line(q, sw2, sb2):
-    assert fields.critical_point("tanh", q) == (
+    assert mean_field.critical_point("tanh", q) == (
         pytest.approx(sw2, abs=1e-12),
         pytest.approx(sb2, rel=1e-6 if q == 0.01 else 1e-8),
     )
-    assert fields.chi("tanh", q, sw2) == pytest.approx(1, abs=1e-11)
+    assert mean_field.chi("tanh", q, sw2) == pytest.approx(1, abs=1e-11)
 
 
 @pytest.mark.parametrize(
@@ -86,44 +86,44 @@ def test_tanh_critical_line(q, sw2, sb2):
     ],
 )
 def test_tanh_critical_line_by_bias(sb2, sw2, q):
-    found, length = fields.critical_line("tanh", sb2)
+    found, length = mean_field.critical_line("tanh", sb2)
     assert found == pytest.approx(sw2, abs=1e-11)
-    assert length == pytest.approx(q if q else fields.fixed_point("tanh", found, sb2), abs=1e-10)
+    assert length == pytest.approx(q if q else mean_field.fixed_point("tanh", found, sb2), abs=1e-10)
 
 
 @pytest.mark.parametrize(("sw2", "sb2", "q", "chi"), ERF)
 def test_erf_closed_forms(sw2, sb2, q, chi):
-    found = fields.fixed_point("erf", sw2, sb2)
+    found = mean_field.fixed_point("erf", sw2, sb2)
     assert found == pytest.approx(q, abs=1e-11)
-    assert fields.chi("erf", found, sw2) == pytest.approx(chi, abs=1e-11)
-    assert fields.q_map("erf", 0.7, sw2, sb2) == pytest.approx(sw2 * 2 / pi * asin(1.4 / 2.4) + sb2, rel=1e-13)
-    assert fields.chi("erf", 0.7, sw2) == pytest.approx(sw2 * 4 / pi / sqrt(1 + 4 * 0.7), rel=1e-13)
+    assert mean_field.chi("erf", found, sw2) == pytest.approx(chi, abs=1e-11)
+    assert mean_field.q_map("erf", 0.7, sw2, sb2) == pytest.approx(sw2 * 2 / pi * asin(1.4 / 2.4) + sb2, rel=1e-13)
+    assert mean_field.chi("erf", 0.7, sw2) == pytest.approx(sw2 * 4 / pi / sqrt(1 + 4 * 0.7), rel=1e-13)
 
 
 def test_relu_keeps_any_length_at_hes_variance():
     for q in (1e-3, 1.0, 50.0):
-        assert fields.q_map("relu", q, 2) == pytest.approx(q, rel=1e-14)
-        assert fields.fixed_point("relu", 2, start=q) == q
-        assert fields.chi("relu", q, 2) == pytest.approx(1, rel=1e-14)
-    assert fields.fixed_point("relu", 1.9) == 0
-    assert fields.fixed_point("relu", 2.1) == inf
-    assert fields.fixed_point("relu", 1, 0.5) == pytest.approx(1.0)
-    assert fields.q_map("relu", 3.0, 1.4, 0.3) == pytest.approx(1.4 * 3 / 2 + 0.3)
-    assert fields.chi("relu", 3.0, 1.4) == pytest.approx(0.7)
+        assert mean_field.q_map("relu", q, 2) == pytest.approx(q, rel=1e-14)
+        assert mean_field.fixed_point("relu", 2, start=q) == q
+        assert mean_field.chi("relu", q, 2) == pytest.approx(1, rel=1e-14)
+    assert mean_field.fixed_point("relu", 1.9) == 0
+    assert mean_field.fixed_point("relu", 2.1) == inf
+    assert mean_field.fixed_point("relu", 1, 0.5) == pytest.approx(1.0)
+    assert mean_field.q_map("relu", 3.0, 1.4, 0.3) == pytest.approx(1.4 * 3 / 2 + 0.3)
+    assert mean_field.chi("relu", 3.0, 1.4) == pytest.approx(0.7)
 
 
 @pytest.mark.parametrize(("c", "mapped"), RELU.items())
 def test_relu_correlation_map(c, mapped):
-    assert fields.correlation_map("relu", c, 1.0, 2.0) == pytest.approx(mapped, abs=1e-12)
+    assert mean_field.correlation_map("relu", c, 1.0, 2.0) == pytest.approx(mapped, abs=1e-12)
     if abs(c) < 1:
-        slope = (fields.correlation_map("relu", c + 1e-5, 1.0, 2.0) - mapped) / 1e-5
+        slope = (mean_field.correlation_map("relu", c + 1e-5, 1.0, 2.0) - mapped) / 1e-5
         assert slope == pytest.approx((pi - acos(c)) / pi, abs=1e-4)
 
 
 def test_relu_correlation_orbit():
     c, orbit = 0.0, {}
     for layer in range(1, 101):
-        c = orbit[layer] = fields.correlation_map("relu", c, 1.0, 2.0)
+        c = orbit[layer] = mean_field.correlation_map("relu", c, 1.0, 2.0)
     assert {layer: orbit[layer] for layer in RELU_ORBIT} == pytest.approx(RELU_ORBIT, abs=2e-12)
     gap = 9 * pi**2 / 2
     assert gap == pytest.approx(44.4132, abs=1e-4)
@@ -134,9 +134,9 @@ def test_relu_correlation_orbit():
 
 
 def test_selu_fixed_point():
-    assert fields.fixed_point("selu", 1) == pytest.approx(1, abs=1e-9)
-    assert fields.chi("selu", 1.0, 1) == pytest.approx(1.071574992456, abs=1e-12)
-    assert fields.q_slope("selu", 1.0, 1) == pytest.approx(0.782647883, abs=1e-9)
+    assert mean_field.fixed_point("selu", 1) == pytest.approx(1, abs=1e-9)
+    assert mean_field.chi("selu", 1.0, 1) == pytest.approx(1.071574992456, abs=1e-12)
+    assert mean_field.q_slope("selu", 1.0, 1) == pytest.approx(0.782647883, abs=1e-9)
 
 
 @pytest.mark.parametrize("activation", ["relu", "tanh", "gelu"])
@@ -149,23 +149,23 @@ def test_backward_recursion_on_a_real_layer(activation):
 
     n_in, n_out, sw2, q = 300, 1200, 1.7, 1.4
     z = (sqrt(q) * normal(256, n_in)).requires_grad_()
-    phi = fields.nonlinearity(activation).function
+    phi = mean_field.nonlinearity(activation).function
     (phi(z) @ (sqrt(sw2 / n_in) * normal(n_in, n_out))).backward(normal(256, n_out))
-    expected = fields.backward(1.0, n_in, n_out, sw2, activation, q)
+    expected = mean_field.backward(1.0, n_in, n_out, sw2, activation, q)
     assert z.grad.square().mean().item() == pytest.approx(expected, rel=0.02)
 
 
 def test_finite_width_rates():
-    assert fields.finite_width_rate("relu") == pytest.approx(5)
-    assert fields.finite_width_rate("identity", 3.0) == pytest.approx(2)
-    assert fields.finite_width_rate("tanh", 1e-9) == pytest.approx(2, rel=1e-6)
+    assert mean_field.finite_width_rate("relu") == pytest.approx(5)
+    assert mean_field.finite_width_rate("identity", 3.0) == pytest.approx(2)
+    assert mean_field.finite_width_rate("tanh", 1e-9) == pytest.approx(2, rel=1e-6)
 
 
 def test_where_there_is_no_critical_point():
     with pytest.raises(InputError, match="positive variance of the biases; got 0"):
-        fields.critical_line("tanh", 0)
+        mean_field.critical_line("tanh", 0)
     with pytest.raises(InputError, match="critical line reaches that variance of the biases; got sb2 = 1"):
-        fields.critical_line("relu", 1.0)  # relu is critical at sb2 = 0 alone
+        mean_field.critical_line("relu", 1.0)  # relu is critical at sb2 = 0 alone
     with pytest.raises(InputError, match="variance of the biases of at least 0"):
-        fields.critical_point("sigmoid", 1.0)
-    assert fields.critical_point("relu", 3.0) == pytest.approx((2, 0))
+        mean_field.critical_point("sigmoid", 1.0)
+    assert mean_field.critical_point("relu", 3.0) == pytest.approx((2, 0))
