@@ -12,7 +12,8 @@ import torch
 from torch import nn
 
 import spp
-from spp.capture.walk import parameters_in
+from spp.capture.parameters import parameters_in
+from spp.capture.sites import named_modules
 from spp.layers import type_name
 
 
@@ -23,7 +24,7 @@ def model_facts(model: nn.Module, parameters: Sequence[nn.Parameter] | None = No
         model: Which model.
         parameters: Its parameters, where somebody has listed them already.
     """
-    parameters = parameters_in(model) if parameters is None else parameters
+    parameters = parameters_in(m for _, m in named_modules(model)) if parameters is None else parameters
     first = parameters[0] if parameters else None
     return {
         "model": type_name(model),

@@ -13,16 +13,17 @@ from torch import nn
 from torch.nn.parallel import DistributedDataParallel
 from torch.nn.parameter import UninitializedParameter
 
-from spp.capture.capture import Capture
 from spp.capture.channels import ChannelAxis
 from spp.capture.facts import module_facts
 from spp.capture.garbage import patient_collector
+from spp.capture.parameters import parameters_in
+from spp.capture.recorder import Recorder
 from spp.capture.sites import Selection, roster
 from spp.capture.stage import Depth
 from spp.capture.state import Restore, kept, preserved, set_aside
-from spp.capture.walk import parameters_in
 from spp.errors import InputError
 from spp.facts import model_facts
+from spp.frame.accumulate import Accumulator
 from spp.frame.build import (
     block_columns,
     build_channels,
@@ -33,7 +34,6 @@ from spp.frame.build import (
     unmeasured_columns,
 )
 from spp.frame.schema import BLOCK_COLUMNS, UNMEASURED_COLUMNS
-from spp.frame.tally import Tally
 from spp.objective import Batch, LossFunction, Objective, batches_of, is_iterable_of_batches, to_device
 from spp.run import Trace, no_channels, no_exponents
 from spp.stats import backends
@@ -100,11 +100,12 @@ def trace(
     several = is_iterable_of_batches(batch) and batches != 1
     depth = Depth(mergeable=several or channels, fourth=moments == 4, histogram=exponents)
     backends.choose()
-    entries, parameters = roster(model, include, exclude), parameters_in(model)
+    entries = roster(model, include, exclude)
+    parameters = parameters_in(e.module for e in entries)
     _check_values(parameters)
     wrappers = [e.module for e in entries if isinstance(e.module, DistributedDataParallel)]
-    capture = Capture(entries, wanted, channel_axis, loss_scale, depth)
-    objective, tally = Objective(loss, seed), Tally()
+    recorder = Recorder(entries, wanted, channel_axis, depth, loss_scale=loss_scale)
+    objective, measured = Objective(loss, seed), Accumulator()
     sizes: list[int | None] = []
     losses: list[float | None] = []
     with patient_collector():
@@ -113,8 +114,8 @@ def trace(
             for one in _shown(batch, batches, progress):
                 ready = to_device(one, devices[0] if len(devices) == 1 else None)
                 with kept(one.tensors(), (one.args, one.kwargs, one.target)), _undistributed(wrappers):
-                    tally.add(
-                        capture.run(
+                    measured.add(
+                        recorder.run(
                             lambda ready=ready: model(*ready.args, **ready.kwargs),  # type: ignore[misc]
                             lambda output, ready=ready: objective(output, ready.target),  # type: ignore[misc]
                             set_aside,
@@ -122,14 +123,14 @@ def trace(
                     )
                 sizes.append(ready.size)
                 losses.append(objective.value)
-        facts = module_facts(entries, tally.calls, tally.inputs)
+        facts = module_facts(entries, measured.calls, measured.inputs)
         blocks, unmeasured = (
-            block_columns(tally),
-            unmeasured_columns(tally.holes),
+            block_columns(measured),
+            unmeasured_columns(measured.unmeasured),
         )  # now: what they are of holds modules
-        frame = build_frame(tally.rows, {merge.block for merge in tally.merges})
-        counted = build_exponents(tally.rows) if exponents else no_exponents
-        spread = build_channels(tally.rows) if channels else no_channels
+        frame = build_frame(measured.rows, {merge.block for merge in measured.merges})
+        counted = build_exponents(measured.rows) if exponents else no_exponents
+        spread = build_channels(measured.rows) if channels else no_channels
     known = [s for s in sizes if s is not None]
     about = model_facts(model, parameters)
     run = {

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from spp.capture.randomness import GENERATORS
-from spp.capture.walk import named_modules
+from spp.capture.sites import named_modules
 
 _PLAIN = frozenset({bool, int, float, complex, str, bytes, type(None), torch.Size, torch.dtype, torch.device, type})
 _CONTAINERS = frozenset({dict, OrderedDict, defaultdict, Counter, list, set, deque})

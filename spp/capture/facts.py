@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from spp.capture.feeds import feeds
+from spp.capture.dataflow import wiring
+from spp.capture.parameters import parameters_of
 from spp.capture.sites import Call, Entry
-from spp.capture.weights import parameters_of
 from spp.vocabulary import LayerKind
 
 
@@ -75,7 +75,7 @@ def module_facts(
                 eps=layer.eps,
                 activation=layer.activation,
                 tied=" ".join(tied) or None,
-                inputs=feeds(inputs[entry.name]) if entry.name in inputs else None,
+                inputs=wiring(inputs[entry.name]) if entry.name in inputs else None,
             )
         )
     return facts

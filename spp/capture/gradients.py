@@ -1,4 +1,4 @@
-"""The backward pass of a capture: the only place that registers hooks on tensors.
+"""The backward pass: the only place that registers hooks on tensors.
 
 A gradient is taken by ``Tensor.register_hook`` on the very tensor that a module gave out, so that it is the gradient with
 respect to the values that were measured, whatever is written into the tensor later. Only the pass's own backward counts:
@@ -18,7 +18,7 @@ from torch import Tensor
 
 from spp._pytree import walk
 from spp.capture.channels import is_reducible
-from spp.capture.lineage import Value, version_of
+from spp.capture.dataflow import Reading, version_of
 from spp.capture.sites import Call, Site
 from spp.capture.stage import BACKWARD, Stage
 from spp.stats.extra import Reduced
@@ -31,37 +31,45 @@ class _Depth(threading.local):
 
 
 class Gradients:
-    """Waits for gradients and runs the backward pass that brings them.
+    """Waits for gradients and reduces them as they arrive.
 
     Args:
         stage: Says when the backward pass runs.
         loss_scale: What the loss is multiplied by; measured gradients are divided by it.
+        failed: Told what went wrong in the measuring itself; raises it in a trace, keeps it in a watch.
 
     Attributes:
+        found: The sums of each gradient that arrived, by site.
+        waiting: For each site whose gradient is wanted, whether a hook waits for it.
+        divided: Sites whose gradient arrived in parts, in several backward passes: nobody has the sum.
         ran: Whether a backward pass ran to its end.
         latest: The site whose gradient arrived last, to say where a backward pass broke.
     """
 
-    def __init__(self, stage: Stage, loss_scale: float) -> None:
+    def __init__(self, stage: Stage, loss_scale: float, failed: Callable[[Exception], None]) -> None:
+        self.found: dict[Site, Reduced] = {}
+        self.waiting: dict[Site, bool] = {}
+        self.divided: set[Site] = set()
         self.ran = False
         self.latest: Site | None = None
-        self._stage, self._loss_scale = stage, loss_scale
+        self._stage, self._loss_scale, self._failed = stage, loss_scale, failed
         self._recomputing, self._task, self._round = _Depth(), -1, 0
+        self._rounds: dict[Site, int] = {}
         self._handles: list[Any] = []
         self._leaves: list[Tensor] = []
         self._recomputed: dict[int, tuple[weakref.ref[Tensor], int, list[Site]]] = {}
 
-    def wait(self, tensor: Tensor, value: Value) -> None:
-        """Take the gradient of ``tensor`` for every site of ``value``, those that are added later too."""
+    def wait(self, tensor: Tensor, reading: Reading) -> None:
+        """Take the gradient of ``tensor`` for every site of ``reading``, those that are added later too."""
 
         def receive(gradient: Tensor | None) -> None:
             if self._outer() and not self._recomputing.value:
-                self._take(gradient, value.axis, value.sites)
+                self._take(gradient, reading.axis, reading.sites)
 
         self._hook(tensor, receive)
 
     def backward(self, roots: list[Tensor], cotangents: list[Tensor | None]) -> None:
-        """Run the pass's own backward."""
+        """Run a backward pass of one's own."""
         if self._loss_scale != 1.0:
             ones = [torch.ones_like(r) if c is None else c for r, c in zip(roots, cotangents, strict=True)]
             cotangents = [c * self._loss_scale for c in ones]
@@ -89,11 +97,11 @@ class Gradients:
         self._handles.clear()
         self._leaves.clear()
 
-    def unscaled(self, moments: Reduced) -> Reduced:
-        """The moments of the gradient of the loss itself."""
-        return moments if self._loss_scale == 1.0 else moments.scaled(1.0 / self._loss_scale)
+    def unscaled(self, sums: Reduced) -> Reduced:
+        """The sums of the gradient of the loss itself."""
+        return sums if self._loss_scale == 1.0 else sums.scaled(1.0 / self._loss_scale)
 
-    def again(self, calls: list[Call], run: Callable[[], Any]) -> Any:
+    def recompute(self, calls: list[Call], values: dict[Site, Reduced], run: Callable[[], Any]) -> Any:
         """A call during backward is a checkpoint's recomputation: no new call, but perhaps where gradients will arrive.
 
         With reentrant checkpointing the first pass had no graph, and gradients flow through the recomputed tensors only; with
@@ -101,32 +109,35 @@ class Gradients:
 
         Args:
             calls: The module's calls in the forward pass.
-            run: Makes the call.
+            values: What was measured of their outputs.
+            run: Makes the call; only what it raises leaves this.
         """
         self._recomputing.value += 1
         try:
             output = run()
         finally:
             self._recomputing.value -= 1
-        open_calls = [c for c in calls if any(s.waits and not s.hooked for s in c.sites)]
-        found = [(p, t) for p, t in walk(output) if isinstance(t, Tensor) and t.requires_grad] if open_calls else []
-        if found:
-            call = self._repeated(open_calls, dict(found))
-            for path, tensor in found:
-                for site in call.sites:
-                    if site.output == path and site.waits and not site.hooked:
-                        site.hooked = True
-                        self._wait_again(tensor, site)
+        try:
+            open_calls = [call for call in calls if any(map(self._lacks_hook, call.sites))]
+            tensors = {p: t for p, t in walk(output) if isinstance(t, Tensor) and t.requires_grad} if open_calls else {}
+            for site in self._repeated(open_calls, tensors, values).sites if tensors else ():
+                if site.output in tensors and self._lacks_hook(site):
+                    self.waiting[site] = True
+                    self._wait_again(tensors[site.output], site)
+        except Exception as error:
+            self._failed(error)
         return output
 
-    def _repeated(self, open_calls: list[Call], outputs: dict[str, Tensor]) -> Call:
+    def _lacks_hook(self, site: Site) -> bool:
+        return self.waiting.get(site) is False
+
+    def _repeated(self, open_calls: list[Call], outputs: dict[str, Tensor], values: dict[Site, Reduced]) -> Call:
         """Which of several calls was recomputed: the latest one that gave the same values."""
         for call in reversed(open_calls) if len(open_calls) > 1 else ():
             for site in call.sites:
                 tensor = outputs.get(site.output)
-                if site.value is not None and tensor is not None and tensor.shape == site.shape:
-                    again = self._stage.reduce(tensor, site.axis, site.entry.ends)
-                    if again.same(site.value):
+                if site in values and tensor is not None and tensor.shape == site.shape:
+                    if self._stage.reduce(tensor, site.axis, site.entry.ends).same(values[site]):
                         return call
                     break
         return open_calls[-1]
@@ -146,22 +157,24 @@ class Gradients:
         self._hook(tensor, receive)
 
     def _hook(self, tensor: Tensor, receive: Callable[[Tensor | None], None]) -> None:
-        node = (
-            tensor.grad_fn
-        )  # on a view whose slice was written in place, register_hook crashes unless this is read first
+        # on a view whose slice was written in place, register_hook crashes the process unless grad_fn is read first
+        node = tensor.grad_fn
         if node is None and tensor._backward_hooks is None:
             self._leaves.append(tensor)
         self._handles.append(tensor.register_hook(receive))  # type: ignore[no-untyped-call]
 
     def _take(self, gradient: Tensor | None, axis: int | None, sites: list[Site]) -> None:
-        if gradient is None or not sites or is_reducible(gradient):
-            return
-        moments = self.unscaled(self._stage.reduce(gradient, axis))
-        for site in sites:
-            if site.gradient is not None and site.round != self._round:
-                site.divided = True
-            site.gradient, site.round = moments, self._round
-        self.latest = sites[0]
+        try:
+            if gradient is None or not sites or is_reducible(gradient):
+                return
+            sums = self.unscaled(self._stage.reduce(gradient, axis))
+            for site in sites:
+                if self._rounds.get(site, self._round) != self._round:
+                    self.divided.add(site)
+                self.found[site], self._rounds[site] = sums, self._round
+            self.latest = sites[0]
+        except Exception as error:
+            self._failed(error)
 
     def _outer(self) -> bool:
         """Whether the graph task that runs right now is the pass's own: the one in which the first hook, a root's, fired."""

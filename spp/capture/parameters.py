@@ -1,21 +1,34 @@
-"""Parameters around one optimizer step: their values, the gradients the optimizer is about to use, and what it made of them."""
+"""The parameters of the observed modules: their values, their gradients, and what an optimizer made of them.
+
+Parameters are read from ``module._parameters``, never through ``getattr(module, "weight")``: with a parametrization that would
+run modules (a spectral norm would advance its power iteration), and on quantized modules ``weight`` is a method.
+
+Where several processes hold parts of a parameter (FSDP2, any sharded or replicated ``DTensor``), what lies here is measured
+where it lies. The sums of a part stand at their own channels in a table of all channels of the whole parameter, so that
+merging the tables of all processes gives the sums of the whole, whichever axis was cut.
+"""
 
 from __future__ import annotations
 
 import math
+import sys
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor
+from torch import Tensor, nn
+from torch.nn.parameter import UninitializedParameter
+from torch.nn.utils.spectral_norm import SpectralNorm
+from torch.nn.utils.weight_norm import WeightNorm
 
 from spp.capture.channels import is_reducible, weight_axis
-from spp.capture.holes import Hole, no_weight_gradient
-from spp.capture.shards import Part, is_shared, part_of
 from spp.capture.sites import Call, Entry, Site
 from spp.capture.stage import Depth, Stage
-from spp.capture.weights import parameters_of
+from spp.capture.unmeasured import Unmeasured, no_weight_gradient, unmeasured
 from spp.stats import backends
+from spp.stats.backends.layout import empty_table
 from spp.stats.backends.native import Copies
 from spp.stats.extra import Reduced, plain_sums
 from spp.stats.sums import Digest, Moments, summarize
@@ -23,9 +36,36 @@ from spp.vocabulary import Signal
 
 UpdateSums = dict[tuple[str, str], tuple[float, float]]
 """By module and parameter: the sums of squares of the update and of the weight before it, over the values that count here."""
+Sums = dict[Site, Reduced]
 
 
-@dataclass(slots=True, eq=False)
+@dataclass(frozen=True, slots=True, eq=False)
+class Part:
+    """What this process holds of a parameter.
+
+    Attributes:
+        local: The values that lie here, an ordinary tensor.
+        offset: The first of its channels among those of the whole.
+        channels: Channels of the whole.
+        counts: False where another process holds the same values and counts them.
+    """
+
+    local: Tensor
+    offset: int
+    channels: int
+    counts: bool
+
+    def whole(self, sums: Moments) -> Moments:
+        """The sums of the local values at their place among all channels; of nothing where they do not count."""
+        if self.counts and sums.channels == self.channels:
+            return sums
+        table = empty_table(self.channels, sums.packed.device)
+        if self.counts and self.local.numel():
+            table[:, self.offset : self.offset + sums.channels] = sums.packed
+        return Moments(table)
+
+
+@dataclass(frozen=True, slots=True, eq=False)
 class _Read:
     """One parameter: its site, itself, and the part of it that lies here (None for all of it)."""
 
@@ -43,67 +83,81 @@ class _Read:
         return self.parameter if self.part is None else self.part.local
 
 
-class StepParameters:
-    """Reads the parameters of the selected modules.
+class ParameterReader:
+    """Reads parameters that are leaves of the graph; computed weights are observed like outputs, see :func:`computed_weights`.
 
     Args:
-        entries: The roster.
-        calls: Each module's calls in the step's first forward, by the module's identity.
+        stage: Reduces tensors unseen.
         signals: Which signals to measure.
-        shared: Whether other processes measure the same parameters, or parts of them.
+
+    Attributes:
+        unmeasured: What could not be read, and why.
     """
 
-    def __init__(
-        self, entries: list[Entry], calls: dict[int, list[Call]], signals: frozenset[Signal], shared: bool = False
-    ) -> None:
-        self.holes: list[Hole] = []
-        self._signals = signals
-        self._whole, self._parts = Stage(Depth(mergeable=shared)), Stage(Depth(mergeable=True))
+    def __init__(self, stage: Stage, signals: frozenset[Signal]) -> None:
+        self.wanted = bool(signals & {Signal.WEIGHT, Signal.WEIGHT_GRADIENT})
+        self.unmeasured: list[Unmeasured] = []
+        self._stage, self._signals = stage, signals
+        self._parts = Stage(Depth(mergeable=True))
+        self._noted: list[tuple[Entry, Call | None, list[tuple[str, Tensor]]]] = []
         self._read: list[_Read] = []
         self._before: dict[int, Tensor] = {}
         self._copied: tuple[list[_Read], Copies] | None = None
-        if signals & {Signal.WEIGHT, Signal.WEIGHT_GRADIENT}:
-            for entry in entries:
-                if entry.selected:
-                    self._look(entry, next(iter(calls.get(id(entry.module), ())), None))
 
     @property
     def sites(self) -> list[Site]:
-        """What was read."""
+        """What was looked at."""
         return [r.site for r in self._read]
 
-    def values(self) -> None:
-        """Reduce every parameter; one that is tied to another is reduced once."""
-        if Signal.WEIGHT in self._signals:
-            found = self._reduced([(r, r.local, r.part) for r in self._read])
-            for read in self._read:
-                read.site.value = found[read.key]
+    def note(self, entry: Entry, call: Call | None, parameters: list[tuple[str, Tensor]]) -> None:
+        """Remember which parameters a module has, at its first ``call`` or, where it never ran, at the end of the pass."""
+        if parameters:
+            self._noted.append((entry, call, parameters))
 
-    def gradients(self, scale: float = 1.0) -> None:
+    def look(self) -> None:
+        """Make a site of every parameter that was noted."""
+        for entry, call, parameters in self._noted:
+            for name, tensor in parameters:
+                self._look(entry, call, name, tensor)
+        self._noted.clear()
+
+    def values(self) -> Sums:
+        """Reduce every parameter, all of them in one go; one that is tied to another is reduced once."""
+        if Signal.WEIGHT not in self._signals:
+            return {}
+        return self._reduced([(read, read.local, read.part) for read in self._read])
+
+    def gradients(self, scale: float = 1.0) -> Sums:
         """Reduce every ``.grad`` as it stands, divided by ``scale``."""
         if Signal.WEIGHT_GRADIENT not in self._signals:
-            return
+            return {}
         arrived: list[tuple[_Read, Tensor, Part | None]] = []
         for read in self._read:
-            gradient, axis = read.parameter.grad, read.site.axis
+            gradient = read.parameter.grad
             if gradient is None:
                 continue
             if read.part is not None:
-                part = part_of(gradient, axis) if is_shared(gradient) else "no part"
+                part = part_of(gradient, read.site.axis) if is_sharded(gradient) else "no part"
                 if isinstance(part, Part):
                     arrived.append((read, part.local, part))
             elif not is_reducible(gradient):
                 arrived.append((read, gradient, None))
         found = self._reduced(arrived)
-        for read, _, _ in arrived:
-            moments = found[read.key]
-            read.site.gradient = moments if scale == 1.0 else moments.scaled(1.0 / scale)
+        return found if scale == 1.0 else {site: sums.scaled(1.0 / scale) for site, sums in found.items()}
 
-    def finish(self) -> None:
-        """Say which gradients are missing."""
+    def clear_gradients(self) -> None:
+        """Take away what a backward pass of one's own has left in ``.grad``."""
+        for read in self._read:
+            read.parameter.grad = None
+
+    def missing(self, gradients: Sums, backward_ran: bool) -> Iterator[Unmeasured]:
+        """Which parameters got no gradient, and why."""
         if Signal.WEIGHT_GRADIENT in self._signals:
-            missing = (r for r in self._read if r.site.gradient is None)
-            self.holes += [no_weight_gradient(r.site, r.parameter, True) for r in missing]
+            for read in self._read:
+                if read.site not in gradients:
+                    yield no_weight_gradient(read.site, read.parameter, backward_ran)
+
+    # -- around an optimizer's step -----------------------------------------------------------------------------------------
 
     @torch.no_grad()
     def remember(self, updated: set[int]) -> None:
@@ -118,16 +172,18 @@ class StepParameters:
             self._before = {key: read.local.detach().clone() for key, read in reads.items()}
 
     @torch.no_grad()
-    def updates(self) -> UpdateSums:
+    def updates(self, values: Sums) -> UpdateSums:
         """The squared sizes of the updates since :meth:`remember`, and of the weights before them."""
-        moved = self._moved() if self._copied is None else self._moved_here(*self._copied)
-        rows = [(r, r.site.value, moved[id(r.parameter)]) for r in self._read if id(r.parameter) in moved]
-        where = [(read.site.entry.name, read.site.output) for read, size, _ in rows if size is not None]
-        sizes = _squares([plain_sums(size) for _, size, _ in rows if size is not None])
-        moves = [move for _, size, move in rows if size is not None]
-        shared = {(r.site.entry.name, r.site.output) for r in self._read if r.part is not None and not r.part.counts}
+        moved = self._moved() if self._copied is None else self._moved_natively(*self._copied)
+        rows = [read for read in self._read if id(read.parameter) in moved and read.site in values]
+        sizes = _squares([plain_sums(values[read.site]) for read in rows])
         return {
-            key: (0.0 if key in shared else move, size) for key, move, size in zip(where, moves, sizes, strict=True)
+            (r.site.entry.name, r.site.output): (
+                # another process counts the update of values that it holds too
+                0.0 if r.part is not None and not r.part.counts else moved[id(r.parameter)],
+                size,
+            )
+            for r, size in zip(rows, sizes, strict=True)
         }
 
     def _now(self, read: _Read) -> Tensor | None:
@@ -135,13 +191,11 @@ class StepParameters:
         part = part_of(read.parameter, read.site.axis) if read.part is not None else None
         return read.parameter if part is None else part.local if isinstance(part, Part) else None
 
-    def _moved_here(self, reads: list[_Read], copies: Copies) -> dict[int, float]:
+    def _moved_natively(self, reads: list[_Read], copies: Copies) -> dict[int, float]:
         """By the parameter's identity, the sum of squares of its update, where the C library has compared the two."""
         self._copied = None
-        now = [self._now(read) for read in reads]
-        found = copies.moved(
-            [read.local if tensor is None else tensor for read, tensor in zip(reads, now, strict=True)]
-        )
+        now = [(read, self._now(read)) for read in reads]
+        found = copies.moved([read.local if tensor is None else tensor for read, tensor in now])
         return {id(r.parameter): move for r, move in zip(reads, found, strict=True) if not math.isnan(move)}
 
     def _moved(self) -> dict[int, float]:
@@ -152,35 +206,120 @@ class StepParameters:
             now = None if before is None else self._now(read)
             if before is not None and (now is None or now.shape == before.shape):
                 known[id(read.parameter)] = before.zero_() if now is None else before.sub_(now.detach())
-        moves = self._whole.reduce_all(list(known.values()), [None] * len(known))
+        moves = self._stage.reduce_all(list(known.values()), [None] * len(known))
         return dict(zip(known, _squares([plain_sums(move) for move in moves]), strict=True))
 
-    def _look(self, entry: Entry, call: Call | None) -> None:
-        for name, tensor in parameters_of(entry.module):
-            axis = weight_axis(entry.layer, name, tensor.dim())
-            site = Site(entry, call, name, tensor.shape, tensor.dtype, axis, is_weight=True)
-            part, reason = None, ""
-            if is_shared(tensor):
-                found = part_of(tensor, axis)
-                part, reason = (found, "") if isinstance(found, Part) else (None, found)
-                site.sharded = True
-            else:
-                reason = is_reducible(tensor)
-            if reason:
-                self.holes.append(Hole(entry, None, name, Signal.WEIGHT, reason.replace("output", "parameter")))
-            elif tensor.is_leaf or not tensor.requires_grad:
-                self._read.append(_Read(site, tensor, part))
+    # -- reading ------------------------------------------------------------------------------------------------------------
 
-    def _reduced(self, wanted: list[tuple[_Read, Tensor, Part | None]]) -> dict[tuple[int, int | None], Reduced]:
+    def _look(self, entry: Entry, call: Call | None, name: str, tensor: Tensor) -> None:
+        axis = weight_axis(entry.layer, name, tensor.dim())
+        part, sharded = None, is_sharded(tensor)
+        reason = "" if sharded else is_reducible(tensor)
+        if sharded:
+            found = part_of(tensor, axis)
+            part, reason = (found, "") if isinstance(found, Part) else (None, found)
+        if reason:
+            self.unmeasured.append(unmeasured(entry, call, name, Signal.WEIGHT, reason.replace("output", "parameter")))
+            return
+        site = Site(entry, call, name, tensor.shape, tensor.dtype, axis, is_weight=True, sharded=sharded)
+        self._read.append(_Read(site, tensor, part))
+
+    def _reduced(self, wanted: list[tuple[_Read, Tensor, Part | None]]) -> Sums:
         """Reduce the tensor of each three, by parameter and axis."""
         once = {read.key: (tensor, part) for read, tensor, part in wanted}
         whole = {key: tensor for key, (tensor, part) in once.items() if part is None}
-        found = dict(zip(whole, self._whole.reduce_all(list(whole.values()), [axis for _, axis in whole]), strict=True))
+        found = dict(zip(whole, self._stage.reduce_all(list(whole.values()), [axis for _, axis in whole]), strict=True))
         for key, (tensor, part) in once.items():
             if part is not None:
-                moments = self._parts.reduce(tensor, key[1])
-                found[key] = part.whole(moments) if isinstance(moments, Moments) else moments
-        return found
+                sums = self._parts.reduce(tensor, key[1])
+                found[key] = part.whole(sums) if isinstance(sums, Moments) else sums
+        return {read.site: found[read.key] for read, _, _ in wanted}
+
+
+def parameters_of(module: nn.Module) -> list[tuple[str, Tensor]]:
+    """The parameters a module owns itself, by name; uninitialized ones are passed over."""
+    if isinstance(module, torch.jit.ScriptModule):
+        return list(module.named_parameters(recurse=False))
+    return [
+        (name, parameter)
+        for name, parameter in module._parameters.items()
+        if parameter is not None
+        and (type(parameter) is nn.Parameter or not isinstance(parameter, UninitializedParameter))
+    ]
+
+
+def parameters_in(modules: Iterable[nn.Module]) -> list[nn.Parameter]:
+    """Every parameter of ``modules`` once, in their order."""
+    found: dict[int, nn.Parameter] = {}
+    for module in modules:
+        scripted = isinstance(module, torch.jit.ScriptModule)
+        own = dict(module.named_parameters(recurse=False)) if scripted else module._parameters
+        found.update((id(p), p) for p in own.values() if p is not None and id(p) not in found)
+    return list(found.values())
+
+
+def computed_weights(module: nn.Module, called: bool) -> tuple[list[tuple[str, Tensor]], list[tuple[str, Tensor]]]:
+    """The weights of a module that are computed in the forward, and its other parameters.
+
+    Computed are those that ``functional_call`` hands in, and what a forward pre-hook of ``torch.nn.utils.weight_norm`` or
+    ``spectral_norm`` has just made, where the module was ``called``.
+    """
+    computed: list[tuple[str, Tensor]] = []
+    leaves: list[tuple[str, Tensor]] = []
+    for name, tensor in parameters_of(module):
+        is_leaf = tensor.is_leaf or not tensor.requires_grad or is_reducible(tensor)
+        (leaves if is_leaf else computed).append((name, tensor))
+    for hook in module._forward_pre_hooks.values() if called else ():
+        if isinstance(hook, WeightNorm | SpectralNorm):
+            weight = module.__dict__.get(hook.name)
+            if isinstance(weight, Tensor):
+                computed.append((hook.name, weight))
+    return computed, leaves
+
+
+def leaves_outside(roots: list[Tensor], own: set[int]) -> list[Tensor]:
+    """The leaves a backward pass from ``roots`` would write ``.grad`` of, other than those whose ids are in ``own``."""
+    queue = [root.grad_fn for root in roots if root.grad_fn is not None]
+    seen, found = set(queue), []
+    while queue:
+        node: Any = queue.pop()
+        if type(node).__name__ == "AccumulateGrad":
+            if id(node.variable) not in own:
+                found.append(node.variable)
+            continue
+        for parent, _ in node.next_functions:
+            if parent is not None and parent not in seen:
+                seen.add(parent)
+                queue.append(parent)
+    return found + [root for root in roots if root.grad_fn is None and id(root) not in own]
+
+
+def is_sharded(tensor: Tensor) -> bool:
+    """Whether a tensor is a handle on parts that several processes hold."""
+    # whoever has a DTensor has imported this; importing it here would cost everybody half a second
+    module: Any = sys.modules.get("torch.distributed.tensor")
+    return module is not None and isinstance(tensor, module.DTensor)
+
+
+def part_of(tensor: Any, axis: int | None) -> Part | str:
+    """The local part of a ``DTensor`` whose channels lie along ``axis``, or why it cannot be measured."""
+    from torch.distributed.tensor import Replicate, Shard
+    from torch.distributed.tensor._utils import compute_local_shape_and_global_offset
+
+    mesh, placements = tensor.device_mesh, tensor.placements
+    unknown = [str(p) for p in placements if type(p) not in (Shard, Replicate)]
+    if unknown:
+        return f"a DTensor placed as {unknown[0]} has no part of its own here"
+    coordinate = mesh.get_coordinate()
+    with torch.no_grad():
+        local = tensor.to_local()
+    channels = tensor.shape[axis] if axis is not None else 1
+    if coordinate is None:
+        nothing = local.flatten()[:0].reshape([0 if i == axis else 1 for i in range(tensor.dim())])
+        return Part(nothing, 0, channels, False)
+    _, offset = compute_local_shape_and_global_offset(tensor.shape, mesh, placements)
+    copies = (c for c, p in zip(coordinate, placements, strict=True) if isinstance(p, Replicate))
+    return Part(local, offset[axis] if axis is not None else 0, channels, not any(copies))
 
 
 def _squares(readings: list[Moments | Digest]) -> list[float]:

@@ -10,19 +10,17 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from spp.capture.channels import ChannelAxis, channel_axis, saturation
-from spp.capture.walk import named_modules
+from spp.capture.channels import ChannelAxis, channel_axis, saturation, weight_axis
 from spp.errors import InputError, UnknownNameError
 from spp.layers import Layer, is_scripted, layer_of, type_name
-from spp.stats.extra import Reduced
-from spp.vocabulary import Role, Signal
+from spp.vocabulary import Signal
 
 Predicate = Callable[[str, nn.Module], bool]
 Selector = str | type[nn.Module] | Predicate
 Selection = Selector | Iterable[Selector] | None
 
 
-@dataclass(slots=True, eq=False)
+@dataclass(frozen=True, slots=True, eq=False)
 class Entry:
     """One module of the model.
 
@@ -36,8 +34,6 @@ class Entry:
         layer: What is known of it.
         ends: Values at or beyond which its output counts as saturated, if it is a bounded activation.
         weight_of: For a module inside a parametrization, the module and parameter it makes; its outputs are weights.
-        calls: Its calls in the current pass, in order.
-        elsewhere: Whether it was called on another thread in the current pass.
     """
 
     module: nn.Module
@@ -49,23 +45,21 @@ class Entry:
     layer: Layer
     ends: tuple[float, float] | None
     weight_of: tuple[str, str] | None = None
-    calls: list[Call] = field(default_factory=list)
-    elsewhere: bool = False
 
 
 @dataclass(slots=True, eq=False)
 class Call:
-    """One call of one module in a pass.
+    """One call of one module in a pass; the recorder fills it in as the call goes on.
 
     Attributes:
         entry: Whose call.
         number: 0 for the module's first call in the pass.
         start: Tick at which it began.
-        inputs: What flowed in, as the lineage knows it (see :mod:`spp.capture.residual`).
+        inputs: The values that flowed in (see :mod:`spp.capture.dataflow`).
         leaves: How many leaf calls ran inside it, itself included if it is a leaf.
         depth: Order in which it finished; -1 while it runs.
         sites: The tensors it gave out.
-        last_child: The axis rule's memory: the last call that finished inside it.
+        last_child: The last call that finished inside it; its channel axis is the container's.
     """
 
     entry: Entry
@@ -78,7 +72,7 @@ class Call:
     last_child: Call | None = None
 
 
-@dataclass(slots=True, eq=False)
+@dataclass(frozen=True, slots=True, eq=False)
 class Site:
     """One tensor given out by a call, or one parameter: what a row of the frame is about.
 
@@ -90,14 +84,7 @@ class Site:
         dtype: The tensor's.
         axis: Channel axis, None for one channel.
         is_weight: Whether its signals are weight and weight gradient rather than activation and gradient.
-        role: Its part at a residual merge.
-        value: What was measured of it.
-        gradient: What was measured of its gradient.
-        waits: Whether a gradient is wanted.
-        hooked: Whether a hook waits for that gradient.
         is_view: Whether the tensor is a view, whose node autograd replaces when the base is written to.
-        round: Which backward pass of several brought the gradient.
-        divided: Whether several backward passes brought parts of the gradient, whose sum nobody has.
         sharded: Whether other processes hold other parts of the same parameter.
     """
 
@@ -108,14 +95,7 @@ class Site:
     dtype: torch.dtype
     axis: int | None
     is_weight: bool = False
-    role: Role | None = None
-    value: Reduced | None = None
-    gradient: Reduced | None = None
-    waits: bool = False
-    hooked: bool = False
     is_view: bool = False
-    round: int = 0
-    divided: bool = False
     sharded: bool = False
 
     @property
@@ -143,11 +123,16 @@ class Placer:
         entry, rank = call.entry, tensor.dim()
         if entry.weight_of is not None:
             return 0 if rank else None
-        follows = entry.layer.channel_layout == "inherit" and rank > 2  # else nobody asks for the source
+        # for others nobody asks for the source
+        follows = entry.layer.channel_layout == "inherit" and rank > 2
         source = self._source(call, tensor) if follows else None
         axis = channel_axis(entry.module, entry.layer, tensor, source, self._before, self._override)
         self._before = rank, axis, tensor.shape[axis] if axis is not None else 1
         return axis
+
+    def weight_axis(self, entry: Entry, name: str, weight: Tensor) -> int | None:
+        """The axis of a parameter's output units."""
+        return weight_axis(entry.layer, name, weight.dim())
 
     @staticmethod
     def _source(call: Call, tensor: Tensor) -> tuple[int, int | None] | None:
@@ -156,7 +141,7 @@ class Placer:
             site = call.last_child.sites[0]
             fits = len(site.shape) == rank and (site.axis is None or site.shape[site.axis] == tensor.shape[site.axis])
             return (rank, site.axis) if fits else None
-        return next(((rank, value.axis) for value in call.inputs if value.placed and value.rank == rank), None)
+        return next(((rank, v.reading.axis) for v in call.inputs if v.reading is not None and v.rank == rank), None)
 
 
 def roster(model: nn.Module, include: Selection = None, exclude: Selection = None) -> list[Entry]:
@@ -201,6 +186,46 @@ def roster(model: nn.Module, include: Selection = None, exclude: Selection = Non
             )
         )
     return entries
+
+
+def named_modules(root: nn.Module, *, duplicates: bool = False) -> Iterable[tuple[str, nn.Module]]:
+    """Names and modules in the order of ``root.named_modules(remove_duplicate=not duplicates)``.
+
+    ``named_modules`` hands each module up through a generator for every level of nesting; here there is one stack. Where a
+    class has a ``named_modules`` of its own, torch does the walk.
+
+    Args:
+        root: Where to begin; its own name is "".
+        duplicates: Whether a module that is reached by several names comes once for each.
+    """
+    found: list[tuple[str, nn.Module]] = []
+    seen: set[nn.Module] = set()
+    waiting: list[tuple[str, nn.Module]] = [("", root)]
+    while waiting:
+        name, module = waiting.pop()
+        if not duplicates:
+            if module in seen:
+                continue
+            seen.add(module)
+        if type(module).named_modules is not nn.Module.named_modules:
+            return list(root.named_modules(remove_duplicate=not duplicates))
+        found.append((name, module))
+        if children := module._modules:
+            start = f"{name}." if name else ""
+            waiting += [(start + key, child) for key, child in reversed(children.items()) if child is not None]
+    return found
+
+
+def parameters_in(root: nn.Module) -> list[nn.Parameter]:
+    """``list(root.parameters())``."""
+    found: dict[int, nn.Parameter] = {}
+    for _, module in named_modules(root):
+        scripted = isinstance(module, torch.jit.ScriptModule)
+        own = dict(module.named_parameters(recurse=False)) if scripted else module._parameters
+        for parameter in own.values():
+            if parameter is not None:
+                found.setdefault(id(parameter), parameter)
+    return list(found.values())
 
 
 def callable_module(module: nn.Module) -> bool:

@@ -13,7 +13,8 @@ import pandas as pd
 
 from spp._pytree import dtype_name, shape_name
 from spp.capture.facts import ModuleFacts
-from spp.capture.holes import Hole
+from spp.capture.unmeasured import Unmeasured
+from spp.frame.accumulate import Accumulator, Row
 from spp.frame.schema import (
     BLOCK_COLUMNS,
     CHANNEL_COLUMNS,
@@ -30,7 +31,6 @@ from spp.frame.schema import (
     Spec,
     UnmeasuredColumn,
 )
-from spp.frame.tally import Row, Tally
 from spp.stats.backends.layout import Row as Sum
 from spp.stats.extra import LOWEST, Shaped, kurtosis, plain_sums
 from spp.stats.sums import Array, Moments, Summary, summarize
@@ -171,28 +171,26 @@ def _kurtoses(rows: Sequence[Row]) -> Array:
     return out
 
 
-def build_blocks(tally: Tally, step: int = 0) -> pd.DataFrame:
+def build_blocks(measured: Accumulator, step: int = 0) -> pd.DataFrame:
     """The residual-block view: one row per merge, in order."""
-    return table_of(block_columns(tally, step), BLOCK_COLUMNS)
+    return table_of(block_columns(measured, step), BLOCK_COLUMNS)
 
 
-def block_columns(tally: Tally, step: int = 0) -> dict[BlockColumn, object]:
+def block_columns(measured: Accumulator, step: int = 0) -> dict[BlockColumn, object]:
     """The columns of :func:`build_blocks`, for a table that is made when it is asked for.
 
     A block's last merge is described at the block's output, an earlier one at the skip of the next, which is the stream as the
     block goes on to use it.
     """
-    merges = tally.merges
-    signals = (("value", 0), ("gradient", 1))
-    after = [tally.after(m) for m in merges]
-    branch = [tally.branch(m) for m in merges]
+    merges = measured.merges
+    keys = [m.after for m in merges], [m.branch_end for m in merges]
     numbers: dict[tuple[str, int], Summary | None] = {}
     found: dict[tuple[str, int], list[int]] = {}
-    for name, i in signals:
-        for which, pairs in enumerate((after, branch)):
-            present = [k for k, pair in enumerate(pairs) if pair[i] is not None]
-            found[name, which] = present
-            numbers[name, which] = summarize([plain_sums(m) for k in present if (m := pairs[k][i]) is not None])
+    for name, signal in (("value", Signal.ACTIVATION), ("gradient", Signal.GRADIENT)):
+        for which, places in enumerate(keys):
+            sums = [measured.sums(key, signal) for key in places]
+            found[name, which] = [k for k, one in enumerate(sums) if one is not None]
+            numbers[name, which] = summarize([plain_sums(one) for one in sums if one is not None])
 
     def column(name: str, which: int, statistic: str) -> Array:
         out = np.full(len(merges), np.nan)
@@ -243,21 +241,21 @@ def build_modules(facts: Sequence[ModuleFacts]) -> pd.DataFrame:
     return table_of(columns, MODULE_COLUMNS)
 
 
-def build_unmeasured(holes: Sequence[Hole]) -> pd.DataFrame:
+def build_unmeasured(rows: Sequence[Unmeasured]) -> pd.DataFrame:
     """One row per thing that was not measured."""
-    return table_of(unmeasured_columns(holes), UNMEASURED_COLUMNS)
+    return table_of(unmeasured_columns(rows), UNMEASURED_COLUMNS)
 
 
-def unmeasured_columns(holes: Sequence[Hole]) -> dict[UnmeasuredColumn, object]:
-    """The columns of :func:`build_unmeasured`, for a table that is made when it is asked for; they hold no module."""
-    unique = list({hole.key: hole for hole in holes}.values())
+def unmeasured_columns(rows: Sequence[Unmeasured]) -> dict[UnmeasuredColumn, object]:
+    """The columns of :func:`build_unmeasured`, for a table that is made when it is asked for."""
+    unique = list({row.key: row for row in rows}.values())
     return {
-        UnmeasuredColumn.NAME: [h.entry.name for h in unique],
-        UnmeasuredColumn.TYPE: _open_category([h.entry.type for h in unique]),
-        UnmeasuredColumn.CALL: _integers([h.call for h in unique]),
-        UnmeasuredColumn.OUTPUT: [h.output for h in unique],
-        UnmeasuredColumn.SIGNAL: _category([h.signal for h in unique], tuple(Signal)),
-        UnmeasuredColumn.REASON: [h.reason for h in unique],
+        UnmeasuredColumn.NAME: [u.name for u in unique],
+        UnmeasuredColumn.TYPE: _open_category([u.type for u in unique]),
+        UnmeasuredColumn.CALL: _integers([u.call for u in unique]),
+        UnmeasuredColumn.OUTPUT: [u.output for u in unique],
+        UnmeasuredColumn.SIGNAL: _category([u.signal for u in unique], tuple(Signal)),
+        UnmeasuredColumn.REASON: [u.reason for u in unique],
     }
 
 

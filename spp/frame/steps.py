@@ -12,9 +12,9 @@ import numpy.typing as npt
 import pandas as pd
 
 from spp.capture.parameters import UpdateSums
+from spp.frame.accumulate import Accumulator, Row
 from spp.frame.build import build_blocks, number_columns, row_order, table_of, word_columns
 from spp.frame.schema import WATCH_COLUMNS, BlockColumn, Column
-from spp.frame.tally import Row, Tally
 from spp.stats.sums import Digest, Moments, digests, summarize
 from spp.vocabulary import Signal
 
@@ -40,20 +40,20 @@ class Sampled:
     updates: UpdateSums
 
 
-def sampled(tally: Tally, step: int, mode: str, updates: UpdateSums | None = None) -> Sampled:
-    """Take the numbers of one step; the tally is used up.
+def sampled(measured: Accumulator, step: int, mode: str, updates: UpdateSums | None = None) -> Sampled:
+    """Take the numbers of one step; they are used up.
 
     Args:
-        tally: The passes of the step, merged.
+        measured: The passes of the step, merged.
         step: Its number.
         mode: ``train`` or ``eval``.
         updates: For each parameter the squared sizes of its update and of itself.
     """
     blocks = None
-    if tally.merges:
-        blocks = build_blocks(tally, step)
+    if measured.merges:
+        blocks = build_blocks(measured, step)
         blocks[str(BlockColumn.MODE)] = modes([mode], np.zeros(len(blocks), dtype=np.int64))
-    rows = tally.rows
+    rows = measured.rows
     whole = [(row, row.moments) for row in rows if isinstance(row.moments, Moments)]
     for (row, _), digest in zip(whole, digests([moments for _, moments in whole]), strict=True):
         row.moments = digest

@@ -10,9 +10,9 @@ from typing import Any
 import pandas as pd
 
 from spp.capture.facts import ModuleFacts, module_facts
-from spp.capture.holes import Hole
+from spp.capture.parameters import parameters_of
 from spp.capture.sites import Entry
-from spp.capture.weights import parameters_of
+from spp.capture.unmeasured import Unmeasured
 from spp.errors import SppWarning
 from spp.frame.build import build_modules, build_unmeasured
 from spp.frame.history import History, joined
@@ -50,13 +50,13 @@ class Keeper:
         """Keep what one step gave."""
         self._compare(finished)
         new: list[Sampled] = []
-        for mode, tally in finished.tallies.items():
-            one = sampled(tally, finished.step, mode, finished.updates)
+        for mode, measured in finished.measured.items():
+            one = sampled(measured, finished.step, mode, finished.updates)
             self.history.add(one)
-            self._note(tally.holes)
+            self._note(measured.unmeasured)
             new.append(one)
         if not self.facts:
-            first = next(iter(finished.tallies.values()), None)
+            first = next(iter(finished.measured.values()), None)
             seen = ({}, {}) if first is None else (first.calls, first.inputs)
             self.facts = module_facts(finished.entries, *seen)
             self._modules = None
@@ -136,10 +136,10 @@ class Keeper:
             self._unmeasured = [joined(self._unmeasured, UNMEASURED_COLUMNS)]
         return self._unmeasured[0]
 
-    def _note(self, holes: list[Hole]) -> None:
-        new = [hole for hole in holes if hole.key not in self._known]
+    def _note(self, rows: list[Unmeasured]) -> None:
+        new = [row for row in rows if row.key not in self._known]
         if new:
-            self._known.update(hole.key for hole in new)
+            self._known.update(row.key for row in new)
             self._unmeasured.append(build_unmeasured(new))
 
     def _compare(self, finished: Finished) -> None:

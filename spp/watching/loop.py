@@ -12,8 +12,8 @@ from typing import Any
 import torch
 from torch import nn
 
-from spp.capture.attach import RootCall, untraced
 from spp.capture.garbage import patient_collector
+from spp.capture.interception import RootCall, untraced
 from spp.capture.schedule import Schedule
 from spp.watching.sample import Finished, Sample, Settings, evaluation
 from spp.watching.sink import Sink
@@ -245,7 +245,7 @@ class Loop:
             self._before.remove()
             self._before = None
 
-    def _safely(self, act: Callable[[], None]) -> None:
+    def _safely(self, act: Callable[[], object]) -> None:
         try:
             act()
         except Exception as error:

@@ -6,20 +6,21 @@ failed goes on taking part until the others know.
 
 from __future__ import annotations
 
+from dataclasses import fields
 from typing import Any
 
 import torch
 import torch.distributed as dist
 from torch import Tensor
 
-from spp.capture.parameters import UpdateSums
 from spp.errors import InputError
-from spp.frame.tally import Row, Tally
+from spp.frame.accumulate import Accumulator, Row
 from spp.stats.extra import Reduced
 from spp.stats.sums import Moments
 from spp.vocabulary import Signal
 from spp.watching.sample import Finished
 
+FACTS = tuple(f.name for f in fields(Row) if f.name != "moments")
 _OF_WEIGHTS = (Signal.WEIGHT, Signal.WEIGHT_GRADIENT)
 
 
@@ -109,10 +110,10 @@ def _absorb(finished: list[Finished], packed: dict[str, Any]) -> None:
         mine = Finished(packed["step"], {}, evaluation=packed["evaluation"])
         finished.append(mine)
     sharded: set[tuple[str, str]] = set()
-    for mode, (rows, merges) in packed["tallies"].items():
+    for mode, (rows, merges) in packed["measured"].items():
         unpacked = _unpacked(rows)
         sharded.update((row.name, row.output) for row in unpacked if row.sharded)
-        mine.tallies.setdefault(mode, Tally()).absorb(
+        mine.measured.setdefault(mode, Accumulator()).absorb(
             unpacked, merges, lambda row: row.sharded or row.signal not in _OF_WEIGHTS
         )
     for key, (moved, size) in packed["updates"].items():
@@ -123,36 +124,14 @@ def _absorb(finished: list[Finished], packed: dict[str, Any]) -> None:
 
 def _packed(one: Finished) -> dict[str, Any]:
     """Without modules, and with all tables of channels as one array."""
-    tallies = {}
-    for mode, tally in one.tallies.items():
-        for merge in tally.merges:
-            merge.stream = [None if m is None else Moments(_sums(m).cpu()) for m in merge.stream]
-        tallies[mode] = (_rows(tally.rows), tally.merges)
-    updates: UpdateSums = one.updates
-    return {"step": one.step, "evaluation": one.evaluation, "tallies": tallies, "updates": updates}
+    measured = {mode: (_rows(rows.all_rows), rows.merges) for mode, rows in one.measured.items()}
+    return {"step": one.step, "evaluation": one.evaluation, "measured": measured, "updates": one.updates}
 
 
 def _rows(rows: list[Row]) -> tuple[list[tuple[Any, ...]], Any]:
     tables = [_sums(row.moments).cpu() for row in rows]
-    facts = [
-        (
-            r.name,
-            r.call,
-            r.output,
-            r.type,
-            r.kind,
-            r.leaf,
-            r.signal,
-            r.role,
-            r.depth,
-            r.shape,
-            r.dtype,
-            r.bounded,
-            r.sharded,
-            t.shape[1],
-        )
-        for r, t in zip(rows, tables, strict=True)
-    ]
+    facts = [tuple(getattr(row, name) for name in FACTS) for row in rows]
+    facts = [(*fact, table.shape[1]) for fact, table in zip(facts, tables, strict=True)]
     return facts, torch.cat(tables, dim=1).numpy() if tables else None
 
 
@@ -161,8 +140,7 @@ def _unpacked(packed: tuple[list[tuple[Any, ...]], Any]) -> list[Row]:
     if not facts:
         return []
     tables = torch.split(torch.from_numpy(numbers), [f[-1] for f in facts], dim=1)
-    make: Any = Row
-    return [make(*f[:12], Moments(t), f[12]) for f, t in zip(facts, tables, strict=True)]
+    return [Row(**dict(zip(FACTS, f, strict=False)), moments=Moments(t)) for f, t in zip(facts, tables, strict=True)]
 
 
 def _sums(moments: Reduced) -> Tensor:

@@ -10,16 +10,16 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from spp.capture.attach import StepGrip
 from spp.capture.channels import ChannelAxis
 from spp.capture.garbage import patient_collector
-from spp.capture.holes import Hole
-from spp.capture.live import MODES, LiveCapture, Observed
-from spp.capture.parameters import StepParameters, UpdateSums
-from spp.capture.passes import Pass
+from spp.capture.interception import SampledStep
+from spp.capture.parameters import ParameterReader, Sums, UpdateSums, parameters_of
+from spp.capture.recorder import MODES, Pass, Policy, Recorder
 from spp.capture.sites import Entry, Selection, roster
+from spp.capture.stage import Depth, Stage
+from spp.capture.unmeasured import unmeasured
 from spp.errors import InputError, SppWarning
-from spp.frame.tally import Tally
+from spp.frame.accumulate import Accumulator
 from spp.stats import backends
 from spp.vocabulary import Signal
 
@@ -35,11 +35,12 @@ class Settings:
     channel_axis: ChannelAxis
     ranks: int = 1
 
-    def capture(self, signals: frozenset[Signal] | None = None) -> LiveCapture:
-        """A capture over the modules as they are now."""
+    def recorder(self, signals: frozenset[Signal] | None = None) -> Recorder:
+        """A recorder over the modules as they are now; what goes wrong in it does not reach the training."""
         backends.choose()
         entries = roster(self.root, self.include, self.exclude)
-        return LiveCapture(entries, self.signals if signals is None else signals, self.channel_axis)
+        wanted = self.signals if signals is None else signals
+        return Recorder(entries, wanted, self.channel_axis, policy=Policy.CONTAIN)
 
 
 @dataclass(slots=True, eq=False)
@@ -48,14 +49,14 @@ class Finished:
 
     Attributes:
         step: Its number.
-        tallies: Merged passes by mode.
+        measured: Merged passes by mode.
         updates: Squared sizes of the weights' updates and of the weights.
         entries: The modules as they were.
         evaluation: Whether it was no step but an evaluation.
     """
 
     step: int
-    tallies: dict[str, Tally]
+    measured: dict[str, Accumulator]
     updates: UpdateSums = field(default_factory=dict)
     entries: list[Entry] = field(default_factory=list)
     evaluation: bool = False
@@ -68,50 +69,51 @@ class Sample:
         settings: What to measure.
         step: Its number.
         optimizer: Whose step it is; None where a step is a forward.
+
+    Attributes:
+        gathered: Whether everything was taken that leads up to the optimizer's step.
     """
 
     def __init__(self, settings: Settings, step: int, optimizer: torch.optim.Optimizer | None) -> None:
         self.step = step
         self._settings, self._optimizer = settings, optimizer
-        self._captured: LiveCapture | None = None
-        self._grip = StepGrip(self._backward, self._skipped)
-        self._observed: list[Observed] = []
-        self._parameters: StepParameters | None = None
+        self._recorder: Recorder | None = None
+        self._held = SampledStep(self._backward, self._skipped)
+        self._passes: list[Pass] = []
+        self._parameters: ParameterReader | None = None
+        self._values: Sums = {}
+        self._gradients: Sums = {}
         self._scale = 1.0
         self.gathered = False
 
     @property
     def failed(self) -> Exception | None:
         """What went wrong in the measuring itself."""
-        return None if self._captured is None else self._captured.failed
-
-    @property
-    def _live(self) -> LiveCapture:
-        """The capture, over the modules as they are when the step's first forward begins."""
-        if self._captured is None:
-            self._captured = self._settings.capture()
-        return self._captured
+        return None if self._recorder is None else self._recorder.failed
 
     def open(self) -> None:
         """Begin to observe."""
-        self._grip.install()
+        self._held.install()
 
-    def prepare(self) -> None:
-        """Look at the modules as they are now, before the step's first forward."""
-        assert self._live is not None
+    def prepare(self) -> Recorder:
+        """The recorder, over the modules as they are when the step's first forward begins."""
+        if self._recorder is None:
+            self._recorder = self._settings.recorder()
+        return self._recorder
 
     def close(self) -> None:
         """Observe nothing more; what was not gathered is lost."""
-        self._grip.remove()
-        if self._captured is not None:
-            self._captured.finish()
+        self._held.remove()
+        if self._recorder is not None:
+            self._recorder.finish()
 
     def forward(self, run: Callable[[], Any]) -> Any:
         """Run one forward of the root."""
+        recorder = self.prepare()
         with patient_collector():
-            output = self._live.forward(self._settings.root, run)
-        if self._optimizer is None and self._live.passes:
-            self._read_parameters(self._live.passes[0])
+            output = recorder.forward(self._settings.root, run)
+        if self._optimizer is None and recorder.passes:
+            self._read_parameters(recorder.passes[:1])
         return output
 
     def gather(self) -> None:
@@ -119,56 +121,68 @@ class Sample:
         if self.gathered:
             return
         self.gathered = True
-        scale = self._scale * self._settings.ranks  # the loss of the whole batch is the mean of the ranks' losses
-        self._grip.remove()
-        self._observed = self._live.finish(scale)
+        self._held.remove()
+        # the loss of the whole batch is the mean of the ranks' losses
+        self._passes = self.prepare().finish(self._scale * self._settings.ranks)
         if self._optimizer is not None:
-            parameters = self._read_parameters(self._observed[0] if self._observed else None)
-            parameters.gradients(_pending_scale(self._optimizer))
+            parameters = self._read_parameters(self._passes)
+            self._gradients = parameters.gradients(_pending_scale(self._optimizer))
             parameters.remember({id(p) for group in self._optimizer.param_groups for p in group["params"]})
 
     def finish(self) -> Finished:
         """Merge what was gathered into rows; with an optimizer, after its step."""
-        tallies: dict[str, Tally] = {}
+        measured: dict[str, Accumulator] = {}
         for mode in MODES:
-            passes = [o.result for o in self._observed if o.mode == mode]
+            passes = [p for p in self._passes if p.mode == mode]
             if len(passes) > 1 or self._settings.ranks > 1:
                 for one in passes:
                     _drop_partial(one)
             if passes:
-                tallies[mode] = merged(passes, self.step)
+                measured[mode] = merged(passes, self.step)
         updates: UpdateSums = {}
-        if self._parameters is not None:
-            mode = self._observed[0].mode if self._observed else MODES[0]
-            self._parameters.finish()
-            updates = self._parameters.updates() if self._optimizer is not None else {}
-            own = Pass(sites=self._parameters.sites, holes=self._parameters.holes)
-            tallies.setdefault(mode, Tally()).add(own)
-        return Finished(self.step, tallies, updates, self._live.entries)
+        parameters = self._parameters
+        if parameters is not None:
+            lacking = [*parameters.unmeasured, *parameters.missing(self._gradients, True)]
+            updates = parameters.updates(self._values) if self._optimizer is not None else {}
+            own = Pass(parameters.sites, self._values, self._gradients, unmeasured=lacking)
+            mode = self._passes[0].mode if self._passes else MODES[0]
+            measured.setdefault(mode, Accumulator()).add(own)
+        return Finished(self.step, measured, updates, self.prepare().entries)
 
     def _backward(self, roots: list[Tensor], run: Callable[[], Any]) -> Any:
-        if self._captured is None:
+        if self._recorder is None:
             return run()
         with patient_collector():
-            result = self._captured.backward(roots, run)
+            result = self._recorder.backward(roots, run)
         if self.failed is None:
-            self._scale = self._grip.scale
+            self._scale = self._held.scale
             if self._optimizer is None and self._parameters is not None:
-                self._parameters.gradients(self._scale)
+                self._gradients = self._parameters.gradients(self._scale)
         return result
 
     def _skipped(self) -> None:
         """The scaler went on, and the optimizer has not: it skipped its step, and what was seen belongs to none."""
-        if self._optimizer is not None and self._captured is not None:
-            self._captured.finish()
+        if self._optimizer is not None and self._recorder is not None:
+            self._recorder.finish()
             self._scale = 1.0
 
-    def _read_parameters(self, first: Observed | None) -> StepParameters:
-        calls = {} if first is None else first.calls
-        parameters = StepParameters(self._live.entries, calls, self._settings.signals, shared=self._settings.ranks > 1)
-        parameters.values()
-        self._parameters = parameters
+    def _read_parameters(self, passes: list[Pass]) -> ParameterReader:
+        """Read every parameter but those whose place in the frame a computed weight of one of the passes has."""
+        calls = passes[0].calls if passes else {}
+        computed = {(site.entry, site.output) for one in passes for site in one.sites if site.is_weight}
+        stage = Stage(Depth(mergeable=self._settings.ranks > 1))
+        self._parameters = parameters = ParameterReader(stage, self._settings.signals)
+        for entry in self.prepare().entries if parameters.wanted else ():
+            if entry.selected:
+                own = [(n, p) for n, p in parameters_of(entry.module) if (entry, n) not in computed and _is_leaf(p)]
+                parameters.note(entry, next(iter(calls.get(entry, ())), None), own)
+        parameters.look()
+        self._values = parameters.values()
         return parameters
+
+
+def _is_leaf(parameter: Tensor) -> bool:
+    return parameter.is_leaf or not parameter.requires_grad
 
 
 def evaluation(settings: Settings, step: int, run: Callable[[], Any]) -> tuple[Any, Finished | Exception | None]:
@@ -177,39 +191,37 @@ def evaluation(settings: Settings, step: int, run: Callable[[], Any]) -> tuple[A
     if not wanted:
         return run(), None
     try:
-        live = settings.capture(wanted)
+        recorder = settings.recorder(wanted)
     except Exception as error:
         return run(), error
     try:
-        output = live.forward(settings.root, run)
+        output = recorder.forward(settings.root, run)
     finally:
-        live.let_go()
-    if live.failed is not None:
-        return output, live.failed
-    tallies = {o.mode: merged([o.result], step) for o in live.finish()}
-    return output, Finished(step, tallies, entries=live.entries, evaluation=True)
+        recorder.let_go()
+    if recorder.failed is not None:
+        return output, recorder.failed
+    measured = {one.mode: merged([one], step) for one in recorder.finish()}
+    return output, Finished(step, measured, entries=recorder.entries, evaluation=True)
 
 
-def merged(passes: list[Pass], step: int) -> Tally:
+def merged(passes: list[Pass], step: int) -> Accumulator:
     """The passes of one step as one; a micro-batch that does not fit the others is left out with a warning."""
-    tally = Tally()
+    rows = Accumulator()
     for number, one in enumerate(passes):
         try:
-            tally.add(one)
+            rows.add(one)
         except InputError as error:
             message = f"step {step}, forward {number + 1} of {len(passes)} is left out of the watch: {error}"
             warnings.warn(message, SppWarning, stacklevel=2)
-    return tally
+    return rows
 
 
 def _drop_partial(one: Pass) -> None:
     """Gradients of weights that a norm or parametrization computes: those of parts of a batch add up, their moments do not."""
+    reason = "a computed weight's gradient is the sum over micro-batches and ranks, of which only the parts were seen"
     for site in one.sites:
-        if site.is_weight and site.gradient is not None:
-            site.gradient = None
-            reason = "a computed weight's gradient is the sum over micro-batches and ranks, of which only the parts were seen"
-            number = None if site.call is None else site.call.number
-            one.holes.append(Hole(site.entry, number, site.output, Signal.WEIGHT_GRADIENT, reason))
+        if site.is_weight and one.gradients.pop(site, None) is not None:
+            one.unmeasured.append(unmeasured(site.entry, site.call, site.output, Signal.WEIGHT_GRADIENT, reason))
 
 
 def _pending_scale(optimizer: torch.optim.Optimizer) -> float:

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor, nn
 
 import spp
-from spp.capture.walk import named_modules
+from spp.capture.sites import named_modules
 from tests.zoo.harness import examine, square, x
 
 

@@ -1,8 +1,8 @@
-"""What was not measured, and why: the reasons behind ``trace.unmeasured``."""
+"""What was not measured, and why: the reasons behind ``run.unmeasured``."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Collection, Iterable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -12,12 +12,15 @@ from torch import Tensor, nn
 from spp.capture.sites import Call, Entry, Site, callable_module
 from spp.vocabulary import Signal
 
+UNUSED = "nothing the loss depends on requires a gradient"
 
-@dataclass(slots=True, eq=False)
-class Hole:
-    """Something that was not measured: whose, which call and output, which signal, and the reason."""
 
-    entry: Entry
+@dataclass(frozen=True, slots=True)
+class Unmeasured:
+    """Something that was not measured: of which module, call, output and signal, and the reason."""
+
+    name: str
+    type: str
     call: int | None
     output: str
     signal: Signal
@@ -25,19 +28,24 @@ class Hole:
 
     @property
     def key(self) -> tuple[str, int | None, str, Signal]:
-        """What makes holes of several batches one row."""
-        return self.entry.name, self.call, self.output, self.signal
+        """What makes those of several batches one row."""
+        return self.name, self.call, self.output, self.signal
 
 
-def no_gradient(site: Site, backward_ran: bool) -> Hole:
+def unmeasured(entry: Entry, call: Call | None, output: str, signal: Signal, reason: str) -> Unmeasured:
+    """A row of ``run.unmeasured``, which holds no module."""
+    return Unmeasured(entry.name, entry.type, None if call is None else call.number, output, signal, reason)
+
+
+def no_gradient(site: Site, backward_ran: bool, hooked: bool, divided: bool = False) -> Unmeasured:
     """Why a wanted activation gradient is missing."""
-    if site.divided:
+    if divided:
         reason = (
             "its gradient arrived in parts, in several backward passes; moments of parts are not those of their sum"
         )
     elif not backward_ran:
-        reason = "nothing the loss depends on requires a gradient"
-    elif not site.hooked:
+        reason = UNUSED
+    elif not hooked:
         reason = "output needs no gradient: computed under no_grad, detached, or from frozen parameters and inputs only"
     elif site.is_view:
         reason = (
@@ -46,31 +54,35 @@ def no_gradient(site: Site, backward_ran: bool) -> Hole:
         )
     else:
         reason = "no gradient arrived: the loss does not depend on this output"
-    return Hole(site.entry, site.call.number if site.call else None, site.output, site.signals[1], reason)
+    return unmeasured(site.entry, site.call, site.output, site.signals[1], reason)
 
 
-def no_weight_gradient(site: Site, parameter: Tensor, backward_ran: bool) -> Hole:
+def no_weight_gradient(site: Site, parameter: Tensor, backward_ran: bool) -> Unmeasured:
     """Why a parameter has no gradient."""
     if not parameter.requires_grad:
         reason = "frozen: requires_grad is False"
     elif not backward_ran:
-        reason = "nothing the loss depends on requires a gradient"
+        reason = UNUSED
     else:
         reason = "no gradient arrived: the loss does not depend on this parameter"
-    return Hole(
-        site.entry, None if site.call is None else site.call.number, site.output, Signal.WEIGHT_GRADIENT, reason
-    )
+    return unmeasured(site.entry, site.call, site.output, Signal.WEIGHT_GRADIENT, reason)
 
 
-def never_called(entries: list[Entry]) -> Iterator[Hole]:
-    """Selected modules that could have been called and were not seen to be; lists and dictionaries of modules cannot be."""
+def never_called(entries: Collection[Entry], called: Collection[Entry], elsewhere: set[Entry]) -> Iterator[Unmeasured]:
+    """Selected modules that could have been called and were not seen to be; lists and dictionaries of modules cannot be.
+
+    Args:
+        entries: The roster.
+        called: Those that were.
+        elsewhere: Those that were called on another thread.
+    """
     scripted = [e.name for e in entries if isinstance(e.module, torch.jit.ScriptModule)]
     for entry in entries:
-        if entry.calls or not entry.selected or not callable_module(entry.module):
+        if entry in called or not entry.selected or not callable_module(entry.module):
             continue
         if any(entry.name != name and entry.name.startswith(f"{name}." if name else "") for name in scripted):
             reason = "never called where it can be seen: calls inside a scripted module are not Python calls"
-        elif entry.elsewhere:
+        elif entry in elsewhere:
             reason = "called on another thread only; a trace follows the thread that calls the model"
         elif entry.name.rpartition(".")[2] == "_orig_mod":
             reason = "runs as a part of the wrapper that torch.compile put around it, whose rows are its own"
@@ -80,21 +92,16 @@ def never_called(entries: list[Entry]) -> Iterator[Hole]:
             )
         else:
             reason = "never called in this pass; its parent may use its parameters or call its forward directly"
-        yield Hole(entry, None, "", Signal.ACTIVATION, reason)
+        yield unmeasured(entry, None, "", Signal.ACTIVATION, reason)
 
 
-def unregistered(strangers: Iterable[tuple[nn.Module, Entry]]) -> Iterator[Hole]:
+def unregistered(modules: Iterable[tuple[nn.Module, Entry]]) -> Iterator[Unmeasured]:
     """Modules that ran inside the model without being part of it, under the module that called them."""
-    for module, caller in strangers:
+    for module, caller in modules:
         name = next((f"{key}" for key, value in _reach(vars(caller.module)) if value is module), "")
         kind = type(module).__name__
         reason = f"the {kind} called here is not registered: model.modules() does not know it (a plain list, a closure)"
-        yield Hole(caller, None, name or kind, Signal.ACTIVATION, reason)
-
-
-def first_depth(calls: list[Call]) -> int | None:
-    """Depth of the first call that came to its end."""
-    return next((call.depth for call in calls if call.depth >= 0), None)
+        yield unmeasured(caller, None, name or kind, Signal.ACTIVATION, reason)
 
 
 def _reach(attributes: dict[str, Any]) -> Iterator[tuple[str, Any]]:

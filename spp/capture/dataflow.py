@@ -1,64 +1,81 @@
-"""Which tensors flow into and out of which module calls during one forward pass: the *lineage*.
+"""Which tensors flow into and out of which module calls during one forward pass, and what a saved run says of it.
 
 Between module calls a tensor may pass through functions that nobody announces (``relu``, ``reshape``, a scale). Where
-autograd recorded them, the lineage walks its graph to the nearest known tensor; without a graph (frozen parts under
+autograd recorded them, the data flow walks its graph to the nearest known tensor. Without a graph (frozen parts under
 ``no_grad``) such a chain ends. Nothing here keeps a tensor alive.
 """
 
 from __future__ import annotations
 
 import weakref
+from collections.abc import Iterator
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from torch import Tensor
 
 from spp.capture.sites import Call, Site
 from spp.stats.extra import Reduced
 
-if TYPE_CHECKING:
-    from spp.capture.residual import Merge
-
 MARK = "spp.value"
 GRAPH_REACH = 256
 """Autograd nodes walked between two module calls at most."""
+OUTSIDE = "."
+"""Stands in the wiring for what came from outside: the batch, a parameter."""
+MOST_CALLS = 64
+"""Calls of one module whose wiring is told: an unrolled recurrence repeats itself."""
+FUNCTION_REACH = 32
+"""Values looked at upstream of one input for its wiring: a chain of functions, not the network."""
+
+
+@dataclass(slots=True, eq=False)
+class Reading:
+    """What the recorder knows of the tensor of a value.
+
+    Attributes:
+        axis: Its channel axis.
+        sites: The observed outputs it stands for; several where modules hand the same tensor on.
+        sums: What was measured of it, once it was.
+        ends: Values at or beyond which ``sums`` counts an element as saturated.
+        hooked: Whether its gradient is being waited for.
+    """
+
+    axis: int | None
+    sites: list[Site] = field(default_factory=list)
+    sums: Reduced | None = None
+    ends: tuple[float, float] | None = None
+    hooked: bool = False
 
 
 @dataclass(slots=True, eq=False)
 class Value:
-    """A tensor at one version: who gave it out, what it came from and what is already known of it.
+    """A tensor at one version: who gave it out, and what it came from.
 
     Attributes:
         ref: Weak reference to the tensor.
         version: The tensor's version counter; an in-place change makes it another value.
         time: Tick at which it was first seen.
-        producers: Calls that gave it out, innermost first.
-        sources: Values it came from without a module call in between.
-        sites: The observed outputs it stands for.
         rank: The tensor's.
-        axis: Its channel axis, once decided.
-        placed: Whether the axis has been decided.
-        moments: Its moments, once reduced, with the values beyond ``ends`` counted.
-        hooked: Whether its gradient is being waited for.
-        merge: The addition that made it.
+        sources: Values it came from without a module call in between.
+        producers: Calls that gave it out, innermost first.
+        reading: What the recorder knows of it, once it has looked.
     """
 
     ref: weakref.ref[Tensor]
     version: int
     time: int
-    producers: list[Call] = field(default_factory=list)
-    sources: tuple[Value, ...] = ()
-    sites: list[Site] = field(default_factory=list)
     rank: int = 0
-    axis: int | None = None
-    placed: bool = False
-    moments: Reduced | None = None
-    ends: tuple[float, float] | None = None
-    hooked: bool = False
-    merge: Merge | None = None
+    sources: tuple[Value, ...] = ()
+    producers: list[Call] = field(default_factory=list)
+    reading: Reading | None = None
+
+    @property
+    def sites(self) -> list[Site]:
+        """The observed outputs it stands for."""
+        return [] if self.reading is None else self.reading.sites
 
 
-class Lineage:
+class DataFlow:
     """What flowed where during one forward pass."""
 
     def __init__(self) -> None:
@@ -84,6 +101,7 @@ class Lineage:
     def value(self, tensor: Tensor) -> Value:
         """The value a tensor stands for right now; unknown ones are looked up in the autograd graph."""
         known = self._values.get(id(tensor))
+        # an id may belong to a tensor that is gone: the weak reference tells
         if known is not None and known.ref() is tensor:
             if known.version == version_of(tensor):
                 return known
@@ -102,10 +120,11 @@ class Lineage:
 
     def remember(self, tensor: Tensor, sources: tuple[Value, ...]) -> Value:
         """A new value for what ``tensor`` holds now, findable by the tensor and by its node in the graph."""
-        value = Value(weakref.ref(tensor), version_of(tensor), self.tick(), sources=sources, rank=tensor.dim())
+        value = Value(weakref.ref(tensor), version_of(tensor), self.tick(), tensor.dim(), sources)
         self._values[id(tensor)] = value
         node: Any = tensor.grad_fn
         if node is not None:
+            # autograd's nodes carry a dictionary for anomaly mode's notes; Python wrappers of a node come and go, it stays
             marks = node.metadata.get(MARK)
             if marks is None:
                 marks = node.metadata[MARK] = {}
@@ -122,7 +141,7 @@ class Lineage:
 
 
 def version_of(tensor: Tensor) -> int:
-    """The version counter; inference tensors have none."""
+    """The version counter; -1 for inference tensors, which have none."""
     try:
         return tensor._version
     except RuntimeError:
@@ -150,3 +169,42 @@ def _graph_sources(tensor: Tensor) -> tuple[Value, ...]:
                 seen.add(step)
                 queue.append(step)
     return tuple(found)
+
+
+def wiring(calls: list[Call]) -> str:
+    """The data-flow edges into a module, as column ``inputs`` of ``modules`` has them.
+
+    One call is the names of the modules that gave out its inputs, ``name`` for a module's first call and ``name:2`` for its
+    third, separated by spaces; ``.`` stands for what came from outside. Calls are separated by commas. A tensor that went
+    through functions on its way (a sum, a reshape) stands for every module that it came from.
+    """
+    return ",".join(" ".join(dict.fromkeys(_edges(call))) or OUTSIDE for call in calls[:MOST_CALLS])
+
+
+def _edges(consumer: Call) -> Iterator[str]:
+    """The modules nearest upstream of the inputs of a call."""
+    for start in consumer.inputs:
+        queue, seen = [start], {id(start)}
+        for value in queue:  # grows while it is walked
+            producer = _producer(value, consumer)
+            if producer is not None:
+                yield f"{producer.entry.name}:{producer.number}" if producer.number else producer.entry.name
+                continue
+            if not value.sources:
+                yield OUTSIDE
+            for source in value.sources:
+                if id(source) not in seen and len(seen) < FUNCTION_REACH:
+                    seen.add(id(source))
+                    queue.append(source)
+
+
+def _producer(value: Value, consumer: Call) -> Call | None:
+    """The innermost call that gave out what ``consumer`` received, before it did.
+
+    A module that hands its input on unchanged is among the producers of that tensor, and so are the containers that end with
+    it: a producer began and ended before ``consumer`` did.
+    """
+    for call in value.producers:
+        if call.start < consumer.start and call.depth < consumer.depth:
+            return call
+    return None

@@ -1,0 +1,525 @@
+"""Observes forward and backward passes: from a module's output to its sums.
+
+While a pass runs, a function stands in place of ``nn.Module.__call__`` (:mod:`spp.capture.interception`) that calls the
+original and then has what came out reduced here. That sees a row's tensor as the rest of the model receives it (after the
+user's own hooks), and reduces each tensor before a later in-place operation can destroy it.
+
+A trace runs one forward and one backward of its own (:meth:`Recorder.run`). A watch is a guest: one recorder observes one
+optimizer step of somebody else's loop, any number of forwards (the micro-batches of an accumulation, the real and the fake
+half of a discriminator's batch) and whatever backward passes follow (:meth:`Recorder.forward`, :meth:`Recorder.backward`,
+:meth:`Recorder.finish`). What goes wrong in the measuring of a trace is raised; in a watch it must not reach the training.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable
+from contextlib import AbstractContextManager, ExitStack
+from dataclasses import dataclass, field
+from enum import Enum
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from spp._pytree import describe, describe_call, walk
+from spp.capture.channels import ChannelAxis, is_reducible
+from spp.capture.dataflow import DataFlow, Reading, Value
+from spp.capture.gradients import Gradients
+from spp.capture.interception import boundary, eager, hold_calls, release_calls
+from spp.capture.parameters import ParameterReader, Sums, computed_weights, leaves_outside
+from spp.capture.residual import Merge, Merges
+from spp.capture.sites import Call, Entry, Placer, Site
+from spp.capture.stage import FORWARD, IDLE, Depth, Stage
+from spp.capture.unmeasured import Unmeasured, never_called, no_gradient, unmeasured, unregistered
+from spp.errors import SppError, TraceError
+from spp.vocabulary import LEARNED, Role, Signal
+
+LOCK = threading.RLock()
+"""The call boundary is one attribute of one class, so passes take turns."""
+MODES = ("train", "eval")
+"""What ``module.training`` of the root said during a forward."""
+REMEDY = "Check that the model runs on this batch by itself; the original exception is the cause of this one"
+
+Objective = Callable[[Any], tuple[list[Tensor], list[Tensor | None]]]
+"""Turns a model's output into the tensors to run backward from and their cotangents (None for a scalar's)."""
+Aside = Callable[[list[Tensor]], AbstractContextManager[None]]
+"""Keeps the ``.grad`` of leaves outside the model out of a backward pass."""
+
+
+class Policy(Enum):
+    """What becomes of an exception in the measuring itself."""
+
+    RAISE = "raise"
+    CONTAIN = "contain"
+    """It is kept in ``failed``, and nothing more is observed."""
+
+
+@dataclass(slots=True, eq=False)
+class Pass:
+    """What one forward gave; gradients come in until its backward has run.
+
+    Attributes:
+        sites: Everything that was looked at, in the order in which it came to be.
+        values: What was measured of each.
+        gradients: What was measured of the gradient of each.
+        roles: The part some of them play at a residual merge.
+        merges: Residual merges, in order.
+        streams: Sites of residual streams that no module gives out: rows of the blocks, not of the frame.
+        unmeasured: What was not measured.
+        calls: The calls of each module that ran.
+        mode: ``train`` or ``eval``.
+        graph: Whether it ran with gradients enabled.
+    """
+
+    sites: list[Site] = field(default_factory=list)
+    values: Sums = field(default_factory=dict)
+    gradients: Sums = field(default_factory=dict)
+    roles: dict[Site, Role] = field(default_factory=dict)
+    merges: list[Merge] = field(default_factory=list)
+    streams: list[Site] = field(default_factory=list)
+    unmeasured: list[Unmeasured] = field(default_factory=list)
+    calls: dict[Entry, list[Call]] = field(default_factory=dict)
+    mode: str = MODES[0]
+    graph: bool = True
+
+    @property
+    def reached(self) -> bool:
+        """Whether any gradient arrived."""
+        return any(site in self.gradients for site in self.sites)
+
+
+class Recorder:
+    """Observes passes, one at a time, over the modules of a roster.
+
+    Args:
+        entries: The model's modules, see :func:`spp.capture.sites.roster`.
+        signals: Which signals to measure.
+        axis: The user's ``channel_axis``.
+        depth: What is wanted of every tensor beyond its second moments.
+        loss_scale: What the loss is multiplied by; measured gradients are divided by it.
+        policy: What becomes of an exception in the measuring.
+
+    Attributes:
+        passes: One for each forward that came to its end, in order.
+        failed: What went wrong in the measuring, where the policy contains it.
+    """
+
+    def __init__(
+        self,
+        entries: list[Entry],
+        signals: frozenset[Signal],
+        axis: ChannelAxis = None,
+        depth: Depth | None = None,
+        *,
+        loss_scale: float = 1.0,
+        policy: Policy = Policy.RAISE,
+    ) -> None:
+        self.entries = entries
+        self.passes: list[Pass] = []
+        self.failed: Exception | None = None
+        self._roster = {id(e.module): e for e in entries}
+        self._by_name = {e.name: e for e in entries}
+        self._signals, self._axis, self._loss_scale, self._policy = signals, axis, loss_scale, policy
+        # by whether a site is a weight: whether its value is wanted, whether its gradient is
+        self._wants = (
+            (Signal.ACTIVATION in signals, Signal.GRADIENT in signals),
+            (Signal.WEIGHT in signals, Signal.WEIGHT_GRADIENT in signals),
+        )
+        self._depth = depth or Depth()
+        self._stack: list[Call] = []
+        self._holds = False
+        self._renew()
+        self._begin()
+
+    def _renew(self) -> None:
+        """Phase and gradients last as long as a step: gradients of the first forward may arrive after the second."""
+        self._stage = Stage(self._depth)
+        self._gradients = Gradients(self._stage, self._loss_scale, self._fail)
+
+    def _begin(self) -> None:
+        self._pass, self._finished = Pass(gradients=self._gradients.found), 0
+        self._parameters = ParameterReader(self._stage, self._signals)
+        self._flow, self._placer = DataFlow(), Placer(self._axis)
+        self._merges = Merges(self._flow)
+        self._unregistered: dict[int, tuple[nn.Module, Entry]] = {}
+        self._elsewhere: set[Entry] = set()
+        self._raised: tuple[BaseException, Entry, str] | None = None
+        self._stack.clear()
+
+    def _fail(self, error: Exception) -> None:
+        if self._policy is Policy.RAISE:
+            raise error
+        self.failed = error
+        self._stage.phase = IDLE
+
+    # -- a pass of one's own ------------------------------------------------------------------------------------------------
+
+    def run(self, forward: Callable[[], Any], objective: Objective, aside: Aside) -> Pass:
+        """Run ``forward()``, then backward from ``objective(output)``, and return what was seen.
+
+        Args:
+            forward: Calls the model once.
+            objective: Turns the output into the tensors to run backward from and their cotangents (None for a scalar);
+                no tensors means that nothing requires a gradient.
+            aside: A context manager that keeps the ``.grad`` of leaves outside the model out of the backward pass.
+
+        Raises:
+            TraceError: The model, the loss or the backward pass raised; the cause is the original exception.
+        """
+        with LOCK, ExitStack() as stack:
+            self._renew()
+            self._begin()
+            stack.callback(self._begin)
+            stack.callback(self._gradients.remove)
+            eager(stack)
+            stack.enter_context(torch.inference_mode(False))
+            stack.enter_context(torch.enable_grad())
+            stack.enter_context(boundary(self, self._stage, self._roster))
+            try:
+                with self._stage.during(FORWARD):
+                    output = forward()
+            except Exception as error:
+                raise self._explained("the forward pass", error) from error
+            self._read_parameters()
+            if self._signals & {Signal.GRADIENT, Signal.WEIGHT_GRADIENT}:
+                self._run_backward(output, objective, aside)
+            result, ran = self._pass, self._gradients.ran
+            result.sites += self._parameters.sites
+            result.unmeasured += self._parameters.missing(result.gradients, ran)
+            self._missing_gradients(result, ran)
+            return self._closed()
+
+    def _read_parameters(self) -> None:
+        """Values wait until the forward has ended, when Python is at home in the caches again."""
+        if not self._parameters.wanted:
+            return
+        with torch._C.DisableTorchFunction():
+            for entry in self.entries:
+                if entry.selected and entry not in self._pass.calls:
+                    self._note_parameters(entry, None)
+            self._parameters.look()
+            self._pass.unmeasured += self._parameters.unmeasured
+            self._pass.values.update(self._parameters.values())
+
+    def _run_backward(self, output: Any, objective: Objective, aside: Aside) -> None:
+        try:
+            roots, cotangents = objective(output)
+        except SppError:
+            raise
+        except Exception as error:
+            raise self._explained("the loss", error, describe(output)) from error
+        if not roots:
+            return
+        own = {id(p) for entry in self.entries for p in entry.module._parameters.values()}
+        with aside(leaves_outside(roots, own)):
+            try:
+                self._gradients.backward(roots, cotangents)
+            except Exception as error:
+                reached = describe(roots[0]), self._gradients.latest
+                raise self._explained("the backward pass", error, *reached) from error
+            self._pass.gradients.update(self._parameters.gradients(self._loss_scale))
+            self._parameters.clear_gradients()
+        self._read_learned(self._pass)
+
+    # -- the passes of somebody else's loop -----------------------------------------------------------------------------------
+
+    def forward(self, root: nn.Module, run: Callable[[], Any]) -> Any:
+        """Run one forward of the root, observed; the caller's exceptions pass through."""
+        if self.failed is not None:
+            return run()
+        if not self._holds:
+            hold_calls()
+            self._holds = True
+        with LOCK:
+            self._begin()
+            self._pass.mode, self._pass.graph = MODES[0 if root.training else 1], torch.is_grad_enabled()
+            self._stage.thread = threading.get_ident()
+            with boundary(self, self._stage, self._roster), self._stage.during(FORWARD):
+                output = run()
+            if self.failed is None:
+                try:
+                    self.passes.append(self._closed())
+                except Exception as error:
+                    self._fail(error)
+        return output
+
+    def backward(self, roots: list[Tensor], run: Callable[[], Any]) -> Any:
+        """Run a backward pass from ``roots``, observed; recomputations of checkpoints are seen for what they are."""
+        if self.failed is not None or not self.passes:
+            return run()
+        hooked = [t for t in roots if isinstance(t, Tensor) and t.requires_grad and not is_reducible(t)]
+        with LOCK, boundary(self, self._stage, self._roster), self._gradients.arriving(hooked):
+            return run()
+
+    def finish(self, scale: float = 1.0) -> list[Pass]:
+        """Take every hook away and return what was seen, measured gradients divided by ``scale``.
+
+        Where gradients arrived, forwards without a graph are no part of the step, nor are evaluations that none arrived
+        at; of these the first one counts, as an evaluation.
+        """
+        self.let_go()
+        kept, gradients = self.passes, self._gradients
+        for site in gradients.divided:
+            gradients.found.pop(site, None)
+        if any(p.reached for p in kept):
+            evaluations = [p for p in kept if p.mode == MODES[1] and not p.reached]
+            kept = [p for p in kept if p.reached or (p.graph and p.mode == MODES[0]) or p in evaluations[:1]]
+        if kept and self.failed is None:
+            try:
+                self._read_learned(kept[-1])
+            except Exception as error:
+                self._fail(error)
+        if scale != 1.0:
+            for site, sums in gradients.found.items():
+                gradients.found[site] = sums.scaled(1.0 / scale)
+        for one in kept:
+            if one.graph and (one.reached or one.mode == MODES[0]):
+                self._missing_gradients(one, gradients.ran)
+        self.passes = []
+        return kept
+
+    def let_go(self) -> None:
+        """Take every hook away, and the hold on the call boundary."""
+        self._gradients.remove()
+        if self._holds:
+            self._holds = False
+            release_calls()
+
+    # -- what happens in a pass (:class:`spp.capture.interception.Observer`) --------------------------------------------------
+
+    def on_enter(self, entry: Entry, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Call:
+        """Note that a module is about to be called."""
+        try:
+            # subclasses and modes see what the model does, not what is noted about it
+            with torch._C.DisableTorchFunction():
+                inputs = self._flow.inputs(args, kwargs)
+        except Exception as error:
+            self._fail(error)
+            inputs = []
+        calls = self._pass.calls.setdefault(entry, [])
+        call = Call(entry, len(calls), self._flow.tick(), inputs)
+        calls.append(call)
+        self._stack.append(call)
+        return call
+
+    def on_exit(self, call: Call, output: Any) -> None:
+        """Reduce what a call gave out."""
+        stack, entry = self._stack, call.entry
+        if self.failed is not None:
+            return
+        try:
+            stack.pop()
+            call.depth = self._finished
+            self._finished += 1
+            call.leaves = call.leaves or 1
+            with torch._C.DisableTorchFunction():
+                if call.number == 0 and self._parameters.wanted and entry.selected:
+                    self._note_parameters(entry, call)
+                if isinstance(output, Tensor):
+                    self._observe(call, "", output)
+                else:
+                    for path, item in walk(output):
+                        if isinstance(item, Tensor):
+                            self._observe(call, path, item)
+                        else:
+                            self._leave_out(call, path, f"output of type {type(item).__name__} is opaque")
+            if stack:
+                stack[-1].leaves += call.leaves
+                stack[-1].last_child = call
+        except Exception as error:
+            self._fail(error)
+
+    def on_error(self, call: Call, error: BaseException, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+        """Note that a call raised."""
+        if self.failed is None:
+            self._stack.pop()
+            self._note_error(error, call.entry, args, kwargs)
+            self._leave_out(call, "", f"the call raised {type(error).__name__}, which its caller caught")
+
+    def on_recompute(
+        self, entry: Entry, original: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]
+    ) -> Any:
+        """Make a call during the backward pass."""
+        passes = self.passes or [self._pass]
+        calls = [call for one in passes for call in one.calls.get(entry, ())]
+        values = {
+            site: one.values[site] for one in passes for call in calls for site in call.sites if site in one.values
+        }
+        try:
+            return self._gradients.recompute(calls, values, lambda: original(entry.module, *args, **kwargs))
+        except BaseException as error:
+            self._note_error(error, entry, args, kwargs)
+            raise
+
+    def on_unregistered(self, module: nn.Module) -> None:
+        """Note a module that runs inside the model and is not registered in it."""
+        if self._stack and id(module) not in self._unregistered:
+            self._unregistered[id(module)] = module, self._stack[-1].entry
+
+    def on_other_thread(self, entry: Entry) -> None:
+        """Note a module that is called on another thread."""
+        self._elsewhere.add(entry)
+
+    def before_sum(self, a: Tensor, b: Tensor) -> tuple[Value, Value] | None:
+        """The values of two operands; one that is a sum that no module gave out is measured now, while it lasts."""
+        if self.failed is not None:
+            return None
+        try:
+            return self._operand(a), self._operand(b)
+        except Exception as error:
+            self._fail(error)
+            return None
+
+    def after_sum(self, values: tuple[Value, Value] | None, out: Tensor, same_shape: bool) -> None:
+        """Note a sum, which may be a residual merge."""
+        if values is not None and self.failed is None:
+            try:
+                self._merges.added(*values, out, same_shape, self._stack)
+            except Exception as error:
+                self._fail(error)
+
+    # -- measuring ------------------------------------------------------------------------------------------------------------
+
+    def _observe(self, call: Call, path: str, tensor: Tensor) -> None:
+        """Reduce one output and wait for its gradient."""
+        entry = call.entry
+        if reason := is_reducible(tensor):
+            self._leave_out(call, path, reason)
+            return
+        value = self._flow.produced(tensor, call)
+        if value.reading is None:
+            value.reading = Reading(self._placer.axis(call, tensor))
+        is_weight = entry.weight_of is not None
+        if is_weight:
+            owner, parameter = entry.weight_of  # type: ignore[misc]
+            if entry.name == f"{owner}.parametrizations.{parameter}" and owner in self._by_name:
+                entry, path = self._by_name[owner], parameter
+        site = Site(entry, call, path, tensor.shape, tensor.dtype, value.reading.axis, is_weight, tensor._is_view())
+        call.sites.append(site)
+        if call.entry.selected:
+            self._pass.sites.append(site)
+            self._measure(site, value.reading, value.version, tensor, call.entry.ends)
+
+    def _measure(
+        self,
+        site: Site,
+        reading: Reading,
+        version: int,
+        tensor: Tensor,
+        ends: tuple[float, float] | None = None,
+    ) -> None:
+        reading.sites.append(site)
+        wants_value, wants_gradient = self._wants[site.is_weight]
+        if wants_value:
+            # without a version counter nobody knows whether the tensor still holds what was reduced
+            if reading.sums is None or (ends is not None and reading.ends != ends) or version < 0:
+                reading.sums, reading.ends = self._stage.reduce(tensor, reading.axis, ends), ends
+            self._pass.values[site] = reading.sums
+        if wants_gradient:
+            hooked = self._gradients.waiting[site] = tensor.requires_grad
+            if hooked and not reading.hooked:
+                reading.hooked = True
+                self._gradients.wait(tensor, reading)
+
+    def _note_parameters(self, entry: Entry, call: Call | None) -> None:
+        """Remember the parameters of a module, and observe those that are no leaves of the graph."""
+        computed, leaves = computed_weights(entry.module, call is not None)
+        if self._policy is Policy.RAISE:
+            # a watch reads leaves around the optimizer's step
+            self._parameters.note(entry, call, leaves)
+        for name, tensor in computed:
+            value = self._flow.value(tensor)
+            if value.reading is None:
+                value.reading = Reading(self._placer.weight_axis(entry, name, tensor))
+            site = Site(entry, call, name, tensor.shape, tensor.dtype, value.reading.axis, True, tensor._is_view())
+            self._pass.sites.append(site)
+            self._measure(site, value.reading, value.version, tensor)
+
+    def _operand(self, tensor: Tensor) -> Value:
+        value = self._flow.value(tensor)
+        addition = self._merges.stream_of(value, self._stack)
+        if addition is not None and addition.block.entry.selected and not is_reducible(tensor):
+            entry, branch = addition.block.entry, addition.branch_value.reading
+            if value.reading is None:
+                value.reading = Reading(None if branch is None else branch.axis)
+            output, axis = f"merge.{addition.number}", value.reading.axis
+            site = Site(entry, addition.block, output, tensor.shape, tensor.dtype, axis, is_view=tensor._is_view())
+            addition.stream = site
+            self._pass.streams.append(site)
+            self._measure(site, value.reading, value.version, tensor)
+        return value
+
+    def _read_learned(self, one: Pass) -> None:
+        """Rows of their own for what neuron-wise layers learned of their inputs in this backward pass.
+
+        A module that keeps such statistics offers them by ``neuronwise_statistics() -> dict[str, Tensor]``, neurons on axis 0.
+        """
+        if Signal.ACTIVATION not in self._signals:
+            return
+        for entry, calls in one.calls.items():
+            if entry.selected and hasattr(type(entry.module), "neuronwise_statistics"):
+                module: Any = entry.module
+                for name, tensor in module.neuronwise_statistics().items():
+                    site = Site(entry, calls[0], f"{LEARNED}{name}", tensor.shape, tensor.dtype, 0)
+                    one.sites.append(site)
+                    one.values[site] = self._stage.reduce(tensor, 0)
+
+    # -- endings --------------------------------------------------------------------------------------------------------------
+
+    def _closed(self) -> Pass:
+        result = self._pass
+        result.merges, result.roles = self._merges.finish()
+        result.unmeasured += never_called(self.entries, result.calls, self._elsewhere)
+        result.unmeasured += unregistered(self._unregistered.values())
+        self._flow.forget()
+        return result
+
+    def _missing_gradients(self, one: Pass, backward_ran: bool) -> None:
+        waiting, divided = self._gradients.waiting, self._gradients.divided
+        one.unmeasured += [
+            no_gradient(site, backward_ran, waiting[site], site in divided)
+            for site in one.sites
+            if site in waiting and site not in one.gradients
+        ]
+
+    def _leave_out(self, call: Call, output: str, reason: str) -> None:
+        if call.entry.selected:
+            self._pass.unmeasured.append(unmeasured(call.entry, call, output, Signal.ACTIVATION, reason))
+
+    # -- what went wrong in the user's own code -------------------------------------------------------------------------------
+
+    def _note_error(self, error: BaseException, entry: Entry, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+        """Note that ``error`` left the module of ``entry``; the first to be left is the innermost."""
+        if self._raised is None or self._raised[0] is not error:
+            try:
+                received = describe_call(args, kwargs)
+            except Exception:
+                # a description must not hide the error that it is about
+                received = "arguments that cannot be described"
+            self._raised = error, entry, received
+
+    def _explained(self, stage: str, error: Exception, received: str = "", after: Site | None = None) -> TraceError:
+        """The user's exception, with the module it came from, what arrived there and what to do.
+
+        Args:
+            stage: What was going on.
+            error: What was raised.
+            received: What arrived, where no module is to blame.
+            after: What a broken backward pass had reached.
+        """
+        where = ""
+        chain: BaseException | None = error
+        while chain is not None and self._raised is not None:
+            if chain is self._raised[0]:
+                where, received = _named(self._raised[1]), self._raised[2]
+                break
+            chain = chain.__cause__ or chain.__context__
+        if not where and after is not None:
+            stage = f"{stage}, after it had left {_named(after.entry)},"
+        rule = f"{stage} raised {type(error).__name__}: {' '.join(str(error).split())}".rstrip(".: ")
+        return TraceError(rule, where=where, received=received, remedy=REMEDY)
+
+
+def _named(entry: Entry) -> str:
+    return f"module {entry.name!r} ({entry.type})" if entry.name else f"the model ({entry.type})"

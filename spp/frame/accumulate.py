@@ -1,0 +1,191 @@
+"""Merges the passes of several batches into rows: the same module call, output and signal is one row."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+
+import torch
+
+from spp.capture.recorder import Pass
+from spp.capture.residual import Merge
+from spp.capture.sites import Call, Site
+from spp.capture.unmeasured import Unmeasured
+from spp.errors import InputError
+from spp.stats.extra import Reduced, Shaped
+from spp.stats.sums import Moments
+from spp.vocabulary import LayerKind, Role, Signal
+
+Key = tuple[str, int, str, Signal]
+
+
+@dataclass(slots=True, eq=False)
+class Row:
+    """One row of the frame before its statistics are computed; ``shape`` is one batch's.
+
+    ``sharded`` marks a parameter of which other processes hold other parts, ``hidden`` a residual stream that no module gives
+    out: it is told in the blocks alone.
+    """
+
+    name: str
+    call: int
+    output: str
+    type: str
+    kind: LayerKind
+    leaf: bool
+    signal: Signal
+    role: Role | None
+    depth: int | None
+    shape: torch.Size
+    dtype: torch.dtype
+    bounded: bool
+    moments: Reduced
+    sharded: bool = False
+    hidden: bool = False
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class MergeRow:
+    """One residual merge by names, so that it can be found again in the next batch; keys are of activations."""
+
+    block: str
+    call: int
+    number: int
+    branch_name: str
+    skip_name: str | None
+    transition: bool
+    depth: int | None
+    after: Key | None
+    branch_end: Key | None
+
+
+class Accumulator:
+    """Rows, merges and what was not measured, over all batches of a trace.
+
+    Attributes:
+        unmeasured: What was not measured in some batch.
+        calls: For each module that ran, the depth of its first call and the most calls in a batch.
+        inputs: For each of these, its calls in the first batch, which know their inputs.
+    """
+
+    def __init__(self) -> None:
+        self._rows: dict[Key, Row] = {}
+        self._merges: dict[tuple[str, int, int], MergeRow] = {}
+        self.unmeasured: list[Unmeasured] = []
+        self.calls: dict[str, tuple[int | None, int]] = {}
+        self.inputs: dict[str, list[Call]] = {}
+
+    @property
+    def rows(self) -> list[Row]:
+        """The rows of the frame so far."""
+        return [row for row in self._rows.values() if not row.hidden]
+
+    @property
+    def all_rows(self) -> list[Row]:
+        """These and the hidden ones."""
+        return list(self._rows.values())
+
+    @property
+    def merges(self) -> list[MergeRow]:
+        """The residual merges, in the order in which they happened."""
+        return list(self._merges.values())
+
+    def add(self, result: Pass) -> None:
+        """Merge in what one batch gave; a parameter's own values do not change between batches and count once."""
+        for sites, hidden in ((result.sites, False), (result.streams, True)):
+            for site in sites:
+                signal, gradient = site.signals
+                value, arrived = result.values.get(site), result.gradients.get(site)
+                if value is not None and not (site.is_weight and _key(site, signal) in self._rows):
+                    self._put(site, signal, value, result.roles.get(site), hidden)
+                if arrived is not None:
+                    self._put(site, gradient, arrived, result.roles.get(site), hidden)
+        for entry, calls in result.calls.items():
+            # a call that was caught with its exception has no depth
+            first = next((call.depth for call in calls if call.depth >= 0), None)
+            known, number = self.calls.get(entry.name, (first, 0))
+            self.calls[entry.name] = known, max(len(calls), number)
+            self.inputs.setdefault(entry.name, list(calls))
+        for merge in result.merges:
+            place = merge.block.entry.name, merge.block.number, merge.number
+            self._merges.setdefault(place, _merge_row(merge))
+        self.unmeasured += result.unmeasured
+
+    def absorb(self, rows: Iterable[Row], merges: Iterable[MergeRow], adds: Callable[[Row], bool]) -> None:
+        """Merge in what another process gave.
+
+        Args:
+            rows: Its rows, the hidden ones too.
+            merges: Its residual merges.
+            adds: Whether a row is about other elements than the row that is known already; else it is the same once more.
+        """
+        for row in rows:
+            key = (row.name, row.call, row.output, row.signal)
+            known = self._rows.setdefault(key, row)
+            if known is not row and adds(row):
+                known.moments = _added(known, row.moments)
+        for merge in merges:
+            self._merges.setdefault((merge.block, merge.call, merge.number), merge)
+
+    def sums(self, key: Key | None, signal: Signal) -> Reduced | None:
+        """What was measured of an activation or its gradient, by the activation's key."""
+        row = None if key is None else self._rows.get((*key[:3], signal))
+        return None if row is None else row.moments
+
+    def _put(self, site: Site, signal: Signal, sums: Reduced, role: Role | None, hidden: bool) -> None:
+        key, entry = _key(site, signal), site.entry
+        row = self._rows.get(key)
+        if row is not None:
+            row.moments = _added(row, sums)
+            return
+        self._rows[key] = Row(
+            *key[:3],
+            entry.type,
+            entry.layer.kind,
+            entry.leaf,
+            signal,
+            role,
+            None if site.call is None else site.call.depth,
+            site.shape,
+            site.dtype,
+            signal is Signal.ACTIVATION and entry.ends is not None,
+            sums,
+            site.sharded,
+            hidden,
+        )
+
+
+def _key(site: Site, signal: Signal) -> Key:
+    return (*site.key, signal)
+
+
+def _merge_row(merge: Merge) -> MergeRow:
+    after, end = merge.after, merge.branch_end
+    return MergeRow(
+        block=merge.block.entry.name,
+        call=merge.block.number,
+        number=merge.number,
+        branch_name=merge.branch.entry.name,
+        skip_name=merge.skip_name,
+        transition=merge.transition,
+        depth=None if after is None or after.call is None else after.call.depth,
+        after=None if after is None else _key(after, Signal.ACTIVATION),
+        branch_end=None if end is None else _key(end, Signal.ACTIVATION),
+    )
+
+
+def _added(row: Row, moments: Reduced) -> Reduced:
+    """The row's moments and further ones; an error says which row it is about."""
+    try:
+        return _merged(row.moments, moments)
+    except InputError as error:
+        error.where = f"module {row.name!r} ({row.type}), {row.signal}"
+        raise
+
+
+def _merged(old: Reduced, new: Reduced) -> Reduced:
+    if isinstance(old, Moments) and isinstance(new, Moments):
+        return old.merge(new)
+    if isinstance(old, Shaped) and isinstance(new, Shaped):
+        return old.merge(new)
+    raise TypeError("numbers without their sums cannot be merged; the capture was told that nothing would be")
