@@ -16,7 +16,7 @@ from hypothesis import given, settings
 from torch import nn
 
 import spp
-from spp.capture.capture import Capture
+from spp.capture.recorder import Recorder
 from spp.capture.gradients import Gradients
 from spp.errors import InputError
 from spp.stats import backends
@@ -277,7 +277,7 @@ def test_on_a_device_no_hook_waits(wanted, options, monkeypatch):
 
         monkeypatch.setattr(owner, name, run)
 
-    for owner, name in ((Capture, "enter"), (Capture, "leave"), (Capture, "_on_stream"), (Gradients, "_take")):
+    for owner, name in ((Recorder, "on_enter"), (Recorder, "on_exit"), (Recorder, "_operand"), (Gradients, "_take")):
         strictly(owner, name)
     model = nn.Sequential(
         nn.Conv2d(3, 8, 3), nn.BatchNorm2d(8), nn.ReLU(inplace=True), nn.Flatten(), nn.Linear(1568, 10)
