@@ -26,16 +26,26 @@ class Leg:
     """The longest way in one direction.
 
     Attributes:
-        decades: log10 of the ratio of second moments at its end and start, positive for a rise.
-        ends: Values at the start and the end.
+        rows: The rows of the components on the way, in the direction of travel, with the one at which it starts.
+        values: What was followed, by component.
         layers: Weighted layers on the way, at least 1.
-        places: Components on the way in the direction of travel, with the one at which it starts.
+        share: Which part of the whole path it is.
     """
 
-    decades: float
-    ends: tuple[float, float]
+    rows: pd.DataFrame
+    values: pd.Series
     layers: int
-    places: tuple[str, ...]
+    share: float
+
+    @property
+    def places(self) -> list[str]:
+        """Names of the components."""
+        return [str(name) for name in self.values.index]
+
+    @property
+    def decades(self) -> float:
+        """log10 of the ratio of the values at its end and start, positive for a rise."""
+        return float(np.log10(self.values.iloc[-1]) - np.log10(self.values.iloc[0]))
 
     @property
     def rate(self) -> float:
@@ -79,22 +89,19 @@ def backward(view: View) -> Travel:
 
 def _travel(view: View, path: pd.DataFrame, values: pd.Series) -> Travel:
     good = np.isfinite(values) & (values > 0) & (path[Column.NONFINITE] == 0)
-    path, values = path[good], values[good]
+    rows, values = path[good], values[good].astype("float64")
     if len(values) < 2:
         return Travel(None, None)
-    logs = np.log10(values.to_numpy(dtype=np.float64))
+    logs = np.log10(values.to_numpy())
     highest, lowest = np.maximum.accumulate(logs), np.minimum.accumulate(logs)
     legs: list[Leg | None] = []
     for edge, end in ((highest, int((logs - highest).argmin())), (lowest, int((logs - lowest).argmax()))):
         start = int(np.flatnonzero(logs[: end + 1] == edge[end])[-1])
-        if end <= start:
-            legs.append(None)
-            continue
-        first, last = sorted(int(path[Column.DEPTH].iloc[i]) for i in (start, end))
+        on_way = slice(start, end + 1)
+        first, last = sorted(int(rows[Column.DEPTH].iloc[i]) for i in (start, end))
         layers = sum(step.is_weighted and first < step.depth <= last for step in view.steps)
-        ends = float(values.iloc[start]), float(values.iloc[end])
-        places = tuple(str(name) for name in path.index[start : end + 1])
-        legs.append(Leg(float(logs[end] - logs[start]), ends, max(1, layers), places))
+        leg = Leg(rows.iloc[on_way], values.iloc[on_way], max(1, layers), (end - start) / len(path))
+        legs.append(leg if end > start else None)
     return Travel(*legs)
 
 

@@ -46,6 +46,7 @@ def along(frame: pd.DataFrame, signal: Signal) -> pd.DataFrame:
     The end of a component is its own output where that was measured, else the output of its last leaf; of several calls
     the last one counts, of several outputs the first.
     """
+    frame = of_signals(frame)
     rows = frame[(frame[Column.SIGNAL] == signal) & frame[Column.DEPTH].notna()]
     last_call = rows.groupby(Column.NAME)[Column.CALL].transform("max")
     rows = rows[rows[Column.CALL] == last_call].drop_duplicates(Column.NAME).set_index(Column.NAME, drop=False)

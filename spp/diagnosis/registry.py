@@ -21,7 +21,8 @@ tag             what is wrong
 ``everything``  numbers are not finite: nothing behind them can be trusted
 ``dead``        a layer gives out a constant
 ``layer``       one layer at fault, whose output every layer behind it has to live with
-``groups``      an init that ignores groups
+``bias``        a bias outweighs its layer's input
+``groups``      an init ignores groups
 ``mean``        means outweigh the variance
 ``channels``    channels are dead
 ``batch``       statistics over too few values
@@ -94,19 +95,14 @@ class Rule:
         Raises:
             InputError: The function gave something else.
         """
-        found = list(self.check(view, at) or ())
-        for finding in found:
-            if not isinstance(finding, Finding):
-                raise InputError("a rule yields findings", received=type(finding).__name__, where=f"rule {self.name!r}")
-        return [
-            replace(
-                finding,
-                rule=self.name,
-                tags=self.tags if finding.tags is None else finding.tags,
-                follows=self.follows if finding.follows is None else finding.follows,
-            )
-            for finding in found
-        ]
+        found = []
+        for one in self.check(view, at) or ():
+            if not isinstance(one, Finding):
+                raise InputError("a rule yields findings", received=type(one).__name__, where=f"rule {self.name!r}")
+            tags, follows = one.tags, one.follows
+            tags, follows = (self.tags if tags is None else tags), (self.follows if follows is None else follows)
+            found.append(replace(one, rule=self.name, tags=tags, follows=follows))
+        return found
 
 
 RULES = Registry[Rule]("rule", describe=lambda row: row.description)
@@ -172,19 +168,17 @@ def diagnose(
         UnknownNameError: No such rule, threshold or number format.
         InputError: A rule or a threshold is not what was asked for.
     """
-    view = _view(trace, thresholds, precision)
-    return Findings(_asked(view, rules), _told(view) if rules is None else ())
+    formats = (precision,) if isinstance(precision, str) else tuple(precision or ())
+    for name in formats:
+        if name not in FORMATS:
+            raise UnknownNameError("number format", name, FORMATS, where="precision")
+    view, rows = View(trace, formats, limits_of(thresholds)), chosen(rules)
+    return Findings(arrange(_found(view, rows)), _facts(view) if rules is None else ())
 
 
-def find(
-    trace: Measured,
-    *,
-    rules: Iterable[str | Check] | None = None,
-    thresholds: Mapping[str, float] | None = None,
-    precision: str | Iterable[str] | None = None,
-) -> list[Finding]:
-    """The findings of :func:`diagnose`, as records."""
-    return _asked(_view(trace, thresholds, precision), rules)
+def find(trace: Measured, **options: Any) -> list[Finding]:
+    """The findings of :func:`diagnose`, which says what ``options`` there are, as records."""
+    return list(diagnose(trace, **options))
 
 
 def notes(frame: pd.DataFrame, limit: int = 3) -> list[Finding]:
@@ -205,27 +199,16 @@ def notes(frame: pd.DataFrame, limit: int = 3) -> list[Finding]:
         raise InputError("limit is a number of facts", received=str(limit), where="limit")
     if frame[Column.STEP].nunique() > 1:
         raise InputError("facts are told of one step", received="several steps", where="frame", remedy="Select one.")
-    return _told(_view(SimpleNamespace(frame=frame, run={})))[:limit]
+    nothing = dict.fromkeys(("blocks", "modules", "unmeasured", "exponents"))
+    return _facts(View(SimpleNamespace(frame=frame, run={}, **nothing), limits=limits_of()))[:limit]
 
 
-def _view(
-    trace: Any, thresholds: Mapping[str, float] | None = None, precision: str | Iterable[str] | None = None
-) -> View:
-    formats = (precision,) if isinstance(precision, str) else tuple(precision or ())
-    for name in formats:
-        if name not in FORMATS:
-            raise UnknownNameError("number format", name, FORMATS, where="precision")
-    return View(trace, formats, limits_of(thresholds))
+def _found(view: View, rows: Iterable[Rule]) -> list[Finding]:
+    return [found for row in rows for found in row.found(view, view.limits.get(row.name, SimpleNamespace()))]
 
 
-def _asked(view: View, rules: Iterable[str | Check] | None) -> list[Finding]:
-    rows = chosen(rules)
-    return arrange([found for row in rows for found in row.found(view, view.limits.get(row.name, SimpleNamespace()))])
-
-
-def _told(view: View) -> list[Finding]:
-    rows = [row for row in RULES.values() if FACT in row.tags]
-    return sorted((fact for row in rows for fact in row.found(view, view.limits[row.name])), key=lambda f: -f.value)
+def _facts(view: View) -> list[Finding]:
+    return sorted(_found(view, (row for row in RULES.values() if FACT in row.tags)), key=lambda fact: -fact.value)
 
 
 def chosen(rules: Iterable[str | Check] | None) -> list[Rule]:
@@ -237,21 +220,18 @@ def chosen(rules: Iterable[str | Check] | None) -> list[Rule]:
     """
     if rules is None:
         return [row for row in _causal() if FACT not in row.tags]
-    names, own = set(), []
+    by_check = {row.check: row for row in RULES.values()}
+    found: list[Rule] = []
     for item in [rules] if isinstance(rules, str) else rules:
         if isinstance(item, str):
-            names.add(RULES.row(item, where="rules").name)
+            found.append(RULES.row(item, where="rules"))
         elif callable(item):
-            known = next((row for row in RULES.values() if row.check is item), None)
-            if known is None:
-                own.append(Rule(getattr(item, "__name__", "rule"), "", item, {}))
-            else:
-                names.add(known.name)
+            found.append(by_check.get(item) or Rule(getattr(item, "__name__", "rule"), "", item, {}))
         else:
-            raise InputError(
-                "a rule is a name or a function (view, at) -> findings", received=repr(item), where="rules"
-            )
-    return [row for row in _causal() if row.name in names] + own
+            wanted = "a rule is a name or a function (view, at) -> findings"
+            raise InputError(wanted, received=repr(item), where="rules")
+    names = {row.name for row in found}
+    return [row for row in _causal() if row.name in names] + [row for row in found if row.check not in by_check]
 
 
 def _causal() -> list[Rule]:

@@ -92,12 +92,8 @@ def compare(
     now, known = _logs(run), [_logs(b) for b in (baseline, *seeds)]
     common = now.index.intersection(known[0].index)
     if common.empty:
-        raise InputError(
-            "the two runs have layers in common",
-            received="none",
-            where="baseline",
-            remedy="Compare runs of the same network.",
-        )
+        remedy = "Compare runs of the same network."
+        raise InputError("the two runs have layers in common", received="none", where="baseline", remedy=remedy)
     table = pd.concat([one.reindex(common) for one in known], axis=1)
     centre, count = table.mean(axis=1), table.notna().sum(axis=1)
     source, spread = _spread(run, baseline, table, common)
@@ -108,7 +104,7 @@ def compare(
     change = change.where(~(np.isneginf(now[common]) & np.isneginf(centre)), 0.0)
     vanished = np.isneginf(now[common]) ^ np.isneginf(centre)
     moved = (change.abs() > allowed).fillna(False) | vanished | (now[common].isna() ^ centre.isna())
-    facts = _facts(run).loc[common]
+    facts = _rows(run)[[str(Column.DEPTH), str(Column.TYPE)]].loc[common]
     layers = facts.assign(
         baseline=np.exp(centre),
         now=np.exp(now[common]),
@@ -116,11 +112,12 @@ def compare(
         allowed=np.expm1(allowed),
         moved=moved,
     ).reset_index()
+    told = [(key, baseline.run.get(key), run.run.get(key)) for key in FACTS]
     return Comparison(
         layers=layers,
         missing=_names(known[0].index.difference(now.index, sort=False)),
         added=_names(now.index.difference(known[0].index, sort=False)),
-        differing=_differing(run, baseline),
+        differing=tuple(f"{key}: {old} -> {new}" for key, old, new in told if old != new),
         spread=source,
     )
 
@@ -144,11 +141,6 @@ def _logs(trace: Measured) -> pd.Series:
     return logs.where(rows[Column.NONFINITE] == 0)
 
 
-def _facts(trace: Measured) -> pd.DataFrame:
-    rows = _rows(trace)
-    return pd.DataFrame({str(column): rows[column] for column in (Column.DEPTH, Column.TYPE)})
-
-
 def _spread(run: Measured, baseline: Measured, table: pd.DataFrame, common: pd.Index) -> tuple[str, pd.Series]:
     """Where the seed spread comes from, and the standard deviation of the log rms over seeds of each tensor."""
     if table.shape[1] > 1:
@@ -156,7 +148,8 @@ def _spread(run: Measured, baseline: Measured, table: pd.DataFrame, common: pd.I
         usual = np.maximum(variance.groupby(level=0).transform("mean").fillna(0.0), _by_width(baseline, common) ** 2)
         free = table.shape[1] - 1
         drawn = (free * variance.fillna(0.0) + PRIOR * usual) / (free + PRIOR)
-        return "seeds", np.sqrt(drawn * (free + PRIOR) / (free + PRIOR - 2))  # Student's t is wider than a normal
+        # Student's t is wider than a normal.
+        return "seeds", np.sqrt(drawn * (free + PRIOR) / (free + PRIOR - 2))
     if run.run.get("seed") == baseline.run.get("seed"):
         return "none", pd.Series(0.0, index=common)
     return "width", _by_width(baseline, common)
@@ -166,17 +159,13 @@ def _by_width(trace: Measured, common: pd.Index) -> pd.Series:
     """The finite-width rule, added up along the network; halved, since the rms is the root of the second moment."""
     view = View(trace)
     sums: dict[tuple[str, int], float] = {}
-    total = 0.0
+    total = everything = 0.0
     for step in view.steps:
-        fact = view.facts.get(step.name)
-        total = 1 / int(step.row.channels) if step.kind is Kind.NORM else total
-        total += LOG_VARIANCE / fact.fan_in if step.is_weighted and fact is not None else 0.0
+        # Weighted steps are those whose fan_in is known.
+        own = LOG_VARIANCE / view.facts[step.name].fan_in if step.is_weighted else 0.0
+        total = own + (1 / int(step.row.channels) if step.kind is Kind.NORM else total)
+        everything += own
         sums[step.key] = total
-    everything = sum(
-        LOG_VARIANCE / view.facts[step.name].fan_in
-        for step in view.steps
-        if step.is_weighted and step.name in view.facts
-    )
     found = []
     numel = _rows(trace)[Column.NUMEL]
     for signal, name, call, output in common:
@@ -185,7 +174,8 @@ def _by_width(trace: Measured, common: pd.Index) -> pd.Series:
             variance = fresh
         elif signal == Signal.ACTIVATION:
             variance = sums.get((name, call), everything) + fresh
-        else:  # a gradient has come through every layer behind, and depends on the activations before
+        else:
+            # A gradient has come through every layer behind, and depends on the activations before.
             variance = 2 * everything + fresh
         found.append(0.5 * np.sqrt(variance))
     return pd.Series(found, index=common)
@@ -195,9 +185,3 @@ def _names(index: pd.Index) -> tuple[str, ...]:
     return tuple(
         f"{signal} {'.'.join(p for p in (name, output) if p) or 'the model'}" for signal, name, _, output in index
     )
-
-
-def _differing(run: Measured, baseline: Measured) -> tuple[str, ...]:
-    """The ``FACTS`` that differ."""
-    pairs = [(key, baseline.run.get(key), run.run.get(key)) for key in FACTS]
-    return tuple(f"{key}: {old} -> {new}" for key, old, new in pairs if old != new)

@@ -7,6 +7,9 @@ import numpy as np
 from spp.diagnosis.attenuation import Leg
 from spp.diagnosis.view import Kind, View
 
+WITH_NF_TWIN = ("resnet50", "resnetv2_50")
+"""Models that have a normalizer-free twin."""
+
 
 def activation_gains(view: View) -> list[float]:
     """Decades of the gain of each activation, where known."""
@@ -15,27 +18,30 @@ def activation_gains(view: View) -> list[float]:
 
 def of_leg(view: View, leg: Leg) -> str:
     """What to type: an init where the weights' gain is off what the activations take, else a norm."""
-    parts = []
-    taken = activation_gains(view)
-    gains = [gain for gain in view.weight_gains(Kind.WEIGHTED) if gain > 0]
-    if taken and gains:
-        needed = -float(np.median(taken))
-        off = needed - float(np.median(np.log10(gains)))
-        # ReLU halves the second moment, which He's init makes good for; what keeps it needs LeCun's.
-        init = "he" if abs(needed - np.log10(2)) < 0.12 else "lecun" if abs(needed) < 0.06 else None
-        towards = np.sign(off) == -np.sign(leg.decades) and abs(off) >= 0.1
-        if towards and init is not None and view.run.get("init") != init:
-            parts.append(f"`--init {init}`")
+    init = _init(view, leg)
+    parts = [f"`--init {init}`"] if init is not None and view.run.get("init") != init else []
     if not view.norms or view.run.get("norm") in ("none", "dyt", "affine"):
         parts.append("`--norm batch`")
     model = str(view.run.get("model", ""))
-    if model == "effnet_b0":
-        parts.append("`--model effnet_b0_nf`, which needs no norm")
-    elif model.startswith(("resnet50", "resnetv2_50")):
-        parts.append("`--model nf_resnet50`, which needs no norm")
+    without = "effnet_b0_nf" if model == "effnet_b0" else "nf_resnet50" if model.startswith(WITH_NF_TWIN) else None
+    parts += [f"`--model {without}`, which needs no norm"] if without is not None else []
     if not parts:
         return "Scale the weights by what the activations take, `--init he`; or a norm."
     return f"{', or '.join(parts)}."
+
+
+def _init(view: View, leg: Leg) -> str | None:
+    """The init whose gain makes good for what the activations take, where the weights' gain is off that the leg's way."""
+    taken = activation_gains(view)
+    gains = [gain for gain in view.weight_gains(Kind.WEIGHTED) if gain > 0]
+    if not taken or not gains:
+        return None
+    needed = -float(np.median(taken))
+    off = needed - float(np.median(np.log10(gains)))
+    if np.sign(off) != -np.sign(leg.decades) or abs(off) < 0.1:
+        return None
+    # ReLU halves the second moment, which He's init makes good for; what keeps it needs LeCun's.
+    return "he" if abs(needed - np.log10(2)) < 0.12 else "lecun" if abs(needed) < 0.06 else None
 
 
 def of_backward_leg(view: View, leg: Leg) -> str:
@@ -45,7 +51,7 @@ def of_backward_leg(view: View, leg: Leg) -> str:
             "Norms in a deep plain network enlarge gradients at every layer: fewer layers, skips, "
             "or `--norm none --init he`."
         )
-    if leg.decades < 0 and any(str(s.row.type).lower() in ("sigmoid", "tanh", "softsign") for s in view.steps):
+    if leg.decades < 0 and any(view.activation(s.name) in ("sigmoid", "tanh", "softsign") for s in view.steps):
         return "`--activation relu --init he`, or a norm, `--norm batch`."
     return of_leg(view, leg)
 

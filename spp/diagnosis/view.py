@@ -18,16 +18,12 @@ import pandas as pd
 
 from spp.diagnosis.main_path import along, components, of_signals
 from spp.frame.schema import BlockColumn, Column, ModuleColumn
-from spp.vocabulary import Signal
+from spp.vocabulary import LayerKind, Signal
 
 OUTSIDE = "."
 """How the wiring writes what came from outside the network."""
-NORM_WORDS = ("norm", "responsenorm", "dyt")
-"""What the class name of a norm contains, in small letters."""
 GATES = ("sigmoid", "hardsigmoid")
-"""Classes of the activations that make a gate, in small letters."""
-PLAIN = ("pool", "flatten", "identity", "dropout", "permute", "upsample", "pad", "droppath", "stochasticdepth")
-"""Class names of steps whose gain follows from what they do, not from what they are set to."""
+"""Activations that make a gate."""
 
 
 class Measured(Protocol):
@@ -59,7 +55,7 @@ class Measured(Protocol):
 
 
 class Kind(StrEnum):
-    """What a step is."""
+    """What a step is, as far as the rules tell apart what :mod:`spp.layers` knows."""
 
     WEIGHTED = "weighted layer"
     """A convolution or Linear layer."""
@@ -69,7 +65,19 @@ class Kind(StrEnum):
     GATE = "gate"
     """A squeeze-and-excitation block or the like, as a whole."""
     PLAIN = "pooling and the like"
+    """A step whose gain follows from what it does, not from what it is set to."""
     OTHER = "other"
+
+
+KINDS = {
+    LayerKind.NORM: Kind.NORM,
+    LayerKind.ACTIVATION: Kind.ACTIVATION,
+    LayerKind.SOFTMAX: Kind.ACTIVATION,
+    LayerKind.POOLING: Kind.PLAIN,
+    LayerKind.DROPOUT: Kind.PLAIN,
+    LayerKind.RESHAPE: Kind.PLAIN,
+}
+"""Kinds of leaves without weights; all else is ``OTHER``."""
 
 
 class Key(NamedTuple):
@@ -131,14 +139,14 @@ class BranchRatio:
 
     Attributes:
         block: The residual block.
-        branch: The leaf that sets the branch's scale.
+        name: The leaf that sets the branch's scale.
         depth: Depth of that leaf.
         decades: log10 of the ratio; minus infinity for a branch of exact zeros.
         group: Which merge of its block it is, and whether the skip is projected: attention is no measure for feed-forward.
     """
 
     block: str
-    branch: str
+    name: str
     depth: int | None
     decades: float
     group: tuple[int, bool]
@@ -162,6 +170,7 @@ class View:
         self._trace, self.frame, self.run = trace, trace.frame, trace.run
         if len(self.frame) and self.frame[Column.STEP].nunique() > 1:
             self.frame = self.frame[self.frame[Column.STEP] == self.frame[Column.STEP].max()]
+        self.modules, self.unmeasured, self.exponents = trace.modules, trace.unmeasured, trace.exponents
         self.precision, self.limits = precision, limits or {}
 
     @cached_property
@@ -170,21 +179,6 @@ class View:
         steps = self._trace.blocks[BlockColumn.STEP]
         last: pd.DataFrame = self._trace.blocks[steps == steps.max()]
         return last
-
-    @property
-    def modules(self) -> pd.DataFrame:
-        """One row per module."""
-        return self._trace.modules
-
-    @property
-    def unmeasured(self) -> pd.DataFrame:
-        """One row per thing that could not be measured."""
-        return self._trace.unmeasured
-
-    @property
-    def exponents(self) -> pd.DataFrame:
-        """Counts by power of two."""
-        return self._trace.exponents
 
     @cached_property
     def facts(self) -> dict[str, Any]:
@@ -224,7 +218,7 @@ class View:
         """
         found: dict[str, str] = {}
         for key, row in self.leaves.items():
-            if row.type.lower() not in GATES:
+            if self.activation(key.name) not in GATES:
                 continue
             name = key.name
             while name := name.rpartition(".")[0]:
@@ -251,14 +245,19 @@ class View:
         return found
 
     @cached_property
+    def ends(self) -> dict[Signal, pd.DataFrame]:
+        """Activations and gradients at the end of each component, in forward order, see :mod:`spp.diagnosis.main_path`."""
+        return {signal: along(self.frame, signal) for signal in (Signal.ACTIVATION, Signal.GRADIENT)}
+
+    @cached_property
     def stream(self) -> pd.DataFrame:
-        """Activations at the end of each component of the network but its readout, see :mod:`spp.diagnosis.main_path`."""
-        return self._body(along(self.frame, Signal.ACTIVATION))
+        """Activations at the end of each component of the network but its readout."""
+        return self._body(self.ends[Signal.ACTIVATION])
 
     @cached_property
     def back(self) -> pd.DataFrame:
         """Gradients at the same places, in the order in which the signal runs forward."""
-        return self._body(along(self.frame, Signal.GRADIENT))
+        return self._body(self.ends[Signal.GRADIENT])
 
     @cached_property
     def branch_ratios(self) -> list[BranchRatio]:
@@ -315,6 +314,11 @@ class View:
         """Whether a module ran in training mode."""
         fact = self.facts.get(name)
         return fact is None or bool(fact.training)
+
+    def activation(self, name: str) -> str:
+        """The nonlinearity that a module is, without underscores, as runs of version 1 have it; empty for any other module."""
+        found = getattr(self.facts.get(name), ModuleColumn.ACTIVATION, None)
+        return found.replace("_", "") if isinstance(found, str) else ""
 
     def feeder(self, step: Step) -> Step | None:
         """The weighted layer or norm that feeds a step, through other steps if need be."""
@@ -382,17 +386,12 @@ class View:
         fact = self.facts.get(name)
         if fact is None:
             return Kind.OTHER
-        word = str(fact.type).lower()
-        if given(fact, "fan_in"):
-            # One input channel for each group: the second side of the weight's shape is 1.
-            sides = str(getattr(self.weights.get((name, "weight")), "shape", "")).split("x")
-            depthwise = given(fact, "groups") and fact.groups > 1 and len(sides) > 2 and sides[1] == "1"
-            return Kind.DEPTHWISE if depthwise else Kind.WEIGHTED
-        if any(part in word for part in NORM_WORDS):
-            return Kind.NORM
-        if any(part in word for part in PLAIN):
-            return Kind.PLAIN
-        return Kind.ACTIVATION if isinstance(fact.activation, str) else Kind.OTHER
+        if fact.kind not in (LayerKind.CONVOLUTION, LayerKind.LINEAR) or not given(fact, "fan_in"):
+            return KINDS.get(fact.kind, Kind.OTHER)
+        # One input channel for each group: the second side of the weight's shape is 1.
+        sides = str(getattr(self.weights.get((name, "weight")), "shape", "")).split("x")
+        depthwise = given(fact, "groups") and fact.groups > 1 and len(sides) > 2 and sides[1] == "1"
+        return Kind.DEPTHWISE if depthwise else Kind.WEIGHTED
 
     def _branch_end(self, branch: Key) -> tuple[str, int | None]:
         """The leaf that sets a branch's scale: its last weighted layer or norm, through dropout and the like."""
@@ -458,6 +457,14 @@ def _key(word: str) -> Key:
     return Key(name, int(call) if call else 0)
 
 
-def place(where: Any) -> dict[str, Any]:
-    """``name`` and ``depth`` of a step or a row, as a finding takes them."""
-    return {"name": str(where.name), "depth": None if where.depth is None else int(where.depth)}
+def measured(where: Any, signal: Signal, statistic: str, value: float, expected: str | None = None) -> dict[str, Any]:
+    """What a finding says was measured, and where: a step, a row or a branch; None for the whole network."""
+    depth = getattr(where, "depth", None)
+    return {
+        "name": "" if where is None else str(where.name),
+        "depth": None if depth is None else int(depth),
+        "signal": signal,
+        "statistic": str(statistic),
+        "value": float(value),
+        "expected": expected,
+    }

@@ -16,8 +16,8 @@ from hypothesis import given, settings
 from torch import nn
 
 import spp
-from spp.capture.recorder import Recorder
 from spp.capture.gradients import Gradients
+from spp.capture.recorder import Recorder
 from spp.errors import InputError
 from spp.stats import backends
 from spp.stats.backends import cuda, native, reference

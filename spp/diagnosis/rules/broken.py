@@ -8,7 +8,7 @@ from typing import Any
 from spp.diagnosis import remedies
 from spp.diagnosis.findings import EVERYTHING, Finding, count, number, percent, quoted, some
 from spp.diagnosis.registry import rule
-from spp.diagnosis.view import Key, View, place, records
+from spp.diagnosis.view import Key, View, measured, records
 from spp.frame.schema import Column
 from spp.vocabulary import Severity, Signal
 
@@ -55,11 +55,7 @@ def nonfinite(view: View, at: Any) -> Iterator[Finding]:
     also = f"; {count(len(others), 'further layer')} after it" if others else ""
     yield Finding(
         severity=Severity.ERROR,
-        **place(maker),
-        signal=signal,
-        statistic=str(Column.NONFINITE),
-        value=float(first.nonfinite),
-        expected="0",
+        **measured(maker, signal, Column.NONFINITE, first.nonfinite, "0"),
         message=f"{what} ({percent(first.nonfinite / first.numel)} of its values{also}).",
         remedy=remedy,
         evidence=f"{first.dtype}; largest finite magnitude {number(first.abs_max)}",
@@ -73,12 +69,10 @@ def _leaves_first(rows: Iterable[Any]) -> list[Any]:
 
 
 def _sources(view: View, key: Key) -> str:
-    sources = view.sources(key)
-    if not sources:
+    finite = [f"{quoted(row.name)} (finite, at most {number(row.abs_max)} in magnitude)" for row in view.sources(key)]
+    if not finite:
         return "which is fed from outside: by the batch, or by functions that no module announces"
-    return "fed by " + ", ".join(
-        f"{quoted(row.name)} (finite, at most {number(row.abs_max)} in magnitude)" for row in sources
-    )
+    return f"fed by {', '.join(finite)}"
 
 
 @rule(
@@ -120,7 +114,7 @@ def no_gradient(view: View, at: Any) -> Iterator[Finding]:
     if "weight_gradient" not in view.run.get("signals", ["weight_gradient"]):
         return
     holes = [row for row in records(view.unmeasured) if row.signal == Signal.WEIGHT_GRADIENT]
-    if any(row.reason == NO_BACKWARD for row in holes) and not view.weight_gradients:
+    if not view.weight_gradients and NO_BACKWARD in {row.reason for row in holes}:
         yield Finding(
             severity=Severity.ERROR,
             name="",
@@ -130,21 +124,22 @@ def no_gradient(view: View, at: Any) -> Iterator[Finding]:
         )
         return
     missed = {str(row.name) for row in holes if row.reason in (UNREACHED, NO_BACKWARD)}
-    trainable = [key.name for key in view.leaves if key.call == 0 and _trainable(view, key.name)]
+    yield from _unreached(view, missed)
+
+
+def _unreached(view: View, missed: set[str]) -> Iterator[Finding]:
+    """The finding about the layers that ran and are among the ``missed`` ones."""
+    trainable = {key.name: n for key in view.leaves if key.call == 0 and (n := _trainable(view, key.name))}
     unreached = [name for name in trainable if name in missed]
     if not unreached:
         return
-    cut = trainable[: len(unreached)] == unreached and len(unreached) < len(trainable)
+    cut = [*trainable][: len(unreached)] == unreached != [*trainable]
     name = unreached[-1] if cut else unreached[0]
-    share = sum(_trainable(view, n) for n in unreached) / max(1, sum(_trainable(view, n) for n in trainable))
+    share = sum(trainable[n] for n in unreached) / sum(trainable.values())
     verb = "gets" if len(unreached) == 1 else "get"
     yield Finding(
         severity=Severity.ERROR if cut or share >= 0.5 else Severity.WARNING,
-        **place(view.leaves[Key(name)]),
-        signal=Signal.WEIGHT_GRADIENT,
-        statistic="share of parameters",
-        value=share,
-        expected="0",
+        **measured(view.leaves[Key(name)], Signal.WEIGHT_GRADIENT, "share of parameters", share, "0"),
         message=f"{count(len(unreached), 'layer')} ran but {verb} no gradient, {percent(share)} of the trainable "
         f"parameters: {'the graph is cut behind' if cut else 'the loss does not depend on'} {name}.",
         remedy="Look for detach, no_grad or a numpy round trip right behind it."

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -10,7 +11,7 @@ import numpy as np
 from spp.diagnosis.attenuation import distinct, dying, judge
 from spp.diagnosis.findings import Finding, count, factor, further, number, percent, some
 from spp.diagnosis.registry import rule
-from spp.diagnosis.view import Key, Kind, Step, View, given, place
+from spp.diagnosis.view import Key, Kind, Step, View, given, measured
 from spp.frame.schema import Column
 from spp.vocabulary import Severity, Signal
 
@@ -22,11 +23,7 @@ UNIT_SATURATION = {"relu6": 0.5236, "hardtanh": 0.3222, "hardsigmoid": 0.0033, "
     "dead_layer",
     "a layer that gives out the same whatever comes in: all channels zero or constant over the batch",
     thresholds={
-        "alive": (
-            1e-6,
-            "share of the variance in the second moment of what it takes: a million times what counts as dead, so "
-            "that one layer did it and not all together",
-        )
+        "alive": (1e-6, "share of the variance in its input's second moment: a million times what counts as dead")
     },
     source="no information passes a constant; the gradient through it is zero or useless",
     tags=("dead", "layer"),
@@ -42,11 +39,7 @@ def dead_layer(view: View, at: Any) -> Iterator[Finding]:
             continue
         yield Finding(
             severity=Severity.ERROR,
-            **place(culprit),
-            signal=Signal.ACTIVATION,
-            statistic=str(Column.DEAD_FRACTION),
-            value=float(step.row.dead_fraction),
-            expected="below 1",
+            **measured(culprit, Signal.ACTIVATION, Column.DEAD_FRACTION, step.row.dead_fraction, "below 1"),
             message=f"{step.name} is dead: {why}.",
             remedy=remedy,
             evidence=f"largest magnitude of its output {number(step.row.abs_max)}",
@@ -95,26 +88,22 @@ def saturation(view: View, at: Any) -> Iterator[Finding]:
     """The saturated share beyond that of a unit normal input, as a part of what could be beyond it."""
     bad: list[tuple[Key, Any, float]] = []
     for key, row in view.leaves.items():
-        usual = UNIT_SATURATION.get(str(row.type).lower(), 0.0)
+        usual = UNIT_SATURATION.get(view.activation(key.name), 0.0)
         share = row.saturated_fraction
-        excess = -1.0 if share is None else (float(share) - usual) / (1 - usual)
+        excess = (share - usual) / (1 - usual)
         if excess >= at.warning and row.dead_fraction < 1:
             bad.append((key, row, excess))
     if not bad:
         return
     key, row, excess = bad[0]
-    feeder = next(iter(view.sources(key)), None)
-    weighted = any(step.is_weighted for step in view.steps if feeder is not None and step.row is feeder)
-    came = "" if feeder is None else f": {feeder.name} gives it values of rms {number(feeder.rms)}"
+    sources = view.sources(key)[:1]
+    came = "".join(f": {source.name} gives it values of rms {number(source.rms)}" for source in sources)
+    weighted = [step.row for step in view.steps if step.is_weighted and step.row in sources]
+    culprit, share = (*weighted, row)[0], row.saturated_fraction
     yield Finding(
         severity=Severity.ERROR if excess >= at.error else Severity.WARNING,
-        **place(feeder if weighted else row),
-        signal=Signal.ACTIVATION,
-        statistic=str(Column.SATURATED_FRACTION),
-        value=float(row.saturated_fraction),
-        expected=f"below {at.warning:g}",
-        message=f"{percent(row.saturated_fraction)} of the values of {row.name} ({row.type}) lie at an end of its "
-        f"range{came}{further(bad)}.",
+        **measured(culprit, Signal.ACTIVATION, Column.SATURATED_FRACTION, share, f"below {at.warning:g}"),
+        message=f"{percent(share)} of the values of {row.name} ({row.type}) lie at an end of its range{came}{further(bad)}.",
         remedy="Smaller weights before it, `--init xavier` or `--init lecun`, or a norm before it, `--norm batch`.",
         evidence=some([f"{r.name} ({percent(r.saturated_fraction)})" for _, r, _ in bad]),
     )
@@ -136,37 +125,38 @@ def groups_init(view: View, at: Any) -> Iterator[Finding]:
     torch's own ``fan_out`` does this, and torchvision's EfficientNet and MobileNet with it, where the norm behind every
     convolution makes good for it; without norms the signal dies.
     """
-    groups = {s.key: int(view.facts[s.name].groups) for s in view.steps if s.is_weighted and _grouped(view, s)}
-    grouped = [s for s in view.steps if groups.get(s.key, 1) >= at.groups]
-    blind = [s for s in grouped if 0.2 <= view.weight_gain(s.name) * groups[s.key] <= 5.0]
-    if not blind or len(blind) < at.share * len(grouped):
+    blind = _blind(view, at)
+    if not blind:
         return
-    stream = [s for s in blind if not view.in_branch(s.name)] or blind
-    lost = sum(float(np.log10(groups[s.key] / 2)) for s in stream)
-    unhealed = not all(view.normed(s) for s in blind)
-    kind = "depthwise" if all(s.kind is Kind.DEPTHWISE for s in blind) else "grouped"
-    first = blind[0]
-    healed = "" if unhealed else " The norm behind each makes good for it; without norms it would kill the signal."
-    yield Finding(
-        severity=dying(view) or Severity.WARNING if unhealed else Severity.NOTE,
-        **place(first),
-        signal=Signal.WEIGHT,
-        statistic="fan_in x mean_square",
-        value=view.weight_gain(first.name),
-        expected=f"about 1 to 2, as for a group of {view.facts[first.name].fan_in} inputs",
-        message=f"The init of {len(blind)} {kind} convolutions ignores their groups, {first.name} first. Each scales the "
-        f"second moment by about 2/groups ({number(2 / groups[first.key])} there), {factor(lost)} in all over the "
-        f"{len(stream)} that no skip bypasses.{healed}",
-        remedy="`--init he` counts the channels of one group (in Python, spp.nn.initialize_(model, 'he'))."
-        if unhealed
-        else "",
-        evidence=some([f"{s.name} ({groups[s.key]} groups)" for s in blind]),
-        tags=None if unhealed else (),
+    first, groups = blind[0]
+    wanted = f"about 1 to 2, as for a group of {view.facts[first.name].fan_in} inputs"
+    stream = [g for s, g in blind if not view.in_branch(s.name)] or [g for _, g in blind]
+    lost = float(np.log10(np.array(stream) / 2).sum())
+    kind = "depthwise" if {s.kind for s, _ in blind} == {Kind.DEPTHWISE} else "grouped"
+    told = (
+        f"The init of {len(blind)} {kind} convolutions ignores their groups, {first.name} first. Each scales the second "
+        f"moment by about 2/groups ({number(2 / groups)} there), {factor(lost)} in all over the {len(stream)} that no skip "
+        "bypasses."
     )
+    found = Finding(
+        severity=dying(view) or Severity.WARNING,
+        **measured(first, Signal.WEIGHT, "fan_in x mean_square", view.weight_gain(first.name), wanted),
+        message=told,
+        remedy="`--init he` counts the channels of one group (in Python, spp.nn.initialize_(model, 'he')).",
+        evidence=some([f"{s.name} ({g} groups)" for s, g in blind]),
+    )
+    if all(view.normed(s) for s, _ in blind):
+        told += " The norm behind each makes good for it; without norms it would kill the signal."
+        found = replace(found, severity=Severity.NOTE, message=told, remedy="", tags=())
+    yield found
 
 
-def _grouped(view: View, step: Step) -> bool:
-    return given(view.facts.get(step.name), "groups")
+def _blind(view: View, at: Any) -> list[tuple[Step, int]]:
+    """Grouped layers with an init that ignores their groups, and how many groups; none where the most do not."""
+    weighted = [s for s in view.steps if s.is_weighted and given(view.facts[s.name], "groups")]
+    grouped = [(s, g) for s in weighted if (g := int(view.facts[s.name].groups)) >= at.groups]
+    blind = [(s, g) for s, g in grouped if 0.2 <= view.weight_gain(s.name) * g <= 5.0]
+    return blind if len(blind) >= at.share * len(grouped) else []
 
 
 @rule(
@@ -175,12 +165,12 @@ def _grouped(view: View, step: Step) -> bool:
     thresholds={
         "share": (
             0.9,
-            "nine tenths of the second moment do not depend on the input: less than a third of the amplitude does",
+            "of the second moment, which does not depend on the input; less than a third of the amplitude does",
         ),
         "times": (100.0, "ten times the amplitude of the other biases: torch's and all published inits differ by less"),
     },
     source="second moment of w x + b = that of w x + b^2",
-    tags=("layer",),
+    tags=("bias",),
     follows=("dead",),
 )
 def bias_outlier(view: View, at: Any) -> Iterator[Finding]:
@@ -201,11 +191,7 @@ def bias_outlier(view: View, at: Any) -> Iterator[Finding]:
         largest = view.weights[step.name, "bias"].abs_max
         yield Finding(
             severity=Severity.ERROR,
-            **place(step),
-            signal=Signal.WEIGHT,
-            statistic="bias mean_square / output mean_square",
-            value=share,
-            expected=f"at most {at.share:g}",
+            **measured(step, Signal.WEIGHT, "bias mean_square / output mean_square", share, f"at most {at.share:g}"),
             message=f"The bias of {step.name} outweighs its input: it makes up {percent(min(share, 1.0))} of the second "
             f"moment of what comes out (largest magnitude {number(largest)}), so all samples look alike behind it.",
             remedy="Set it to zero: torch.nn.init.zeros_(layer.bias); every init of `spp list inits` but default does.",
@@ -223,15 +209,11 @@ def _kills(view: View, step: Step) -> bool:
     "mean_shift",
     "channel means that outweigh the variance, so that all samples look alike",
     thresholds={
-        "ratio": (
-            30.0,
-            "ReLU networks at init reach ACSM/ACV of 2 to 10 as depth grows; at 30 the samples differ by less than "
-            "a fifth of the amplitude",
-        ),
+        "ratio": (30.0, "samples differ by less than a fifth of the amplitude; ReLU networks at init reach 2 to 10")
     },
     source="Brock, De & Smith 2021, arXiv 2101.08692 (mean shift)",
     tags=("mean",),
-    follows=("layer",),
+    follows=("layer", "bias"),
 )
 def mean_shift(view: View, at: Any) -> Iterator[Finding]:
     """ACSM over ACV at the outputs of weighted layers, norms and activations; the first that exceeds, and where most arises."""
@@ -244,11 +226,7 @@ def mean_shift(view: View, at: Any) -> Iterator[Finding]:
     first, ratio = bad[0]
     yield Finding(
         severity=Severity.WARNING,
-        **place(_blamed(view, first)),
-        signal=Signal.ACTIVATION,
-        statistic="acsm / acv",
-        value=ratio,
-        expected=f"below {at.ratio:g}",
+        **measured(_blamed(view, first), Signal.ACTIVATION, "acsm / acv", ratio, f"below {at.ratio:g}"),
         message=f"The mean drowns the signal from {first.name} on: its squared channel means are {number(ratio)} times its "
         f"channel variances, and up to {number(max(r for _, r in bad))} times in {count(len(bad) - 1, 'layer')} behind it.",
         remedy="Centre the input or the weights: `--norm batch`, or `--norm scaled_ws` without statistics; "
@@ -276,7 +254,7 @@ def _blamed(view: View, step: Step) -> Step:
     },
     source="Lu et al. 2019, arXiv 1903.06733 (dying ReLU)",
     tags=("channels",),
-    follows=("layer", "mean"),
+    follows=("layer", "bias", "mean"),
 )
 def dead_channels(view: View, at: Any) -> Iterator[Finding]:
     """Activations with at least ``share`` of dead channels, twice as many as in what they take."""
@@ -294,11 +272,7 @@ def dead_channels(view: View, at: Any) -> Iterator[Finding]:
     fed = f"; {culprit.name} feeds it" if culprit is not first else ""
     yield Finding(
         severity=Severity.WARNING,
-        **place(culprit),
-        signal=Signal.ACTIVATION,
-        statistic=str(Column.DEAD_FRACTION),
-        value=float(first.row.dead_fraction),
-        expected=f"below {at.share:g}",
+        **measured(culprit, Signal.ACTIVATION, Column.DEAD_FRACTION, first.row.dead_fraction, f"below {at.share:g}"),
         message=f"{percent(first.row.dead_fraction)} of the channels of {first.name} give out the same for every sample"
         f"{further(bad, before=', and so in ')}{fed}.",
         remedy="A smaller bias or learning rate, or an activation without a dead side: `--activation leaky_relu`.",

@@ -9,7 +9,7 @@ import numpy as np
 
 from spp.diagnosis.findings import Finding, count, further, number, some
 from spp.diagnosis.registry import rule
-from spp.diagnosis.view import Step, View, is_batch_norm, place
+from spp.diagnosis.view import Step, View, is_batch_norm, measured
 from spp.vocabulary import Severity, Signal
 
 
@@ -19,8 +19,7 @@ from spp.vocabulary import Severity, Signal
     thresholds={
         "values": (
             8.0,
-            "values per channel and batch; the variance of so few has a relative spread of sqrt(2/8) = 1/2, and the gradient's "
-            "growth per layer doubles (Yang et al. 2019)",
+            "per channel; the variance of so few has a relative spread of 1/2, and gradients grow twice as fast",
         )
     },
     source="Ioffe & Szegedy 2015, arXiv 1502.03167; Yang et al. 2019, arXiv 1902.08129: (B-2)/(B-3) per layer",
@@ -37,16 +36,12 @@ def batch_of_one(view: View, at: Any) -> Iterator[Finding]:
     who = f"{first.name} and {count(len(bad) - 1, 'further norm')}"
     yield Finding(
         severity=Severity.ERROR if single else Severity.WARNING,
-        **place(first),
-        signal=Signal.ACTIVATION,
-        statistic="values per channel",
-        value=_values(first),
-        expected=f"batches of 2 or more, and at least {at.values:g} values",
-        message=f"BatchNorm runs in training mode on batches of one sample: {who} normalize each sample by itself, which "
-        "evaluation mode will not do."
+        **measured(
+            first, Signal.ACTIVATION, "values per channel", _values(first), f"{at.values:g} or more, of 2 samples"
+        ),
+        message=f"BatchNorm trains on batches of one sample: {who} normalize it by itself, unlike in evaluation mode."
         if single
-        else f"{who} take their statistics over {number(_values(first))} values per channel: noise of the same size as "
-        "the signal.",
+        else f"{who} take their statistics over {number(_values(first))} values per channel: noise as large as the signal.",
         remedy="`--batch-size 32`, a norm that needs no batch, `--norm group`, or `--eval`.",
         evidence=some([f"{s.name} ({number(_values(s))})" for s in bad]),
     )
@@ -60,7 +55,7 @@ def batch_of_one(view: View, at: Any) -> Iterator[Finding]:
     },
     source="y = (x - mean) / sqrt(var + eps)",
     tags=("layer",),
-    follows=("layer", "batch"),
+    follows=("layer", "bias", "batch"),
 )
 def norm_input(view: View, at: Any) -> Iterator[Finding]:
     """Mean square (of LayerNorm and the like) or channel variance (of BatchNorm) of the input against eps."""
@@ -75,11 +70,7 @@ def norm_input(view: View, at: Any) -> Iterator[Finding]:
     step, source, size, eps = bad[0]
     yield Finding(
         severity=Severity.ERROR,
-        **place(source),
-        signal=Signal.ACTIVATION,
-        statistic="acv",
-        value=size,
-        expected=f"above {at.times:g} eps = {number(at.times * eps)}",
+        **measured(source, Signal.ACTIVATION, "acv", size, f"above {at.times:g} eps = {number(at.times * eps)}"),
         message=f"{source.name} gives {step.name} a channel variance of {number(size)}, far below its eps of {eps:g}: the "
         f"norm no longer normalizes{further(bad, 'norm')}.",
         remedy="Larger weights before it, `--init he`, or a smaller eps.",
@@ -105,11 +96,7 @@ def norm_gradient(view: View, at: Any) -> Iterator[Finding]:
     verb = "enlarge" if mean > 0 else "shrink"
     yield Finding(
         severity=Severity.NOTE,
-        name="",
-        signal=Signal.GRADIENT,
-        statistic="squared gradient before / behind",
-        value=10**mean,
-        expected=f"within {at.factor:g} of 1",
+        **measured(None, Signal.GRADIENT, "squared gradient before / behind", 10**mean, f"within {at.factor:g} of 1"),
         message=f"The norms rescale gradients: {len(found)} of them {verb} the squared gradient "
         f"{number(10 ** abs(mean))}-fold on average, {number(10 ** low[1])} at {low[0].name} to {number(10 ** high[1])} at "
         f"{high[0].name}.",

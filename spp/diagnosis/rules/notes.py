@@ -14,7 +14,7 @@ import numpy as np
 import pandas as pd
 
 from spp.diagnosis.findings import Finding, count, factor, number, percent, quoted
-from spp.diagnosis.main_path import along, of_signals
+from spp.diagnosis.main_path import of_signals
 from spp.diagnosis.registry import FACT, Check, rule
 from spp.diagnosis.view import View
 from spp.frame.schema import Column
@@ -63,7 +63,7 @@ def first_nonfinite(view: View, at: Any) -> Iterator[Finding]:
 @_fact("activation_scale", "how far activations travel along the network, and where")
 def activation_scale(view: View, at: Any) -> Iterator[Finding]:
     """The mean square at the end of each component."""
-    path = along(of_signals(view.frame), Signal.ACTIVATION)
+    path = view.ends[Signal.ACTIVATION]
     verbs = ("collapse", "shrink", "grow", "explode")
     yield from _scale(path, path[Column.MEAN_SQUARE], Signal.ACTIVATION, "mean square", "Activations", verbs)
 
@@ -71,7 +71,7 @@ def activation_scale(view: View, at: Any) -> Iterator[Finding]:
 @_fact("gradient_scale", "how far gradients travel on their way back, and where")
 def gradient_scale(view: View, at: Any) -> Iterator[Finding]:
     """The squared norm of the whole tensor: pooling shares a gradient out among more elements, which is no loss."""
-    path = along(of_signals(view.frame), Signal.GRADIENT).iloc[::-1]
+    path = view.ends[Signal.GRADIENT].iloc[::-1]
     norm = path[Column.MEAN_SQUARE] * path[Column.NUMEL]
     verbs = ("vanish", "shrink", "grow", "explode")
     yield from _scale(path, norm, Signal.GRADIENT, "squared norm", "Gradients, followed backwards,", verbs)
@@ -141,7 +141,7 @@ def relative_gradients(view: View, at: Any) -> Iterator[Finding]:
 @_fact("mean_share", "where the squared channel means outweigh the channel variances: the samples look alike")
 def mean_share(view: View, at: Any) -> Iterator[Finding]:
     """ACSM over ACV at the end of each component."""
-    path = along(of_signals(view.frame), Signal.ACTIVATION)
+    path = view.ends[Signal.ACTIVATION]
     path = path[(path[Column.NUMEL] > path[Column.CHANNELS]) & (path[Column.ACV] > 0)]
     ratio = (path[Column.ACSM] / path[Column.ACV]).dropna()
     if ratio.empty:

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
 
 from spp.diagnosis.findings import Finding, count, factor, number, some
 from spp.diagnosis.registry import rule
-from spp.diagnosis.view import Kind, Step, View, place, ratio
+from spp.diagnosis.view import Kind, Step, View, measured, ratio
 from spp.frame.schema import Column
 from spp.vocabulary import Severity, Signal
 
@@ -38,17 +39,13 @@ def _outliers(values: Sequence[tuple[Step, float]], at: Any) -> Iterator[Outlier
     "cliff",
     "one layer that changes the second moment far more than its neighbours do",
     thresholds={
-        "decades": (
-            1.5,
-            "beyond the median gain of its kind: a factor 5.6 in amplitude; common inits (He, LeCun, fan-out, 1x1 against 3x3) "
-            "differ by less within a network",
-        ),
+        "decades": (1.5, "beyond the median gain of its kind: a factor 5.6 in amplitude; common inits differ by less"),
         "error": (4.0, "a factor 100 in amplitude: neither side of it can be trained at the other's rate"),
         "spreads": (6.0, "and six times the median deviation of its kind, so that uneven networks are not all cliffs"),
     },
     source="robust outliers: median and median absolute deviation",
     tags=("layer",),
-    follows=("layer", "groups", "branch"),
+    follows=("layer", "bias", "groups", "branch"),
 )
 def cliff(view: View, at: Any) -> Iterator[Finding]:
     """The step whose gain departs most from the median of its kind, unless the norm behind it makes good for it."""
@@ -60,24 +57,11 @@ def cliff(view: View, at: Any) -> Iterator[Finding]:
     if not found:
         return
     step, off, usual = max(found, key=lambda one: abs(one[1]))
-    gain = view.weight_gain(step.name)
-    peers = [
-        g for s in view.steps if s.kind is step.kind and s is not step and np.isfinite(g := view.weight_gain(s.name))
-    ]
-    by_weights = np.isfinite(gain) and peers and abs(np.log10(gain / np.median(peers)) - off) < 0.7
-    blamed = (
-        f" Its weights do it: fan_in x mean square is {number(gain)} there and {number(float(np.median(peers)))} in the "
-        "others."
-        if by_weights
-        else ""
-    )
+    gain = 10 ** (step.decades if np.isfinite(step.decades) else off)
+    blamed, wanted = _by_weights(view, step, off), f"near {number(10**usual)}, as in the others of its kind"
     yield Finding(
         severity=Severity.ERROR if abs(off) >= at.error else Severity.WARNING,
-        **place(step),
-        signal=Signal.ACTIVATION,
-        statistic="mean_square out / in",
-        value=10 ** (step.decades if np.isfinite(step.decades) else off),
-        expected=f"near {number(10**usual)}, as in the others of its kind",
+        **measured(step, Signal.ACTIVATION, "mean_square out / in", gain, wanted),
         message=f"{step.name} {'multiplies' if off > 0 else 'divides'} the second moment {factor(off)} more than the other "
         f"layers of its kind do.{blamed}",
         remedy="Initialize it as the others: `--init he` for ReLU-like activations, `--init lecun` for SELU, tanh or none."
@@ -85,6 +69,16 @@ def cliff(view: View, at: Any) -> Iterator[Finding]:
         else "Look at what this layer does to its input.",
         evidence=f"gain {number(10 ** (usual + off))} against {number(10**usual)}",
     )
+
+
+def _by_weights(view: View, step: Step, off: float) -> str:
+    """That a step's weights depart from those of its kind as its gain does; empty where they do not."""
+    gain = view.weight_gain(step.name)
+    peers = [view.weight_gain(s.name) for s in view.steps if s.kind is step.kind and s is not step]
+    usual = float(np.median([peer for peer in peers if np.isfinite(peer)] or [np.nan]))
+    if not abs(ratio(gain, usual) - off) < 0.7:
+        return ""
+    return f" Its weights do it: fan_in x mean square is {number(gain)} there and {number(usual)} in the others."
 
 
 def _norm_levels(view: View, at: Any) -> list[Outlier]:
@@ -154,11 +148,13 @@ def off_theory(view: View, at: Any) -> Iterator[Finding]:
     predicted = number(first.mean_square / 10 ** gap[first.key])
     yield Finding(
         severity=Severity.WARNING,
-        **place(first),
-        signal=Signal.ACTIVATION,
-        statistic=str(Column.MEAN_SQUARE),
-        value=float(first.mean_square),
-        expected=f"{predicted}, as predicted from the weights",
+        **measured(
+            first,
+            Signal.ACTIVATION,
+            Column.MEAN_SQUARE,
+            first.mean_square,
+            f"{predicted}, as predicted from the weights",
+        ),
         message=f"At {first.name} the second moment parts from theory: {number(first.mean_square)} instead of {predicted}.",
         remedy="Look at this layer's input: correlated channels, a bias, or a function that theory does not see.",
         evidence=some([f"{s.name} ({factor(gap[s.key])})" for s in bad]),
@@ -177,26 +173,24 @@ def blocked_gradient(view: View, at: Any) -> Iterator[Finding]:
     for step in reversed(view.steps):
         own = view.gradients.get(step.key)
         fed = [view.gradients[key] for key in step.fed if key in view.gradients and len(view.takers(key)) == 1]
-        if own is None or not own.mean_square > 0 or not fed or any(row.mean_square != 0 for row in fed):
+        if own is None or not own.mean_square > 0 or {float(row.mean_square) for row in fed} != {0.0}:
             continue
-        zero, deliberate = view.has_zero_weight(step.name), view.zero_by_design(step.name)
-        before = [s.name for s in view.steps if s.depth < step.depth and (s.name, "weight") in view.weights]
-        because = ", because its weight is" if zero else ""
-        end = (
-            ". Zero readouts and branch ends are an init of some designs (Fixup); they open with the first step."
-            if deliberate
-            else f"; {count(len(before), 'weighted layer')} before it cannot learn."
+        zero = view.has_zero_weight(step.name)
+        before = sum(s.depth < step.depth and (s.name, "weight") in view.weights for s in view.steps)
+        told = f"Gradients end at {step.name}: what comes back through it is exactly zero"
+        told += ", because its weight is" if zero else ""
+        found = Finding(
+            severity=Severity.ERROR,
+            **measured(step, Signal.GRADIENT, Column.MEAN_SQUARE, 0.0, "above 0"),
+            message=f"{told}; {count(before, 'weighted layer')} before it cannot learn.",
+            remedy="Initialize it again, `--init he`." if zero else "Initialize it again.",
         )
-        yield Finding(
-            severity=Severity.NOTE if deliberate else Severity.ERROR,
-            **place(step),
-            signal=Signal.GRADIENT,
-            statistic="mean_square",
-            value=0.0,
-            expected="above 0",
-            message=f"Gradients end at {step.name}: what comes back through it is exactly zero{because}{end}",
-            remedy="" if deliberate else f"Initialize it again{', `--init he`' if zero else ''}.",
-        )
+        if view.zero_by_design(step.name):
+            told += (
+                ". Zero readouts and branch ends are an init of some designs (Fixup); they open with the first step."
+            )
+            found = replace(found, severity=Severity.NOTE, message=told, remedy="")
+        yield found
         if not view.in_branch(step.name):
             return
 
@@ -225,11 +219,7 @@ def gradient_cliff(view: View, at: Any) -> Iterator[Finding]:
     gain = 10 ** (usual + off)
     yield Finding(
         severity=Severity.ERROR if abs(off) >= at.error else Severity.WARNING,
-        **place(step),
-        signal=Signal.GRADIENT,
-        statistic="squared norm before / behind",
-        value=gain,
-        expected="as in the others of its kind",
+        **measured(step, Signal.GRADIENT, "squared norm before / behind", gain, "as in the others of its kind"),
         message=f"Going backwards, {step.name} {'multiplies' if off > 0 else 'divides'} the squared gradient {factor(off)} "
         "more than the other layers of its kind do.",
         remedy="Look at its backward: a custom autograd function, a hook, a derivative near zero or a pole.",

@@ -10,7 +10,7 @@ import numpy as np
 from spp.diagnosis.attenuation import FOLD, dying, forward
 from spp.diagnosis.findings import Finding, count, factor, number, some
 from spp.diagnosis.registry import rule
-from spp.diagnosis.view import BranchRatio, Kind, View, place
+from spp.diagnosis.view import BranchRatio, Kind, Step, View, measured
 from spp.vocabulary import Severity, Signal
 
 
@@ -33,10 +33,7 @@ def branch_dominates(view: View, at: Any) -> Iterator[Finding]:
     "branch_vanishes",
     "a residual branch that is nothing beside its skip",
     thresholds={
-        "decades": (
-            3.0,
-            "the branch is less than 3 % of the amplitude, and so is what the block can learn in its first steps",
-        ),
+        "decades": (3.0, "the branch is less than 3 % of the amplitude, and so is what the block can learn at first"),
         "beyond": (2.0, "and the other blocks' branches are at least a hundred times larger beside their skips"),
     },
     source="De & Smith 2020, arXiv 2002.10444; on purpose in Fixup, SkipInit, ReZero, LayerScale and zero-gamma",
@@ -50,15 +47,13 @@ def branch_vanishes(view: View, at: Any) -> Iterator[Finding]:
         yield from _outlier(view, -at.decades, at.beyond, -1)
         return
     zero = all(np.isneginf(branch.decades) for branch in small)
+    # Branches may also die with everything else.
     if not zero and dying(view):
-        return  # the branches die with everything else
+        return
+    share = 10 ** np.median([branch.decades for branch in small])
     yield Finding(
         severity=Severity.NOTE,
-        name="",
-        signal=Signal.ACTIVATION,
-        statistic="branch acv / skip acv",
-        value=float(10 ** np.median([branch.decades for branch in small])),
-        expected=f"above {10**-at.decades:g}",
+        **measured(None, Signal.ACTIVATION, "branch acv / skip acv", share, f"above {10**-at.decades:g}"),
         message=f"{len(small)} of {len(view.branch_ratios)} residual branches are "
         f"{'exactly zero' if zero else 'next to nothing'} beside their skips: the network starts as its skips alone, as "
         "Fixup, SkipInit, LayerScale and zero-gamma mean it to.",
@@ -69,26 +64,20 @@ def branch_vanishes(view: View, at: Any) -> Iterator[Finding]:
 def _outlier(view: View, limit: float, beyond: float, sign: int) -> Iterator[Finding]:
     outliers: list[tuple[float, BranchRatio, float]] = []
     for group in {branch.group for branch in view.branch_ratios}:
-        peers = [branch for branch in view.branch_ratios if branch.group == group]
-        if len(peers) < 3:
-            continue
-        worst = max(peers, key=lambda branch: sign * branch.decades)
-        usual = float(np.median([branch.decades for branch in peers if branch is not worst]))
-        if sign * (worst.decades - limit) >= 0 and sign * (worst.decades - usual) >= beyond:
-            outliers.append((sign * (worst.decades - usual), worst, usual))
+        peers = sorted((b for b in view.branch_ratios if b.group == group), key=lambda b: -sign * b.decades)
+        usual = float(np.median([b.decades for b in peers[1:]])) if len(peers) > 2 else np.nan
+        off = sign * (peers[0].decades - usual)
+        if off >= beyond and sign * (peers[0].decades - limit) >= 0:
+            outliers.append((off, peers[0], usual))
     if not outliers:
         return
     _, worst, usual = max(outliers, key=lambda one: one[0])
+    share, near = 10**worst.decades, number(10**usual)
     yield Finding(
         severity=Severity.WARNING,
-        name=worst.branch,
-        depth=worst.depth,
-        signal=Signal.ACTIVATION,
-        statistic="branch acv / skip acv",
-        value=float(10**worst.decades),
-        expected=f"near {number(10**usual)}, as in the other blocks",
-        message=f"The residual branch that ends at {worst.branch} {'drowns' if sign > 0 else 'is nothing beside'} its skip: "
-        f"{number(10**worst.decades)} times its variance, where the other blocks have {number(10**usual)}.",
+        **measured(worst, Signal.ACTIVATION, "branch acv / skip acv", share, f"near {near}, as in the other blocks"),
+        message=f"The residual branch that ends at {worst.name} {'drowns' if sign > 0 else 'is nothing beside'} its skip: "
+        f"{number(share)} times its variance, where the other blocks have {near}.",
         remedy="Look at the weights of that branch; scale it as the others are.",
         evidence=some([f"{branch.block} ({number(10**branch.decades)})" for branch in view.branch_ratios]),
         # One branch that is too small breaks nothing behind it.
@@ -121,11 +110,7 @@ def residual_growth(view: View, at: Any) -> Iterator[Finding]:
         return
     yield Finding(
         severity=Severity.ERROR if travel.rise >= 2 * at.decades else Severity.WARNING,
-        name="",
-        signal=Signal.ACTIVATION,
-        statistic="mean_square per block",
-        value=float(10**each),
-        expected=f"below {at.factor:g}",
+        **measured(None, Signal.ACTIVATION, "mean_square per block", 10**each, f"below {at.factor:g}"),
         message=f"Every residual block multiplies the second moment, {number(10**each)}-fold on average: it grows "
         f"{factor(travel.rise)} over {len(inside)} blocks, since nothing scales the branches down.",
         remedy="`--norm batch`, `--residual skipinit` (branches that start at zero), or a normalizer-free network, "
@@ -152,26 +137,27 @@ def se_gates(view: View, at: Any) -> Iterator[Finding]:
     each = float(np.median([s.decades for s in gates])) if gates else 0.0
     if not gates or each > np.log10(at.factor):
         return
-    fall, severity = forward(view).fall, dying(view)
-    on_stream = [s for s in gates if not view.in_branch(s.name)] or gates
-    taken = -sum(s.decades for s in on_stream)
-    cause = severity is not None and taken >= min(at.share * fall, view.limits["vanishing"].efolds * FOLD)
-    if cause:
-        said = f"The {len(on_stream)} that no skip bypasses take {factor(taken)} of the {factor(fall)} that the signal loses."
-    elif fall < 1:
-        said = "Norms and skips make good for it here."
-    else:
-        said = f"That is {factor(taken)} in all; with everything else the signal loses {factor(fall)}."
-    first = gates[0]
+    severity, said = _toll(view, at, gates)
     yield Finding(
-        severity=severity if cause and severity is not None else Severity.NOTE,
-        **place(first),
-        signal=Signal.ACTIVATION,
-        statistic="mean_square out / in",
-        value=10**each,
-        expected=f"above {at.factor:g}",
+        severity=severity or Severity.NOTE,
+        **measured(gates[0], Signal.ACTIVATION, "mean_square out / in", 10**each, f"above {at.factor:g}"),
         message=f"{count(len(gates), 'squeeze-and-excitation gate')} shrink the second moment {factor(each)} each (their "
-        f"sigmoid starts at 1/2), {first.name} first. {said}",
-        remedy="`--se doubled` scales them by two, as Brock et al. 2021 do." if cause else "",
+        f"sigmoid starts at 1/2), {gates[0].name} first. {said}",
+        remedy="`--se doubled` scales them by two, as Brock et al. 2021 do." if severity else "",
         evidence=some([f"{s.name} ({number(10**s.decades)})" for s in gates]),
     )
+
+
+def _toll(view: View, at: Any, gates: list[Step]) -> tuple[Severity | None, str]:
+    """How bad it is what the gates take, None where they are no cause, and what they take beside what the network loses."""
+    fall = forward(view).fall
+    on_stream = [s.decades for s in gates if not view.in_branch(s.name)] or [s.decades for s in gates]
+    taken = -sum(on_stream)
+    severity = dying(view) if taken >= min(at.share * fall, view.limits["vanishing"].efolds * FOLD) else None
+    if severity is not None:
+        return severity, (
+            f"The {len(on_stream)} that no skip bypasses take {factor(taken)} of the {factor(fall)} that the signal loses."
+        )
+    if fall < 1:
+        return None, "Norms and skips make good for it here."
+    return None, f"That is {factor(taken)} in all; with everything else the signal loses {factor(fall)}."

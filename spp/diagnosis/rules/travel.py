@@ -3,17 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
-import pandas as pd
 
 from spp.diagnosis import remedies
 from spp.diagnosis.attenuation import Leg, attenuation, backward, distinct, forward, judge
 from spp.diagnosis.findings import Finding, count, factor, further, number, percent, quoted, some
 from spp.diagnosis.registry import rule
-from spp.diagnosis.view import Key, Kind, View, place, ratio, records
+from spp.diagnosis.view import Key, Kind, Step, View, measured, ratio, records
 from spp.frame.precision import lost_shares
 from spp.frame.schema import Column
 from spp.stats.extra import FORMATS
@@ -22,12 +21,9 @@ from spp.vocabulary import Severity, Signal
 STEEP = {
     "efolds": (
         6.0,
-        "e-folds of the second moment over the network; Schoenholz et al. 2017 could train to a depth of 6 of them",
+        "e-folds of the second moment over the network; Schoenholz et al. 2017 could train to a depth of 6",
     ),
-    "rate": (
-        0.25,
-        "decades per weighted layer, a factor 1.8: just below the 2 that forgetting ReLU's gain costs; slower has other causes",
-    ),
+    "rate": (0.25, "decades per weighted layer, a factor 1.8: just below the 2 that forgetting ReLU's gain costs"),
     "layers": (3.0, "weighted layers that make a rate; what one or two do is a cliff"),
 }
 FORWARD = STEEP | {
@@ -38,46 +34,14 @@ FORWARD = STEEP | {
     "error": (6.6, "decades at any rate: the square of float16's precision 2^-11"),
 }
 BACKWARD = STEEP | {
-    "warning": (
-        6.6,
-        "decades at any rate: the square of float16's precision 2^-11; a ResNet-50 with BatchNorm has 5",
-    ),
+    "warning": (6.6, "decades at any rate: the square of float16's precision 2^-11; a ResNet-50 with BatchNorm has 5"),
     "error": (8.3, "decades at any rate: (pi/(pi-1))^50, where Yang et al. 2019 found networks untrainable"),
 }
-LARGEST = {"float16": 65504.0, "bfloat16": 3.3895e38, "fp8-e4m3": 448.0, "fp8-e5m2": 57344.0}
-"""Largest finite number of each format."""
+# Smallest and largest positive number of each format.
 RANGES = {"float16": (2.0**-24, 65504.0), "bfloat16": (2.0**-133, 3.39e38), "float32": (2.0**-149, 3.4e38)}
-"""Smallest and largest positive number of each format."""
-
-
-@dataclass(frozen=True, slots=True)
-class Course:
-    """One way for a signal to go wrong, in words and numbers."""
-
-    what: str
-    noun: str
-    signal: Signal
-    column: Column
-
-    def path(self, view: View) -> pd.DataFrame:
-        """The places along the network."""
-        return view.back if self.signal is Signal.GRADIENT else view.stream
-
-    def values(self, view: View) -> pd.Series:
-        """What is followed, by place."""
-        path = self.path(view)
-        return path[self.column] * path[Column.NUMEL] if self.signal is Signal.GRADIENT else path[self.column]
-
-
-DIES = Course("The signal dies", "mean square", Signal.ACTIVATION, Column.MEAN_SQUARE)
-ALIKE = Course(
-    "The samples come to look alike", "channel variance (ACV, the mean stays)", Signal.ACTIVATION, Column.ACV
-)
-EXPLODES = Course("The signal explodes", "mean square", Signal.ACTIVATION, Column.MEAN_SQUARE)
-DIES_BACK = Course("Gradients die on their way back", "squared norm", Signal.GRADIENT, Column.MEAN_SQUARE)
-EXPLODES_BACK = Course("Gradients explode on their way back", "squared norm", Signal.GRADIENT, Column.MEAN_SQUARE)
+LARGEST = {"float16": 65504.0, "bfloat16": 3.3895e38, "fp8-e4m3": 448.0, "fp8-e5m2": 57344.0}
+# Places that are named as the steepest.
 MOST = 4
-"""Places that are named as the steepest."""
 
 
 @rule(
@@ -96,9 +60,10 @@ def vanishing(view: View, at: Any) -> Iterator[Finding]:
     """
     leg, alike = forward(view).down, distinct(view).down
     if alike is not None and (leg is None or alike.decades < leg.decades - 1):
-        yield from _course(view, alike, judge(alike, at), ALIKE)
+        what = "The samples come to look alike: the channel variance (ACV, the mean stays)"
+        yield from _course(view, alike, at, what)
     else:
-        yield from _course(view, leg, judge(leg, at), DIES)
+        yield from _course(view, leg, at, "The signal dies: the mean square", shares=True)
 
 
 @rule(
@@ -107,12 +72,11 @@ def vanishing(view: View, at: Any) -> Iterator[Finding]:
     thresholds=FORWARD,
     source="Schoenholz et al. 2017, arXiv 1611.01232; Yang et al. 2019, arXiv 1902.08129",
     tags=("rise",),
-    follows=("layer", "growth"),
+    follows=("layer", "bias", "growth"),
 )
 def exploding(view: View, at: Any) -> Iterator[Finding]:
     """The highest rise of the mean square along the network."""
-    leg = forward(view).up
-    yield from _course(view, leg, judge(leg, at), EXPLODES)
+    yield from _course(view, forward(view).up, at, "The signal explodes: the mean square", shares=True)
 
 
 @rule(
@@ -121,12 +85,11 @@ def exploding(view: View, at: Any) -> Iterator[Finding]:
     thresholds=BACKWARD,
     source="Schoenholz et al. 2017, arXiv 1611.01232; Glorot & Bengio 2010",
     tags=("fall",),
-    follows=("layer", "mean", "channels", "derivative", "fall"),
+    follows=("layer", "bias", "mean", "channels", "derivative", "fall"),
 )
 def vanishing_gradient(view: View, at: Any) -> Iterator[Finding]:
     """The deepest fall of the gradient's squared norm, from the readout to the input."""
-    leg = backward(view).down
-    yield from _course(view, leg, judge(leg, at), DIES_BACK)
+    yield from _course(view, backward(view).down, at, "Gradients die on their way back: the squared norm", back=True)
 
 
 @rule(
@@ -135,39 +98,38 @@ def vanishing_gradient(view: View, at: Any) -> Iterator[Finding]:
     thresholds=BACKWARD,
     source="Yang et al. 2019, arXiv 1902.08129, Theorem 8: 1.467 per layer for BatchNorm before ReLU",
     tags=("rise", "gradient"),
-    follows=("layer", "channels", "batch", "growth", "derivative", "rise"),
+    follows=("layer", "bias", "channels", "batch", "growth", "derivative", "rise"),
 )
 def exploding_gradient(view: View, at: Any) -> Iterator[Finding]:
     """The highest rise of the gradient's squared norm, from the readout to the input."""
-    leg = backward(view).up
-    yield from _course(view, leg, judge(leg, at), EXPLODES_BACK)
+    yield from _course(view, backward(view).up, at, "Gradients explode on their way back: the squared norm", back=True)
 
 
-def _course(view: View, leg: Leg | None, severity: Severity | None, course: Course) -> Iterator[Finding]:
-    """The finding about a course of the signal, where it is bad."""
+def _course(
+    view: View, leg: Leg | None, at: Any, what: str, *, shares: bool = False, back: bool = False
+) -> Iterator[Finding]:
+    """The finding about a course of the signal, where it is bad; ``shares`` tells which kinds of steps take how much."""
+    severity = judge(leg, at)
     if leg is None or severity is None:
         return
-    back = course.signal is Signal.GRADIENT
-    path, values = course.path(view), course.values(view)
-    whole = len(leg.places) - 1 >= len(path) / 2
+    start, *_, end = told = [f"{quoted(name)} ({number(value)})" for name, value in leg.values.items()]
     yield Finding(
         severity=severity,
-        **({"name": ""} if whole else _begins(view, leg)),
-        signal=course.signal,
-        statistic="decades per layer",
-        value=leg.decades / leg.layers,
-        expected="fewer than 6 e-folds (2.6 decades) in all, or slower than a factor 1.8 per layer",
-        message=f"{course.what}: the {course.noun} {'falls' if leg.decades < 0 else 'grows'} {factor(leg.decades)} from "
-        f"{quoted(leg.places[0])} ({number(leg.ends[0])}) to {quoted(leg.places[-1])} ({number(leg.ends[1])}), "
-        f"{number(10**leg.rate)}-fold per layer over {count(leg.layers, 'layer')}."
-        + _steepest(values, leg)
-        + ("" if back or course is ALIKE else _shares(view, leg))
-        + ("" if back else _too(view, leg))
-        + _left(path, leg),
-        remedy=remedies.of_backward_leg(view, leg) if back else remedies.of_leg(view, leg),
-        evidence=", ".join(
-            f"{quoted(name)} {number(float(values[name]))}" for name in leg.places[:: max(1, len(leg.places) // 8)]
+        **measured(
+            None if leg.share >= 0.5 else _begins(view, leg),
+            Signal.GRADIENT if back else Signal.ACTIVATION,
+            "decades per layer",
+            leg.decades / leg.layers,
+            "fewer than 6 e-folds (2.6 decades) in all, or slower than a factor 1.8 per layer",
         ),
+        message=f"{what} {'falls' if leg.decades < 0 else 'grows'} {factor(leg.decades)} from {start} to {end}, "
+        f"{number(10**leg.rate)}-fold per layer over {count(leg.layers, 'layer')}."
+        + _steepest(leg)
+        + (_shares(view, leg) if shares else "")
+        + ("" if back else _too(view, leg))
+        + _left(leg),
+        remedy=remedies.of_backward_leg(view, leg) if back else remedies.of_leg(view, leg),
+        evidence=", ".join(told[:: max(1, len(told) // 8)]),
     )
 
 
@@ -201,25 +163,24 @@ def _gains(view: View) -> str:
     )
 
 
-def _steepest(values: pd.Series, leg: Leg) -> str:
+def _steepest(leg: Leg) -> str:
     """The places where most of it happens, where they stand out."""
-    steps = np.diff(np.log10(values[list(leg.places)].to_numpy(dtype=np.float64))) * np.sign(leg.decades)
+    steps = np.diff(np.log10(leg.values.to_numpy())) * np.sign(leg.decades)
     order = [int(i) for i in np.argsort(-steps)[:MOST] if steps[i] > 1.5 * abs(leg.decades) / len(steps)]
     if not order or len(steps) <= MOST:
         return ""
     return " Most of it at " + ", ".join(f"{quoted(leg.places[i + 1])} ({factor(steps[i])})" for i in order) + "."
 
 
-def _begins(view: View, leg: Leg) -> dict[str, Any]:
-    """Name and depth of the first leaf on the way, in the direction of travel."""
+def _begins(view: View, leg: Leg) -> Step | None:
+    """The first leaf on the way, in the direction of travel."""
     first = leg.places[1]
-    inside = (s for s in view.steps if s.name == first or s.name.startswith(f"{first}."))
-    return next((place(step) for step in inside), {"name": ""})
+    return next((step for step in view.steps if f"{step.name}.".startswith(f"{first}.")), None)
 
 
-def _left(path: pd.DataFrame, leg: Leg) -> str:
+def _left(leg: Leg) -> str:
     """How many more layers at this rate each number format lasts."""
-    row: Any = path.loc[leg.places[-1]]
+    row = leg.rows.iloc[-1]
     rms, rate = float(row[Column.RMS]), leg.rate / 2
     layers = {}
     for name, (low, high) in RANGES.items():
@@ -235,41 +196,38 @@ def _left(path: pd.DataFrame, leg: Leg) -> str:
     "gradient_imbalance",
     "layers whose relative gradient is far from that of the others",
     thresholds={
-        "decades": (
-            3.0,
-            "from the median: what one learning rate moves by a percent, it moves elsewhere by a thousandfold",
-        )
+        "decades": (3.0, "from the median: what one rate moves by a percent, it moves elsewhere by a thousandfold"),
     },
     source="You et al. 2017, arXiv 1708.03888 (layer-wise ratios of gradient and weight norm)",
-    follows=("layer", "channels", "growth", "identity", "derivative", "fall", "rise"),
+    follows=("layer", "bias", "channels", "growth", "identity", "derivative", "fall", "rise"),
 )
 def gradient_imbalance(view: View, at: Any) -> Iterator[Finding]:
     """Rms of gradient over rms of weight, against the median layer."""
-    layers = {}
-    for step in view.steps:
-        weight, gradient = (rows.get((step.name, "weight")) for rows in (view.weights, view.weight_gradients))
-        decades = ratio(gradient.rms, weight.rms) if weight is not None and gradient is not None else np.nan
-        if step.is_weighted and np.isfinite(decades):
-            layers[step.name] = (step, decades)
-    if len(layers) < 3:
-        return
-    usual = float(np.median([decades for _, decades in layers.values()]))
-    off = [(step, decades, decades - usual) for step, decades in layers.values() if abs(decades - usual) >= at.decades]
+    layers, known = _relative_gradients(view)
+    usual = float(np.median([*known.values()])) if len(known) > 2 else np.nan
+    off = {name: decades - usual for name, decades in known.items() if abs(decades - usual) >= at.decades}
     if not off:
         return
-    step, decades, most = max(off, key=lambda one: abs(one[2]))
+    name = max(off, key=lambda one: abs(off[one]))
+    value, near = 10 ** known[name], f"within {at.decades:g} decades of {number(10**usual)}"
     yield Finding(
         severity=Severity.WARNING,
-        **place(step),
-        signal=Signal.WEIGHT_GRADIENT,
-        statistic="gradient rms / weight rms",
-        value=10**decades,
-        expected=f"within {at.decades:g} decades of {number(10**usual)}",
-        message=f"Relative to its weight, the gradient of {step.name} is {number(10 ** abs(most))} times "
-        f"{'larger' if most > 0 else 'smaller'} than in the median layer: no one learning rate serves both.",
+        **measured(layers[name], Signal.WEIGHT_GRADIENT, "gradient rms / weight rms", value, near),
+        message=f"Relative to its weight, the gradient of {name} is {number(10 ** abs(off[name]))} times "
+        f"{'larger' if off[name] > 0 else 'smaller'} than in the median layer: no one learning rate serves both.",
         remedy="An optimizer that scales each layer (Adam, LARS), or the same init as in the other layers.",
-        evidence=some([f"{s.name} ({number(10**own)})" for s, own, _ in off]),
+        evidence=some([f"{one} ({number(10 ** known[one])})" for one in off]),
     )
+
+
+def _relative_gradients(view: View) -> tuple[dict[str, Step], dict[str, float]]:
+    """The weighted layers, by name, and log10 of rms(gradient) / rms(weight) of those of which both are positive."""
+    layers: dict[str, Step] = {}
+    for step in (step for step in view.steps if step.is_weighted):
+        layers.setdefault(step.name, step)
+    own = {name: (view.weights.get((name, "weight")), view.weight_gradients.get((name, "weight"))) for name in layers}
+    known = {name: ratio(g.rms, w.rms) for name, (w, g) in own.items() if w is not None and g is not None}
+    return layers, {name: decades for name, decades in known.items() if np.isfinite(decades)}
 
 
 @rule(
@@ -290,12 +248,12 @@ def number_format(view: View, at: Any) -> Iterator[Finding]:
     """
     used = {str(row.dtype) for row in view.activations.values()}
     asked = set(view.precision) | (used & {"float16", "bfloat16"})
-    for name in FORMATS:
+    for name in (name for name in FORMATS if name in asked or name == "float16"):
         for signal, rows in ((Signal.ACTIVATION, view.activations), (Signal.GRADIENT, view.gradients)):
             leaves = [row for row in rows.values() if row.leaf and np.isfinite(row.abs_max)]
-            if name in asked or name == "float16":
-                yield from _overflow(at, name, signal, leaves, name in asked)
-                yield from _flush(view, at, name, signal, leaves, name in asked)
+            for found in (*_overflow(at, name, signal, leaves, name in asked), *_flush(view, at, name, signal, leaves)):
+                # What a format in use loses is a trouble of its own, whatever brought it about.
+                yield replace(found, follows=()) if name in asked else replace(found, severity=Severity.NOTE)
 
 
 def _overflow(at: Any, name: str, signal: Signal, rows: list[Any], asked: bool) -> Iterator[Finding]:
@@ -305,40 +263,29 @@ def _overflow(at: Any, name: str, signal: Signal, rows: list[Any], asked: bool) 
     worst = max(over, key=lambda row: row.abs_max)
     beyond = worst.abs_max > LARGEST[name]
     yield Finding(
-        severity=(Severity.ERROR if beyond else Severity.WARNING) if asked else Severity.NOTE,
-        **place(worst),
-        signal=signal,
-        statistic="abs_max",
-        value=float(worst.abs_max),
-        expected=f"below {number(LARGEST[name] / at.headroom)}",
+        severity=Severity.ERROR if beyond else Severity.WARNING,
+        **measured(worst, signal, "abs_max", worst.abs_max, f"below {number(LARGEST[name] / at.headroom)}"),
         message=f"{name} {'overflows' if beyond else 'is nearly full'} in {count(len(over), signal)}: {worst.name} reaches "
         f"{number(worst.abs_max)}, {name} ends at {number(LARGEST[name])}.",
         remedy="Use bfloat16, or keep these layers in float32.",
         evidence=some([f"{row.name} ({number(row.abs_max)})" for row in over]),
-        # What a format in use loses is a trouble of its own, whatever brought it about.
-        follows=() if asked else None,
     )
 
 
-def _flush(view: View, at: Any, name: str, signal: Signal, rows: list[Any], asked: bool) -> Iterator[Finding]:
+def _flush(view: View, at: Any, name: str, signal: Signal, rows: list[Any]) -> Iterator[Finding]:
     flushed = _flushed(view, name, signal, rows, at.flushed)
     if not flushed:
         return
     worst, share = max(flushed, key=lambda pair: pair[1])
     yield Finding(
-        severity=Severity.WARNING if asked else Severity.NOTE,
-        **place(worst),
-        signal=signal,
-        statistic="flushed",
-        value=share,
-        expected=f"below {at.flushed:g}",
+        severity=Severity.WARNING,
+        **measured(worst, signal, "flushed", share, f"below {at.flushed:g}"),
         message=f"{name} would flush {percent(share)} or more of the {signal} at {worst.name} to zero (rms "
         f"{number(worst.rms)}){further(flushed, before=', and more than half in ')}.",
         remedy="Scale the loss by a power of two (torch.amp.GradScaler), or use bfloat16."
         if signal is Signal.GRADIENT
         else "Use bfloat16, or cure what makes the signal so small.",
         evidence=some([f"{row.name} ({percent(s)})" for row, s in flushed]),
-        follows=() if asked else None,
     )
 
 
