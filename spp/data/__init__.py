@@ -1,15 +1,22 @@
-"""Data to measure on and to train on: unit normal noise, scikit-learn's digits, CIFAR, folders of images."""
+"""Data to measure on and to train on: unit normal noise, scikit-learn's digits, CIFAR, folders of images, sets of one's own."""
 
-from spp.data.handwritten import DIGIT_CLASSES as DIGIT_CLASSES
-from spp.data.handwritten import DIGITS as DIGITS
-from spp.data.handwritten import digits as digits
-from spp.data.noise import gaussian as gaussian
+from spp.data.builtin import DIGIT_CLASSES as DIGIT_CLASSES
+from spp.data.builtin import DIGITS as DIGITS
+from spp.data.builtin import digits as digits
+from spp.data.builtin import gaussian as gaussian
+from spp.data.images import AUGMENTATIONS as AUGMENTATIONS
+from spp.data.images import InMemory as InMemory
+from spp.data.images import Scale as Scale
 from spp.data.parts import Part as Part
 from spp.data.parts import batches as batches
 from spp.data.parts import shuffled as shuffled
+from spp.data.sources import SOURCES as SOURCES
+from spp.data.sources import Images as Images
+from spp.data.sources import Source as Source
 from spp.data.sources import Splits as Splits
+from spp.data.sources import load as load
+from spp.data.sources import names as names
 from spp.data.sources import splits as splits
-from spp.data.table import DATA as DATA
-from spp.data.table import Dataset as Dataset
-from spp.data.table import load as load
-from spp.data.table import names as names
+
+# Their names in the first version.
+DATA, Dataset = SOURCES, Source

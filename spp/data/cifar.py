@@ -6,15 +6,13 @@ fine one), then 3072 bytes of a 32x32 image: 1024 red, 1024 green, 1024 blue, ea
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from types import MappingProxyType
 
 import numpy as np
 import torch
 
-from spp.data.pixels import InMemory, Scale
+from spp.data.images import InMemory, Scale
 from spp.errors import InputError
 
 SHAPE = (3, 32, 32)
@@ -35,8 +33,7 @@ class Layout:
         labels: Bytes of labels that begin a record; the last is the class.
         classes: Number of classes.
         names: File with the classes' names, one per line.
-        mean: Of each channel of the training images, 0 to 1.
-        std: The same for the standard deviation.
+        scale: Mean and standard deviation of each channel of the training images.
     """
 
     title: str
@@ -46,42 +43,36 @@ class Layout:
     labels: int
     classes: int
     names: str
-    mean: tuple[float, ...]
-    std: tuple[float, ...]
-
-    @property
-    def scale(self) -> Scale:
-        """Standardizes pixels from 0 to 255."""
-        return Scale(tuple(255 * m for m in self.mean), tuple(255 * s for s in self.std))
+    scale: Scale
 
 
-LAYOUTS: Mapping[str, Layout] = MappingProxyType(
-    {
-        "cifar10": Layout(
-            "CIFAR-10",
-            "cifar-10-batches-bin",
-            tuple(f"data_batch_{number}.bin" for number in range(1, 6)),
-            "test_batch.bin",
-            1,
-            10,
-            "batches.meta.txt",
-            (0.49140, 0.48216, 0.44653),
-            (0.24703, 0.24349, 0.26159),
-        ),
-        "cifar100": Layout(
-            "CIFAR-100",
-            "cifar-100-binary",
-            ("train.bin",),
-            "test.bin",
-            2,
-            100,
-            "fine_label_names.txt",
-            (0.50708, 0.48655, 0.44092),
-            (0.26733, 0.25644, 0.27615),
-        ),
-    }
-)
-"""Both sets by name."""
+def _of_unit_range(mean: tuple[float, ...], std: tuple[float, ...]) -> Scale:
+    return Scale(tuple(255 * m for m in mean), tuple(255 * s for s in std))
+
+
+# Both sets by name.
+LAYOUTS = {
+    "cifar10": Layout(
+        "CIFAR-10",
+        "cifar-10-batches-bin",
+        tuple(f"data_batch_{number}.bin" for number in range(1, 6)),
+        "test_batch.bin",
+        1,
+        10,
+        "batches.meta.txt",
+        _of_unit_range((0.49140, 0.48216, 0.44653), (0.24703, 0.24349, 0.26159)),
+    ),
+    "cifar100": Layout(
+        "CIFAR-100",
+        "cifar-100-binary",
+        ("train.bin",),
+        "test.bin",
+        2,
+        100,
+        "fine_label_names.txt",
+        _of_unit_range((0.50708, 0.48655, 0.44092), (0.26733, 0.25644, 0.27615)),
+    ),
+}
 
 
 def read(name: str, folder: str | Path) -> tuple[InMemory, InMemory, tuple[str, ...]]:
@@ -111,68 +102,53 @@ def read_file(path: Path, layout: Layout) -> InMemory:
     Raises:
         InputError: It cannot be read, is no whole number of records, or holds a class that does not exist.
     """
-    where, remedy = str(path), f"Unpack the binary version of {layout.title} anew ({HOME})."
     try:
         content = np.fromfile(path, dtype=np.uint8)
     except OSError as error:
-        raise InputError(
-            f"a file of {layout.title} can be read", received=error.strerror or str(error), where=where, remedy=remedy
-        ) from error
+        raise _damaged(path, layout, "a file of {} can be read", error.strerror or str(error)) from error
     record = layout.labels + IMAGE_BYTES
     if not len(content) or len(content) % record:
-        raise InputError(
-            f"a file of {layout.title} is records of {record} bytes",
-            received=f"{len(content):,} bytes, which end within record {len(content) // record + 1:,}"
-            if len(content)
-            else "an empty file",
-            where=where,
-            remedy=remedy,
-        )
+        end = f"{len(content):,} bytes, which end within record {len(content) // record + 1:,}"
+        received = end if len(content) else "an empty file"
+        raise _damaged(path, layout, f"a file of {{}} is records of {record} bytes", received)
     records = content.reshape(-1, record)
     wrong = np.flatnonzero(records[:, layout.labels - 1] >= layout.classes)
     if len(wrong):
-        raise InputError(
-            f"the classes of {layout.title} are 0 to {layout.classes - 1}",
-            received=f"{records[wrong[0], layout.labels - 1]} in record {wrong[0] + 1:,}",
-            where=where,
-            remedy=remedy,
-        )
+        received = f"{records[wrong[0], layout.labels - 1]} in record {wrong[0] + 1:,}"
+        raise _damaged(path, layout, f"the classes of {{}} are 0 to {layout.classes - 1}", received)
+    # A copy: a view would keep the labels' bytes, and torch warns of arrays that cannot be written to.
     images = torch.from_numpy(records[:, layout.labels :].reshape(-1, *SHAPE).copy())
     return InMemory(images, torch.from_numpy(records[:, layout.labels - 1].astype(np.int64)))
 
 
+def _damaged(place: Path, layout: Layout, expected: str, received: str) -> InputError:
+    remedy = f"Unpack the binary version of {layout.title} anew ({HOME})."
+    return InputError(expected.format(layout.title), received=received, where=str(place), remedy=remedy)
+
+
 def _find(layout: Layout, folder: Path) -> Path:
     needed = (*layout.train, layout.test)
-    places = (folder, folder / layout.folder)
-    for place in places:
+    for place in (folder, folder / layout.folder):
         missing = [file for file in needed if not (place / file).is_file()]
         if not missing:
             return place
         if len(missing) < len(needed):
-            raise InputError(
-                f"{layout.title} is {len(needed)} files",
-                received=f"a folder without {', '.join(missing)}",
-                where=str(place),
-                remedy=f"Unpack the binary version anew ({HOME}).",
-            )
+            raise _damaged(place, layout, f"{{}} is {len(needed)} files", f"a folder without {', '.join(missing)}")
     found = "a folder without them" if folder.is_dir() else "no such folder"
     pickled = any((folder / other).is_dir() for other in ("cifar-10-batches-py", "cifar-100-python"))
+    few = " and ".join(needed) if len(needed) < 3 else f"{needed[0]}, ..., {needed[-1]}"
     raise InputError(
-        f"{layout.title} lies in a local folder as {_few(needed)}, or in {layout.folder} inside it",
+        f"{layout.title} lies in a local folder as {few}, or in {layout.folder} inside it",
         received="the version for Python, which is pickled" if pickled else found,
         where=str(folder),
         remedy=f"Unpack the binary version there ({HOME}) and name the folder (--data-dir).",
     )
 
 
-def _few(names: tuple[str, ...]) -> str:
-    return " and ".join(names) if len(names) < 3 else f"{names[0]}, ..., {names[-1]}"
-
-
 def _class_names(path: Path, layout: Layout) -> tuple[str, ...]:
     try:
-        lines = [line.strip() for line in path.read_text(encoding="utf-8").splitlines()]
+        names = tuple(path.read_text(encoding="utf-8").split("\n"))
     except (OSError, UnicodeDecodeError):
-        lines = []
-    names = tuple(line for line in lines if line)
+        names = ()
+    names = tuple(name.strip() for name in names if name.strip())
     return names if len(names) == layout.classes else tuple(str(number) for number in range(layout.classes))

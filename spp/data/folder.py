@@ -14,16 +14,16 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from spp.data.pixels import Scale
+from spp.data.images import Scale
 from spp.errors import InputError
 
 SUFFIXES = (".png", ".jpg", ".jpeg", ".bmp", ".gif", ".tif", ".tiff", ".webp", ".ppm", ".pgm")
 
+# Mean and standard deviation of ImageNet, 255 times (0.485, 0.456, 0.406) and (0.229, 0.224, 0.225).
 SCALE = Scale((123.675, 116.28, 103.53), (58.395, 57.12, 57.375))
-"""Mean and standard deviation of ImageNet, 255 times (0.485, 0.456, 0.406) and (0.229, 0.224, 0.225)."""
 
-TRAIN, VALIDATION, TEST = ("train",), ("val", "valid", "validation"), ("test",)
-"""Names of the folders that part the images beforehand."""
+# Names of the folders that part the images beforehand; of several for one part, the last here that is there counts.
+PARTS = {"train": "train", "validation": "validation", "valid": "validation", "val": "validation", "test": "test"}
 
 THREADS = min(8, os.cpu_count() or 1)
 
@@ -49,7 +49,8 @@ class Files:
             InputError: A file holds no image; the message names it.
         """
         chosen = [self.paths[index] for index in indices.tolist()]
-        with ThreadPoolExecutor(THREADS) as pool:  # PIL decodes without holding Python's lock
+        # PIL decodes without holding Python's lock, so that threads do it at once.
+        with ThreadPoolExecutor(THREADS) as pool:
             return torch.stack(list(pool.map(lambda path: decode(path, self.size), chosen)))
 
 
@@ -91,47 +92,30 @@ def read(folder: str | Path, size: tuple[int, int]) -> tuple[dict[str, Files], t
         raise InputError(
             "a set of images is a folder with one subfolder per class", received="no such folder", where=str(folder)
         )
-    train = _first(root, TRAIN)
-    if train is None:
-        classes = _classes(root)
-        return {"all": _files(root, classes, size)}, classes
-    classes = _classes(train)
-    parts = {"train": _files(train, classes, size)}
-    for name, options in (("validation", VALIDATION), ("test", TEST)):
-        place = _first(root, options)
-        if place is not None:
-            _known(place, classes)
-            parts[name] = _files(place, classes, size)
-    return parts, classes
-
-
-def _first(root: Path, names: tuple[str, ...]) -> Path | None:
-    return next((root / name for name in names if (root / name).is_dir()), None)
-
-
-def _subfolders(root: Path) -> list[str]:
-    return sorted(path.name for path in root.iterdir() if path.is_dir() and not path.name.startswith("."))
+    places = {part: root / name for name, part in PARTS.items() if (root / name).is_dir()}
+    if "train" not in places:
+        places = {"all": root}
+    classes = _classes(places.get("train", root))
+    if len(classes) < 2:
+        raise InputError(
+            "a set of images has at least two classes, each a subfolder with images",
+            received=f"images in {len(classes)} subfolder{'s' if len(classes) != 1 else ''}",
+            where=str(places.get("train", root)),
+            remedy=f"Files are taken by their endings: {', '.join(SUFFIXES)}.",
+        )
+    for place in places.values():
+        strange = [name for name in _classes(place) if name not in classes]
+        if strange:
+            raise InputError(
+                "every class is in the folder of training images too", received=", ".join(strange), where=str(place)
+            )
+    return {part: _files(place, classes, size) for part, place in places.items()}, classes
 
 
 def _classes(root: Path) -> tuple[str, ...]:
-    classes = tuple(name for name in _subfolders(root) if _images(root / name))
-    if len(classes) < 2:
-        found = f"images in {len(classes)} subfolder{'s' if len(classes) != 1 else ''}"
-        raise InputError(
-            "a set of images has at least two classes, each a subfolder with images",
-            received=found,
-            where=str(root),
-            remedy=f"Files are taken by their endings: {', '.join(SUFFIXES)}.",
-        )
-    return classes
-
-
-def _known(root: Path, classes: tuple[str, ...]) -> None:
-    strange = [name for name in _subfolders(root) if name not in classes and _images(root / name)]
-    if strange:
-        raise InputError(
-            "every class is in the folder of training images too", received=", ".join(strange), where=str(root)
-        )
+    """Subfolders with images, hidden ones aside."""
+    folders = sorted(path.name for path in root.iterdir() if path.is_dir() and not path.name.startswith("."))
+    return tuple(name for name in folders if _images(root / name))
 
 
 def _images(folder: Path) -> list[Path]:

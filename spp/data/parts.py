@@ -14,9 +14,7 @@ import torch
 from torch import Generator, Tensor
 from torch.utils.data import Dataset
 
-from spp.data.augment import find_augmentation
-from spp.data.pixels import Pixels, Scale
-from spp.data.shapes import to_shape
+from spp.data.images import AUGMENTATIONS, Pixels, Scale, to_shape
 from spp.errors import InputError
 
 
@@ -35,6 +33,11 @@ class Part(Dataset[tuple[Tensor, Tensor]]):
     indices: Tensor
     scale: Scale
     shape: tuple[int, ...]
+
+    @classmethod
+    def whole(cls, pixels: Pixels, scale: Scale, shape: tuple[int, ...]) -> Part:
+        """All images of ``pixels``."""
+        return cls(pixels, torch.arange(len(pixels.targets)), scale, shape)
 
     def __len__(self) -> int:
         return len(self.indices)
@@ -55,7 +58,7 @@ class Part(Dataset[tuple[Tensor, Tensor]]):
 
         Args:
             positions: ``(m,)``, each from 0 to n - 1.
-            augment: A name of ``spp.data.augment.AUGMENTATIONS``.
+            augment: A name of ``spp.data.AUGMENTATIONS``.
             generator: What augmentation draws from; needed by any other than ``none``.
 
         Returns:
@@ -63,7 +66,7 @@ class Part(Dataset[tuple[Tensor, Tensor]]):
         """
         chosen = self.indices[positions]
         taken = self.pixels.take(chosen)
-        change = find_augmentation(augment)
+        change = AUGMENTATIONS.row(augment, where="augment")
         if change is not None:
             if generator is None:
                 raise InputError("an augmentation draws from a generator", received="none", where="generator")
@@ -91,7 +94,7 @@ def shuffled(
         size: Samples per batch.
         seed: Of the run.
         epoch: From 0.
-        augment: A name of ``spp.data.augment.AUGMENTATIONS``; draws follow from seed, epoch and batch.
+        augment: A name of ``spp.data.AUGMENTATIONS``; draws follow from seed, epoch and batch.
         start: Batches to leave out at the beginning, for a run that goes on in the middle of an epoch.
 
     Yields:
@@ -116,7 +119,8 @@ def count(part: Part, size: int) -> int:
 def generator_of(*numbers: int) -> Generator:
     """A generator whose seed is mixed from ``numbers``, so that neighbours have nothing in common."""
     digest = hashlib.sha256(",".join(map(str, numbers)).encode()).digest()
-    return Generator().manual_seed(int.from_bytes(digest[:8], "big") >> 1)  # a seed is below 2**63
+    # manual_seed takes seeds below 2**63.
+    return Generator().manual_seed(int.from_bytes(digest[:8], "big") >> 1)
 
 
 def _check(part: Part, size: int) -> None:

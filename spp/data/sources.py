@@ -1,51 +1,69 @@
-"""What a set consists of, and how it is split into training, validation and test images.
+"""Every data set by name: a batch of it for a trace, and its split into training, validation and test images.
 
 The test part never depends on the seed of a run. Validation images are taken from those to learn from, by seed, and are never
 augmented: accuracy on shifted and mirrored images would be that of another task.
+
+A set of one's own is a row more. It makes batches, for ``spp analyze --data mine``, or reads images, for ``spp train`` too::
+
+    spp.data.SOURCES.register("mine", spp.data.Source(my_batch, "what it is"))
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
-from types import MappingProxyType
 
 import torch
 from torch import Tensor
 
 from spp.data import cifar, folder
-from spp.data.handwritten import DIGIT_CLASSES, digit_pixels, held_out
+from spp.data.builtin import DIGIT_CLASSES, digit_pixels, digits, gaussian, held_out
+from spp.data.images import check_draw, image_shape
 from spp.data.parts import Part, generator_of
-from spp.data.pixels import Pixels, Scale
-from spp.data.shapes import check_draw, image_shape
 from spp.errors import InputError, UnknownNameError
+from spp.registry import Registry
 
+Place = str | Path | None
+Batch = tuple[Tensor, Tensor | None]
+# Share of a folder of images without a ``test`` folder.
 TEST_SHARE = 0.2
-"""Of a folder of images without a ``test`` folder."""
+
+
+@dataclass(frozen=True, slots=True)
+class Images:
+    """All images of a set.
+
+    Attributes:
+        learn: Images to learn from.
+        test: Images to test on.
+        classes: Names of the classes.
+        validation: Images that somebody set apart for validation, or None.
+        augment: The usual augmentation, a name of ``spp.data.AUGMENTATIONS``.
+    """
+
+    learn: Part
+    test: Part
+    classes: tuple[str, ...]
+    validation: Part | None = None
+    augment: str = "none"
 
 
 @dataclass(frozen=True, slots=True)
 class Source:
-    """All images of a set.
+    """A row of :data:`SOURCES`; it has ``make`` or ``read`` or both.
 
     Attributes:
-        learn: Images to learn from: where they are, and which of them.
-        validation: Images that somebody set apart for validation, or None.
-        test: Images to test on.
-        scale: Standardizes all of them.
-        shape: ``(C, H, W)`` of an image.
-        classes: Names.
-        augment: The usual augmentation, a name of ``spp.data.augment.AUGMENTATIONS``.
+        make: Makes a batch. Called with ``n``, ``shape``, ``seed``, ``num_classes`` (or None) and the folder where the data lie
+            (or None); returns inputs and targets or None. Left out, images of ``read`` are drawn.
+        description: One line.
+        read: Reads all images, called with the folder. Left out, the set makes batches but cannot be trained on.
     """
 
-    learn: tuple[Pixels, Tensor]
-    validation: tuple[Pixels, Tensor] | None
-    test: tuple[Pixels, Tensor]
-    scale: Scale
-    shape: tuple[int, int, int]
-    classes: tuple[str, ...]
-    augment: str = "none"
+    make: Callable[[int, tuple[int, ...], int, int | None, Place], Batch] | None = None
+    description: str = ""
+    read: Callable[[Place], Images] | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,14 +71,14 @@ class Splits:
     """A set, ready to train on.
 
     Attributes:
-        name: Of the set, or its folder.
+        name: Name of the set, or its folder.
         train: Images to learn from.
         validation: Images to choose by; may be empty.
         test: Images to report on.
-        classes: Names; class indices follow their order.
-        shape: Of a sample.
+        classes: Names of the classes; class indices follow their order.
+        shape: Shape of a sample.
         augment: The usual augmentation of training images.
-        seed: Which images are in ``validation``.
+        seed: Decides which images are in ``validation``.
     """
 
     name: str
@@ -71,6 +89,48 @@ class Splits:
     shape: tuple[int, ...]
     augment: str
     seed: int
+
+
+def load(
+    name: str,
+    n: int,
+    shape: tuple[int, ...],
+    *,
+    seed: int = 0,
+    num_classes: int | None = None,
+    folder: str | Path | None = None,
+) -> Batch:
+    """A batch by the name of its data set.
+
+    Args:
+        name: A name of ``SOURCES``, or a folder of images with one subfolder per class.
+        n: Number of samples.
+        shape: Shape of one sample.
+        seed: Decides the draw.
+        num_classes: Classes that the network tells apart; without it, ``gaussian`` has no targets.
+        folder: Where CIFAR lies; ``data`` if left out.
+
+    Returns:
+        Inputs ``(n, *shape)``, and targets ``(n,)`` or None.
+
+    Raises:
+        UnknownNameError: No data set has that name.
+        InputError: The data set has no such batch, or its files are missing or damaged.
+        MissingExtraError: It needs a library that is not installed.
+    """
+    source = _source(name, shape, SOURCES)
+    if source.make is not None:
+        return source.make(n, shape, seed, num_classes, folder)
+    shape = check_draw(n, shape)
+    images = _read(name, source, folder)
+    _enough_outputs(f"the images of {name}", len(images.classes), num_classes)
+    most = len(images.learn)
+    if n > most:
+        raise InputError(
+            f"there are {most} images to learn from", received=f"n={n}", where=name, remedy="Ask for fewer."
+        )
+    order = torch.randperm(most, generator=torch.Generator().manual_seed(seed))
+    return replace(images.learn, shape=shape).batch(order[:n])
 
 
 def splits(
@@ -84,12 +144,12 @@ def splits(
     """Split a set into training, validation and test images.
 
     Args:
-        name: ``digits``, ``cifar10``, ``cifar100``, or a folder of images with one subfolder per class.
+        name: ``digits``, ``cifar10``, ``cifar100``, a name of one's own, or a folder of images with one subfolder per class.
         folder: Where CIFAR lies; ``data`` if left out.
-        shape: Of a sample, ``(C, H, W)`` or flat; the images' own if left out, (3, 224, 224) for a folder.
+        shape: Shape of a sample, ``(C, H, W)`` or flat; the images' own if left out, (3, 224, 224) for a folder.
         validation: Share of the images to learn from that are held back, 0 up to but not including 1. A folder's own
             ``val`` takes its place.
-        seed: Of that choice.
+        seed: Decides which are held back.
 
     Returns:
         The three parts, with disjoint images.
@@ -101,73 +161,99 @@ def splits(
     """
     if not 0 <= validation < 1:
         raise InputError("the share of validation images is from 0 to less than 1", received=repr(validation))
-    source = find_source(name, folder, shape)
-    shape = source.shape if shape is None else check_draw(1, shape)
-    channels = image_shape(shape)[0]
-    if source.shape[0] not in (1, channels):
-        raise InputError(f"the images of {name} have {source.shape[0]} channels", received=f"shape {shape}")
-    pixels, indices = source.learn
-    if source.validation is None:
-        order = indices[torch.randperm(len(indices), generator=generator_of(seed))]
-        held = round(validation * len(order))
-        held_back = (pixels, order[len(order) - held :])
-        indices = order[: len(order) - held]
-    else:
-        held_back = source.validation
-
-    def part(where: tuple[Pixels, Tensor]) -> Part:
-        return Part(where[0], where[1], source.scale, shape)
-
-    train = part((pixels, indices))
-    return Splits(str(name), train, part(held_back), part(source.test), source.classes, shape, source.augment, seed)
+    trainable = [known for known, source in SOURCES.items() if source.read is not None]
+    images = _read(str(name), _source(name, shape, (*trainable, "FOLDER")), folder)
+    own = images.learn.shape
+    shape = own if shape is None else check_draw(1, shape)
+    if own[0] not in (1, image_shape(shape)[0]):
+        raise InputError(f"the images of {name} have {own[0]} channels", received=f"shape {shape}")
+    learn, held_back = images.learn, images.validation
+    if held_back is None:
+        learn, held_back = _parted(learn, validation, seed)
+    train, held, test = (replace(part, shape=shape) for part in (learn, held_back, images.test))
+    return Splits(str(name), train, held, test, images.classes, shape, images.augment, seed)
 
 
-def find_source(name: str | Path, folder: str | Path | None, shape: tuple[int, ...] | None) -> Source:
-    """All images of a set, read but not yet split.
+def names() -> tuple[str, ...]:
+    """Names of the data sets."""
+    return SOURCES.names
 
-    Raises:
-        UnknownNameError: There is no such set.
-        InputError: Files are missing or damaged.
-    """
-    if str(name) in SOURCES:
-        return SOURCES[str(name)](folder)
+
+def _source(name: str | Path, shape: tuple[int, ...] | None, known: Iterable[str]) -> Source:
+    known = tuple(known)
+    if str(name) in SOURCES and str(name) in known:
+        return SOURCES[str(name)]
     if Path(name).expanduser().is_dir():
-        return _folder(name, shape)
-    remedy_names = (*SOURCES, "FOLDER")
-    raise UnknownNameError("data set", str(name), remedy_names)
+        return Source(read=lambda _: _folder(name, shape))
+    raise UnknownNameError("data set", str(name), known)
 
 
-def _digits(_: str | Path | None) -> Source:
+def _read(name: str, source: Source, place: Place) -> Images:
+    if source.read is None:
+        raise InputError("a data set makes batches or reads images", received="a source without either", where=name)
+    return source.read(place)
+
+
+def _parted(part: Part, share: float, seed: int) -> tuple[Part, Part]:
+    """The images in an order that ``seed`` decides: all but the last, and this share of them, the last."""
+    order = part.indices[torch.randperm(len(part), generator=generator_of(seed))]
+    kept = len(order) - round(share * len(order))
+    return replace(part, indices=order[:kept]), replace(part, indices=order[kept:])
+
+
+def _enough_outputs(what: str, classes: int, num_classes: int | None) -> None:
+    if num_classes is not None and num_classes < classes:
+        raise InputError(
+            f"{what} have {classes} classes, so the network needs at least as many outputs",
+            received=f"num_classes={num_classes}",
+        )
+
+
+def _gaussian(n: int, shape: tuple[int, ...], seed: int, num_classes: int | None, _: Place) -> Batch:
+    if num_classes is None:
+        return gaussian(n, shape, seed=seed), None
+    return gaussian(n, shape, seed=seed, num_classes=num_classes)
+
+
+def _some_digits(n: int, shape: tuple[int, ...], seed: int, num_classes: int | None, _: Place) -> Batch:
+    _enough_outputs("the digits", DIGIT_CLASSES, num_classes)
+    return digits(n, shape, seed=seed)
+
+
+def _all_digits(_: Place) -> Images:
     pixels, scale = digit_pixels()
-    learn, test = held_out()
-    classes = tuple(str(digit) for digit in range(DIGIT_CLASSES))
-    return Source((pixels, learn), None, (pixels, test), scale, (1, 8, 8), classes)
+    learn, test = (Part(pixels, indices, scale, (1, 8, 8)) for indices in held_out())
+    return Images(learn, test, tuple(map(str, range(DIGIT_CLASSES))))
 
 
-def _cifar(name: str) -> Callable[[str | Path | None], Source]:
-    def read(place: str | Path | None) -> Source:
-        train, test, classes = cifar.read(name, "data" if place is None else place)
-        learn, held = torch.arange(len(train.targets)), torch.arange(len(test.targets))
-        scale = cifar.LAYOUTS[name].scale
-        return Source((train, learn), None, (test, held), scale, cifar.SHAPE, classes, "crop_flip")
-
-    return read
+def _cifar(name: str, place: Place) -> Images:
+    *parts, classes = cifar.read(name, "data" if place is None else place)
+    learn, test = (Part.whole(pixels, cifar.LAYOUTS[name].scale, cifar.SHAPE) for pixels in parts)
+    return Images(learn, test, classes, augment="crop_flip")
 
 
-def _folder(place: str | Path, shape: tuple[int, ...] | None) -> Source:
+def _folder(place: str | Path, shape: tuple[int, ...] | None) -> Images:
     _, height, width = image_shape(shape or (3, 224, 224))
-    parts, classes = folder.read(place, (height, width))
-    whole = {name: (files, torch.arange(len(files.paths))) for name, files in parts.items()}
-    learn = whole["all"] if "all" in whole else whole["train"]
-    if "test" not in whole:
-        files, indices = learn
-        order = indices[torch.randperm(len(indices), generator=generator_of(0))]
-        held = round(TEST_SHARE * len(order))
-        learn, whole["test"] = (files, order[held:]), (files, order[:held])
-    return Source(learn, whole.get("validation"), whole["test"], folder.SCALE, (3, height, width), classes)
+    found, classes = folder.read(place, (height, width))
+    parts = {name: Part.whole(files, folder.SCALE, (3, height, width)) for name, files in found.items()}
+    learn = parts["all"] if "all" in parts else parts["train"]
+    if "test" not in parts:
+        parts["test"], learn = _parted(learn, 1 - TEST_SHARE, 0)
+    return Images(learn, parts["test"], classes, parts.get("validation"))
 
 
-SOURCES: Mapping[str, Callable[[str | Path | None], Source]] = MappingProxyType(
-    {"digits": _digits, **{name: _cifar(name) for name in cifar.LAYOUTS}}
+SOURCES = Registry[Source](
+    "data set",
+    {
+        "gaussian": Source(_gaussian, "unit normal noise (Brock et al. 2021)"),
+        "digits": Source(
+            _some_digits, "scikit-learn's 1797 handwritten digits, resized; needs the extra `data`", _all_digits
+        ),
+        "cifar10": Source(
+            None, "60,000 images of 10 classes, 32x32, from a folder on this machine", partial(_cifar, "cifar10")
+        ),
+        "cifar100": Source(None, "the same of 100 classes; both in their binary version", partial(_cifar, "cifar100")),
+    },
+    describe=lambda source: source.description,
 )
-"""Every set of images that has a name; called with the folder where it lies."""
+"""Every data set by name."""

@@ -17,8 +17,8 @@ from torch import Tensor, nn
 
 from spp import models
 from spp.data import Splits, gaussian, splits
-from spp.data.handwritten import digit_pixels, held_out
-from spp.data.pixels import InMemory, Scale
+from spp.data.builtin import digit_pixels, held_out
+from spp.data.images import InMemory, Scale
 from spp.frame.schema import Column
 from spp.studies.study import Cell, Results, Setup, Study, Tables
 from spp.studies.thesis_ffn_arms import ARMS, SCALED

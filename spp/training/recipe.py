@@ -11,7 +11,7 @@ import torch
 from torch import nn
 from torch.optim import Optimizer
 
-from spp.data.augment import find_augmentation
+from spp.data import AUGMENTATIONS
 from spp.errors import InputError, UnknownNameError
 from spp.registry import Registry
 
@@ -40,7 +40,7 @@ class Recipe:
             including 1.
         precision: ``float32``, or ``bfloat16`` or ``float16`` for autocast; weights stay in float32, and float16 has its
             loss scaled and is for accelerators.
-        augment: A name of ``spp.data.augment.AUGMENTATIONS``; None for what is usual with the data.
+        augment: A name of ``spp.data.AUGMENTATIONS``; None for what is usual with the data.
         seed: Of order, augmentation and dropout; the weights are drawn when the model is built.
         keep_going: Train on where the loss is not finite; a run stops there otherwise.
 
@@ -73,7 +73,7 @@ class Recipe:
         if self.precision not in PRECISIONS:
             raise UnknownNameError("precision", str(self.precision), PRECISIONS, where="precision")
         if self.augment is not None:
-            find_augmentation(self.augment)
+            AUGMENTATIONS.row(self.augment, where="augment")
         for name, least in WHOLE.items():
             _whole(name, getattr(self, name), least)
         for name, (above, end) in NUMBERS.items():

@@ -19,7 +19,7 @@ from hypothesis import strategies as st
 
 import spp as library
 from spp import training
-from spp.data.augment import AUGMENTATIONS
+from spp.data import AUGMENTATIONS
 from spp.training.recipe import PRECISIONS
 from spp.training.results import News
 from spp_cli import train_options

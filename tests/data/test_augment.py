@@ -6,7 +6,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from spp.data.augment import AUGMENTATIONS, crop, crop_flip, find_augmentation
+from spp.data.images import AUGMENTATIONS, crop, crop_flip
 from spp.errors import UnknownNameError
 
 
@@ -53,5 +53,5 @@ def test_draws_are_private():
 
 def test_unknown_augmentation():
     with pytest.raises(UnknownNameError, match=r"unknown augmentation 'crops'\. Did you mean 'crop'"):
-        find_augmentation("crops")
-    assert [name for name in AUGMENTATIONS if find_augmentation(name) is None] == ["none"]
+        AUGMENTATIONS.row("crops")
+    assert [name for name, change in AUGMENTATIONS.items() if change is None] == ["none"]

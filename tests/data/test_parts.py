@@ -8,8 +8,8 @@ from hypothesis import strategies as st
 from torch.utils.data import DataLoader
 
 from spp.data import Part, batches, shuffled
+from spp.data.images import InMemory, Scale
 from spp.data.parts import count, generator_of
-from spp.data.pixels import InMemory, Scale
 from spp.errors import InputError
 
 

@@ -1,8 +1,11 @@
 """Splits: disjoint, by seed, the test part the same for all."""
 
+import json
+
 import numpy as np
 import pytest
 import torch
+from click.testing import CliRunner
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -97,3 +100,66 @@ def test_channels_must_fit(tmp_path):
     files.write_cifar("cifar100", tmp_path, images=4)
     with pytest.raises(InputError, match=r"the images of cifar100 have 3 channels; got shape \(1, 32, 32\)"):
         data.splits("cifar100", folder=tmp_path, shape=(1, 32, 32))
+
+
+@pytest.fixture
+def mine():
+    """A set from outside the package: constant images for a trace, and eight stored ones to train on."""
+
+    def make(n, shape, seed, num_classes, folder):
+        return torch.full((n, *shape), float(seed)), torch.arange(n) % (num_classes or 2)
+
+    def read(folder):
+        pixels = data.InMemory(
+            torch.arange(8, dtype=torch.uint8).view(8, 1, 1, 1).expand(8, 1, 2, 2), torch.arange(8) % 2
+        )
+        learn, test = (data.Part(pixels, at, data.Scale((0.0,), (1.0,)), (1, 2, 2)) for at in torch.arange(8).split(6))
+        return data.Images(learn, test, ("even", "odd"))
+
+    data.SOURCES.register("mine", data.Source(make, "constant images of mine", read))
+    data.SOURCES.register("stored", data.Source(read=read, description="the same, stored only"))
+    yield
+    data.SOURCES.unregister("mine")
+    data.SOURCES.unregister("stored")
+
+
+def test_a_set_from_outside_is_used_by_name(mine):
+    inputs, targets = data.load("mine", 4, (3, 2, 2), seed=7)
+    assert (inputs == 7).all() and targets.tolist() == [0, 1, 0, 1]
+    splits = data.splits("mine", validation=0.5)
+    assert [len(part) for part in (splits.train, splits.validation, splits.test)] == [3, 3, 2]
+    assert splits.test[0][0].tolist() == [[[6.0, 6.0], [6.0, 6.0]]]
+    inputs, _ = data.load("stored", 6, (1, 2, 2), seed=3)
+    assert sorted(inputs[:, 0, 0, 0].tolist()) == list(range(6))
+    with pytest.raises(InputError, match="stored: there are 6 images to learn from; got n=7"):
+        data.load("stored", 7, (1, 2, 2))
+    with pytest.raises(UnknownNameError, match="Did you mean 'mine'"):
+        data.load("mien", 4, (3, 2, 2))
+
+
+def test_a_source_without_either_way_to_samples_says_so(mine):
+    data.SOURCES.register("mine", data.Source(description="nothing yet"), replace=True)
+    with pytest.raises(InputError, match="mine: a data set makes batches or reads images; got a source without either"):
+        data.load("mine", 4, (3, 2, 2))
+
+
+def test_a_set_from_outside_is_used_on_the_command_line(mine, tmp_path):
+    from spp_cli.main import cli
+
+    listed = CliRunner().invoke(cli, ["list", "data", "--json"], catch_exceptions=False)
+    assert json.loads(listed.stdout)["mine"] == "constant images of mine"
+    words = [
+        "analyze",
+        "--model",
+        "ffn",
+        "--batch-size",
+        "4",
+        "--no-figures",
+        "--data",
+        "mine",
+        "--out",
+        str(tmp_path / "run"),
+    ]
+    done = CliRunner().invoke(cli, words, catch_exceptions=False)
+    assert done.exit_code in (0, 1), done.output
+    assert (tmp_path / "run" / "run.json").exists()

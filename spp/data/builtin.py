@@ -1,22 +1,54 @@
-"""Scikit-learn's handwritten digits: real images that need no download."""
+"""Data that need no file: unit normal noise, and scikit-learn's handwritten digits."""
 
 from __future__ import annotations
 
 import random
+from typing import overload
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from spp.data.pixels import InMemory, Scale
-from spp.data.shapes import check_draw, image_shape, to_shape
+from spp.data.images import InMemory, Scale, check_draw, image_shape, to_shape
 from spp.errors import InputError, MissingExtraError
 
+# Images and classes of scikit-learn's digits.
 DIGITS, DIGIT_CLASSES = 1797, 10
-"""Images and classes of scikit-learn's digits."""
-
+# Images of the test part: those that a permutation by seed 0 puts last, the same for every seed of a run.
 HELD_OUT = 360
-"""Images of the test part: what a permutation by seed 0 puts last, the same for every seed of a run."""
+
+
+@overload
+def gaussian(n: int, shape: tuple[int, ...], *, seed: int = ..., num_classes: None = ...) -> Tensor: ...
+@overload
+def gaussian(n: int, shape: tuple[int, ...], *, seed: int = ..., num_classes: int) -> tuple[Tensor, Tensor]: ...
+def gaussian(
+    n: int, shape: tuple[int, ...], *, seed: int = 0, num_classes: int | None = None
+) -> Tensor | tuple[Tensor, Tensor]:
+    """Independent standard-normal inputs, as Brock et al. 2021 (arXiv 2101.08692) draw their plots from.
+
+    Numbers come from a private generator: the global random state is neither read nor moved.
+
+    Args:
+        n: Samples, at least 1.
+        shape: Shape of one sample, as ``(3, 224, 224)``.
+        seed: Of the generator; the inputs do not depend on ``num_classes``.
+        num_classes: Where given, uniform class indices come with the inputs.
+
+    Returns:
+        ``(n, *shape)`` in float32, or the pair of it and targets ``(n,)`` in int64.
+
+    Raises:
+        InputError: ``n``, ``shape`` or ``num_classes`` is not positive.
+    """
+    shape = check_draw(n, shape)
+    generator = torch.Generator().manual_seed(seed)
+    inputs = torch.randn((n, *shape), generator=generator)
+    if num_classes is None:
+        return inputs
+    if num_classes < 1:
+        raise InputError("num_classes is a positive integer", received=repr(num_classes))
+    return inputs, torch.randint(num_classes, (n,), generator=generator)
 
 
 def digits(n: int, shape: tuple[int, ...], *, seed: int = 0) -> tuple[Tensor, Tensor]:
@@ -53,7 +85,8 @@ def digit_pixels() -> tuple[InMemory, Scale]:
     Raises:
         MissingExtraError: scikit-learn is not installed (extra ``data``).
     """
-    state = random.getstate()  # importing sklearn.datasets for the first time draws from it
+    # Importing sklearn.datasets for the first time draws from Python's global generator (seen on scikit-learn 1.6).
+    state = random.getstate()
     try:
         from sklearn.datasets import load_digits
     except ImportError as error:
@@ -68,5 +101,6 @@ def digit_pixels() -> tuple[InMemory, Scale]:
 
 def held_out() -> tuple[Tensor, Tensor]:
     """Indices of the images to learn from, ``(1437,)``, and of the test part, ``(360,)``."""
-    order = torch.from_numpy(np.random.RandomState(0).permutation(DIGITS))  # a stream that never changes
+    # RandomState, not default_rng: NumPy promises that its stream never changes.
+    order = torch.from_numpy(np.random.RandomState(0).permutation(DIGITS))
     return order[:-HELD_OUT], order[-HELD_OUT:]

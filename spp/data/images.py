@@ -1,0 +1,146 @@
+"""Images: pixel values as they are stored, random changes to them, and the way to the shape and scale of a sample."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from math import isqrt
+from typing import Protocol
+
+import torch
+import torch.nn.functional as F
+from torch import Generator, Tensor
+
+from spp.errors import InputError
+from spp.registry import Registry
+
+Augment = Callable[[Tensor, Generator], Tensor]
+# By 4 pixels where a side has 32, as is usual for CIFAR.
+PAD_SHARE = 8
+
+
+class Pixels(Protocol):
+    """Stored images; what is taken is decoded then, so that a set may be larger than the memory."""
+
+    @property
+    def targets(self) -> Tensor:
+        """Class indices ``(N,)`` in int64."""
+        ...
+
+    def take(self, indices: Tensor) -> Tensor:
+        """The images of ``indices`` ``(n,)`` as ``(n, C, H, W)`` in uint8."""
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class InMemory:
+    """Images ``(N, C, H, W)`` in uint8 with their classes ``(N,)``."""
+
+    images: Tensor
+    targets: Tensor
+
+    def take(self, indices: Tensor) -> Tensor:
+        """The images of ``indices`` ``(n,)`` as ``(n, C, H, W)`` in uint8."""
+        return self.images[indices]
+
+
+@dataclass(frozen=True, slots=True)
+class Scale:
+    """Mean and standard deviation of each channel, in units of a pixel: ``(x - mean) / std``."""
+
+    mean: tuple[float, ...]
+    std: tuple[float, ...]
+
+    def __call__(self, pixels: Tensor) -> Tensor:
+        """Pixels ``(n, C, H, W)`` standardized, in float32."""
+        mean, std = (torch.tensor(numbers).view(-1, 1, 1) for numbers in (self.mean, self.std))
+        return pixels.float().sub_(mean).div_(std)
+
+
+def crop(pixels: Tensor, generator: Generator) -> Tensor:
+    """Shift each image by up to an eighth of its sides, black coming in.
+
+    Equal in distribution to padding by 4 and cutting out 32x32 at random, for images of 32x32.
+
+    Args:
+        pixels: ``(n, C, H, W)``.
+        generator: Draws both shifts of every image.
+
+    Returns:
+        ``(n, C, H, W)`` in the same dtype.
+    """
+    n, _, height, width = pixels.shape
+    down, right = height // PAD_SHARE, width // PAD_SHARE
+    padded = F.pad(pixels, (right, right, down, down))  # (n, C, H + 2 down, W + 2 right)
+    top = torch.randint(2 * down + 1, (n, 1), generator=generator)
+    left = torch.randint(2 * right + 1, (n, 1), generator=generator)
+    rows = (top + torch.arange(height)).unsqueeze(2)  # (n, H, 1)
+    columns = (left + torch.arange(width)).unsqueeze(1)  # (n, 1, W)
+    return padded[torch.arange(n).view(-1, 1, 1), :, rows, columns].permute(0, 3, 1, 2)  # indexed as (n, H, W, C)
+
+
+def crop_flip(pixels: Tensor, generator: Generator) -> Tensor:
+    """``crop``, then mirror every image left to right with probability one half."""
+    pixels = crop(pixels, generator)
+    flipped = torch.rand((len(pixels), 1, 1, 1), generator=generator) < 0.5
+    return torch.where(flipped, pixels.flip(-1), pixels)
+
+
+AUGMENTATIONS = Registry[Augment | None]("augmentation", {"none": None, "crop": crop, "crop_flip": crop_flip})
+"""Every augmentation by name; called with pixels ``(n, C, H, W)`` and a generator. None changes nothing."""
+
+
+def check_draw(n: int, shape: tuple[int, ...]) -> tuple[int, ...]:
+    """The shape as a tuple, if ``n`` samples of it can be drawn.
+
+    Raises:
+        InputError: ``n`` or a side is not positive.
+    """
+    shape = tuple(shape)
+    if n < 1:
+        raise InputError("a batch has at least one sample", received=f"n={n}")
+    if not shape or any(not isinstance(size, int) or size < 1 for size in shape):
+        raise InputError("the shape of a sample is positive integers, as (3, 224, 224)", received=repr(shape))
+    return shape
+
+
+def image_shape(shape: tuple[int, ...]) -> tuple[int, int, int]:
+    """``(C, H, W)``, also of a square image that is flattened.
+
+    Raises:
+        InputError: No image has that shape.
+    """
+    if len(shape) == 3:
+        return shape[0], shape[1], shape[2]
+    if len(shape) == 1:
+        for channels in (1, 3):
+            side = isqrt(shape[0] // channels)
+            if channels * side * side == shape[0]:
+                return channels, side, side
+    raise InputError(
+        "an image has shape (C, H, W), or (F,) with F = H*H or F = 3*H*H when flattened", received=repr(shape)
+    )
+
+
+def to_shape(images: Tensor, shape: tuple[int, ...]) -> Tensor:
+    """Resize images bilinearly, repeat a grey channel, flatten where ``shape`` is flat.
+
+    Args:
+        images: ``(n, c, h, w)`` in floating point.
+        shape: ``(C, H, W)`` or ``(F,)``; C is c, or any number where c is 1.
+
+    Returns:
+        ``(n, *shape)``.
+
+    Raises:
+        InputError: No image has that shape, or the channels do not fit.
+    """
+    channels, height, width = image_shape(shape)
+    if images.shape[1] not in (1, channels):
+        raise InputError(
+            f"the images have {images.shape[1]} channels", received=f"a shape of {channels} in {tuple(shape)}"
+        )
+    if (height, width) != tuple(images.shape[2:]):
+        # antialias acts when shrinking alone; without it three of four pixels would not count at half the size.
+        images = F.interpolate(images, (height, width), mode="bilinear", antialias=True)
+    return images.expand(-1, channels, -1, -1).reshape(len(images), *shape)
