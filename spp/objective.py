@@ -114,30 +114,37 @@ def to_device(batch: Batch, device: torch.device | None) -> Batch:
     """The batch on the model's device (None: where it is), cut off from any graph it hangs on.
 
     A leaf that requires a gradient stays the user's own tensor; an output of another network is detached, so that the
-    backward pass ends at the model's input; inference tensors are cloned, since autograd cannot take them.
+    backward pass ends at the model's input; inference tensors are cloned, since autograd cannot take them. Any other tensor
+    is handed over as a second handle on the same memory, to which the forward may give a history by writing in place.
     """
-    with torch._C.DisableTorchFunctionSubclass():
-        ready = all(
-            (device is None or t.device == device) and not t.is_inference() and (t.is_leaf or not t.requires_grad)
-            for t in batch.tensors()
-        )
-    if ready:
-        return batch
+    handles: dict[int, Tensor] = {}
 
     def moved(tensor: Tensor) -> Tensor:
-        if device is not None and tensor.device != device:
-            tensor = tensor.to(device)
-        if tensor.is_inference():
-            return tensor.clone()
-        if tensor.requires_grad and not tensor.is_leaf:
-            return tensor.detach().requires_grad_()
-        return tensor
+        if id(tensor) not in handles:  # a tensor that is input and target stays one tensor
+            handles[id(tensor)] = _handle(tensor, device)
+        return handles[id(tensor)]
 
     with torch.inference_mode(False):
         args, kwargs, target = torch.utils._pytree.tree_map_only(
             Tensor, moved, (batch.args, batch.kwargs, batch.target)
         )
     return Batch(args, kwargs, target)
+
+
+def _handle(tensor: Tensor, device: torch.device | None) -> Tensor:
+    with torch._C.DisableTorchFunctionSubclass():  # subclasses see what the model does, not what is asked about them
+        moves, inference = device is not None and tensor.device != device, tensor.is_inference()
+        leaf, wanted = tensor.is_leaf, tensor.requires_grad
+        # a subclass, or a tensor with attributes of the user's, would lose them
+        plain = type(tensor) is Tensor and not tensor.__dict__
+    if moves:
+        tensor = tensor.to(device)
+    if inference:
+        return tensor.clone()
+    if wanted and not leaf:
+        # no leaf, since a forward may write into an output of another network in place, and not into a leaf
+        return tensor.detach().requires_grad_().clone()
+    return tensor.detach() if plain and not wanted else tensor
 
 
 class Objective:

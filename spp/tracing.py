@@ -15,12 +15,11 @@ from torch.nn.parameter import UninitializedParameter
 
 from spp.capture.channels import ChannelAxis
 from spp.capture.facts import module_facts
-from spp.capture.garbage import patient_collector
 from spp.capture.parameters import parameters_in
 from spp.capture.recorder import Recorder
 from spp.capture.sites import Selection, roster
 from spp.capture.stage import Depth
-from spp.capture.state import Restore, kept, preserved, set_aside
+from spp.capture.state import Restore, kept, patient_collector, preserved, set_aside
 from spp.errors import InputError
 from spp.facts import model_facts
 from spp.frame.accumulate import Accumulator
@@ -109,9 +108,11 @@ def trace(
     sizes: list[int | None] = []
     losses: list[float | None] = []
     with patient_collector():
-        with preserved(model, batch, restore):
+        with preserved(model, batch, restore) as state:
             devices = list({p.device for p in parameters})
             for one in _shown(batch, batches, progress):
+                if sizes:
+                    state.cut()  # what the batch before has left in the model came with its graph, which is used up
                 ready = to_device(one, devices[0] if len(devices) == 1 else None)
                 with kept(one.tensors(), (one.args, one.kwargs, one.target)), _undistributed(wrappers):
                     measured.add(
@@ -119,6 +120,7 @@ def trace(
                             lambda ready=ready: model(*ready.args, **ready.kwargs),  # type: ignore[misc]
                             lambda output, ready=ready: objective(output, ready.target),  # type: ignore[misc]
                             set_aside,
+                            keep_graph=state.has_history,
                         )
                     )
                 sizes.append(ready.size)

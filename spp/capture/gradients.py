@@ -68,13 +68,13 @@ class Gradients:
 
         self._hook(tensor, receive)
 
-    def backward(self, roots: list[Tensor], cotangents: list[Tensor | None]) -> None:
+    def backward(self, roots: list[Tensor], cotangents: list[Tensor | None], keep_graph: bool) -> None:
         """Run a backward pass of one's own."""
         if self._loss_scale != 1.0:
             ones = [torch.ones_like(r) if c is None else c for r, c in zip(roots, cotangents, strict=True)]
             cotangents = [c * self._loss_scale for c in ones]
         with self.arriving(roots):
-            torch.autograd.backward(roots, cotangents)
+            torch.autograd.backward(roots, cotangents, retain_graph=keep_graph)
 
     @contextmanager
     def arriving(self, roots: list[Tensor]) -> Iterator[None]:

@@ -155,7 +155,7 @@ class Recorder:
 
     # -- a pass of one's own ------------------------------------------------------------------------------------------------
 
-    def run(self, forward: Callable[[], Any], objective: Objective, aside: Aside) -> Pass:
+    def run(self, forward: Callable[[], Any], objective: Objective, aside: Aside, *, keep_graph: bool = False) -> Pass:
         """Run ``forward()``, then backward from ``objective(output)``, and return what was seen.
 
         Args:
@@ -163,6 +163,7 @@ class Recorder:
             objective: Turns the output into the tensors to run backward from and their cotangents (None for a scalar);
                 no tensors means that nothing requires a gradient.
             aside: A context manager that keeps the ``.grad`` of leaves outside the model out of the backward pass.
+            keep_graph: Whether the backward pass may reach a graph that somebody still needs.
 
         Raises:
             TraceError: The model, the loss or the backward pass raised; the cause is the original exception.
@@ -183,7 +184,7 @@ class Recorder:
                 raise self._explained("the forward pass", error) from error
             self._read_parameters()
             if self._signals & {Signal.GRADIENT, Signal.WEIGHT_GRADIENT}:
-                self._run_backward(output, objective, aside)
+                self._run_backward(output, objective, aside, keep_graph)
             result, ran = self._pass, self._gradients.ran
             result.sites += self._parameters.sites
             result.unmeasured += self._parameters.missing(result.gradients, ran)
@@ -202,7 +203,7 @@ class Recorder:
             self._pass.unmeasured += self._parameters.unmeasured
             self._pass.values.update(self._parameters.values())
 
-    def _run_backward(self, output: Any, objective: Objective, aside: Aside) -> None:
+    def _run_backward(self, output: Any, objective: Objective, aside: Aside, keep_graph: bool) -> None:
         try:
             roots, cotangents = objective(output)
         except SppError:
@@ -214,7 +215,7 @@ class Recorder:
         own = {id(p) for entry in self.entries for p in entry.module._parameters.values()}
         with aside(leaves_outside(roots, own)):
             try:
-                self._gradients.backward(roots, cotangents)
+                self._gradients.backward(roots, cotangents, keep_graph)
             except Exception as error:
                 reached = describe(roots[0]), self._gradients.latest
                 raise self._explained("the backward pass", error, *reached) from error

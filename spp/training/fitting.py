@@ -15,8 +15,8 @@ import pandas as pd
 import torch
 from torch import nn
 
-from spp.capture.randomness import RandomState
 from spp.capture.schedule import Every
+from spp.capture.state import RandomState
 from spp.data import Splits
 from spp.diagnosis import Severity, find
 from spp.errors import InputError

@@ -12,9 +12,9 @@ from typing import Any
 import torch
 from torch import nn
 
-from spp.capture.garbage import patient_collector
 from spp.capture.interception import RootCall, untraced
 from spp.capture.schedule import Schedule
+from spp.capture.state import patient_collector
 from spp.watching.sample import Finished, Sample, Settings, evaluation
 from spp.watching.sink import Sink
 

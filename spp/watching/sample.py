@@ -11,12 +11,12 @@ import torch
 from torch import Tensor, nn
 
 from spp.capture.channels import ChannelAxis
-from spp.capture.garbage import patient_collector
 from spp.capture.interception import SampledStep
 from spp.capture.parameters import ParameterReader, Sums, UpdateSums, parameters_of
 from spp.capture.recorder import MODES, Pass, Policy, Recorder
 from spp.capture.sites import Entry, Selection, roster
 from spp.capture.stage import Depth, Stage
+from spp.capture.state import patient_collector
 from spp.capture.unmeasured import unmeasured
 from spp.errors import InputError, SppWarning
 from spp.frame.accumulate import Accumulator

@@ -86,6 +86,7 @@ def _tensor(name: str, tensor: Tensor) -> dict[str, Any]:
             f"{name} address": tensor.data_ptr() if tensor.layout is torch.strided else 0,
             f"{name} version": None if tensor.is_inference() else tensor._version,
             f"{name} needs gradient": tensor.requires_grad,
+            f"{name} is a leaf": tensor.is_leaf,
         }
         if tensor.is_leaf:
             hooks, after = tensor._backward_hooks, tensor._post_accumulate_grad_hooks

@@ -140,10 +140,10 @@ def test_a_sparse_batch():
     class Net(nn.Module):
         def __init__(self) -> None:
             super().__init__()
-            self.weight = nn.Parameter(torch.randn(6, 4))
+            self.weight = nn.Parameter(torch.randn(4, 6))
 
         def forward(self, x: Tensor) -> Tensor:
-            return torch.sparse.mm(x, self.weight)
+            return torch.sparse.mm(x, self.weight.t())
 
     examine(Net, lambda: (x(5, 6) * (x(5, 6, seed=3) > 0)).to_sparse())
 

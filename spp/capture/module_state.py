@@ -6,6 +6,7 @@ dictionary, which ``model.modules()`` does not know, are found on the way and tr
 
 from __future__ import annotations
 
+import random
 from collections import Counter, OrderedDict, defaultdict, deque
 from operator import is_
 from typing import Any
@@ -14,8 +15,11 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from spp.capture.randomness import GENERATORS
 from spp.capture.sites import named_modules
+from spp.capture.tensor_state import TensorState
+
+GENERATORS = (torch.Generator, np.random.Generator, np.random.RandomState, random.Random)
+"""Classes of random generators."""
 
 _PLAIN = frozenset({bool, int, float, complex, str, bytes, type(None), torch.Size, torch.dtype, torch.device, type})
 _CONTAINERS = frozenset({dict, OrderedDict, defaultdict, Counter, list, set, deque})
@@ -24,18 +28,16 @@ _LONG = 4096
 """Longer containers are remembered but not looked into: vocabularies and tables hold no tensors one by one."""
 
 
-class Belongings:
-    """Everything that the modules of ``model`` hold, remembered.
+class ModuleState:
+    """What the modules of ``model`` hold, as it is now.
 
     Attributes:
-        modules: The modules of the model and those hidden in its containers.
-        parameters: All their parameters, by name where they have one.
+        parameters: The parameters of all modules, hidden ones included, by name where they have one.
         tensors: Buffers and further tensors that are no parameters.
         generators: Random generators of their own.
     """
 
     def __init__(self, model: nn.Module) -> None:
-        self.modules: list[nn.Module] = []
         self.parameters: dict[str, nn.Parameter] = {}
         self.tensors: list[Tensor] = []
         self.generators: list[Any] = []
@@ -52,7 +54,6 @@ class Belongings:
                     self._module(prefix, module, hidden)
 
     def _module(self, prefix: str, module: nn.Module, hidden: list[nn.Module]) -> None:
-        self.modules.append(module)
         if isinstance(module, torch.jit.ScriptModule):
             buffers = dict(module.named_buffers(recurse=False))
             self._scripted.append((module, module.training, buffers))
@@ -62,12 +63,7 @@ class Belongings:
             items = module.__dict__.copy()
             self._attributes.append((module, type(module), items))
             for name, value in items.items():
-                kind = type(value)
-                if kind in _PLAIN:
-                    continue
-                if kind in _CONTAINERS and not value:  # most are dictionaries of hooks that nobody registered
-                    self._containers.append((value, None))
-                else:
+                if type(value) not in _PLAIN:
                     self._look(value, hidden, deeper=name not in _REGISTERED)
             own = module._parameters.items()
         for name, parameter in own:
@@ -78,7 +74,7 @@ class Belongings:
     def _look(self, value: Any, hidden: list[nn.Module], deeper: bool = True) -> None:
         kind = type(value)
         if kind in _CONTAINERS:
-            if not value:
+            if not value:  # most are dictionaries of hooks that nobody registered
                 self._containers.append((value, None))
                 return
             if id(value) in self._seen:
@@ -101,7 +97,7 @@ class Belongings:
         elif isinstance(value, GENERATORS):
             self.generators.append(value)
             return
-        elif kind is not tuple:
+        elif not isinstance(value, tuple):
             return
         if deeper and len(value) <= _LONG:
             for item in list(value.values()) if isinstance(value, dict) else list(value):
@@ -128,6 +124,35 @@ class Belongings:
             if array.flags.writeable:
                 array[...] = saved
 
+    def cut(self, known: TensorState) -> None:
+        """Hold detached tensors in place of those that a forward has left there with its graph.
+
+        Args:
+            known: Tensors that may keep the history that they had before.
+        """
+        seen: set[int] = set()
+        for module, *_ in self._attributes:
+            for name, value in module.__dict__.items():
+                if type(value) not in _PLAIN and name not in _REGISTERED:
+                    module.__dict__[name] = _cut(value, known, seen)
+
+
+def _cut(value: Any, known: TensorState, seen: set[int]) -> Any:
+    kind = type(value)
+    if isinstance(value, Tensor):
+        return value if value.grad_fn is None or known.had(value) else value.detach()
+    if isinstance(value, tuple) and (kind is tuple or hasattr(kind, "_make")):
+        items = [_cut(item, known, seen) for item in value]
+        if all(map(is_, items, value)):
+            return value
+        return tuple(items) if kind is tuple else kind._make(items)
+    if kind in _CONTAINERS and kind is not set and id(value) not in seen and len(value) <= _LONG:
+        seen.add(id(value))
+        for key, item in list(value.items() if isinstance(value, dict) else enumerate(value)):
+            if type(item) not in _PLAIN:
+                value[key] = _cut(item, known, seen)
+    return value
+
 
 def containers_in(value: Any) -> list[tuple[Any, Any]]:
     """``value`` and the containers inside it with copies of their entries, for :func:`put_back`."""
@@ -136,7 +161,7 @@ def containers_in(value: Any) -> list[tuple[Any, Any]]:
     for item in queue:  # grows while it is walked
         if type(item) in _CONTAINERS and id(item) not in found:
             found[id(item)] = item, item.copy()
-        elif type(item) is not tuple:
+        elif not isinstance(item, tuple):
             continue
         queue.extend(item.values() if isinstance(item, dict) else item)
     return list(found.values())
@@ -161,6 +186,4 @@ def _same_items(a: Any, b: Any) -> bool:
         return False
     if isinstance(a, dict):
         return all(map(is_, a.keys(), b.keys())) and all(map(is_, a.values(), b.values()))
-    if isinstance(a, set):
-        return bool(a == b)
-    return all(map(is_, a, b))
+    return bool(a == b) if isinstance(a, set) else all(map(is_, a, b))
