@@ -6,9 +6,8 @@ published.verdicts
 
 from __future__ import annotations
 
-from importlib import import_module
-
-from spp.errors import UnknownNameError
+from spp.registry import Registry
+from spp.studies import affine_batchnorm, neuronwise, nf_resnet, thesis_effnet, thesis_ffn
 from spp.studies.publish import Published as Published
 from spp.studies.run import Progress as Progress
 from spp.studies.run import StudyError as StudyError
@@ -21,19 +20,17 @@ from spp.studies.study import Setup as Setup
 from spp.studies.study import Study as Study
 from spp.studies.study import Verdict as Verdict
 
-STUDIES: dict[str, str] = {
-    "thesis-ffn": "spp.studies.thesis_ffn",
-    "thesis-effnet": "spp.studies.thesis_effnet",
-    "affine-batchnorm": "spp.studies.affine_batchnorm",
-    "neuronwise": "spp.studies.neuronwise",
-    "nf-resnet": "spp.studies.nf_resnet",
-}
-"""Name of each study and the module that holds it as ``STUDY``."""
+STUDIES = Registry[Study](
+    "study",
+    {room.STUDY.name: room.STUDY for room in (thesis_ffn, thesis_effnet, affine_batchnorm, neuronwise, nf_resnet)},
+    describe=lambda study: study.title,
+)
+"""Every study by name."""
 
 
 def names() -> tuple[str, ...]:
     """Names of the studies."""
-    return tuple(STUDIES)
+    return STUDIES.names
 
 
 def find(name: str) -> Study:
@@ -42,7 +39,4 @@ def find(name: str) -> Study:
     Raises:
         UnknownNameError: There is none.
     """
-    if name not in STUDIES:
-        raise UnknownNameError("study", str(name), STUDIES, where="study")
-    study: Study = import_module(STUDIES[name]).STUDY
-    return study
+    return STUDIES.row(name, where="study")

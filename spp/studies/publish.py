@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import math
 import os
 import platform
@@ -14,11 +15,12 @@ import pandas as pd
 import torch
 
 import spp
-from spp.frame.files import put_text
-from spp.studies.store import described, write_json, write_table
+from spp.errors import StoreError
+from spp.frame.files import put_table, put_text
 from spp.studies.study import Claim, Results, Setup, Study, Verdict
 
-FIGURE_FORMATS = ("png", "pdf")
+FIGURE_FORMATS = {"png": None, "pdf": "paper"}
+"""Endings of the files, and the style that each is drawn in."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -46,40 +48,47 @@ def publish(study: Study, setup: Setup, results: Results, folder: Path) -> Publi
     tables = dict(study.tables(results, setup))
     files: list[str] = []
     for name in results.names:
-        write_table(folder / f"{name}.parquet", results[name])
+        put_table(folder / f"{name}.parquet", results[name])
         files.append(f"{name}.parquet")
     for name, table in tables.items():
-        put_text(folder / f"{name}.md", markdown(table))
-        put_text(folder / f"{name}.tex", table.to_latex(index=False, escape=True))
-        write_table(folder / f"{name}.csv", table)
-        files += [f"{name}.{end}" for end in ("md", "tex", "csv")]
+        texts = {
+            "md": markdown(table),
+            "tex": table.to_latex(index=False, escape=True),
+            "csv": table.to_csv(index=False),
+        }
+        for end, text in texts.items():
+            put_text(folder / f"{name}.{end}", text)
+            files.append(f"{name}.{end}")
     captions = {}
     for name, figure in (study.figures(results, setup) if study.figures else {}).items():
         captions[name] = figure.caption
-        for end in FIGURE_FORMATS:
-            figure.save(folder / f"{name}.{end}", style="paper" if end == "pdf" else None)
+        for end, style in FIGURE_FORMATS.items():
+            figure.save(folder / f"{name}.{end}", style=style)
             files.append(f"{name}.{end}")
-    facts = _facts(study, setup, results)
-    write_json(
-        folder / "verdicts.json",
-        {
-            **facts,
-            "claims": [
-                {
-                    "claim": claim.name,
-                    "text": claim.text,
-                    "source": claim.source,
-                    "criterion": claim.criterion,
-                    "outcome": str(verdict.outcome),
-                    "found": verdict.found,
-                    "numbers": {k: v if math.isfinite(v) else None for k, v in (verdict.numbers or {}).items()},
-                }
-                for claim, verdict in verdicts.items()
-            ],
-        },
-    )
+    facts = {
+        "study": study.name,
+        "setup": described(setup),
+        "cells": len(results.cells),
+        "seconds": sum(results.seconds.values()),
+        "machine": f"{platform.machine()}, {os.cpu_count()} cores",
+        "versions": {"spp": spp.__version__, "torch": torch.__version__, "python": platform.python_version()},
+    }
+    write_json(folder / "verdicts.json", {**facts, "claims": [_told(*pair) for pair in verdicts.items()]})
     put_text(folder / "README.md", page(study, setup, verdicts, tables, captions, facts))
     return Published(folder, results, verdicts, tables, ("README.md", "verdicts.json", *files))
+
+
+def _told(claim: Claim, verdict: Verdict) -> dict[str, Any]:
+    """A claim and what became of it, as ``verdicts.json`` has it; JSON has no numbers that are not finite."""
+    return {
+        "claim": claim.name,
+        "text": claim.text,
+        "source": claim.source,
+        "criterion": claim.criterion,
+        "outcome": str(verdict.outcome),
+        "found": verdict.found,
+        "numbers": {k: v if math.isfinite(v) else None for k, v in (verdict.numbers or {}).items()},
+    }
 
 
 def page(
@@ -91,20 +100,26 @@ def page(
     facts: Mapping[str, Any],
 ) -> str:
     """The page of a study, as Markdown."""
-    parts = [f"# {study.title}", f"{study.question}\n\nRe-run of: {study.source}.", "## What was run"]
-    parts += ["\n".join(f"- {line}" for line in study.arrangement(setup)), _machine(facts), "## Verdicts"]
+    versions = ", ".join(f"{name} {version}" for name, version in facts["versions"].items())
     rows = [
         {"": claim.name, "claim": claim.text, "verdict": f"**{verdict.outcome}**", "what was found": verdict.found}
         for claim, verdict in verdicts.items()
     ]
-    parts.append(markdown(pd.DataFrame(rows)))
-    parts.append("\n".join(f"- {c.name}: {c.source}. Criterion, fixed before the run: {c.criterion}" for c in verdicts))
-    if tables:
-        parts.append("## Tables")
-        parts += [f"**{name}**\n\n{markdown(table)}" for name, table in tables.items()]
-    if captions:
-        parts.append("## Figures")
-        parts += [f"![{caption}]({name}.png)\n\n*{caption}*" for name, caption in captions.items()]
+    parts = [
+        f"# {study.title}",
+        f"{study.question}\n\nRe-run of: {study.source}.",
+        "## What was run",
+        "\n".join(f"- {line}" for line in study.arrangement(setup)),
+        f"{facts['cells']} cells, {facts['seconds'] / 60:.1f} minutes in all, each on one thread "
+        f"({facts['setup']['device']}; {facts['machine']}; {versions}).",
+        "## Verdicts",
+        markdown(pd.DataFrame(rows)),
+        "\n".join(f"- {c.name}: {c.source}. Criterion, fixed before the run: {c.criterion}" for c in verdicts),
+        *["## Tables"] * bool(tables),
+        *(f"**{name}**\n\n{markdown(table)}" for name, table in tables.items()),
+        *["## Figures"] * bool(captions),
+        *(f"![{caption}]({name}.png)\n\n*{caption}*" for name, caption in captions.items()),
+    ]
     return "\n\n".join(parts) + "\n"
 
 
@@ -114,6 +129,7 @@ def markdown(table: pd.DataFrame) -> str:
     def word(value: Any) -> str:
         if isinstance(value, float):
             return "" if math.isnan(value) else f"{value:.4g}"
+        # a bar or a line break would end the column
         return str(value).replace("|", "\\|").replace("\n", " ")
 
     lines = [[str(column) for column in table.columns], ["---"] * len(table.columns)]
@@ -121,18 +137,28 @@ def markdown(table: pd.DataFrame) -> str:
     return "\n".join("| " + " | ".join(line) + " |" for line in lines)
 
 
-def _facts(study: Study, setup: Setup, results: Results) -> dict[str, Any]:
-    return {
-        "study": study.name,
-        "setup": described(setup),
-        "cells": len(results.cells),
-        "seconds": sum(results.seconds.values()),
-        "machine": f"{platform.machine()}, {os.cpu_count()} cores",
-        "versions": {"spp": spp.__version__, "torch": torch.__version__, "python": platform.python_version()},
-    }
+def described(setup: Setup) -> dict[str, Any]:
+    """What of the setup decides about the numbers; more seeds or another place of the data do not change a cell's."""
+    return {"quick": setup.quick, "device": setup.device}
 
 
-def _machine(facts: Mapping[str, Any]) -> str:
-    versions = ", ".join(f"{name} {version}" for name, version in facts["versions"].items())
-    where = f"{facts['setup']['device']}; {facts['machine']}; {versions}"
-    return f"{facts['cells']} cells, {facts['seconds'] / 60:.1f} minutes in all, each on one thread ({where})."
+def read_json(path: Path) -> dict[str, Any]:
+    """A file of facts.
+
+    Raises:
+        StoreError: It cannot be read.
+    """
+    try:
+        found = json.loads(path.read_text(encoding="utf-8"))
+        if not isinstance(found, dict):
+            raise ValueError("something else")
+    except (OSError, ValueError) as error:
+        raise StoreError(
+            "a file of a study holds its facts", received=str(error), where=str(path), remedy=f"Remove {path.parent}"
+        ) from error
+    return found
+
+
+def write_json(path: Path, facts: dict[str, Any]) -> None:
+    """Write facts, whole or not at all."""
+    put_text(path, json.dumps(facts, indent=2, default=str) + "\n")

@@ -1,7 +1,12 @@
-"""Run a study: every cell that is not finished yet, in as many processes as are asked for, then the verdicts."""
+"""Run a study: every cell that is not finished yet, in as many processes as are asked for, then the verdicts.
+
+Its folder holds ``study.json``, and a folder for each finished cell, which is there whole or not at all.
+"""
 
 from __future__ import annotations
 
+import os
+import shutil
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -11,10 +16,14 @@ from typing import Any
 
 import torch
 
-from spp.errors import InputError, MissingExtraError, SppError
-from spp.studies.publish import Published, publish
-from spp.studies.store import Shelf
-from spp.studies.study import Cell, Setup, Study, Tables
+from spp.errors import InputError, MissingExtraError, SppError, StoreError
+from spp.frame.files import DRAFT, failed, read_table
+from spp.studies.publish import Published, described, publish, read_json, write_json
+from spp.studies.study import Cell, Results, Setup, Study, Tables
+
+STUDY_FILE, CELL_FILE, CELLS = "study.json", "cell.json", "cells"
+FORMAT = 1
+"""Version of the folder's layout."""
 
 
 class StudyError(SppError, RuntimeError):
@@ -69,39 +78,28 @@ def run(
         StudyError: A cell failed; those that are finished stay finished.
         MissingExtraError: joblib is not installed.
     """
-    setup, report = setup or Setup(), report or _silent
+    setup = setup or Setup()
     if jobs == 0 or jobs < -1:
         raise InputError("jobs are a positive number, or -1 for one per core", received=str(jobs), where="jobs")
     cells = list(study.cells(setup))
     shelf = Shelf(out, study, setup)
-    clock = _Clock(cells, shelf, jobs)
-    report(Progress(None, clock.done, len(cells), clock.seconds_left()))
-    todo = [cell for cell in cells if not shelf.has(cell)]
-    for cell, tables, seconds in _measured(study, todo, setup, jobs, backend):
-        shelf.put(cell, tables, seconds)
-        clock.add(cell, seconds)
-        report(Progress(cell, clock.done, len(cells), clock.seconds_left()))
+    seconds = dict(shelf.read(cells).seconds)
+
+    def tell(cell: Cell | None) -> None:
+        """The rest takes what the finished cells took per unit of their cost, over the jobs."""
+        spent = sum(one.cost for one in seconds)
+        left = sum(one.cost for one in cells if one not in seconds) / ((os.cpu_count() or 1) if jobs < 0 else jobs)
+        if report is not None:
+            time_left = left * sum(seconds.values()) / spent if spent else None
+            report(Progress(cell, len(seconds), len(cells), time_left))
+
+    tell(None)
+    todo = [cell for cell in cells if cell not in seconds]
+    for cell, tables, taken in _measured(study, todo, setup, jobs, backend):
+        shelf.put(cell, tables, taken)
+        seconds[cell] = taken
+        tell(cell)
     return publish(study, setup, shelf.read(cells), shelf.folder)
-
-
-class _Clock:
-    """How long the rest will take: what the finished cells took per unit of their cost, for what is left, over the jobs."""
-
-    def __init__(self, cells: list[Cell], shelf: Shelf, jobs: int) -> None:
-        import os
-
-        self._jobs = (os.cpu_count() or 1) if jobs < 0 else jobs
-        known = shelf.read(cells)
-        self.done = len(known.cells)
-        self._seconds, self._spent = sum(known.seconds.values()), sum(cell.cost for cell in known.cells)
-        self._left = sum(cell.cost for cell in cells) - self._spent
-
-    def add(self, cell: Cell, seconds: float) -> None:
-        self.done, self._seconds = self.done + 1, self._seconds + seconds
-        self._spent, self._left = self._spent + cell.cost, self._left - cell.cost
-
-    def seconds_left(self) -> float | None:
-        return None if not self._spent else max(self._left, 0.0) * self._seconds / self._spent / self._jobs
 
 
 def _measured(
@@ -109,37 +107,39 @@ def _measured(
 ) -> Iterator[tuple[Cell, Tables, float]]:
     """Cells as they are finished."""
     if jobs == 1:
-        yield from (_work(study, cell, setup) for cell in cells)
+        yield from (_work(study.name, study.measure, cell, setup) for cell in cells)
         return
     try:
         from joblib import Parallel, delayed, parallel_config
     except ImportError as error:
         raise MissingExtraError("joblib", "studies", purpose="running cells in parallel") from error
     with parallel_config(backend=backend, n_jobs=jobs):
+        # one cell at a time and none in advance: what is interrupted loses the cells in work and no others
         yield from Parallel(return_as="generator_unordered", pre_dispatch="n_jobs", batch_size=1)(
-            delayed(_work)(study, cell, setup) for cell in cells
+            delayed(_work)(study.name, study.measure, cell, setup) for cell in cells
         )
 
 
-def _work(study: Study, cell: Cell, setup: Setup) -> tuple[Cell, Tables, float]:
+def _work(name: str, measure: Callable[[Cell, Setup], Tables], cell: Cell, setup: Setup) -> tuple[Cell, Tables, float]:
     """Measure one cell, on one thread."""
     started = time.perf_counter()
     with _one_thread():
         try:
-            tables = study.measure(cell, setup)
+            tables = measure(cell, setup)
         except SppError:
             raise
         except Exception as error:
             raise StudyError(
                 "a cell of a study ends with its tables",
                 received=f"{type(error).__name__}: {error}",
-                where=f"{study.name}, {cell}",
+                where=f"{name}, {cell}",
             ) from error
     return cell, tables, time.perf_counter() - started
 
 
 @contextmanager
 def _one_thread() -> Iterator[None]:
+    # how many threads share a sum decides how it is rounded
     before = torch.get_num_threads()
     torch.set_num_threads(1)
     try:
@@ -148,5 +148,86 @@ def _one_thread() -> Iterator[None]:
         torch.set_num_threads(before)
 
 
-def _silent(progress: Any) -> None:
-    """Tell nobody."""
+class Shelf:
+    """Finished cells of one study, on disk.
+
+    Args:
+        folder: Of the study.
+        study: Which.
+        setup: At which size.
+
+    Raises:
+        InputError: The folder holds another study, or the same one at another size.
+        StoreError: It cannot be written, or is no such folder.
+    """
+
+    def __init__(self, folder: str | Path, study: Study, setup: Setup) -> None:
+        self.folder = Path(folder).expanduser()
+        facts = {"format": FORMAT, "study": study.name, "setup": described(setup)}
+        try:
+            if (self.folder / STUDY_FILE).is_file():
+                self._compare(read_json(self.folder / STUDY_FILE), facts)
+                return
+            if self.folder.is_dir() and any(self.folder.iterdir()):
+                raise StoreError(
+                    "a study goes into a folder of its own",
+                    received="a folder that holds something else",
+                    where=str(folder),
+                    remedy="Choose another folder",
+                )
+            self.folder.mkdir(parents=True, exist_ok=True)
+            write_json(self.folder / STUDY_FILE, facts)
+        except OSError as error:
+            # our own StoreError is an OSError too
+            raise error if isinstance(error, StoreError) else failed(folder, error) from error
+
+    def put(self, cell: Cell, tables: Tables, seconds: float) -> None:
+        """Keep what a cell measured: written beside its place, and renamed.
+
+        Raises:
+            StoreError: It cannot be written.
+        """
+        place = self._place(cell)
+        draft = place.with_name(f"{DRAFT}{os.getpid()}-{place.name}")
+        facts = {"parameters": dict(cell.parameters), "seconds": seconds, "tables": list(tables)}
+        try:
+            shutil.rmtree(draft, ignore_errors=True)
+            draft.mkdir(parents=True)
+            for name, table in tables.items():
+                table.to_parquet(draft / f"{name}.parquet", index=False)
+            write_json(draft / CELL_FILE, facts)
+            # renaming a folder is one step of the file system: after a kill it is there whole or not at all
+            draft.replace(place)
+        except OSError as error:
+            raise failed(place, error) from error
+        finally:
+            shutil.rmtree(draft, ignore_errors=True)
+
+    def read(self, cells: list[Cell]) -> Results:
+        """What the finished ones among ``cells`` measured.
+
+        Raises:
+            StoreError: A file is damaged; the message says what to remove to have the cell run again.
+        """
+        tables: dict[Cell, Tables] = {}
+        seconds: dict[Cell, float] = {}
+        for cell in cells:
+            place = self._place(cell)
+            if (place / CELL_FILE).is_file():
+                facts = read_json(place / CELL_FILE)
+                tables[cell] = {name: read_table(place / f"{name}.parquet", str(place)) for name in facts["tables"]}
+                seconds[cell] = float(facts["seconds"])
+        return Results(tuple(tables), tables, seconds)
+
+    def _place(self, cell: Cell) -> Path:
+        return self.folder / CELLS / cell.folder
+
+    def _compare(self, stored: dict[str, Any], own: dict[str, Any]) -> None:
+        differing = [key for key in own if stored.get(key) != own[key]]
+        if differing:
+            raise InputError(
+                "a study goes on in the folder in which it began, at the size at which it began",
+                received="; ".join(f"{key} {own[key]} instead of {stored.get(key)}" for key in differing),
+                where=str(self.folder),
+                remedy="Choose another folder.",
+            )

@@ -11,6 +11,7 @@ import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import StrEnum
+from functools import wraps
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -19,11 +20,8 @@ import pandas as pd
 from spp.errors import InputError
 
 if TYPE_CHECKING:
+    # SignalPlot loads matplotlib, which `spp study list` does without
     from spp.plot import SignalPlot
-
-    Figures = Mapping[str, SignalPlot]
-else:  # drawing is loaded when something is drawn
-    Figures = Mapping[str, Any]
 
 Value = str | int | float | bool
 """What a parameter of a cell may be."""
@@ -60,6 +58,11 @@ class Setup:
         wanted = self.seeds or own
         return (*SEEDS, *range(1, max(0, wanted - len(SEEDS)) + 1))[:wanted]
 
+    @property
+    def chance(self) -> float:
+        """The accuracy of guessing, on the digits or on CIFAR-100."""
+        return 0.1 if self.quick else 0.01
+
 
 @dataclass(frozen=True, slots=True)
 class Cell:
@@ -88,6 +91,7 @@ class Cell:
     def folder(self) -> str:
         """A name for its folder that no other cell has on any file system."""
         slug = re.sub(r"[^A-Za-z0-9.=+-]+", "-", "_".join(f"{k}={v}" for k, v in self.parameters))[:80]
+        # slugs of different cells can be equal, above all where case does not count
         return f"{slug}-{hashlib.sha256(str(self).encode()).hexdigest()[:8]}"
 
 
@@ -115,7 +119,7 @@ class Results:
     def __getitem__(self, name: str) -> pd.DataFrame:
         """One table over all cells that have it, the cells' parameters as its first columns."""
         if name not in self._whole:
-            parts = [self._named(cell, self.tables[cell][name]) for cell in self.cells if name in self.tables[cell]]
+            parts = [_named(cell, self.tables[cell][name]) for cell in self.cells if name in self.tables[cell]]
             self._whole[name] = pd.concat(parts, ignore_index=True) if parts else pd.DataFrame()
         return self._whole[name].copy()
 
@@ -126,10 +130,10 @@ class Results:
             table = table[table[key] == value] if key in table.columns else table.iloc[:0]
         return table.reset_index(drop=True)
 
-    @staticmethod
-    def _named(cell: Cell, table: pd.DataFrame) -> pd.DataFrame:
-        own = {key: [value] * len(table) for key, value in cell.parameters if key not in table.columns}
-        return pd.concat([pd.DataFrame(own), table.reset_index(drop=True)], axis=1)
+
+def _named(cell: Cell, table: pd.DataFrame) -> pd.DataFrame:
+    own = {key: [value] * len(table) for key, value in cell.parameters if key not in table.columns}
+    return pd.concat([pd.DataFrame(own), table.reset_index(drop=True)], axis=1)
 
 
 class Outcome(StrEnum):
@@ -155,6 +159,10 @@ class Verdict:
     numbers: Mapping[str, float] | None = None
 
 
+Judge = Callable[[Results, Setup], Verdict]
+"""Decides about a claim."""
+
+
 @dataclass(frozen=True, slots=True)
 class Claim:
     """A claim of the work that a study re-runs.
@@ -171,7 +179,33 @@ class Claim:
     text: str
     source: str
     criterion: str
-    judge: Callable[[Results, Setup], Verdict] = field(repr=False)
+    judge: Judge = field(repr=False)
+
+
+class Untestable(Exception):
+    """Raised in a judge where the results decide nothing; the message is what was found."""
+
+
+def claim(name: str, source: str) -> Callable[[Judge], Claim]:
+    """Make a claim of the judge that follows, which may raise ``Untestable``.
+
+    The judge's docstring is the claim's text, then, after ``Criterion:``, its criterion; names in braces are constants of the
+    judge's module, so that what is printed is what decides.
+    """
+
+    def made(judge: Judge) -> Claim:
+        @wraps(judge)
+        def judged(results: Results, setup: Setup) -> Verdict:
+            try:
+                return judge(results, setup)
+            except Untestable as error:
+                return Verdict(Outcome.NOT_TESTABLE, str(error))
+
+        prose = " ".join((judge.__doc__ or "").split()).format_map(getattr(judge, "__globals__"))  # noqa: B009
+        text, _, criterion = prose.partition(" Criterion: ")
+        return Claim(name, text, source, criterion, judged)
+
+    return made
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -201,4 +235,4 @@ class Study:
     cells: Callable[[Setup], Sequence[Cell]]
     measure: Callable[[Cell, Setup], Tables]
     tables: Callable[[Results, Setup], Tables]
-    figures: Callable[[Results, Setup], Figures] | None = None
+    figures: Callable[[Results, Setup], Mapping[str, SignalPlot]] | None = None

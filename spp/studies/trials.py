@@ -2,23 +2,53 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+import math
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import Any, TypeVar
 
-import numpy as np
 import pandas as pd
 import torch
 from torch import Tensor, nn
 
 from spp.capture.schedule import Every
-from spp.data import Splits, splits
+from spp.data import Part, Splits, splits
 from spp.errors import InputError
+from spp.models import build
 from spp.studies.study import Setup, Tables
 from spp.tracing import trace
-from spp.training import Recipe, fit
-from spp.training.results import History, News
+from spp.training import News, Recipe, fit
+from spp.training.results import History
 
 T = TypeVar("T")
+
+
+@dataclass(frozen=True, slots=True)
+class Arm:
+    """A network that a study compares with others.
+
+    Attributes:
+        label: As figures and tables call it.
+        about: What it is, for the description of the study.
+        model: Name of the bundled network.
+        changes: What is changed about it, as ``spp.models.build`` takes it.
+        circular: Kernel sizes of the convolutions that wrap around the image in place of padding with zeros, which loses
+            variance.
+    """
+
+    label: str
+    about: str = ""
+    model: str = "ffn"
+    changes: Mapping[str, Any] = field(default_factory=dict)
+    circular: tuple[int, ...] = ()
+
+    def build(self, **size: Any) -> nn.Module:
+        """The network, from torch's global random state."""
+        model = build(self.model, **size, **self.changes)
+        for layer in model.modules():
+            if isinstance(layer, nn.Conv2d) and layer.kernel_size[0] in self.circular:
+                layer.padding_mode = "circular"
+        return model
 
 
 def images(
@@ -52,6 +82,7 @@ def drawn(build: Callable[[], T], seed: int) -> T:
 
     A network draws its weights from it, and a trace of a network with dropout its masks.
     """
+    # devices=(): without it torch forks every GPU there is, with a warning where there are many
     with torch.random.fork_rng(devices=()):
         torch.manual_seed(seed)
         return build()
@@ -64,7 +95,6 @@ def trained(
     setup: Setup,
     *,
     every: Every | None = None,
-    include: Iterable[str] | None = None,
     report: Callable[[News], None] | None = None,
 ) -> Tables:
     """Train a network and keep what came of it; ``report`` is told after each step and each epoch.
@@ -72,10 +102,9 @@ def trained(
     Returns:
         ``history``, a row per epoch (without the seconds, which are not reproducible); ``test``, one row with ``accuracy``
         and ``loss`` of the last weights on the test images and whether the run ``finished`` (a loss that is not finite ends
-        it); and, where ``every`` says which steps to measure, ``signals``, their frame.
+        it); and, where ``every`` says which steps to measure, ``evolution``, their frame.
     """
-    options: dict[str, Any] = {} if include is None else {"include": list(include)}
-    fitted = fit(model, data, recipe, every=every, watch=options, device=setup.device, report=report)
+    fitted = fit(model, data, recipe, every=every, device=setup.device, report=report)
     last = fitted.test["last"]
     tables = {
         "history": fitted.history.drop(columns=str(History.SECONDS)),
@@ -83,9 +112,31 @@ def trained(
             {"accuracy": [last["accuracy"]], "loss": [last["loss"]], "finished": [fitted.stopped is None]}
         ),
     }
-    if fitted.watch is not None:
-        tables["signals"] = fitted.watch.frame
-    return tables
+    return tables if fitted.watch is None else {**tables, "evolution": fitted.watch.frame}
+
+
+def outcome(tables: Tables, target: float | None = None) -> pd.DataFrame:
+    """What a run came to, one row.
+
+    Args:
+        tables: Of ``trained``.
+        target: Accuracy on the validation images whose first epoch is looked for.
+
+    Returns:
+        ``validation`` and ``validation_loss``, of the last weights; ``accuracy``, ``loss`` and ``finished``, on the test
+        images; with a target, ``epochs``, how many it took, infinite where it was not reached.
+    """
+    history = tables["history"]
+    last = history.iloc[-1]
+    row: dict[str, Any] = {
+        "validation": last[History.VALIDATION_ACCURACY],
+        "validation_loss": last[History.VALIDATION_LOSS],
+        **{str(name): value for name, value in tables["test"].iloc[0].items()},
+    }
+    if target is not None:
+        reached = history.loc[history[History.VALIDATION_ACCURACY] >= target, History.EPOCH]
+        row["epochs"] = math.inf if reached.empty else float(reached.iloc[0]) + 1
+    return pd.DataFrame([row])
 
 
 def traced(model: nn.Module, batch: Any, setup: Setup, **options: Any) -> Tables:
@@ -94,27 +145,11 @@ def traced(model: nn.Module, batch: Any, setup: Setup, **options: Any) -> Tables
     return {"signals": found.frame, "blocks": found.blocks}
 
 
-def first(data: Splits, n: int) -> tuple[Tensor, Tensor]:
-    """The first ``n`` training images and their classes, as they are stored: in an order that follows from the seed."""
-    return data.train.batch(torch.arange(min(n, len(data.train))))
-
-
-def chance(setup: Setup) -> float:
-    """The accuracy of guessing, on the digits or on CIFAR-100."""
-    return 0.1 if setup.quick else 0.01
+def first(part: Part, count: int) -> tuple[Tensor, Tensor]:
+    """The first ``count`` images of a part and their classes, as they are stored: in an order that follows from the seed."""
+    return part.batch(torch.arange(min(count, len(part))))
 
 
 def commas(values: Iterable[object]) -> str:
     """Values between commas; numbers as short as they can be."""
     return ", ".join(f"{value:g}" if isinstance(value, float) else str(value) for value in values)
-
-
-def geometric(values: pd.Series[float]) -> float:
-    """Geometric mean."""
-    return float(np.exp(np.log(values.astype(np.float64)).mean()))
-
-
-def spread(values: pd.Series[float], scale: float = 1.0, digits: int = 1) -> str:
-    """Mean and standard deviation over seeds (biased: divided by n), in words, as ``95.1 ± 0.4``."""
-    mean, deviation = float(values.mean()) * scale, float(values.std(ddof=0)) * scale
-    return f"{mean:.{digits}f} ± {deviation:.{digits}f}"

@@ -12,7 +12,7 @@ from torch import nn
 
 from spp.studies import Cell, Outcome, Results, Setup, run
 from spp.studies import affine_batchnorm as study
-from spp.studies.affine_batchnorm_claims import AFFINE, ARMS, BATCH, CLAIMS, LSUV, MINUS, NONE
+from spp.studies.affine_batchnorm.claims import AFFINE, ARMS, BATCH, CLAIMS, LSUV, MINUS, NONE
 from spp.studies.trials import drawn, images
 from tests.data.files import write_cifar
 
@@ -41,13 +41,13 @@ def test_arms_differ_in_their_norm_alone() -> None:
     count = {arm: sum(p.numel() for p in model.parameters()) for arm, model in made.items()}
     norms = sum(m.num_features for m in made[BATCH].modules() if isinstance(m, nn.BatchNorm2d))
     assert count[NONE] == count[LSUV] == count[MINUS] == count[BATCH] - 2 * norms == count[AFFINE] - 2 * norms
-    x = study.first(data, 64)[0]
+    x = study.first(data.train, 64)[0]
     out = {arm: model(x) for arm, model in made.items()}
     assert torch.equal(out[AFFINE], out[NONE]) and torch.allclose(out[BATCH], out[MINUS], atol=1e-5)
     assert not torch.allclose(out[NONE], out[MINUS], atol=1e-2)
     assert torch.equal(made[NONE].get_parameter("stem.conv.weight"), made[BATCH].get_parameter("stem.conv.weight"))
     stem = made[LSUV].get_submodule("stem.conv")
-    assert float(stem(study.first(data, 256)[0]).detach().var()) == pytest.approx(1, abs=0.1)
+    assert float(stem(study.first(data.train, 256)[0]).detach().var()) == pytest.approx(1, abs=0.1)
 
 
 def test_a_cell_at_full_size_trains_on_cifar(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -13,12 +13,25 @@ import torch
 from torch import Generator
 
 from spp.nn.neuronwise import NeuronwiseLayer
-from spp.studies import Cell, Outcome, Results, Setup, neuronwise_laws, run
+from spp.studies import Cell, Outcome, Results, Setup, run
 from spp.studies import neuronwise as study
-from spp.studies.neuronwise_claims import CLAIMS
-from spp.studies.neuronwise_laws import compared, timed
-from spp.studies.neuronwise_networks import ARMS, BATCH, CNN, COORDS, DAMPED, FFN, MODES, PLAIN, Changed, Sizes, make
-from spp.studies.neuronwise_tables import ADAM, CHANGED, NEAT, SGD
+from spp.studies.neuronwise import networks
+from spp.studies.neuronwise.claims import ADAM, CHANGED, CLAIMS, NEAT, SGD
+from spp.studies.neuronwise.networks import (
+    ARMS,
+    BATCH,
+    CNN,
+    COORDS,
+    DAMPED,
+    FFN,
+    MODES,
+    PLAIN,
+    Changed,
+    Sizes,
+    compared,
+    make,
+    timed,
+)
 from spp.studies.trials import drawn
 from tests.data.files import write_cifar
 
@@ -97,7 +110,7 @@ def test_coords_descend_and_outer_can_ascend() -> None:
 
 
 def test_time_is_taken_of_both(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(neuronwise_laws, "ROUNDS", 4)
+    monkeypatch.setattr(networks, "ROUNDS", 4)
     plain, other = (make(FFN, arm, SMALL, 10) for arm in (PLAIN, COORDS))
     before = [p.clone() for p in other.parameters()]
     row = timed(plain, other, (torch.randn(8, 1, 8, 8), torch.arange(8))).iloc[0]
@@ -227,7 +240,7 @@ def test_what_adam_leaves_is_compared_with_sgd(sgd: float, adam: float, outcome:
 
 
 def test_a_run_publishes_tables_and_verdicts(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(neuronwise_laws, "ROUNDS", 4)
+    monkeypatch.setattr(networks, "ROUNDS", 4)
     monkeypatch.setattr(study, "WARMED", 1)
     monkeypatch.setattr(study, "QUICK", replace(study.QUICK, **SHORT))
     published = run(study.STUDY, tmp_path, Setup(seeds=1))

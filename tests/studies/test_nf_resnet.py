@@ -11,8 +11,9 @@ import pytest
 import torch
 
 from spp.nn import StandardizedConv2d
-from spp.studies import Cell, Outcome, Setup, find, nf_resnet
-from spp.studies.nf_resnet import ARMS, SIZES, closed_form
+from spp.studies import Cell, Outcome, Setup, find
+from spp.studies.nf_resnet.claims import ARMS, closed_form
+from spp.studies.nf_resnet.figures import SIZES
 from spp.studies.publish import publish
 from spp.studies.study import Tables
 from tests.studies import judging
@@ -70,9 +71,8 @@ def test_closed_forms_are_those_of_the_reference() -> None:
 @pytest.fixture
 def tiny(monkeypatch: pytest.MonkeyPatch) -> None:
     """The real cells at the smallest size that has something in each stage."""
-    monkeypatch.setattr(
-        nf_resnet, "SIZES", {True: (32, 8, ((20, (2, 1, 1, 1)),)), False: (64, 4, ((20, (1, 1, 1, 1)),))}
-    )
+    monkeypatch.setitem(SIZES, True, (32, 8, {20: (2, 1, 1, 1)}))
+    monkeypatch.setitem(SIZES, False, (64, 4, {20: (1, 1, 1, 1)}))
 
 
 @pytest.mark.usefixtures("tiny")

@@ -13,7 +13,7 @@ from pandas.testing import assert_frame_equal
 from spp.errors import InputError, StoreError
 from spp.studies import Cell, Progress, Setup, Study, StudyError, run
 from spp.studies.publish import markdown
-from spp.studies.store import Shelf
+from spp.studies.run import Shelf
 from tests.studies.conftest import MEASURED, measure
 
 

@@ -16,8 +16,7 @@ from spp.errors import InputError
 from spp.studies import Cell, Outcome, Setup, find, thesis_effnet
 from spp.studies.publish import publish
 from spp.studies.study import Tables
-from spp.studies.thesis_effnet_arms import ARMS, RATES, TABLE_1, TRAINED, TRAINED_FULL
-from spp.studies.thesis_effnet_claims import TABLE_1_THESIS
+from spp.studies.thesis_effnet.claims import ARMS, RATES, TABLE_1, TABLE_1_THESIS, TRAINED, TRAINED_FULL
 from spp.studies.trials import images
 from tests.data.files import write_cifar
 from tests.studies import judging

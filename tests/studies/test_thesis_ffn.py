@@ -16,8 +16,7 @@ from spp.studies import Cell, Outcome, Setup, find, thesis_ffn
 from spp.studies.publish import publish
 from spp.studies.study import Tables
 from spp.studies.thesis_ffn import RATES, first_of, standardized_digits
-from spp.studies.thesis_ffn_arms import ARMS, SCALED
-from spp.studies.thesis_ffn_claims import at_equal_loss
+from spp.studies.thesis_ffn.claims import ARMS, SCALED, at_equal_loss
 from tests.data.files import write_cifar
 from tests.studies import judging
 from tests.studies.judging import results
@@ -105,7 +104,7 @@ def test_what_it_publishes_follows_from_its_cells(at_init: tuple[Cell, Tables], 
     outcomes = {claim.name: verdict.outcome for claim, verdict in published.verdicts.items()}
     assert outcomes["C1"] == outcomes["C3"] == Outcome.NOT_TESTABLE and len(outcomes) == 3
     assert published.tables["init"]["theory, infinite width"].tolist()[:4] == ["1.00", "1.62", "14.62", "14.62"]
-    assert published.tables["accuracy"]["network"].tolist() == [label for label, _ in ARMS.values()]
+    assert published.tables["accuracy"]["network"].tolist() == [arm.label for arm in ARMS.values()]
     names = {"init.png", "figures-1-and-2.pdf", "figure-3.png", "accuracy.pdf", "scaling.png", "init.tex"}
     assert names <= set(published.files)
 

@@ -8,7 +8,8 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from spp.studies.tuning import Difference, outcome, rate_in_words, tuned
+from spp.studies.evidence import Difference, rate_in_words, tuned
+from spp.studies.trials import outcome
 
 
 def test_outcome_is_the_last_epoch_the_test_and_the_epochs_to_a_target() -> None:

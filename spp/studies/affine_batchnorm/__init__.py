@@ -15,12 +15,14 @@ from torch import nn
 from spp.data import Splits
 from spp.models import build
 from spp.nn import lsuv_
-from spp.studies import affine_batchnorm_claims as claims
-from spp.studies.affine_batchnorm_claims import ARMS, SIGNAL, TRAINED
+from spp.studies.affine_batchnorm import claims
+from spp.studies.affine_batchnorm.claims import ARMS, LSUV
 from spp.studies.study import Cell, Setup, Study, Tables
-from spp.studies.trials import commas, drawn, first, images, traced, trained
-from spp.studies.tuning import outcome
+from spp.studies.trials import commas, drawn, first, images, outcome, traced, trained
 from spp.training import Recipe
+
+SIGNAL, TRAINED = "signal", "train"
+"""Kinds of cells: a trace at init, and a training run."""
 
 LSUV_IMAGES, TRACED_IMAGES = 256, 128
 MOMENTUM = 0.9
@@ -67,6 +69,11 @@ FULL = Size(
     changes={},
     costs=(15.0, 25.0, 35.0, 60.0),
 )
+PILOT = (
+    "Training is short, so that accuracy shows how fast arms learn as well as how far they come. Epochs and rates were settled "
+    "in a pilot on another seed, scored on the same test images; 0.001 was added after a first run, whose best rates stood at "
+    "the low end of the grid."
+)
 
 
 def size(setup: Setup) -> Size:
@@ -92,14 +99,7 @@ def arrangement(setup: Setup) -> list[str]:
         f"Seeds: {commas(setup.seed_list(chosen.seeds))}.",
         "Departures: data, recipe and rates are this re-run's own, since only the abstract of the paper could be read. The arm "
         "with LSUV is not in it.",
-        *(
-            [
-                "Training is short, so that accuracy shows how fast arms learn as well as how far they come. Epochs and "
-                "rates were settled in a pilot on another seed, scored on the same test images; 0.001 was added after a "
-                "first run, whose best rates stood at the low end of the grid."
-            ]
-            * setup.quick
-        ),
+        *[PILOT] * setup.quick,
     ]
 
 
@@ -107,22 +107,30 @@ def cells(setup: Setup) -> list[Cell]:
     """For every arm, depth and seed a trace at init, and for every batch size and rate besides a training run."""
     chosen = size(setup)
     seeds = setup.seed_list(chosen.seeds)
-    plan = [
+    costs = dict(zip(chosen.depths, chosen.costs, strict=True))
+    traces = [
         Cell.of(cost / 2, kind=SIGNAL, layers=depth, arm=arm, seed=seed)
-        for depth, cost in zip(chosen.depths, chosen.costs, strict=True)
+        for depth, cost in costs.items()
         for arm in ARMS
         for seed in seeds
     ]
-    for depth, cost in zip(chosen.depths, chosen.costs, strict=True):
-        for batch in chosen.batches:
-            each = cost * chosen.epochs * (1.5 if batch == min(chosen.batches) else 1.0)
-            plan += [
-                Cell.of(each, kind=TRAINED, layers=depth, batch=batch, arm=arm, lr=lr, seed=seed)
-                for arm in ARMS
-                for lr in chosen.rates
-                for seed in seeds
-            ]
-    return plan
+    # small batches take longer for an epoch
+    return traces + [
+        Cell.of(
+            cost * chosen.epochs * (1.5 if batch == min(chosen.batches) else 1.0),
+            kind=TRAINED,
+            layers=depth,
+            batch=batch,
+            arm=arm,
+            lr=lr,
+            seed=seed,
+        )
+        for depth, cost in costs.items()
+        for batch in chosen.batches
+        for arm in ARMS
+        for lr in chosen.rates
+        for seed in seeds
+    ]
 
 
 def measure(cell: Cell, setup: Setup) -> Tables:
@@ -131,32 +139,20 @@ def measure(cell: Cell, setup: Setup) -> Tables:
     data = images(setup, "cifar10", seed=cell["seed"])
     model = drawn(lambda: network(cell["layers"], cell["arm"], chosen, data), cell["seed"])
     if cell["kind"] == SIGNAL:
-        return traced(model, first(data, TRACED_IMAGES), setup)
-    recipe = Recipe(
-        epochs=chosen.epochs,
-        batch_size=cell["batch"],
-        optimizer="sgd",
-        momentum=MOMENTUM,
-        lr=cell["lr"],
-        seed=cell["seed"],
-    )
+        return traced(model, first(data.train, TRACED_IMAGES), setup)
+    own = {"batch_size": cell["batch"], "lr": cell["lr"], "seed": cell["seed"]}
+    recipe = Recipe(epochs=chosen.epochs, optimizer="sgd", momentum=MOMENTUM, **own)
     tables = trained(model, data, recipe, setup)
     return {"outcome": outcome(tables), "history": tables["history"]}
 
 
 def network(depth: int, arm: str, chosen: Size, data: Splits) -> nn.Module:
     """The network of an arm, from torch's global random state."""
-    norm = "none" if arm == claims.LSUV else arm
-    model = build(
-        f"resnet{depth}_cifar",
-        norm=norm,
-        init="he_fan_out",
-        head_init="default",
-        num_classes=len(data.classes),
-        **chosen.changes,
-    )
-    if arm == claims.LSUV:
-        lsuv_(model, first(data, LSUV_IMAGES)[0])
+    inits = {"init": "he_fan_out", "head_init": "default"}
+    norm = "none" if arm == LSUV else arm
+    model = build(f"resnet{depth}_cifar", norm=norm, num_classes=len(data.classes), **inits, **chosen.changes)
+    if arm == LSUV:
+        lsuv_(model, first(data.train, LSUV_IMAGES)[0])
     return model
 
 

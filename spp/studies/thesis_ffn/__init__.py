@@ -7,31 +7,26 @@ the two kinds of BatchNorm over training, on all training images at once.
 from __future__ import annotations
 
 from dataclasses import replace
-from functools import partial
-from typing import Any
 
 import numpy as np
 import pandas as pd
 import torch
 from torch import Tensor, nn
 
-from spp import models
-from spp.data import Splits, gaussian, splits
+from spp.data import Part, Splits, gaussian, splits
 from spp.data.builtin import digit_pixels, held_out
 from spp.data.images import InMemory, Scale
 from spp.frame.schema import Column
-from spp.studies.study import Cell, Results, Setup, Study, Tables
-from spp.studies.thesis_ffn_arms import ARMS, SCALED
-from spp.studies.thesis_ffn_claims import BELOW, CLAIMS, STEPS, TOP, scaling_table
-from spp.studies.thesis_ffn_figures import figures
-from spp.studies.trials import drawn, geometric, images, spread, trained
-from spp.theory import batchnorm_gradient_factor, chi
+from spp.studies.study import Cell, Setup, Study, Tables
+from spp.studies.thesis_ffn import figures
+from spp.studies.thesis_ffn.claims import ARMS, BELOW, CLAIMS, DIGITS, SCALED, TOP
+from spp.studies.thesis_ffn.figures import RATES
+from spp.studies.trials import drawn, images, trained
 from spp.tracing import trace
-from spp.training import Recipe
-from spp.training.results import News
+from spp.training import News, Recipe
 from spp.vocabulary import Signal
 
-RATES, SCALING_RATES = (0.1, 0.01, 0.001), (0.01, 0.001)
+SCALING_RATES = (0.01, 0.001)
 WATCHED_RATE = 0.001
 INIT_SEEDS, QUICK_SEEDS, FULL_SEEDS, SCALING_SEEDS = 20, 3, 5, 5
 QUICK_EPOCHS, QUICK_BATCH, FULL_EPOCHS, FULL_BATCH = 20, 128, 20, 512
@@ -100,7 +95,8 @@ def standardized_digits(setup: Setup, seed: int) -> Splits:
     flat = InMemory(pixels.images.reshape(len(pixels.targets), -1, 1, 1), pixels.targets)
     numbers = flat.images.double().flatten(1)
     deviation = numbers.std(0, correction=0)
-    deviation[deviation == 0] = 1.0  # pixels at the edge that are always white
+    # pixels at the edge are white in every image
+    deviation[deviation == 0] = 1.0
     scale = Scale(tuple(numbers.mean(0).tolist()), tuple(deviation.tolist()))
     shape = (flat.images.shape[1], 1, 1)
     parts = {
@@ -117,15 +113,12 @@ def data_of(setup: Setup, seed: int) -> Splits:
 
 def made(arm: str, shape: tuple[int, ...], classes: int, seed: int) -> nn.Module:
     """The network of an arm."""
-    build = partial(models.build, "ffn", input_shape=shape, num_classes=classes, **ARMS[arm][1])
-    return drawn(build, seed)
+    return drawn(lambda: ARMS[arm].build(input_shape=shape, num_classes=classes), seed)
 
 
-def first_of(part: Any, count: int) -> tuple[Tensor, Tensor]:
+def first_of(part: Part, count: int) -> tuple[Tensor, Tensor]:
     """The first ``count`` samples of a part in the order of the set, as they are stored."""
-    order = torch.argsort(part.indices)[: min(count, len(part))]
-    batch: tuple[Tensor, Tensor] = part.batch(order)
-    return batch
+    return part.batch(torch.argsort(part.indices)[:count])
 
 
 def _init(cell: Cell, setup: Setup) -> Tables:
@@ -134,7 +127,7 @@ def _init(cell: Cell, setup: Setup) -> Tables:
     learn, _ = held_out()
     plain = splits("digits", validation=0.0, seed=0).train
     batches = {
-        "each pixel standardized": first_of(standardized_digits(setup, 0).train, len(learn)),
+        DIGITS: first_of(standardized_digits(setup, 0).train, len(learn)),
         "all pixels standardized": first_of(plain, len(learn)),
         "unit normal noise": gaussian(len(learn), (64, 1, 1), seed=seed, num_classes=10),
     }
@@ -144,7 +137,7 @@ def _init(cell: Cell, setup: Setup) -> Tables:
             model = made(arm, tuple(inputs.shape[1:]), 10, seed).to(setup.device)
             found = trace(model, (inputs, targets), signals=("activation", "gradient"))
             rows.append({"arm": arm, "data": name, "ratio": ratio(found.frame), "loss": found.run["loss_value"]})
-            if name == "each pixel standardized":
+            if name == DIGITS:
                 signals.append(found.frame.assign(arm=arm))
     return {"ratios": pd.DataFrame(rows), "signals": pd.concat(signals, ignore_index=True)}
 
@@ -160,28 +153,26 @@ def gradients(frame: pd.DataFrame) -> pd.Series[float]:
     return frame[frame[Column.SIGNAL] == Signal.GRADIENT].set_index(Column.NAME)[Column.MEAN_SQUARE]
 
 
-def _train(cell: Cell, setup: Setup) -> Tables:
-    arm, lr, seed = str(cell["arm"]), float(cell["lr"]), int(cell["seed"])
+def _prepared(cell: Cell, setup: Setup, epochs: int) -> tuple[nn.Module, Splits, Recipe]:
+    lr, seed = float(cell["lr"]), int(cell["seed"])
     data = data_of(setup, seed)
-    epochs, batch, _ = _size(setup)
-    watched = lr == WATCHED_RATE and seed == setup.seed_list(1)[0]
-    recipe = Recipe(epochs=epochs, batch_size=batch, lr=lr, seed=seed)
-    model = made(arm, data.shape, len(data.classes), seed)
+    recipe = Recipe(epochs=epochs, batch_size=_size(setup)[1], lr=lr, seed=seed)
+    return made(cell["arm"], data.shape, len(data.classes), seed).to(setup.device), data, recipe
+
+
+def _train(cell: Cell, setup: Setup) -> Tables:
+    model, data, recipe = _prepared(cell, setup, _size(setup)[0])
+    watched = cell["lr"] == WATCHED_RATE and cell["seed"] == setup.seed_list(1)[0]
     tables = trained(model, data, recipe, setup, every="epoch" if watched else None)
     if watched:
-        seen = tables.pop("signals")
-        seen["epoch"] = seen[str(Column.STEP)] // -(-len(data.train) // batch)
-        tables["evolution"] = seen
+        steps = tables["evolution"][str(Column.STEP)]
+        tables["evolution"] = tables["evolution"].assign(epoch=steps // -(-len(data.train) // recipe.batch_size))
     return tables
 
 
 def _scaling(cell: Cell, setup: Setup) -> Tables:
     """``scaling``: before training and after every epoch, on one batch, loss, ratio and size of the gradients."""
-    arm, lr, seed = str(cell["arm"]), float(cell["lr"]), int(cell["seed"])
-    data = data_of(setup, seed)
-    _, batch, _ = _size(setup)
-    epochs = QUICK_SCALING if setup.quick else FULL_SCALING
-    model = made(arm, data.shape, len(data.classes), seed).to(setup.device)
+    model, data, recipe = _prepared(cell, setup, QUICK_SCALING if setup.quick else FULL_SCALING)
     fixed = first_of(data.train, MEASURED)
     rows: list[dict[str, float]] = []
 
@@ -202,48 +193,8 @@ def _scaling(cell: Cell, setup: Setup) -> Tables:
         )
 
     look(None)
-    recipe = Recipe(epochs=epochs, batch_size=batch, lr=lr, seed=seed)
     tables = trained(model, data, recipe, setup, report=look)
     return {"scaling": pd.DataFrame(rows), "scaling-test": tables["test"]}
-
-
-def tables(results: Results, setup: Setup) -> Tables:
-    """Growth of the gradients at init beside theory; accuracy by arm and rate; what scale and shift do to gradients."""
-    return {"init": _at_init(results), "accuracy": _accuracy(results), "scaling": scaling_table(results)}
-
-
-def _at_init(results: Results) -> pd.DataFrame:
-    theory = {
-        "none": 1.0,
-        "selu": chi("selu", 1.0, 1.0) ** STEPS,
-        "batch": batchnorm_gradient_factor("relu") ** STEPS,
-    }
-    rows = []
-    for (data, arm), one in results["ratios"].groupby(["data", "arm"], sort=False):
-        logs = np.log(one["ratio"])
-        rows.append(
-            {
-                "data": data,
-                "network": ARMS[str(arm)][0],
-                "gradient, layer 2 over layer 9": f"{geometric(one['ratio']):.2f}",
-                "range": f"{one['ratio'].min():.2f} to {one['ratio'].max():.2f}",
-                "sd of the log": f"{logs.std(ddof=0):.3f}",
-                "theory, infinite width": f"{theory[str(arm).removesuffix('_minus')]:.2f}",
-                "seeds": len(one),
-            }
-        )
-    return pd.DataFrame(rows)
-
-
-def _accuracy(results: Results) -> pd.DataFrame:
-    test = results["test"]
-    rows = []
-    for arm, one in test.groupby("arm", sort=False):
-        row: dict[str, Any] = {"network": ARMS[str(arm)][0]}
-        at = {lr: one[one["lr"] == lr]["accuracy"] for lr in RATES}
-        row |= {f"lr {lr:g}": spread(own, 100) if len(own) else "" for lr, own in at.items()}
-        rows.append({**row, "seeds": one["seed"].nunique()})
-    return pd.DataFrame(rows)
 
 
 STUDY = Study(
@@ -256,6 +207,6 @@ STUDY = Study(
     claims=CLAIMS,
     cells=cells,
     measure=measure,
-    tables=tables,
-    figures=figures,
+    tables=figures.tables,
+    figures=figures.figures,
 )

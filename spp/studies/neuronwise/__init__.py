@@ -13,10 +13,8 @@ import pandas as pd
 from torch import Generator, nn
 
 from spp.data import Splits
-from spp.studies import neuronwise_tables as tables
-from spp.studies.neuronwise_claims import CLAIMS
-from spp.studies.neuronwise_laws import compared, timed
-from spp.studies.neuronwise_networks import (
+from spp.studies.neuronwise.claims import ADAM, CHANGED, CLAIMS, NEAT, SGD, figures, tables
+from spp.studies.neuronwise.networks import (
     ARMS,
     BATCH,
     CNN,
@@ -30,13 +28,16 @@ from spp.studies.neuronwise_networks import (
     PLAIN,
     Changed,
     Sizes,
+    compared,
     make,
+    timed,
 )
-from spp.studies.neuronwise_tables import ADAM, CHANGED, LAW, NEAT, SGD, TIMING, TRAINED
 from spp.studies.study import Cell, Setup, Study, Tables
-from spp.studies.trials import commas, drawn, first, images, trained
-from spp.studies.tuning import outcome
+from spp.studies.trials import commas, drawn, first, images, outcome, trained
 from spp.training import Recipe, fit
+
+LAW, TRAINED, TIMING = "law", "train", "timing"
+"""Kinds of cells."""
 
 WARMED, WARMED_RATES = 3, {NEAT: 0.1, CHANGED: 0.003}
 """Epochs of plain training, and its rate, after which gradients are compared once more."""
@@ -130,52 +131,41 @@ def cells(setup: Setup) -> list[Cell]:
     """Laws, training runs with SGD, Adam and changed inputs, and times."""
     chosen, seeds = plan(setup), setup.seed_list(plan(setup).seeds)
     costs = dict(zip((FFN, CNN), chosen.cost, strict=True))
-    planned = [
-        Cell.of(cost / 2, kind=LAW, net=net, inputs=inputs, seed=seed)
-        for net, cost in costs.items()
-        for inputs in ((NEAT, CHANGED) if net == FFN else (NEAT,))
-        for seed in seeds
+    grids = [
+        *((net, SGD, NEAT, ARMS, chosen.rates) for net in costs),
+        (FFN, SGD, CHANGED, CHANGED_ARMS, chosen.changed),
+        *((net, ADAM, NEAT, ADAM_ARMS, chosen.adam) for net in costs),
     ]
-    grids = [(net, SGD, NEAT, ARMS, chosen.rates) for net in costs]
-    grids += [(FFN, SGD, CHANGED, CHANGED_ARMS, chosen.changed)]
-    grids += [(net, ADAM, NEAT, ADAM_ARMS, chosen.adam) for net in costs]
-    planned += [
-        Cell.of(costs[net], kind=TRAINED, net=net, optimizer=optimizer, inputs=inputs, arm=arm, lr=lr, seed=seed)
-        for net, optimizer, inputs, arms, rates in grids
-        for arm in arms
-        for lr in rates
-        for seed in seeds
+    return [
+        *(
+            Cell.of(costs[net] / 2, kind=LAW, net=net, inputs=inputs, seed=seed)
+            for net, inputs in ((FFN, NEAT), (FFN, CHANGED), (CNN, NEAT))
+            for seed in seeds
+        ),
+        *(
+            Cell.of(costs[net], kind=TRAINED, net=net, optimizer=optimizer, inputs=inputs, arm=arm, lr=lr, seed=seed)
+            for net, optimizer, inputs, arms, rates in grids
+            for arm in arms
+            for lr in rates
+            for seed in seeds
+        ),
+        *(Cell.of(0.5, kind=TIMING, net=net, arm=arm, seed=seeds[0]) for net in costs for arm in ARMS if arm != PLAIN),
     ]
-    planned += [
-        Cell.of(0.5, kind=TIMING, net=net, arm=arm, seed=seeds[0]) for net in costs for arm in ARMS if arm != PLAIN
-    ]
-    return planned
 
 
 def measure(cell: Cell, setup: Setup) -> Tables:
     """Compare gradients, train, or take the time."""
-    chosen = plan(setup)
-    data = images(setup, "cifar10", seed=cell["seed"])
+    chosen, net, seed = plan(setup), cell["net"], cell["seed"]
+    data = images(setup, "cifar10", seed=seed)
     if cell["kind"] == LAW:
-        return {"law": law(cell, setup, data)}
+        return {"law": law(built(net, PLAIN, seed, chosen, data, inputs=cell["inputs"]), cell["inputs"], chosen, data)}
     if cell["kind"] == TIMING:
-        plain, other = (built(cell["net"], arm, cell["seed"], chosen, data) for arm in (PLAIN, cell["arm"]))
-        return {"timing": timed(plain.to(setup.device), other.to(setup.device), first(data, chosen.batch))}
-    model = built(cell["net"], cell["arm"], cell["seed"], chosen, data, inputs=cell["inputs"])
-    tables = trained(model, data, recipe(cell, chosen), setup)
-    return {"outcome": outcome(tables, chosen.target), "history": tables["history"]}
-
-
-def recipe(cell: Cell, chosen: Plan) -> Recipe:
-    """How a cell trains."""
-    return Recipe(
-        epochs=chosen.epochs,
-        batch_size=chosen.batch,
-        optimizer=cell["optimizer"],
-        momentum=0.0,
-        lr=cell["lr"],
-        seed=cell["seed"],
-    )
+        plain, other = (built(net, arm, seed, chosen, data).to(setup.device) for arm in (PLAIN, cell["arm"]))
+        return {"timing": timed(plain, other, first(data.train, chosen.batch))}
+    model = built(net, cell["arm"], seed, chosen, data, inputs=cell["inputs"])
+    own = {"optimizer": cell["optimizer"], "lr": cell["lr"], "seed": seed}
+    found = trained(model, data, Recipe(epochs=chosen.epochs, batch_size=chosen.batch, momentum=0.0, **own), setup)
+    return {"outcome": outcome(found, chosen.target), "history": found["history"]}
 
 
 def built(net: str, arm: str, seed: int, chosen: Plan, data: Splits, *, inputs: str = NEAT) -> nn.Module:
@@ -184,18 +174,14 @@ def built(net: str, arm: str, seed: int, chosen: Plan, data: Splits, *, inputs: 
     return model if inputs == NEAT else Changed(model, chosen.networks, Generator().manual_seed(seed))
 
 
-def law(cell: Cell, setup: Setup, data: Splits) -> pd.DataFrame:
+def law(model: nn.Module, inputs: str, chosen: Plan, data: Splits) -> pd.DataFrame:
     """Ordinary and neuron-wise gradients at the beginning and after some epochs of plain training, for every mode."""
-    chosen = plan(setup)
-    model = built(cell["net"], PLAIN, cell["seed"], chosen, data, inputs=cell["inputs"])
-    batch = first(data, chosen.batch)
-    parts = []
-    for epochs in (0, WARMED):
-        if epochs:
-            rate = WARMED_RATES[cell["inputs"]]
-            fit(model, data, Recipe(epochs=epochs, batch_size=chosen.batch, optimizer="sgd", momentum=0.0, lr=rate))
-        parts += [compared(model, arm, batch).assign(arm=arm, epochs=epochs) for arm in MODES]
-    return pd.concat(parts, ignore_index=True)
+    batch = first(data.train, chosen.batch)
+    recipe = Recipe(epochs=WARMED, batch_size=chosen.batch, optimizer="sgd", momentum=0.0, lr=WARMED_RATES[inputs])
+    before = [compared(model, arm, batch).assign(arm=arm, epochs=0) for arm in MODES]
+    fit(model, data, recipe)
+    after = [compared(model, arm, batch).assign(arm=arm, epochs=WARMED) for arm in MODES]
+    return pd.concat([*before, *after], ignore_index=True)
 
 
 STUDY = Study(
@@ -208,6 +194,6 @@ STUDY = Study(
     claims=CLAIMS,
     cells=cells,
     measure=measure,
-    tables=tables.tables,
-    figures=tables.figures,
+    tables=tables,
+    figures=figures,
 )
