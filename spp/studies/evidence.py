@@ -88,6 +88,7 @@ def tuned(outcomes: pd.DataFrame, by: Sequence[str]) -> pd.DataFrame:
     """
     kept = []
     for _, arm in outcomes.groupby(list(by), sort=False):
+        # a rate at which every run ended early has NaN, which idxmax would skip or stumble over: it counts as 0;
         # groupby sorts by rising rate, and idxmax takes the first of equals
         means = arm.groupby("lr")["validation"].mean().fillna(0.0)
         best = means.idxmax()
@@ -121,11 +122,13 @@ def rate_in_words(runs: pd.DataFrame) -> str:
 
 def geometric(values: pd.Series[float]) -> float:
     """Geometric mean."""
+    # seeds spread variances and ratios by factors, which an arithmetic mean leaves to the largest
     return float(np.exp(np.log(values.astype(np.float64)).mean()))
 
 
 def spread(values: pd.Series[float], scale: float = 1.0, digits: int = 1) -> str:
     """Mean and standard deviation over seeds (biased: divided by n), in words, as ``95.1 ± 0.4``."""
+    # of these very seeds, as a description: divided by n
     mean, deviation = float(values.mean()) * scale, float(values.std(ddof=0)) * scale
     return f"{mean:.{digits}f} ± {deviation:.{digits}f}"
 
@@ -144,7 +147,8 @@ def frames(table: pd.DataFrame, arm: str, facts: Mapping[str, object]) -> list[B
     if table.empty:
         return []
     mine = table[table["arm"] == arm]
-    own = [name for name in ("kind", "part", "layers", "arm", "lr", "seed", "epoch") if name in mine.columns]
+    # not "kind": the cell's gives way to the frame's own, which says what a layer is
+    own = [name for name in ("part", "layers", "arm", "lr", "seed", "epoch") if name in mine.columns]
     return [
         Beside(one.drop(columns=own).reset_index(drop=True), {**facts, "seed": seed})
         for seed, one in mine.groupby("seed", sort=False)

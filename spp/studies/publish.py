@@ -51,6 +51,7 @@ def publish(study: Study, setup: Setup, results: Results, folder: Path) -> Publi
         put_table(folder / f"{name}.parquet", results[name])
         files.append(f"{name}.parquet")
     for name, table in tables.items():
+        # escape: names of arms have underscores, which LaTeX takes for subscripts
         texts = {
             "md": markdown(table),
             "tex": table.to_latex(index=False, escape=True),
@@ -62,6 +63,7 @@ def publish(study: Study, setup: Setup, results: Results, folder: Path) -> Publi
     captions = {}
     for name, figure in (study.figures(results, setup) if study.figures else {}).items():
         captions[name] = figure.caption
+        # pages show the one, papers print the other
         for end, style in FIGURE_FORMATS.items():
             figure.save(folder / f"{name}.{end}", style=style)
             files.append(f"{name}.{end}")

@@ -79,6 +79,7 @@ def run(
         MissingExtraError: joblib is not installed.
     """
     setup = setup or Setup()
+    # joblib would take 0 for an error of its own, and -2 for all cores but one
     if jobs == 0 or jobs < -1:
         raise InputError("jobs are a positive number, or -1 for one per core", received=str(jobs), where="jobs")
     cells = list(study.cells(setup))
@@ -99,6 +100,7 @@ def run(
         shelf.put(cell, tables, taken)
         seconds[cell] = taken
         tell(cell)
+    # read again, since tables of all cells are not held while cells are measured
     return publish(study, setup, shelf.read(cells), shelf.folder)
 
 
@@ -110,6 +112,7 @@ def _measured(
         yield from (_work(study.name, study.measure, cell, setup) for cell in cells)
         return
     try:
+        # an extra, and needed for more than one job only
         from joblib import Parallel, delayed, parallel_config
     except ImportError as error:
         raise MissingExtraError("joblib", "studies", purpose="running cells in parallel") from error
@@ -126,6 +129,7 @@ def _work(name: str, measure: Callable[[Cell, Setup], Tables], cell: Cell, setup
     with _one_thread():
         try:
             tables = measure(cell, setup)
+        # its message says what is wrong and what to do already
         except SppError:
             raise
         except Exception as error:

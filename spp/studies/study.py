@@ -55,6 +55,7 @@ class Setup:
 
     def seed_list(self, own: int) -> tuple[int, ...]:
         """As many seeds as were asked for, or ``own``: those of the thesis first."""
+        # further seeds go on behind those of the thesis, so that more of them add cells and replace none
         wanted = self.seeds or own
         return (*SEEDS, *range(1, max(0, wanted - len(SEEDS)) + 1))[:wanted]
 
@@ -121,17 +122,20 @@ class Results:
         if name not in self._whole:
             parts = [_named(cell, self.tables[cell][name]) for cell in self.cells if name in self.tables[cell]]
             self._whole[name] = pd.concat(parts, ignore_index=True) if parts else pd.DataFrame()
+        # a copy, since readers assign columns
         return self._whole[name].copy()
 
     def of(self, name: str, **parameters: Value) -> pd.DataFrame:
         """The same of those cells whose parameters have these values."""
         table = self[name]
         for key, value in parameters.items():
+            # a table without the column has no row of such cells, as an empty one
             table = table[table[key] == value] if key in table.columns else table.iloc[:0]
         return table.reset_index(drop=True)
 
 
 def _named(cell: Cell, table: pd.DataFrame) -> pd.DataFrame:
+    # what a table says of its rows wins, as the rate of each epoch in a history
     own = {key: [value] * len(table) for key, value in cell.parameters if key not in table.columns}
     return pd.concat([pd.DataFrame(own), table.reset_index(drop=True)], axis=1)
 
@@ -201,6 +205,7 @@ def claim(name: str, source: str) -> Callable[[Judge], Claim]:
             except Untestable as error:
                 return Verdict(Outcome.NOT_TESTABLE, str(error))
 
+        # filled in here, since a docstring cannot be an f-string
         prose = " ".join((judge.__doc__ or "").split()).format_map(getattr(judge, "__globals__"))  # noqa: B009
         text, _, criterion = prose.partition(" Criterion: ")
         return Claim(name, text, source, criterion, judged)

@@ -46,6 +46,7 @@ class Arm:
         """The network, from torch's global random state."""
         model = build(self.model, **size, **self.changes)
         for layer in model.modules():
+            # kernels of the bundled networks are square
             if isinstance(layer, nn.Conv2d) and layer.kernel_size[0] in self.circular:
                 layer.padding_mode = "circular"
         return model
@@ -104,7 +105,9 @@ def trained(
         and ``loss`` of the last weights on the test images and whether the run ``finished`` (a loss that is not finite ends
         it); and, where ``every`` says which steps to measure, ``evolution``, their frame.
     """
+    # nothing is written: a cell is kept whole by its study, or not at all
     fitted = fit(model, data, recipe, every=every, device=setup.device, report=report)
+    # the last weights, so that no arm gains by choosing among its epochs
     last = fitted.test["last"]
     tables = {
         "history": fitted.history.drop(columns=str(History.SECONDS)),

@@ -67,6 +67,7 @@ def evaluate(
     Returns:
         ``loss`` and ``accuracy`` (0 to 1); NaN where ``part`` is empty.
     """
+    # a model may be on an accelerator and its data are on the CPU
     where = next(model.parameters()).device if device is None else device
     score = Score()
     with evaluating(model), autocast(where, precision):
@@ -79,6 +80,7 @@ def evaluate(
 @contextmanager
 def evaluating(model: nn.Module) -> Iterator[None]:
     """Evaluation mode, and afterwards every module in the mode that it was in."""
+    # train() on the root would wake parts that the user had frozen in evaluation
     modes = [(module, module.training) for module in model.modules()]
     model.eval()
     try:

@@ -127,6 +127,7 @@ def fit(
 @contextmanager
 def seeded(seed: int, device: torch.device) -> Iterator[None]:
     """Every global random state started from ``seed``, and put back as it was afterwards."""
+    # an empty tensor names the accelerator whose state is kept
     before = RandomState([torch.empty(0, device=device)], [])
     torch.manual_seed(seed)
     random.seed(seed)

@@ -82,6 +82,7 @@ class Trainer:
         order = shuffled(
             self.data.train, self.recipe.batch_size, seed=seed, epoch=at.epoch, augment=self.augment, start=at.batch
         )
+        # an epoch that goes on after an interruption has its earlier seconds
         started = time.perf_counter() - self.seconds
         for inputs, targets in order:
             if asked.number is not None or not self._step(inputs.to(self.device), targets.to(self.device)):
@@ -140,14 +141,12 @@ class Trainer:
 
     def news(self, row: dict[str, Any] | None = None) -> News:
         """Where the run stands; ``row`` is that of the epoch that has just ended."""
-        at, epochs = self.position, self.recipe.epochs
-        if row is None:
-            means = self.score.means
-            return News(at.epoch, epochs, at.batch, self.batches, means["loss"], means["accuracy"], finding=self.found)
-        loss, accuracy = row[History.TRAIN_LOSS], row[History.TRAIN_ACCURACY]
-        return News(
-            int(row[History.EPOCH]), epochs, self.batches, self.batches, loss, accuracy, row=row, finding=self.found
-        )
+        at, means = self.position, self.score.means
+        epoch, batch, loss, accuracy = at.epoch, at.batch, means["loss"], means["accuracy"]
+        if row is not None:
+            epoch, batch = int(row[History.EPOCH]), self.batches
+            loss, accuracy = row[History.TRAIN_LOSS], row[History.TRAIN_ACCURACY]
+        return News(epoch, self.recipe.epochs, batch, self.batches, loss, accuracy, row, self.found)
 
     def state(self) -> dict[str, Any]:
         """Everything it takes to go on as if nothing had happened: tensors, numbers, strings and containers of them."""
@@ -217,6 +216,7 @@ def apply_step(
     """One backward pass and one step of the optimizer at the rate ``lr``, clipped where the recipe asks for it."""
     for group in optimizer.param_groups:
         group["lr"] = lr
+    # a parameter that this loss does not reach stands still: with zeros it would move by momentum and decay
     optimizer.zero_grad(set_to_none=True)
     scaler.scale(loss).backward()  # type: ignore[no-untyped-call]
     if recipe.agc is not None:

@@ -242,6 +242,9 @@ def test_what_adam_leaves_is_compared_with_sgd(sgd: float, adam: float, outcome:
 def test_a_run_publishes_tables_and_verdicts(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(networks, "ROUNDS", 4)
     monkeypatch.setattr(study, "WARMED", 1)
+    # the arms that claims compare; test_the_plan says that the others are run too
+    monkeypatch.setattr(study, "ADAM_ARMS", (PLAIN, DAMPED))
+    monkeypatch.setattr(study, "CHANGED_ARMS", (PLAIN, COORDS))
     monkeypatch.setattr(study, "QUICK", replace(study.QUICK, **SHORT))
     published = run(study.STUDY, tmp_path, Setup(seeds=1))
     assert set(published.tables) == {"training", "adam", "changed", "gradients", "speed"}

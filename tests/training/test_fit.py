@@ -1,7 +1,9 @@
 """``fit``: it learns, what it says is so, and nothing is lost, to the bit, when it is interrupted."""
 
+import functools
 import os
 import random
+import shutil
 import signal
 import subprocess
 import sys
@@ -62,6 +64,24 @@ def assert_same_run(one, other, folders):
         assert small.same(*(comparable(folder, name) for folder in folders))
 
 
+def assert_same_rows(*folders):
+    one, other = (spp.load(folder).frame for folder in folders)
+    one, other = (frame[frame["mode"] == "train"].reset_index(drop=True) for frame in (one, other))
+    pd.testing.assert_frame_equal(one, other, check_exact=True)
+
+
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory):
+    """Runs that nothing interrupts, each trained once, in a folder of its own; to be read only."""
+
+    @functools.cache
+    def trained(name, every=None):
+        folder = tmp_path_factory.mktemp("whole") / "run"
+        return fit(small.network(), small.digits(), RECIPES[name], every=every, folder=folder)
+
+    return trained
+
+
 class StopAfter:
     """A report that presses Ctrl-C after so many steps."""
 
@@ -85,22 +105,20 @@ def test_it_learns_digits():
 
 
 @pytest.mark.parametrize("name", RECIPES)
-def test_two_runs_are_the_same_to_the_bit(name, tmp_path):
-    folders = [tmp_path / "one", tmp_path / "two"]
-    one, two = (fit(small.network(), small.digits(), RECIPES[name], folder=folder) for folder in folders)
-    assert_same_run(one, two, folders)
+def test_two_runs_are_the_same_to_the_bit(name, whole, tmp_path):
+    one, two = whole(name), fit(small.network(), small.digits(), RECIPES[name], folder=tmp_path / "two")
+    assert_same_run(one, two, [one.folder, tmp_path / "two"])
 
 
 @pytest.mark.parametrize("steps", [1, 6, 8, 13])
 @pytest.mark.parametrize("name", RECIPES)
-def test_an_interrupted_run_goes_on_to_the_same_bits(name, steps, tmp_path):
-    whole = fit(small.network(), small.digits(), RECIPES[name], folder=tmp_path / "whole")
+def test_an_interrupted_run_goes_on_to_the_same_bits(name, steps, whole, tmp_path):
     with pytest.raises(Interrupted):
         fit(small.network(), small.digits(), RECIPES[name], folder=tmp_path / "parts", report=StopAfter(steps))
     torch.manual_seed(99)
     random.seed(99)
     resumed = fit(small.network(seed=5), small.digits(), RECIPES[name], folder=tmp_path / "parts", resume=True)
-    assert_same_run(whole, resumed, [tmp_path / "whole", tmp_path / "parts"])
+    assert_same_run(whole(name), resumed, [whole(name).folder, tmp_path / "parts"])
 
 
 @pytest.mark.parametrize("norm", ["batch_renorm", "ghost_batch", "neuronwise", "layer", "none"])
@@ -120,19 +138,19 @@ def test_a_polite_kill_is_taken_as_an_interruption(tmp_path):
     assert comparable(tmp_path)["position"] == {"epoch": 0, "batch": 2, "step": 2}
 
 
-def test_more_epochs_can_be_asked_for(tmp_path):
+def test_more_epochs_can_be_asked_for(whole, tmp_path):
     recipe = RECIPES["adam"]
-    whole = fit(small.network(), small.digits(), recipe)
     fit(small.network(), small.digits(), replace(recipe, epochs=2), folder=tmp_path)
     more = fit(small.network(seed=4), small.digits(), recipe, folder=tmp_path, resume=True)
-    assert small.same(whole.model.state_dict(), more.model.state_dict())
+    assert small.same(whole("adam").model.state_dict(), more.model.state_dict())
     assert len(pd.read_parquet(tmp_path / "history.parquet")) == 4
 
 
-def test_a_run_that_has_ended_is_given_back(tmp_path):
-    first = fit(small.network(), small.digits(), RECIPES["adam"], folder=tmp_path)
-    again = fit(small.network(seed=4), small.digits(), RECIPES["adam"], folder=tmp_path, resume=True)
-    assert_same_run(first, again, [tmp_path, tmp_path])
+def test_a_run_that_has_ended_is_given_back(whole, tmp_path):
+    first, copy = whole("adam"), tmp_path / "copy"
+    shutil.copytree(first.folder, copy)
+    again = fit(small.network(seed=4), small.digits(), RECIPES["adam"], folder=copy, resume=True)
+    assert_same_run(first, again, [first.folder, copy])
     pd.testing.assert_frame_equal(first.history, again.history, check_exact=True)
 
 
@@ -295,12 +313,11 @@ def test_a_checkpoint_of_something_else(tmp_path):
         fit(small.network(), small.digits(), folder=tmp_path, resume=True)
 
 
-@pytest.mark.parametrize("recipe", [RECIPES["adam"], RECIPES["everything"]], ids=["adam", "everything"])
-def test_a_watched_run_is_the_same_to_the_bit_and_holds_its_frame(recipe, tmp_path):
-    plain = fit(small.network(), small.digits(), recipe, folder=tmp_path / "plain")
-    watched = fit(small.network(), small.digits(), recipe, every=5, folder=tmp_path / "watched")
-    assert_same_run(plain, watched, [tmp_path / "plain", tmp_path / "watched"])
-    run = spp.load(tmp_path / "watched")
+@pytest.mark.parametrize("name", ["adam", "everything"])
+def test_a_watched_run_is_the_same_to_the_bit_and_holds_its_frame(name, whole):
+    plain, watched, recipe = whole(name), whole(name, every=5), RECIPES[name]
+    assert_same_run(plain, watched, [plain.folder, watched.folder])
+    run = spp.load(watched.folder)
     training = run.frame[run.frame["mode"] == "train"]
     assert sorted(set(training["step"])) == list(range(0, 6 * recipe.epochs, 5))
     assert run.run["steps_per_epoch"] == 6 and run.run["test"] == watched.test
@@ -309,28 +326,23 @@ def test_a_watched_run_is_the_same_to_the_bit_and_holds_its_frame(recipe, tmp_pa
 
 
 @pytest.mark.parametrize("steps", [3, 6, 13])
-def test_an_interrupted_run_has_the_rows_of_a_whole_one(steps, tmp_path):
+def test_an_interrupted_run_has_the_rows_of_a_whole_one(steps, whole, tmp_path):
     recipe = RECIPES["everything"]
-    fit(small.network(), small.digits(), recipe, every=4, folder=tmp_path / "whole")
     with pytest.raises(Interrupted):
         fit(small.network(), small.digits(), recipe, every=4, folder=tmp_path / "parts", report=StopAfter(steps))
     fit(small.network(seed=2), small.digits(), recipe, every=4, folder=tmp_path / "parts", resume=True)
-    whole, parts = (spp.load(tmp_path / name).frame for name in ("whole", "parts"))
-    whole, parts = (frame[frame["mode"] == "train"].reset_index(drop=True) for frame in (whole, parts))
-    pd.testing.assert_frame_equal(whole, parts, check_exact=True)
+    assert_same_rows(whole("everything", every=4).folder, tmp_path / "parts")
 
 
-def test_a_killed_run_goes_on_from_its_last_epoch_to_the_same_bits_and_rows(tmp_path):
+def test_a_killed_run_goes_on_from_its_last_epoch_to_the_same_bits_and_rows(whole, tmp_path):
     assert in_a_process(KILLED, tmp_path / "parts") == -9
     assert len(pd.read_csv(tmp_path / "parts" / "history.csv")) == 2
     assert spp.load(tmp_path / "parts").frame["step"].max() > 11  # rows that the run resumed at step 12 measures again
-    folders = [tmp_path / "whole", tmp_path / "parts"]
-    one = fit(small.network(), small.digits(), RECIPES["adam"], every=1, folder=folders[0])
+    one = whole("adam", every=1)
+    folders = [one.folder, tmp_path / "parts"]
     other = fit(small.network(seed=4), small.digits(), RECIPES["adam"], every=1, folder=folders[1], resume=True)
     assert_same_run(one, other, folders)
-    whole, parts = (spp.load(tmp_path / name).frame for name in ("whole", "parts"))
-    whole, parts = (frame[frame["mode"] == "train"].reset_index(drop=True) for frame in (whole, parts))
-    pd.testing.assert_frame_equal(whole, parts, check_exact=True)
+    assert_same_rows(*folders)
 
 
 def test_the_first_step_of_each_epoch_and_what_is_left_out():

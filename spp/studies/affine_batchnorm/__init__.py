@@ -114,23 +114,19 @@ def cells(setup: Setup) -> list[Cell]:
         for arm in ARMS
         for seed in seeds
     ]
-    # small batches take longer for an epoch
     return traces + [
-        Cell.of(
-            cost * chosen.epochs * (1.5 if batch == min(chosen.batches) else 1.0),
-            kind=TRAINED,
-            layers=depth,
-            batch=batch,
-            arm=arm,
-            lr=lr,
-            seed=seed,
-        )
+        Cell.of(_seconds(cost, batch, chosen), kind=TRAINED, layers=depth, batch=batch, arm=arm, lr=lr, seed=seed)
         for depth, cost in costs.items()
         for batch in chosen.batches
         for arm in ARMS
         for lr in chosen.rates
         for seed in seeds
     ]
+
+
+def _seconds(cost: float, batch: int, chosen: Size) -> float:
+    # small batches take longer for an epoch
+    return cost * chosen.epochs * (1.5 if batch == min(chosen.batches) else 1.0)
 
 
 def measure(cell: Cell, setup: Setup) -> Tables:
@@ -152,6 +148,7 @@ def network(depth: int, arm: str, chosen: Size, data: Splits) -> nn.Module:
     norm = "none" if arm == LSUV else arm
     model = build(f"resnet{depth}_cifar", norm=norm, num_classes=len(data.classes), **inits, **chosen.changes)
     if arm == LSUV:
+        # it reads images, of the training set alone, and draws its own weights
         lsuv_(model, first(data.train, LSUV_IMAGES)[0])
     return model
 

@@ -69,6 +69,7 @@ def share(found: pd.DataFrame, arm: str, top: str) -> tuple[Difference, Differen
 def by_share(results: Results, arm: str, top: str, *, large: bool) -> Verdict:
     """Confirmed where an arm closes most of a gap, refuted where it closes little; unless ``large``, the other way round."""
     gap, closed = share(beside(best_runs(results)), arm, top)
+    # without any gap there is nothing to be a part of
     part = closed.mean / gap.mean if gap.mean else math.nan
     numbers = {"share": part, "gap": gap.mean, "error": gap.error, "pairs": gap.n}
     ends = f"{ARMS[NONE][0]} and {ARMS[top][0]}"
@@ -123,9 +124,10 @@ def beginning(results: Results, setup: Setup) -> Verdict:
     """
     blocks = results["blocks"]
     blocks = blocks.assign(square=blocks[BlockColumn.ACSM] + blocks[BlockColumn.ACV])
+    # categories of other depths would give empty groups without observed
     places = blocks.groupby(["layers", BlockColumn.BLOCK, "arm"], observed=True)["square"]
     squares = places.apply(geometric).unstack("arm")
-    far, none = (float(np.exp(np.log(squares[arm] / squares[MINUS]).abs().max())) for arm in (LSUV, NONE))
+    far, none = (float(np.exp(np.abs(np.log(squares[arm] / squares[MINUS])).max())) for arm in (LSUV, NONE))
     found = (
         f"Block outputs after LSUV differ from those of BatchNorm-minus by a factor of at most {far:.3g} in mean square; "
         f"without norm and LSUV, by up to {none:.3g}."
@@ -175,6 +177,7 @@ def start(results: Results) -> pd.DataFrame:
     blocks = results["blocks"]
     square = blocks[BlockColumn.ACSM] + blocks[BlockColumn.ACV]
     gradient = blocks[BlockColumn.GRADIENT_ACSM] + blocks[BlockColumn.GRADIENT_ACV]
+    # first and last, below, are those along the network
     blocks = blocks.assign(square=square, gradient=gradient).sort_values(str(BlockColumn.DEPTH), kind="stable")
 
     def row(key: tuple[int, str], own: pd.DataFrame) -> dict[str, Any]:

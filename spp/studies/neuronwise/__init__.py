@@ -13,25 +13,8 @@ import pandas as pd
 from torch import Generator, nn
 
 from spp.data import Splits
+from spp.studies.neuronwise import networks as nets
 from spp.studies.neuronwise.claims import ADAM, CHANGED, CLAIMS, NEAT, SGD, figures, tables
-from spp.studies.neuronwise.networks import (
-    ARMS,
-    BATCH,
-    CNN,
-    COORDS,
-    DAMPED,
-    DAMPED_EPS,
-    DEFAULT_EPS,
-    FFN,
-    LAYER,
-    MODES,
-    PLAIN,
-    Changed,
-    Sizes,
-    compared,
-    make,
-    timed,
-)
 from spp.studies.study import Cell, Setup, Study, Tables
 from spp.studies.trials import commas, drawn, first, images, outcome, trained
 from spp.training import Recipe, fit
@@ -40,7 +23,9 @@ LAW, TRAINED, TIMING = "law", "train", "timing"
 """Kinds of cells."""
 
 WARMED, WARMED_RATES = 3, {NEAT: 0.1, CHANGED: 0.003}
-"""Epochs of plain training, and its rate, after which gradients are compared once more."""
+"""Epochs of plain training, and its rate, after which gradients are compared once more.
+
+The rate is small on changed inputs, whose large features make ordinary steps long."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,7 +44,7 @@ class Plan:
         cost: Seconds of a run of the fully connected and of the convolutional network, about.
     """
 
-    networks: Sizes
+    networks: nets.Sizes
     rates: tuple[float, ...]
     changed: tuple[float, ...]
     adam: tuple[float, ...]
@@ -71,7 +56,7 @@ class Plan:
 
 
 QUICK = Plan(
-    networks=Sizes((1, 8, 8), 5, 64, (8, 16, 32), 32),
+    networks=nets.Sizes((1, 8, 8), 5, 64, (8, 16, 32), 32),
     rates=(0.03, 0.1, 0.3, 1.0, 3.0),
     changed=(0.001, 0.003, 0.01, 0.03, 0.1, 0.3),
     adam=(0.001, 0.003, 0.01, 0.03),
@@ -82,7 +67,7 @@ QUICK = Plan(
     cost=(0.6, 1.2),
 )
 FULL = Plan(
-    networks=Sizes((3, 32, 32), 10, 100, (32, 64, 128), 256),
+    networks=nets.Sizes((3, 32, 32), 10, 100, (32, 64, 128), 256),
     rates=(0.01, 0.03, 0.1, 0.3, 1.0),
     changed=(0.0003, 0.001, 0.003, 0.01, 0.03, 0.1, 0.3),
     adam=(0.0003, 0.001, 0.003, 0.01),
@@ -92,8 +77,8 @@ FULL = Plan(
     seeds=5,
     cost=(120.0, 240.0),
 )
-ADAM_ARMS = (PLAIN, BATCH, COORDS, DAMPED)
-CHANGED_ARMS = (PLAIN, BATCH, LAYER, COORDS, DAMPED, "outer")
+ADAM_ARMS = (nets.PLAIN, nets.BATCH, nets.COORDS, nets.DAMPED)
+CHANGED_ARMS = (nets.PLAIN, nets.BATCH, nets.LAYER, nets.COORDS, nets.DAMPED, "outer")
 
 
 def plan(setup: Setup) -> Plan:
@@ -108,17 +93,19 @@ def arrangement(setup: Setup) -> list[str]:
     data = "scikit-learn's digits at 8x8" if setup.quick else "CIFAR-10, shifted and mirrored"
     return [
         f"Data: {data}; a fifth of the training images held back, by seed, for validation.",
-        f"Networks: {FFN}, {sizes.depth} Linear layers of width {sizes.width}; {CNN}, convolutions of {commas(sizes.channels)} "
-        f"channels, max pooling between them, a hidden layer of {sizes.hidden}; ReLU, He's weights, zero biases. The "
+        f"Networks: {nets.FFN}, {sizes.depth} Linear layers of width {sizes.width}; {nets.CNN}, convolutions of "
+        f"{commas(sizes.channels)} channels, max pooling between them, a hidden layer of {sizes.hidden}; ReLU, "
+        "He's weights, zero biases. The "
         "classifier has ordinary gradients in every arm.",
-        f"Arms: no norm (plain), BatchNorm (batch) and LayerNorm (layer) between layer and ReLU; the modes {commas(MODES)} "
-        f"with statistics of the batch. {DAMPED_EPS:g} is added to the variance in {DAMPED}, {DEFAULT_EPS:g}, the library's "
-        "own value, in the others.",
+        f"Arms: no norm (plain), BatchNorm (batch) and LayerNorm (layer) between layer and ReLU; the modes "
+        f"{commas(nets.MODES)} with statistics of the batch. {nets.DAMPED_EPS:g} is added to the variance in {nets.DAMPED}, "
+        f"{nets.DEFAULT_EPS:g}, the library's own value, in the others.",
         f"Recipe: plain SGD (no momentum, no weight decay, a constant rate), {chosen.epochs} epochs, batches of "
         f"{chosen.batch}; rates {commas(chosen.rates)} for every arm. The same with Adam for {commas(ADAM_ARMS)}, "
         f"rates {commas(chosen.adam)}.",
-        f"Changed inputs: {FFN}, every feature x as a x + d, a from 1/3 to 3 and d of standard deviation 2, the first layer "
-        f"changed so that the network begins as the same function; {commas(CHANGED_ARMS)}, rates {commas(chosen.changed)}.",
+        f"Changed inputs: {nets.FFN}, every feature x as a x + d, a from 1/3 to 3 and d of standard deviation 2, the first "
+        f"layer changed so that the network begins as the same function; {commas(CHANGED_ARMS)}, "
+        f"rates {commas(chosen.changed)}.",
         "Every arm is judged, on test images, at its own best rate, chosen by accuracy on validation images. Epochs are "
         f"counted until {chosen.target:.0%} of the validation images are right.",
         f"Seeds: {commas(setup.seed_list(chosen.seeds))}. Damping, epochs and rates were settled in a pilot on "
@@ -130,16 +117,16 @@ def arrangement(setup: Setup) -> list[str]:
 def cells(setup: Setup) -> list[Cell]:
     """Laws, training runs with SGD, Adam and changed inputs, and times."""
     chosen, seeds = plan(setup), setup.seed_list(plan(setup).seeds)
-    costs = dict(zip((FFN, CNN), chosen.cost, strict=True))
+    costs = dict(zip((nets.FFN, nets.CNN), chosen.cost, strict=True))
     grids = [
-        *((net, SGD, NEAT, ARMS, chosen.rates) for net in costs),
-        (FFN, SGD, CHANGED, CHANGED_ARMS, chosen.changed),
+        *((net, SGD, NEAT, nets.ARMS, chosen.rates) for net in costs),
+        (nets.FFN, SGD, CHANGED, CHANGED_ARMS, chosen.changed),
         *((net, ADAM, NEAT, ADAM_ARMS, chosen.adam) for net in costs),
     ]
     return [
         *(
             Cell.of(costs[net] / 2, kind=LAW, net=net, inputs=inputs, seed=seed)
-            for net, inputs in ((FFN, NEAT), (FFN, CHANGED), (CNN, NEAT))
+            for net, inputs in ((nets.FFN, NEAT), (nets.FFN, CHANGED), (nets.CNN, NEAT))
             for seed in seeds
         ),
         *(
@@ -149,7 +136,12 @@ def cells(setup: Setup) -> list[Cell]:
             for lr in rates
             for seed in seeds
         ),
-        *(Cell.of(0.5, kind=TIMING, net=net, arm=arm, seed=seeds[0]) for net in costs for arm in ARMS if arm != PLAIN),
+        *(
+            Cell.of(0.5, kind=TIMING, net=net, arm=arm, seed=seeds[0])
+            for net in costs
+            for arm in nets.ARMS
+            if arm != nets.PLAIN
+        ),
     ]
 
 
@@ -158,10 +150,12 @@ def measure(cell: Cell, setup: Setup) -> Tables:
     chosen, net, seed = plan(setup), cell["net"], cell["seed"]
     data = images(setup, "cifar10", seed=seed)
     if cell["kind"] == LAW:
-        return {"law": law(built(net, PLAIN, seed, chosen, data, inputs=cell["inputs"]), cell["inputs"], chosen, data)}
+        return {
+            "law": law(built(net, nets.PLAIN, seed, chosen, data, inputs=cell["inputs"]), cell["inputs"], chosen, data)
+        }
     if cell["kind"] == TIMING:
-        plain, other = (built(net, arm, seed, chosen, data).to(setup.device) for arm in (PLAIN, cell["arm"]))
-        return {"timing": timed(plain, other, first(data.train, chosen.batch))}
+        plain, other = (built(net, arm, seed, chosen, data).to(setup.device) for arm in (nets.PLAIN, cell["arm"]))
+        return {"timing": nets.timed(plain, other, first(data.train, chosen.batch))}
     model = built(net, cell["arm"], seed, chosen, data, inputs=cell["inputs"])
     own = {"optimizer": cell["optimizer"], "lr": cell["lr"], "seed": seed}
     found = trained(model, data, Recipe(epochs=chosen.epochs, batch_size=chosen.batch, momentum=0.0, **own), setup)
@@ -170,17 +164,17 @@ def measure(cell: Cell, setup: Setup) -> Tables:
 
 def built(net: str, arm: str, seed: int, chosen: Plan, data: Splits, *, inputs: str = NEAT) -> nn.Module:
     """The network of a cell; the change of inputs follows from its seed too."""
-    model = drawn(lambda: make(net, arm, chosen.networks, len(data.classes)), seed)
-    return model if inputs == NEAT else Changed(model, chosen.networks, Generator().manual_seed(seed))
+    model = drawn(lambda: nets.make(net, arm, chosen.networks, len(data.classes)), seed)
+    return model if inputs == NEAT else nets.Changed(model, chosen.networks, Generator().manual_seed(seed))
 
 
 def law(model: nn.Module, inputs: str, chosen: Plan, data: Splits) -> pd.DataFrame:
     """Ordinary and neuron-wise gradients at the beginning and after some epochs of plain training, for every mode."""
     batch = first(data.train, chosen.batch)
     recipe = Recipe(epochs=WARMED, batch_size=chosen.batch, optimizer="sgd", momentum=0.0, lr=WARMED_RATES[inputs])
-    before = [compared(model, arm, batch).assign(arm=arm, epochs=0) for arm in MODES]
+    before = [nets.compared(model, arm, batch).assign(arm=arm, epochs=0) for arm in nets.MODES]
     fit(model, data, recipe)
-    after = [compared(model, arm, batch).assign(arm=arm, epochs=WARMED) for arm in MODES]
+    after = [nets.compared(model, arm, batch).assign(arm=arm, epochs=WARMED) for arm in nets.MODES]
     return pd.concat([*before, *after], ignore_index=True)
 
 

@@ -58,6 +58,7 @@ def forward(results: Results, setup: Setup) -> Verdict:
     Criterion: outputs and input gradients are equal to the bit for every mode, network and seed, at init and in training
     (confirmed); else refuted.
     """
+    # a pair is a network and its twin: all of their layers, or neither
     by_mode = results["law"].groupby(["net", "inputs", "epochs", "arm", "seed"])
     pairs = by_mode[["forward", "inputs_gradient"]].all().all(axis=1)
     same = int(pairs.sum())
@@ -115,6 +116,7 @@ def invariance(results: Results, setup: Setup) -> Verdict:
         f"standard error, n = {plain.n}); at equal rates {COORDS} ends within {100 * apart:.1f} points of itself, on average."
     )
     numbers = {"plain": plain.mean, "plain_error": plain.error, "coords": coords.mean, "apart": apart}
+    # an arm cannot lose a quarter of nothing
     comparable = plain.clear and plain.mean > MARGIN
     if not comparable:
         found += f" {PLAIN} loses too little for a comparison."
@@ -248,6 +250,7 @@ def figures(results: Results, setup: Setup) -> dict[str, SignalPlot]:
     facts = {"data": "digits" if setup.quick else "CIFAR-10", "optimizer": SGD}
     neat, changed = runs(results), runs(results, inputs=CHANGED)
     histories = at_best_rates(results.of("history", optimizer=SGD, inputs=NEAT), best(results), ["net", "arm"])
+    # the caption calls panels by the name of their column
     neat, changed, histories = (table.assign(network=table["net"]) for table in (neat, changed, histories))
     both = pd.concat([neat[neat["net"].isin(changed["net"]) & neat["arm"].isin(changed["arm"])], changed])
     both = both.assign(kind_of_inputs=both["inputs"] + " inputs")

@@ -123,6 +123,7 @@ class Changed(nn.Module):
         first = model.get_submodule("layer1.linear")
         assert isinstance(first, nn.Linear)
         with torch.no_grad():
+            # W x + b = (W / a) (a x + d) + b - (W / a) d
             first.weight.div_(self.scale.flatten())
             first.bias.sub_(first.weight @ self.shift.flatten())
 
@@ -162,6 +163,7 @@ def compared(model: nn.Module, arm: str, batch: tuple[Tensor, Tensor]) -> pd.Dat
             continue
         ordinary, other = _per_neuron(layer), _per_neuron(own)
         lengths = ordinary.norm(dim=1) * other.norm(dim=1)
+        # a neuron that no sample activates has no gradient, and so no direction
         alive = lengths > 0
         cosine = ((ordinary * other).sum(1)[alive] / lengths[alive]).cpu()
         rows.append(
@@ -179,6 +181,7 @@ def compared(model: nn.Module, arm: str, batch: tuple[Tensor, Tensor]) -> pd.Dat
 
 def _passed(model: nn.Module, batch: tuple[Tensor, Tensor]) -> tuple[Tensor, Tensor]:
     """Outputs, and the gradient with respect to the inputs; parameters get theirs."""
+    # a clone, since modes are compared on the same batch
     inputs = batch[0].clone().requires_grad_()
     model.zero_grad()
     outputs = model(inputs)
@@ -208,6 +211,7 @@ def _timed_step(model: nn.Module, batch: tuple[Tensor, Tensor]) -> Callable[[], 
     # on a CPU the process's own time, which does not count what else the machine does
     clock = time.process_time if device.type == "cpu" else time.perf_counter
     inputs, targets = (tensor.to(device) for tensor in batch)
+    # at a rate of 0 every step does the same work on the same weights
     optimizer = torch.optim.SGD(model.parameters(), lr=0.0)
 
     def step() -> float:

@@ -53,6 +53,7 @@ def measure(cell: Cell, setup: Setup) -> Tables:
     depths, seed, shape = nets[cell["depth"]], int(cell["seed"]), (3, side, side)
     model, blocks = drawn(lambda: ARMS[cell["arm"]].make(depths, side), seed), places(depths)
     if cell["part"] == "predict":
+        # a module that is called again has a row for each call
         table = predict(model, (batch, *shape)).drop_duplicates("name").set_index("name")
         ends = [f"stage{stage}.{k - 1}" for stage, k in zip(blocks["stage"], blocks["k"], strict=True)]
         found = {
@@ -61,6 +62,7 @@ def measure(cell: Cell, setup: Setup) -> Tables:
             "branch_acv": table["acv_predicted"].reindex([f"{end}.conv3" for end in ends]),
         }
         return {"prediction": blocks.assign(**{key: column.to_numpy() for key, column in found.items()})}
+    # activations alone are measured: without a graph a forward takes much less memory
     with torch.no_grad():
         seen = trace(model.to(setup.device), gaussian(batch, shape, seed=seed), signals=("activation",)).blocks
     return {"blocks": blocks.assign(**{key: seen[key].to_numpy(dtype="float64") for key in MEASURED})}

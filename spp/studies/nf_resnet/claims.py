@@ -35,6 +35,7 @@ class Network(Arm):
 
     def make(self, depths: tuple[int, ...], side: int) -> nn.Module:
         """Build it for images of that side."""
+        # depths of any length: the quick and the full study differ in them
         model = self.build(depths=depths, input_shape=(3, side, side))
         if not self.pooled:
             model.get_submodule("stem").add_module("pool", nn.AvgPool2d(1, stride=2))

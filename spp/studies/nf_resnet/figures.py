@@ -78,6 +78,7 @@ def figures(results: Results, setup: Setup) -> dict[str, SignalPlot]:
                 ],
                 ignore_index=True,
             )
+            # without norm the mean square doubles in every block, which only a log axis can show
             finite = long["value"][np.isfinite(long["value"])]
             seeds = ", ".join(map(str, values(lines["measured"]["seed"])))
             facts = {"data": "unit normal", "batch_size": batch, "input_shape": [3, side, side], "seeds": seeds}

@@ -84,6 +84,7 @@ def _init(cell: Cell, setup: Setup) -> Tables:
         "features_acv": path["acv"].iloc[-1],
         "stem_gradient": math.sqrt(float((stem[Column.MEAN_SQUARE] * stem[Column.NUMEL]).sum())),
     }
+    # weights are left out: nothing is drawn of them, and they are most rows
     kept = frame[frame[Column.SIGNAL].isin((Signal.ACTIVATION, Signal.GRADIENT))].reset_index(drop=True)
     return {"init": pd.DataFrame([facts]), "path": path, "signals": kept}
 
@@ -92,6 +93,7 @@ def _path(frame: pd.DataFrame) -> pd.DataFrame:
     """The variance where the stem, each block and the last convolution end, and what a block's gates made of it."""
     seen = frame[frame[Column.SIGNAL] == Signal.ACTIVATION].set_index(Column.NAME)[Column.ACV]
     ends = ["stem", *(name for name in seen.index if name.startswith("stage") and name.count(".") == 1), "final"]
+    # by name: there are fewer than ten stages, and than ten blocks in each
     ends.sort(key=lambda name: (name == "final", name != "stem", name))
     gates = [
         seen[f"{end}.se"] / seen[f"{end}.depthwise_act"] if f"{end}.se" in seen.index else math.nan for end in ends

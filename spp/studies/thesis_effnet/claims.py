@@ -208,6 +208,7 @@ def control(results: Results, setup: Setup) -> Verdict:
 def falls(results: Results, arm: str) -> npt.NDArray[np.float64]:
     """By seed, the variance at the end of the stem over that at the end of the last block."""
     paths = [one["acv"].to_numpy() for _, one in results.of("path", arm=arm).groupby("seed", sort=False)]
+    # the last place is the convolution behind the last block
     return np.array([path[0] / path[-2] for path in paths])
 
 
@@ -262,6 +263,7 @@ def magnitude(results: Results, setup: Setup) -> Verdict:
     )
     if setup.quick:
         found += " This is the proxy of the quick study, digits at a quarter of the width, not CIFAR-100."
+    # two arms that guess are equal, which says nothing of either
     learns = max(numbers["sn"], numbers["snmp"]) > 2 * setup.chance
     if not learns:
         found += " Neither learns more than guessing, so that there is nothing to compare."

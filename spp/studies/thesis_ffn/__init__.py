@@ -118,6 +118,7 @@ def made(arm: str, shape: tuple[int, ...], classes: int, seed: int) -> nn.Module
 
 def first_of(part: Part, count: int) -> tuple[Tensor, Tensor]:
     """The first ``count`` samples of a part in the order of the set, as they are stored."""
+    # the seed shuffles which images train and their order: this order is the same for all
     return part.batch(torch.argsort(part.indices)[:count])
 
 
@@ -165,6 +166,7 @@ def _train(cell: Cell, setup: Setup) -> Tables:
     watched = cell["lr"] == WATCHED_RATE and cell["seed"] == setup.seed_list(1)[0]
     tables = trained(model, data, recipe, setup, every="epoch" if watched else None)
     if watched:
+        # an epoch ends with a short batch, so that its steps are rounded up
         steps = tables["evolution"][str(Column.STEP)]
         tables["evolution"] = tables["evolution"].assign(epoch=steps // -(-len(data.train) // recipe.batch_size))
     return tables
@@ -179,6 +181,7 @@ def _scaling(cell: Cell, setup: Setup) -> Tables:
     def look(news: News | None) -> None:
         if news is not None and news.row is None:
             return
+        # fit validates in evaluation mode, where BatchNorm does not see the batch
         model.train()
         found = trace(model, fixed, signals=("gradient",), include=["*.act", "*.linear"])
         seen = gradients(found.frame)

@@ -77,6 +77,7 @@ def at_equal_loss(scaling: pd.DataFrame) -> pd.DataFrame:
         runs = {key: one.sort_values("epoch") for key, one in own.groupby(["arm", "seed"], sort=False)}
         high = min(float(one["loss"].iloc[0]) for one in runs.values())
         low = max(float(one["loss"].min()) for one in runs.values())
+        # a run that never gets to where another begins has no loss in common with it
         if not low < high:
             continue
         levels = np.geomspace(high, low, LEVELS + 1)[1:]
@@ -101,6 +102,7 @@ def _passed(run: pd.DataFrame, level: float) -> tuple[float, float]:
 def differences(scaling: pd.DataFrame) -> pd.DataFrame:
     """By learning rate: what scale and shift change about the logarithms, and the spread over seeds that it is held against."""
     last = scaling[scaling["epoch"] == scaling["epoch"].max()]
+    # over logarithms, since ratios are compared by factors
     last = last.assign(ratio=np.log(last["ratio"]))
     equal = at_equal_loss(scaling)
     rows = []

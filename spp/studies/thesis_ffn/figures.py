@@ -117,6 +117,7 @@ def figures(results: Results, setup: Setup) -> dict[str, SignalPlot]:
 
 def _run(rows: pd.DataFrame, arm: str, facts: dict[str, Any]) -> Beside:
     """The run of an arm that was watched; how many steps an epoch has follows from its last one."""
+    # the caption tells epochs, and the frame knows steps
     step, epoch = (rows[rows["arm"] == arm][column].iloc[-1] for column in (str(Column.STEP), "epoch"))
     (one,) = frames(rows, arm, {**facts, **({"steps_per_epoch": int(step // epoch)} if epoch else {})})
     return one
