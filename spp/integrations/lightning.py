@@ -12,7 +12,7 @@ from typing import Any
 from torch import nn
 
 from spp.errors import InputError, MissingExtraError
-from spp.integrations.scalars import SHOWN, Scalars, Shown
+from spp.integrations.boards import SHOWN, Board, Shown
 from spp.watching import Watch, watch
 
 try:
@@ -48,33 +48,34 @@ class SignalPropagation(Callback):
         **options: Any,
     ) -> None:
         self._network, self._optimizer, self._log, self._shown, self._options = network, optimizer, log, shown, options
-        self._scalars: Scalars | None = None
+        self._board: Board | None = None
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Begin to watch, after the sanity check of the validation."""
         model = _network(pl_module, self._network)
         options = {"start": trainer.global_step, **self._options}
         self.watch = watch(model, trainer.optimizers[self._optimizer], **options).start()
-        self._scalars = Scalars(self.watch, self._shown) if self._log and trainer.loggers else None
+        if self._log and trainer.loggers:
 
-    def on_train_batch_end(self, trainer: Trainer, *_: Any) -> None:
-        """Hand what was sampled to the trainer's loggers."""
-        if self._scalars is not None:
-            for step, values in self._scalars.take():
+            def send(step: int, values: dict[str, float]) -> None:
                 for logger in trainer.loggers:
                     logger.log_metrics(values, step=step)
 
+            self._board = Board(self.watch, send, self._shown)
+
+    def on_train_batch_end(self, *_: Any) -> None:
+        """Hand what was sampled to the trainer's loggers."""
+        if self._board is not None:
+            self._board.update()
+
     def on_train_end(self, *_: Any) -> None:
-        """Stop watching."""
-        self._close()
+        """Stop watching; what was measured stays."""
+        if self.watch is not None:
+            self.watch.close()
 
     def on_exception(self, *_: Any) -> None:
         """Stop watching; what was measured stays."""
-        self._close()
-
-    def _close(self) -> None:
-        if self.watch is not None:
-            self.watch.close()
+        self.on_train_end()
 
 
 def _network(module: Any, name: str | None) -> nn.Module:

@@ -11,20 +11,19 @@ with spp.watch(model, optimizer, every=100) as watch:
 
 from __future__ import annotations
 
-from io import BytesIO
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from spp.errors import MissingExtraError
-from spp.integrations.scalars import SHOWN, Scalars, Shown
+from spp.integrations.boards import SHOWN, Board, Shown
 from spp.watching import Watch
 
 if TYPE_CHECKING:
     from torch.utils.tensorboard import SummaryWriter
 
 
-class TensorBoard:
+class TensorBoard(Board):
     """Writes what a watch has measured.
 
     Args:
@@ -41,25 +40,12 @@ class TensorBoard:
             import torch.utils.tensorboard as _  # noqa: F401 (a writer of another make would not do)
         except ImportError as error:
             raise MissingExtraError("tensorboard", "tensorboard", purpose="a TensorBoard of signals") from error
-        self._watch, self._writer, self._scalars = watch, writer, Scalars(watch, shown)
+        super().__init__(watch, self._add, shown, self._draw)
+        self._writer = writer
 
-    def update(self) -> None:
-        """Write the scalars of steps that were sampled since the last call; costs nothing where there are none."""
-        for step, values in self._scalars.take():
-            for name, value in values.items():
-                self._writer.add_scalar(name, value, step)
+    def _add(self, step: int, values: dict[str, float]) -> None:
+        for name, value in values.items():
+            self._writer.add_scalar(name, value, step)
 
-    def figure(self, kind: str = "evolution", *, tag: str | None = None, **options: Any) -> None:
-        """Write a figure as an image, at the step that is going on.
-
-        Args:
-            kind: Of the figure, as for ``watch.plot``.
-            tag: Its name; ``spp/KIND`` if left out.
-            options: As for ``watch.plot``.
-        """
-        from PIL import Image
-
-        plot = self._watch.plot(kind, **options)
-        with Image.open(BytesIO(plot.png())) as image:
-            pixels = np.asarray(image.convert("RGB"))
-        self._writer.add_image(tag or f"spp/{kind}", pixels, self._watch.step, dataformats="HWC")
+    def _draw(self, tag: str, image: Any, _: Any) -> None:
+        self._writer.add_image(tag, np.asarray(image), self._watch.step, dataformats="HWC")

@@ -8,9 +8,10 @@ spp.load("runs/mine").plot("evolution")
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any, Protocol
+from typing import Any
 
 from spp.errors import MissingExtraError
+from spp.integrations.boards import Board
 from spp.watching import Watch, watch
 
 try:
@@ -19,19 +20,12 @@ except ImportError as error:
     raise MissingExtraError("transformers", "transformers", purpose="spp.integrations.transformers") from error
 
 
-class Board(Protocol):
-    """Where numbers go, as ``TensorBoard`` and ``WandB`` of this package."""
-
-    def update(self) -> None:
-        """Send what is new."""
-        ...
-
-
 class SignalPropagation(TrainerCallback):
     """Watches the model that is trained.
 
     Args:
-        board: Makes the board that is updated after each step, as ``WandB`` or ``lambda watch: TensorBoard(watch, writer)``.
+        board: Makes the board that is updated after each step: ``WandB``, ``lambda watch: TensorBoard(watch, writer)``, or
+            ``spp.integrations.board(send)``.
         options: Everything that :func:`spp.watch` takes: ``every``, ``path``, ``include``, ...
 
     Attributes:

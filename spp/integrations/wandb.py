@@ -11,11 +11,10 @@ with spp.watch(model, optimizer, every=100) as watch:
 
 from __future__ import annotations
 
-from io import BytesIO
 from typing import Any
 
 from spp.errors import InputError, MissingExtraError
-from spp.integrations.scalars import SHOWN, Scalars, Shown
+from spp.integrations.boards import SHOWN, Board, Shown
 from spp.watching import Watch
 
 try:
@@ -27,7 +26,7 @@ STEP = "spp/step"
 """The axis of everything that is sent: the run's own counter is left to whoever else logs to it."""
 
 
-class WandB:
+class WandB(Board):
     """Logs what a watch has measured.
 
     Args:
@@ -40,7 +39,7 @@ class WandB:
     """
 
     def __init__(self, watch: Watch, run: Any = None, shown: Shown = SHOWN) -> None:
-        self._watch, self._scalars = watch, Scalars(watch, shown)
+        super().__init__(watch, self._log, shown, self._draw)
         current = wandb.run if run is None else run
         if current is None:
             raise InputError("wandb.init has begun a run", received="none", where="run", remedy="Call it first.")
@@ -48,21 +47,8 @@ class WandB:
         self._run.define_metric(STEP)
         self._run.define_metric("spp/*", step_metric=STEP)
 
-    def update(self) -> None:
-        """Log the scalars of steps that were sampled since the last call; costs nothing where there are none."""
-        for step, values in self._scalars.take():
-            self._run.log({STEP: step, **{f"spp/{name}": value for name, value in values.items()}})
+    def _log(self, step: int, values: dict[str, float]) -> None:
+        self._run.log({STEP: step, **{f"spp/{name}": value for name, value in values.items()}})
 
-    def figure(self, kind: str = "evolution", *, tag: str | None = None, **options: Any) -> None:
-        """Log a figure as an image, at the step that is going on.
-
-        Args:
-            kind: Of the figure, as for ``watch.plot``.
-            tag: Its name; ``spp/KIND`` if left out.
-            options: As for ``watch.plot``.
-        """
-        from PIL import Image
-
-        plot = self._watch.plot(kind, **options)
-        image = wandb.Image(Image.open(BytesIO(plot.png())), caption=plot.caption)
-        self._run.log({STEP: self._watch.step, tag or f"spp/{kind}": image})
+    def _draw(self, tag: str, image: Any, plot: Any) -> None:
+        self._run.log({STEP: self._watch.step, tag: wandb.Image(image, caption=plot.caption)})

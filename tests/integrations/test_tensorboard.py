@@ -7,7 +7,7 @@ import torch
 import spp
 from spp.errors import MissingExtraError
 from tests.integrations.conftest import wanted
-from tests.integrations.test_scalars import steps
+from tests.integrations.test_boards import steps
 
 
 @pytest.mark.filterwarnings("ignore::DeprecationWarning")

@@ -8,7 +8,7 @@ import torch
 import spp
 from spp.errors import InputError
 from tests.integrations.conftest import wanted
-from tests.integrations.test_scalars import steps
+from tests.integrations.test_boards import steps
 
 pytestmark = pytest.mark.filterwarnings("ignore")  # its dependencies' own deprecations
 

@@ -7,7 +7,8 @@ import torch
 from torch import nn
 
 import spp
-from spp.integrations.scalars import Scalars
+from spp.errors import InputError
+from spp.integrations import Board, board
 from tests.integrations.conftest import samples
 
 
@@ -22,7 +23,7 @@ def steps(model, optimizer, count):
 def test_every_sampled_step_comes_once_with_the_frames_numbers(net):
     optimizer = torch.optim.SGD(net.parameters(), lr=0.1)
     with spp.watch(net, optimizer, every=2) as watch:
-        scalars = Scalars(watch)
+        scalars = Board(watch, print)
         assert list(scalars.take()) == []
         steps(net, optimizer, 3)
         first = dict(scalars.take())
@@ -44,7 +45,7 @@ def test_other_statistics_other_calls_and_numbers_that_are_none(net):
     model = nn.Sequential(net.layer1, net.act, nn.Linear(8, 6), net.layer1, net.act, net.layer2)
     optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
     with spp.watch(model, optimizer, every=1) as watch:
-        scalars = Scalars(watch, [("activation", "acv"), ("activation", "kurtosis"), ("weight", "rms")])
+        scalars = Board(watch, print, [("activation", "acv"), ("activation", "kurtosis"), ("weight", "rms")])
         steps(model, optimizer, 1)
     ((_, values),) = scalars.take()
     assert {name for name in values if name.startswith("activation")} == {
@@ -58,7 +59,7 @@ def test_a_lone_module_is_called_the_model():
     model = nn.Linear(6, 3)
     optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
     with spp.watch(model, optimizer, every=1) as watch:
-        scalars = Scalars(watch)
+        scalars = Board(watch, print)
         steps(model, optimizer, 1)
     ((_, values),) = scalars.take()
     assert set(values) == {
@@ -95,3 +96,23 @@ def test_a_listener_that_raises_ends_the_watching_and_not_the_training(net):
         ):
             steps(net, optimizer, 3)
     assert len(set(watch.frame["step"])) <= 1
+
+
+def test_a_board_of_ones_own_is_one_function(net):
+    sent = []
+    optimizer = torch.optim.SGD(net.parameters(), lr=0.1)
+    with spp.watch(net, optimizer, every=2) as watch:
+        mine = board(lambda step, values: sent.append((step, values)), shown=[("gradient", "rms")])(watch)
+        for _ in range(3):
+            steps(net, optimizer, 1)
+            mine.update()
+    assert [step for step, _ in sent] == [0, 2]
+    frame = watch.frame
+    row = frame[(frame.step == 2) & (frame.name == "layer2") & (frame.signal == "gradient")]
+    assert sent[1][1]["gradient_rms/layer2"] == row["rms"].item()
+    assert all(name.startswith("gradient_rms/") for name in sent[1][1])
+    with pytest.raises(InputError, match="a board that shows figures has a function for them"):
+        mine.figure()
+    board(print, show=lambda *one: sent.append(one))(watch).figure("layers", tag="last", step=2)
+    tag, image, plot = sent[-1]
+    assert (tag, image.mode) == ("last", "RGB") and image.width > 400 and plot.caption
