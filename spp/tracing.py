@@ -9,6 +9,7 @@ from functools import partial
 from typing import Any
 
 import numpy as np
+import torch
 from torch import nn
 from torch.nn.parallel import DistributedDataParallel
 from torch.nn.parameter import UninitializedParameter
@@ -17,11 +18,10 @@ from spp.capture.channels import ChannelAxis
 from spp.capture.facts import module_facts
 from spp.capture.parameters import parameters_in
 from spp.capture.recorder import Recorder
-from spp.capture.sites import Selection, roster
+from spp.capture.sites import Entry, Selection, roster
 from spp.capture.stage import Depth
 from spp.capture.state import Restore, kept, patient_collector, preserved, set_aside
 from spp.errors import InputError
-from spp.facts import model_facts
 from spp.frame.accumulate import Accumulator
 from spp.frame.build import (
     block_columns,
@@ -34,7 +34,7 @@ from spp.frame.build import (
 )
 from spp.frame.schema import BLOCK_COLUMNS, UNMEASURED_COLUMNS
 from spp.objective import Batch, LossFunction, Objective, batches_of, is_iterable_of_batches, to_device
-from spp.run import Trace, no_channels, no_exponents
+from spp.run import Run, describe_model, no_channels, no_exponents
 from spp.stats import backends
 from spp.vocabulary import ALL, Signal, chosen
 
@@ -56,7 +56,7 @@ def trace(
     moments: int = 2,
     exponents: bool = False,
     channels: bool = False,
-) -> Trace:
+) -> Run:
     """Measure how signals travel through ``model``: one forward and one backward pass per batch, nothing changed.
 
     Args:
@@ -86,78 +86,81 @@ def trace(
             ``trace.plot("channels")`` draws.
 
     Returns:
-        The trace; ``trace.frame`` has one row per observed tensor.
+        What was measured; ``run.frame`` has one row per observed tensor.
 
     Raises:
         TraceError: The model, the loss or the backward pass raised; names the module, keeps the cause. Nothing stays behind.
         InputError: A batch, selector or option is not what was asked for.
     """
     wanted = chosen(signals)
-    _check(model, batches, loss_scale, restore)
-    if moments not in (2, 4):
-        raise InputError("moments is 2, or 4 for the kurtosis too", received=repr(moments), where="moments")
+    _check(model, batches, loss_scale, restore, moments)
     several = is_iterable_of_batches(batch) and batches != 1
-    depth = Depth(mergeable=several or channels, fourth=moments == 4, histogram=exponents)
     backends.choose()
     entries = roster(model, include, exclude)
-    parameters = parameters_in(e.module for e in entries)
+    parameters = parameters_in(entry.module for entry in entries)
     _check_values(parameters)
-    wrappers = [e.module for e in entries if isinstance(e.module, DistributedDataParallel)]
+    depth = Depth(mergeable=several or channels, fourth=moments == 4, histogram=exponents)
     recorder = Recorder(entries, wanted, channel_axis, depth, loss_scale=loss_scale)
-    objective, measured = Objective(loss, seed), Accumulator()
-    sizes: list[int | None] = []
-    losses: list[float | None] = []
+    objective, measured, seen = Objective(loss, seed), Accumulator(), _Seen()
     with patient_collector():
         with preserved(model, batch, restore) as state:
-            devices = list({p.device for p in parameters})
-            for one in _shown(batch, batches, progress):
-                if sizes:
-                    state.cut()  # what the batch before has left in the model came with its graph, which is used up
-                ready = to_device(one, devices[0] if len(devices) == 1 else None)
-                with kept(one.tensors(), (one.args, one.kwargs, one.target)), _undistributed(wrappers):
-                    measured.add(
-                        recorder.run(
-                            lambda ready=ready: model(*ready.args, **ready.kwargs),  # type: ignore[misc]
-                            lambda output, ready=ready: objective(output, ready.target),  # type: ignore[misc]
-                            set_aside,
-                            keep_graph=state.has_history,
-                        )
-                    )
-                sizes.append(ready.size)
-                losses.append(objective.value)
-        facts = module_facts(entries, measured.calls, measured.inputs)
-        blocks, unmeasured = (
-            block_columns(measured),
-            unmeasured_columns(measured.unmeasured),
-        )  # now: what they are of holds modules
+            device = _only_device(parameters)
+            for one in map(partial(to_device, device=device), _shown(batch, batches, progress)):
+                # what the batch before has left in the model came with its graph, which is used up
+                state.cut()
+                with kept(one.tensors(), (one.args, one.kwargs, one.target)), _undistributed(entries):
+                    forward, aim = partial(model, *one.args, **one.kwargs), partial(objective, target=one.target)
+                    measured.add(recorder.run(forward, aim, set_aside, keep_graph=state.has_history))
+                seen.note(one, objective)
+        # the other tables are built when they are looked at; what they need of modules is taken now
+        modules = module_facts(entries, measured.calls, measured.inputs)
+        blocks, unmeasured = block_columns(measured), unmeasured_columns(measured.unmeasured)
         frame = build_frame(measured.rows, {merge.block for merge in measured.merges})
-        counted = build_exponents(measured.rows) if exponents else no_exponents
-        spread = build_channels(measured.rows) if channels else no_channels
-    known = [s for s in sizes if s is not None]
-    about = model_facts(model, parameters)
-    run = {
-        **about,
-        "batch_size": known[0] if known else None,
-        "batches": len(sizes),
-        "samples": sum(known) if known else None,
-        "loss": objective.kind or None,
-        "loss_value": float(np.mean([v for v in losses if v is not None]))
-        if any(v is not None for v in losses)
-        else None,
-        "loss_scale": loss_scale,
-        "kernels": backends.path_of(about["device"]),
-        "signals": [str(s) for s in ALL if s in wanted],
-        "seed": seed,
-    }
-    return Trace(
-        frame,
-        lambda: table_of(blocks, BLOCK_COLUMNS),
-        lambda: build_modules(facts),
-        lambda: table_of(unmeasured, UNMEASURED_COLUMNS),
-        run,
-        counted,
-        spread,
-    )
+        return Run(
+            frame,
+            lambda: table_of(blocks, BLOCK_COLUMNS),
+            lambda: build_modules(modules),
+            lambda: table_of(unmeasured, UNMEASURED_COLUMNS),
+            {
+                **describe_model(model, parameters),
+                **seen.facts(),
+                "loss": objective.kind or None,
+                "loss_scale": loss_scale,
+                "kernels": backends.path_of(parameters[0].device if parameters else torch.device("cpu")),
+                "signals": [str(s) for s in ALL if s in wanted],
+                "seed": seed,
+            },
+            build_exponents(measured.rows) if exponents else no_exponents,
+            build_channels(measured.rows) if channels else no_channels,
+        )
+
+
+class _Seen:
+    """Sizes and losses of the batches so far."""
+
+    def __init__(self) -> None:
+        self._sizes: list[int | None] = []
+        self._losses: list[float] = []
+
+    def note(self, batch: Batch, objective: Objective) -> None:
+        self._sizes.append(batch.size)
+        if objective.value is not None:
+            self._losses.append(objective.value)
+
+    def facts(self) -> dict[str, Any]:
+        known = [size for size in self._sizes if size is not None]
+        return {
+            "batch_size": known[0] if known else None,
+            "batches": len(self._sizes),
+            "samples": sum(known) if known else None,
+            "loss_value": float(np.mean(self._losses)) if self._losses else None,
+        }
+
+
+def _only_device(parameters: list[nn.Parameter]) -> torch.device | None:
+    """The model's device; None where it lies on several, and a batch stays where it is."""
+    devices = {p.device for p in parameters}
+    return devices.pop() if len(devices) == 1 else None
 
 
 def _shown(batch: Any, batches: int | None, progress: bool) -> Iterable[Batch]:
@@ -174,12 +177,13 @@ def _shown(batch: Any, batches: int | None, progress: bool) -> Iterable[Batch]:
 
 
 @contextmanager
-def _undistributed(wrappers: list[DistributedDataParallel]) -> Iterator[None]:
+def _undistributed(entries: list[Entry]) -> Iterator[None]:
     """Make DistributedDataParallel call its module and nothing else, so that one rank alone can trace.
 
     Its own forward broadcasts buffers and, once, the order of its buckets, under ``no_sync`` too; its backward averages
     gradients only after such a forward.
     """
+    wrappers = [e.module for e in entries if isinstance(e.module, DistributedDataParallel)]
     for wrapper in wrappers:
         wrapper.__dict__["forward"] = partial(_pass_on, wrapper.module)
     try:
@@ -193,7 +197,7 @@ def _pass_on(module: nn.Module, *args: Any, **kwargs: Any) -> Any:
     return module(*args, **kwargs)
 
 
-def _check(model: object, batches: int | None, loss_scale: float, restore: object) -> None:
+def _check(model: object, batches: int | None, loss_scale: float, restore: object, moments: int) -> None:
     if not isinstance(model, nn.Module):
         raise InputError("a model is a torch.nn.Module", received=f"a {type(model).__name__}", where="model")
     if batches is not None and batches < 1:
@@ -202,6 +206,8 @@ def _check(model: object, batches: int | None, loss_scale: float, restore: objec
         raise InputError("loss_scale is a positive number", received=str(loss_scale), where="loss_scale")
     if restore not in (True, False, "all"):
         raise InputError("restore is True, False or 'all'", received=repr(restore), where="restore")
+    if moments not in (2, 4):
+        raise InputError("moments is 2, or 4 for the kurtosis too", received=repr(moments), where="moments")
 
 
 def _check_values(parameters: list[nn.Parameter]) -> None:

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     import torch
 
     from spp.models.sources import Plan
-    from spp.run import Trace
+    from spp.run import Run
     from spp_cli.inputs import Samples
 
 
@@ -31,10 +31,10 @@ Examples:
 """
 
 
-@click.command(short_help="Trace one model, write its numbers and its plots.", epilog=EXAMPLES)
+@click.command(short_help="Run one model, write its numbers and its plots.", epilog=EXAMPLES)
 @analyze_options
 def analyze(**given: Any) -> None:
-    """Trace one model: one forward and one backward pass per batch.
+    """Run one model: one forward and one backward pass per batch.
 
     Prints what ran, a table along the network, and what is wrong: the worst first, with the layer where it begins and what
     to type against it. A network without trouble gets its most striking facts instead. Writes to the run folder:
@@ -88,7 +88,7 @@ def _run(request: Request) -> None:
         raise SystemExit(1)
 
 
-def traced(request: Request, plan: Plan, samples: Samples, device: str) -> Trace:
+def traced(request: Request, plan: Plan, samples: Samples, device: str) -> Run:
     """Build the network, trace it, and add to ``trace.run`` what it takes to do it again."""
     import torch
 
@@ -124,7 +124,7 @@ def traced(request: Request, plan: Plan, samples: Samples, device: str) -> Trace
     return trace
 
 
-def _predict(trace: Trace, model: torch.nn.Module, samples: Samples, request: Request) -> None:
+def _predict(trace: Run, model: torch.nn.Module, samples: Samples, request: Request) -> None:
     """Add what theory expects to ``trace.frame``: of unit normal noise, or of the data as they are."""
     from spp.theory import attach, predict
 
@@ -132,7 +132,7 @@ def _predict(trace: Trace, model: torch.nn.Module, samples: Samples, request: Re
     trace.frame = attach(trace.frame, predict(model, tuple(first.shape) if request.data == "gaussian" else first))
 
 
-def _write(trace: Trace, folder: Path, *, figures: bool, report: bool) -> list[str]:
+def _write(trace: Run, folder: Path, *, figures: bool, report: bool) -> list[str]:
     """Save the trace, its figures and, where plotly is installed, its report; return the names of the files.
 
     The numbers come first: a figure that fails must not take them along. ``claim`` has made sure that what is replaced

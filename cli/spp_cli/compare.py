@@ -18,7 +18,7 @@ from spp_cli.options import Request, repeatable
 
 if TYPE_CHECKING:
     from spp.plot import SignalPlot
-    from spp.run import Trace
+    from spp.run import Run
 
 VARIED = ("model", "norm", "activation", "init", "residual", "se", "seed")
 """Options that may be repeated: every combination is one run."""
@@ -37,7 +37,7 @@ Examples:
 """
 
 
-@click.command(short_help="Trace several models, norms or seeds; draw them in one figure.", epilog=EXAMPLES)
+@click.command(short_help="Run several models, norms or seeds; draw them in one figure.", epilog=EXAMPLES)
 @repeatable(
     VARIED,
     without=LEFT_OUT,
@@ -49,7 +49,7 @@ Examples:
     },
 )
 def compare(**given: Any) -> None:
-    """Trace every combination of the repeated options and draw all of them in one figure.
+    """Run every combination of the repeated options and draw all of them in one figure.
 
     The first run is what the others are compared with. Prints where each of them parts from it, and by which factor. Writes a
     folder with one run folder for each, compare.png and compare.pdf, and compare.json.
@@ -69,7 +69,7 @@ def _run(given: dict[str, Any]) -> None:
     shape = None if samples is None else tuple(samples.inputs.shape[1:])
     plans = [networks.plan(request, shape) for request in requests]  # all names are looked up before anything is traced
     names = _names(requests, [plan.label for plan in plans])
-    traces: list[Trace] = []
+    traces: list[Run] = []
     with _folder("compare-" + "-".join(given["model"]).replace(":", ".").replace("/", "."), given) as folder:
         for number, (request, plan, name) in enumerate(zip(requests, plans, names, strict=True), start=1):
             if sys.stderr.isatty() and not request.quiet:

@@ -38,7 +38,7 @@ def claim(label: str, out: str | None, *, overwrite: bool = False) -> Iterator[P
 
 def _given(folder: Path, overwrite: bool, made: list[Path]) -> Path:
     from spp.errors import InputError
-    from spp.frame.store import check_writable
+    from spp.frame.runs import check_writable
 
     if folder.resolve() == Path.cwd().resolve():
         raise InputError(

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from rich.table import Table
 
     from spp.diagnosis import Finding
-    from spp.run import Trace
+    from spp.run import Run
 
 MOST_ROWS = 70
 """Components that are listed; of more, the first and the last ones."""
@@ -25,7 +25,7 @@ MOST_BARS = 16
 """Width of a sparkline; longer components are thinned to it."""
 
 
-def show(trace: Trace, facts: list[Finding], folder: Path, files: list[str]) -> None:
+def show(trace: Run, facts: list[Finding], folder: Path, files: list[str]) -> None:
     """Print the summary of ``trace`` to standard output."""
     console = make_console()
     for line in heading(trace.run):
@@ -71,7 +71,7 @@ def heading(run: dict[str, Any]) -> list[str]:
     ]
 
 
-def component_rows(trace: Trace) -> list[dict[str, Any]]:
+def component_rows(trace: Run) -> list[dict[str, Any]]:
     """One record per component along the network: its name and, at its end, the statistics of the table."""
     from spp.diagnosis.main_path import along, components
     from spp.frame.schema import BlockColumn, Column

@@ -11,9 +11,11 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterator
 
+import numpy as np
 import pandas as pd
 
-from spp.frame.schema import Column
+from spp.frame.build import table_of
+from spp.frame.schema import COMPONENT_COLUMNS, BlockColumn, Column, ComponentColumn
 from spp.vocabulary import LEARNED, Signal
 
 
@@ -60,6 +62,40 @@ def along(frame: pd.DataFrame, signal: Signal) -> pd.DataFrame:
     path = rows.loc[ends]
     path.index = pd.Index(labels, dtype="str", name="component")
     return path.sort_values(Column.DEPTH, kind="stable")
+
+
+def component_table(frame: pd.DataFrame, blocks: pd.DataFrame) -> pd.DataFrame:
+    """One row per component, of the last step of a run.
+
+    Args:
+        frame: A frame of any number of steps.
+        blocks: Its residual merges.
+
+    Returns:
+        The columns of :data:`spp.frame.schema.COMPONENT_COLUMNS`, in forward order.
+    """
+    last = frame[Column.STEP].max()
+    frame = of_signals(frame[frame[Column.STEP] == last])
+    merges = blocks[blocks[BlockColumn.STEP] == last].drop_duplicates(BlockColumn.BLOCK, keep="last")
+    stream, back = along(frame, Signal.ACTIVATION), along(frame, Signal.GRADIENT)
+    names = [str(name) for name in stream.index]
+    weights = frame[frame[Column.SIGNAL] == Signal.WEIGHT]
+    owner = {leaf: component for component, leaves in components(frame).items() for leaf in (component, *leaves)}
+    sizes = weights[Column.NUMEL].groupby(weights[Column.NAME].map(owner)).sum()
+    squares = (weights[Column.MEAN_SQUARE] * weights[Column.NUMEL]).groupby(weights[Column.NAME].map(owner)).sum()
+    branch = merges.set_index(BlockColumn.BLOCK)[BlockColumn.BRANCH_ACV]
+    columns: dict[ComponentColumn, object] = {
+        ComponentColumn.NAME: names,
+        ComponentColumn.KIND: stream[Column.KIND].array,
+        ComponentColumn.DEPTH: stream[Column.DEPTH].array,
+        ComponentColumn.ACSM: stream[Column.ACSM].to_numpy(),
+        ComponentColumn.ACV: stream[Column.ACV].to_numpy(),
+        ComponentColumn.BRANCH_ACV: branch.reindex(names).to_numpy(np.float64),
+        ComponentColumn.GRADIENT_MEAN_SQUARE: back[Column.MEAN_SQUARE].reindex(names).to_numpy(np.float64),
+        ComponentColumn.WEIGHT_MEAN_SQUARE: (squares / sizes).reindex(names).to_numpy(np.float64),
+        ComponentColumn.NONFINITE: stream[Column.NONFINITE].to_numpy(),
+    }
+    return table_of(columns, COMPONENT_COLUMNS)
 
 
 def _blocks(frame: pd.DataFrame, types: dict[str, str]) -> set[str]:

@@ -199,6 +199,29 @@ WATCH_BLOCK_COLUMNS: dict[BlockColumn, Spec] = {c: c.spec for c in BlockColumn}
 """Columns of ``watch.blocks``."""
 
 
+class ComponentColumn(Described):
+    """Columns of ``run.components``, one row per component along the network: stem, every block, head."""
+
+    NAME = "name", Spec("str", "component", "qualified name of the block, the layer or the container")
+    KIND = "kind", Spec("category", "kind", "what it does to a signal, see `spp.layers`", tuple(LayerKind))
+    DEPTH = "depth", Spec("Int64", "depth", "depth of its output", missing=True)
+    ACSM = "acsm", Spec("float64", "ACSM", "average channel squared mean of its output", missing=True)
+    ACV = "acv", Spec("float64", "ACV", "average channel variance of its output", missing=True)
+    BRANCH_ACV = "branch_acv", Spec("float64", "branch ACV", "ACV at the end of its last residual branch", missing=True)
+    GRADIENT_MEAN_SQUARE = (
+        "gradient_mean_square",
+        Spec("float64", "gradient mean square", "mean square of the gradient at its output", missing=True),
+    )
+    WEIGHT_MEAN_SQUARE = (
+        "weight_mean_square",
+        Spec("float64", "weight mean square", "mean square of all its parameters", missing=True),
+    )
+    NONFINITE = "nonfinite", Spec("int64", "non-finite", "NaN and infinite elements of its output")
+
+
+COMPONENT_COLUMNS: dict[ComponentColumn, Spec] = {c: c.spec for c in ComponentColumn}
+
+
 class ModuleColumn(Described):
     """Columns of ``trace.modules``, one row per module."""
 

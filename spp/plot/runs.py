@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 import pandas as pd
 
 from spp.errors import InputError
-from spp.frame import store
+from spp.frame import runs
 from spp.plot.comparison import Arm
 from spp.plot.modes import one_mode
 
@@ -94,7 +94,7 @@ def _read(given: Any) -> tuple[pd.DataFrame, Mapping[str, object]]:
     if isinstance(given, pd.DataFrame):
         return one_mode(given), {}
     if isinstance(given, str | Path):
-        tables, run = store.read(given)
+        tables, run = runs.read(given)
         return one_mode(tables["frame"]), run
     frame, facts = getattr(given, "frame", None), getattr(given, "run", None)
     if isinstance(frame, pd.DataFrame) and isinstance(facts, Mapping):

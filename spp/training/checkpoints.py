@@ -13,7 +13,7 @@ import torch
 
 from spp.errors import InputError, StoreError
 from spp.frame.files import DRAFT, RUN_FILE, put, put_facts, put_table, read_facts
-from spp.frame.store import check_writable
+from spp.frame.runs import check_writable
 
 FORMAT = 1
 LAST, BEST = "last.pt", "best.pt"

@@ -20,12 +20,11 @@ from spp.capture.state import RandomState
 from spp.data import Splits
 from spp.diagnosis import Severity, find
 from spp.errors import InputError
-from spp.facts import model_facts
 from spp.frame.build import build_exponents
 from spp.frame.files import put_facts
 from spp.frame.schema import Column
 from spp.models.config import Config
-from spp.run import Trace
+from spp.run import Run, describe_model
 from spp.tracing import trace as trace_of
 from spp.training.checkpoints import BEST, LAST, Checkpoints, check_folder, complete, refused, write_history
 from spp.training.evaluate import autocast, evaluate
@@ -186,7 +185,7 @@ def observed(
         if folder is not None and not run.done:
             with refused(folder):
                 folder.mkdir(parents=True, exist_ok=True)
-                put_facts(folder, {"kind": TRAIN, **model_facts(run.model), **known})
+                put_facts(folder, {"kind": TRAIN, **describe_model(run.model), **known})
         yield None
         return
     steps = run.batches if every == EPOCH else every
@@ -232,7 +231,7 @@ def _keep_last(run: Trainer, kept: Checkpoints) -> None:
     kept.keep(LAST, run.state())
 
 
-def _trace_culprit(run: Trainer) -> Trace | None:
+def _trace_culprit(run: Trainer) -> Run | None:
     """A trace of the batch whose loss was not finite, to see where it begins."""
     if run.culprit is None:
         return None

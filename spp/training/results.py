@@ -10,7 +10,7 @@ from typing import Any
 import pandas as pd
 from torch import nn
 
-from spp.run import Trace
+from spp.run import Run
 from spp.training.recipe import Recipe
 from spp.watching import Watch
 
@@ -85,7 +85,7 @@ class Fitted:
     test: dict[str, dict[str, float]]
     stopped: str | None = None
     folder: Path | None = None
-    trace: Trace | None = field(default=None, repr=False)
+    trace: Run | None = field(default=None, repr=False)
     finding: dict[str, Any] | None = None
     watch: Watch | None = field(default=None, repr=False)
 

@@ -9,7 +9,7 @@ watch.plot()
 from __future__ import annotations
 
 import warnings
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Any
@@ -17,37 +17,33 @@ from typing import TYPE_CHECKING, Any
 import pandas as pd
 import torch
 from torch import nn
+from torch.nn.parallel import DistributedDataParallel
 
 from spp.capture.channels import ChannelAxis
 from spp.capture.schedule import Every, Schedule, schedule_of
 from spp.capture.sites import Selection, roster
 from spp.errors import InputError, SppWarning
-from spp.facts import model_facts
-from spp.frame import store
-from spp.frame.parts import WATCH, RunWriter
-from spp.frame.schema import Column
+from spp.frame.runs import WATCH, RunWriter
+from spp.run import Run, describe_model, no_channels, no_exponents
 from spp.vocabulary import ALL, Signal, chosen
-from spp.watching.arguments import give_up, network_inside, optimizer_of
-from spp.watching.keeper import Keeper, Listener
+from spp.watching.collect import Collector, Keeper, Listener
+from spp.watching.distributed import Ranks
 from spp.watching.loop import Loop
-from spp.watching.ranks import Ranks
 from spp.watching.sample import Settings
-from spp.watching.sink import Sink
 
 if TYPE_CHECKING:
     from spp.plot import SignalPlot
 
 
-class Watch:
-    """A training run being watched; made by :func:`spp.watch`, and a context manager around the loop.
+class Watch(Run):
+    """A training run being watched: a :class:`spp.Run` that grows, and a context manager around the loop.
 
-    Attributes:
-        run: Facts about the run; add your own before it is saved.
+    Made by :func:`spp.watch`.
     """
 
-    def __init__(self, loop: Loop, sink: Sink, run: dict[str, Any], start: int | None) -> None:
-        self.run = run
-        self._loop, self._sink, self._keeper, self._first = loop, sink, sink.keeper, start
+    def __init__(self, loop: Loop, collector: Collector, info: dict[str, Any], start: int | None) -> None:
+        self.info = info
+        self._loop, self._collector, self._keeper, self._first = loop, collector, collector.keeper, start
         self._started = self._closed = False
 
     # -- the loop around it -----------------------------------------------------------------------------------------------
@@ -68,7 +64,7 @@ class Watch:
             raise InputError(
                 "a watch is started once", received="a second start", where="watch", remedy="Make a new one"
             )
-        self._loop.step = self._sink.open(self.run, self._first)
+        self._loop.step = self._collector.open(self.info, self._first)
         self._started = True
         self._loop.attach()
         return self
@@ -86,7 +82,7 @@ class Watch:
         self._closed = True
         self._loop.detach(clean)
         try:
-            self._sink.close(self.run, self._loop.step, clean)
+            self._collector.close(self.info, self._loop.step, clean)
         except Exception as error:
             give_up(error)
         if clean and not self._loop.forwards:
@@ -116,7 +112,7 @@ class Watch:
         Cheaper than to look at :attr:`frame` again and again, which is read back from disk where there is a ``path``. A
         listener that raises ends the watching with a warning; the training goes on.
         """
-        self._sink.keeper.listeners.append(listener)
+        self._keeper.listeners.append(listener)
 
     def flush(self) -> None:
         """Write what was measured so far, where there is a ``path``.
@@ -126,56 +122,30 @@ class Watch:
         """
         self._keeper.flush(self._loop.step)
 
-    # -- what was measured ------------------------------------------------------------------------------------------------
+    # -- what was measured so far -----------------------------------------------------------------------------------------
 
-    @property
-    def frame(self) -> pd.DataFrame:
-        """One row per sampled step and observed tensor, see :data:`spp.frame.schema.WATCH_COLUMNS`."""
-        return self._keeper.tables()[0]
+    def _table(self, name: str) -> pd.DataFrame:
+        """Tables grow: what was measured since the last look is in them."""
+        if name in ("frame", "blocks"):
+            return self._keeper.tables()[name == "blocks"]
+        if name in ("modules", "unmeasured"):
+            table: pd.DataFrame = getattr(self._keeper, name)
+            return table
+        return no_exponents() if name == "exponents" else no_channels()
 
-    @property
-    def blocks(self) -> pd.DataFrame:
-        """One row per sampled step and residual merge, see :data:`spp.frame.schema.WATCH_BLOCK_COLUMNS`."""
-        return self._keeper.tables()[1]
+    def _derived(self, name: str, make: Callable[[], pd.DataFrame]) -> pd.DataFrame:
+        return make()
 
-    @property
-    def modules(self) -> pd.DataFrame:
-        """One row per module, see :data:`spp.frame.schema.MODULE_COLUMNS`."""
-        return self._keeper.modules
+    def __getstate__(self) -> dict[str, Any]:
+        raise TypeError("a watch is bound to its training loop; save it, and pickle what spp.load gives back")
 
-    @property
-    def unmeasured(self) -> pd.DataFrame:
-        """One row per thing that could not be measured in some step, with the reason."""
-        return self._keeper.unmeasured
-
-    def plot(self, kind: str = "evolution", **options: Any) -> SignalPlot:
+    def plot(self, kind: str | None = "evolution", **options: Any) -> SignalPlot:
         """Draw the run; ``kind`` and ``options`` as for :func:`spp.plot.signal_plot`."""
-        from spp.plot import signal_plot
-
-        return signal_plot(
-            kind, frame=self.frame, blocks=self.blocks, run=self.run, unmeasured=self.unmeasured, **options
-        )
+        return super().plot(kind, **options)
 
     def save(self, folder: str | Path, *, overwrite: bool = False, csv: bool = False) -> Path:
-        """Write a run folder that :func:`spp.load` gives back; returns its path.
-
-        A watch with ``path=`` writes as it goes; this is for one without.
-
-        Args:
-            folder: Where to; parents are made.
-            overwrite: Replace a run that is there already.
-            csv: Write ``frame.csv`` beside ``frame.parquet``.
-
-        Raises:
-            StoreError: The folder holds something already or cannot be written; nothing is left half-written.
-        """
-        tables = {"frame": self.frame, "blocks": self.blocks, "modules": self.modules, "unmeasured": self.unmeasured}
-        return store.write(folder, tables, self.run, overwrite=overwrite, csv=csv)
-
-    def __repr__(self) -> str:
-        frame = self.frame
-        steps = frame[Column.STEP].nunique()
-        return f"Watch of {self.run.get('model', 'model')}: {len(frame)} rows over {steps} sampled steps"
+        """Write a run folder that :func:`spp.load` gives back; a watch with ``path=`` writes as it goes."""
+        return super().save(folder, overwrite=overwrite, csv=csv)
 
 
 def watch(
@@ -251,15 +221,56 @@ def watch(
         to = RunWriter(path, resume=resume, overwrite=overwrite) if first and path is not None else None
         return Keeper(to, flush)
 
-    sink = Sink(keeper, ranks, give_up)
+    collector = Collector(keeper, ranks, give_up)
     settings = Settings(root, wanted, include, exclude, channel_axis, ranks.size)
-    loop = Loop(model, given, due, settings, sink, give_up)
-    run = {
+    loop = Loop(model, given, due, settings, collector, give_up)
+    info = {
         "kind": WATCH,
-        **model_facts(root),
+        **describe_model(root),
         "optimizer": None if given is None else type(given).__name__,
         "every": every if isinstance(every, int | str) else sorted(every),
         "signals": [str(s) for s in ALL if s in wanted],
         "ranks": ranks.size,
     }
-    return Watch(loop, sink, run, start)
+    return Watch(loop, collector, info, start)
+
+
+def give_up(error: Exception) -> None:
+    """Say that the watching has ended."""
+    message = " ".join(str(error).split())
+    warnings.warn(
+        f"the watching has ended, the training goes on: {type(error).__name__}: {message}", SppWarning, stacklevel=4
+    )
+
+
+def network_inside(model: object) -> nn.Module:
+    """The network inside what the loop calls."""
+    if not isinstance(model, nn.Module):
+        raise InputError("a model is a torch.nn.Module", received=f"a {type(model).__name__}", where="model")
+    root = model
+    while True:
+        inner = root.module if isinstance(root, DistributedDataParallel) else root._modules.get("_orig_mod")
+        if inner is None:
+            return root
+        root = inner
+
+
+def optimizer_of(optimizer: Any, root: nn.Module) -> torch.optim.Optimizer | None:
+    """The optimizer itself, if it trains any of the model's parameters."""
+    if optimizer is None:
+        return None
+    while isinstance(inner := getattr(optimizer, "optimizer", None), torch.optim.Optimizer):
+        optimizer = inner  # as accelerate wraps it
+    if not isinstance(optimizer, torch.optim.Optimizer):
+        raise InputError(
+            "an optimizer is a torch.optim.Optimizer", received=f"a {type(optimizer).__name__}", where="optimizer"
+        )
+    own = {id(p) for p in root.parameters()}
+    if not any(id(p) in own for group in optimizer.param_groups for p in group["params"]):
+        raise InputError(
+            "the optimizer trains the model that is watched",
+            received=f"{type(optimizer).__name__} of other parameters",
+            where="optimizer",
+            remedy="Pass the optimizer of this model, made after the model was moved, sharded or replaced",
+        )
+    return optimizer

@@ -15,8 +15,8 @@ from torch import nn
 from spp.capture.interception import RootCall, untraced
 from spp.capture.schedule import Schedule
 from spp.capture.state import patient_collector
+from spp.watching.collect import Collector
 from spp.watching.sample import Finished, Sample, Settings, evaluation
-from spp.watching.sink import Sink
 
 
 class Loop:
@@ -30,7 +30,7 @@ class Loop:
         optimizer: Its steps are the steps; None counts forwards.
         due: Whether a step is sampled.
         settings: What to measure.
-        sink: Given what each sampled step and each sampled evaluation gave.
+        collector: Given what each sampled step and each sampled evaluation gave.
         give_up: Told what went wrong in the measuring; nothing that is measured may break the training.
 
     Attributes:
@@ -44,12 +44,12 @@ class Loop:
         optimizer: torch.optim.Optimizer | None,
         due: Schedule,
         settings: Settings,
-        sink: Sink,
+        collector: Collector,
         give_up: Callable[[Exception], None],
     ) -> None:
         self.step, self.forwards = 0, 0
         self._called_module, self._optimizer, self._due = called, optimizer, due
-        self._settings, self._sink, self._give_up = settings, sink, give_up
+        self._settings, self._collector, self._give_up = settings, collector, give_up
         self._root = settings.root
         self._call = RootCall(called, self._called)
         self._sample: Sample | None = None
@@ -76,7 +76,7 @@ class Loop:
         """
         if not self._attached:
             return
-        if self._optimizer is None and self._sample is not None and (clean or not self._sink.waited_for):
+        if self._optimizer is None and self._sample is not None and (clean or not self._collector.waited_for):
             self._safely(self._end_forward)
         self._drop()
         self._attached = False
@@ -226,7 +226,7 @@ class Loop:
 
     def _hand_on(self, finished: Finished | None) -> None:
         """Give on what a step gave; where ranks exchange what they measured, stop when one of them cannot."""
-        if self._sink.add(finished, self._failed):
+        if self._collector.add(finished, self._failed):
             told = self._failed
             self.detach(clean=False)
             if not told:
@@ -255,7 +255,7 @@ class Loop:
         """Measure no more; where other ranks would wait, only once they know."""
         if self._failed:
             return
-        if self._sink.waited_for and self._attached:
+        if self._collector.waited_for and self._attached:
             self._failed, self._owes = True, self._sample is not None
             self._drop()
         else:

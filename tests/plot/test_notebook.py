@@ -7,7 +7,9 @@ import pandas as pd
 import torch
 
 import spp
-from spp.frame.html import ROWS, summary
+from spp.frame import build
+from spp.frame.schema import BLOCK_COLUMNS
+from spp.run import SHOWN_ROWS
 
 from .frames import RUN, network
 
@@ -25,15 +27,21 @@ def test_a_trace_shows_its_layers() -> None:
     assert "<b>Sequential</b> batch size 5, seed 0, loss probe" in html
 
 
+def shown(frame: pd.DataFrame, facts: dict[str, object]) -> str:
+    """The HTML of a run that holds nothing but a frame."""
+    blocks, modules = pd.DataFrame(columns=list(BLOCK_COLUMNS)), build.build_modules([])
+    return spp.Run(frame, blocks, modules, build.build_unmeasured([]), facts)._repr_html_()
+
+
 def test_long_networks_are_cut_and_names_are_escaped() -> None:
-    table = summary(network(lambda t: 1 + t), RUN | {"model": "<b>&"}, {"not measured": 0})
+    table = shown(network(lambda t: 1 + t), RUN | {"model": "<b>&"})
     assert "<b>&lt;b&gt;&amp;</b> norm none, activation relu, init he, batch size 32" in table
-    assert table.count("<tr") == ROWS + 2  # a heading, and a row of dots
+    assert table.count("<tr") == SHOWN_ROWS + 2  # a heading, and a row of dots
     assert "not measured" not in table
 
 
 def test_signals_that_were_not_measured_leave_cells_empty() -> None:
     frame = network(lambda t: np.where(t > 0.5, np.nan, 1.0), named=[("a", "Linear"), ("b", "ReLU")])
-    html = summary(frame[frame["signal"] == "activation"], {}, {})
+    html = shown(frame[frame["signal"] == "activation"], {})
     assert "<b>a network</b>" in html and "nan" not in html.lower()
-    assert "nothing was measured" in summary(pd.DataFrame(frame.iloc[:0]), {}, {})
+    assert "nothing was measured" in shown(pd.DataFrame(frame.iloc[:0]), {})

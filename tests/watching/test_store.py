@@ -14,8 +14,8 @@ import torch
 from torch import nn
 
 import spp
-from spp.frame import store
-from spp.frame.parts import RunWriter
+from spp.frame import runs
+from spp.frame.runs import RunWriter
 from spp.frame.schema import MODULE_COLUMNS, UNMEASURED_COLUMNS, WATCH_BLOCK_COLUMNS, WATCH_COLUMNS, check
 from tests.watching.loops import Net, plain, train
 
@@ -191,7 +191,7 @@ def test_two_writers_in_two_processes_and_the_lock_of_a_dead_one(tmp_path):
     other = python(
         """
         import sys
-        from spp.frame.parts import RunWriter
+        from spp.frame.runs import RunWriter
         RunWriter(sys.argv[1], resume=True).open({"kind": "watch"}, None)
         print("open", flush=True)
         sys.stdin.read()
@@ -212,8 +212,8 @@ def test_two_writers_in_two_processes_and_the_lock_of_a_dead_one(tmp_path):
 NURSERY = """
     import os, random, signal, sys, time
     import pandas as pd
-    from spp.frame.parts import RunWriter
-    from spp.frame.store import read
+    from spp.frame.runs import RunWriter
+    from spp.frame.runs import read
     tables, _ = read(sys.argv[1])  # also gets everything loaded before the first fork
     frame, blocks = tables["frame"].head(8), tables["blocks"].head(1)
     random.seed(5)
@@ -255,7 +255,7 @@ def test_killed_at_any_moment_a_run_opens_with_everything_to_its_last_flush(tmp_
         nursery.stdin.flush()
         last = int(nursery.stdout.readline())
         drafts += any(folder.rglob(".draft-*"))
-        tables, facts = store.read(folder)
+        tables, facts = runs.read(folder)
         steps = tables["frame"]["step"].unique().tolist()
         reached = max(steps, default=-1)
         assert steps == list(range(reached + 1)) and (tables["frame"].groupby("step").size() == 8).all()
