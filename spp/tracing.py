@@ -107,7 +107,8 @@ def trace(
             device = _only_device(parameters)
             for one in map(partial(to_device, device=device), _shown(batch, batches, progress)):
                 # what the batch before has left in the model came with its graph, which is used up
-                state.cut()
+                if seen.sizes:
+                    state.cut()
                 with kept(one.tensors(), (one.args, one.kwargs, one.target)), _undistributed(entries):
                     forward, aim = partial(model, *one.args, **one.kwargs), partial(objective, target=one.target)
                     measured.add(recorder.run(forward, aim, set_aside, keep_graph=state.has_history))
@@ -139,19 +140,19 @@ class _Seen:
     """Sizes and losses of the batches so far."""
 
     def __init__(self) -> None:
-        self._sizes: list[int | None] = []
+        self.sizes: list[int | None] = []
         self._losses: list[float] = []
 
     def note(self, batch: Batch, objective: Objective) -> None:
-        self._sizes.append(batch.size)
+        self.sizes.append(batch.size)
         if objective.value is not None:
             self._losses.append(objective.value)
 
     def facts(self) -> dict[str, Any]:
-        known = [size for size in self._sizes if size is not None]
+        known = [size for size in self.sizes if size is not None]
         return {
             "batch_size": known[0] if known else None,
-            "batches": len(self._sizes),
+            "batches": len(self.sizes),
             "samples": sum(known) if known else None,
             "loss_value": float(np.mean(self._losses)) if self._losses else None,
         }
