@@ -17,8 +17,8 @@ from spp.diagnosis.view import View
 from spp.frame.schema import BlockColumn, Column
 from spp.vocabulary import Severity
 
+# Decades in an e-fold.
 FOLD = float(np.log10(np.e))
-"""Decades in an e-fold."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -93,6 +93,7 @@ def _travel(view: View, path: pd.DataFrame, values: pd.Series) -> Travel:
     if len(values) < 2:
         return Travel(None, None)
     logs = np.log10(values.to_numpy())
+    # The deepest fall ends where the values lie farthest below their running maximum, and starts where that was last reached.
     highest, lowest = np.maximum.accumulate(logs), np.minimum.accumulate(logs)
     legs: list[Leg | None] = []
     for edge, end in ((highest, int((logs - highest).argmin())), (lowest, int((logs - lowest).argmax()))):
@@ -111,6 +112,7 @@ def judge(leg: Leg | None, at: Any) -> Severity | None:
         return None
     decades, steep = abs(leg.decades), leg.rate >= at.rate and leg.layers >= at.layers
     folds = at.efolds * FOLD
+    # Steep is bad from the depth on at which networks could still be trained, and twice as deep it is an error.
     if decades >= at.error or (steep and decades >= 2 * folds):
         return Severity.ERROR
     if decades >= at.warning or (steep and decades >= folds):
@@ -139,6 +141,7 @@ def attenuation(view: View, leg: Leg) -> list[Share]:
     """
     parts: dict[str, list[float]] = {}
     values = view.stream[Column.MEAN_SQUARE].astype("float64")
+    # The log of a zero would make the differences on both sides of it infinite.
     change = pd.Series(np.log10(values[values > 0])).diff().fillna(0.0)
     merged = set(view.blocks[BlockColumn.BLOCK].astype(str))
     for name in leg.places[1:]:

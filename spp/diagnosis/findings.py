@@ -15,8 +15,8 @@ from spp.vocabulary import Severity, Signal
 EVERYTHING = "everything"
 """The tag of a cause that every other finding follows."""
 
+# 0 is the worst.
 RANK = {severity: rank for rank, severity in enumerate(Severity)}
-"""0 is the worst."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -121,6 +121,7 @@ def arrange(found: Sequence[Finding]) -> list[Finding]:
     for finding in found:
         if not any(_explains(earlier, finding) for earlier in kept if earlier.rule != finding.rule):
             kept.append(finding)
+    # Of one rule, what is about the whole network comes last.
     rules = list(dict.fromkeys(finding.rule for finding in found))
     return sorted(
         kept, key=lambda f: (RANK[f.severity], rules.index(f.rule), f.depth if f.depth is not None else 1 << 60)
@@ -138,12 +139,8 @@ def build_findings(found: Sequence[Finding]) -> pd.DataFrame:
     """The table of :data:`spp.frame.schema.FINDING_COLUMNS`, one row per finding, in their order."""
     columns: dict[str, object] = {}
     for column, spec in FINDING_COLUMNS.items():
-        values = [getattr(finding, str(column)) for finding in found]
-        if spec.dtype == "category":
-            texts = [None if value is None else str(value) for value in values]
-            columns[str(column)] = pd.Categorical(texts, categories=[str(c) for c in spec.categories])
-        else:
-            columns[str(column)] = pd.Series(values, dtype=spec.dtype)
+        dtype: Any = pd.CategoricalDtype([str(c) for c in spec.categories]) if spec.categories else spec.dtype
+        columns[str(column)] = pd.Series([getattr(finding, str(column)) for finding in found], dtype=dtype)
     return check(pd.DataFrame(columns), FINDING_COLUMNS)
 
 
@@ -168,9 +165,9 @@ def count(n: int, noun: str) -> str:
     return f"{n} {noun}" if n == 1 else f"{n} {noun}s"
 
 
-def further(found: Sequence[Any], noun: str = "layer", before: str = "; so it is in ", after: str = "") -> str:
-    """That the first of ``found`` is not the only one; empty where it is."""
-    return f"{before}{count(len(found) - 1, f'further {noun}')}{after}" if len(found) > 1 else ""
+def further(others: int, noun: str = "layer", before: str = "; so it is in ", after: str = "") -> str:
+    """That there are others beside the one told of; empty where there are none."""
+    return f"{before}{count(others, f'further {noun}')}{after}" if others else ""
 
 
 def some(names: Sequence[str], most: int = 8) -> str:

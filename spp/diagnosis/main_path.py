@@ -51,6 +51,7 @@ def along(frame: pd.DataFrame, signal: Signal) -> pd.DataFrame:
     frame = of_signals(frame)
     rows = frame[(frame[Column.SIGNAL] == signal) & frame[Column.DEPTH].notna()]
     last_call = rows.groupby(Column.NAME)[Column.CALL].transform("max")
+    # Rows of one name are in the order of its outputs, of which the first is the main one.
     rows = rows[rows[Column.CALL] == last_call].drop_duplicates(Column.NAME).set_index(Column.NAME, drop=False)
     ends: list[str] = []
     labels: list[str] = []
@@ -118,6 +119,7 @@ def _component(leaf: str, blocks: set[str], opened: set[str]) -> str:
 
 def _open_large(leaves: list[str], opened: set[str]) -> None:
     """Add to ``opened`` every container that holds more than half of ``leaves``, outermost first."""
+    # What lies inside an opened container may be as large: open until nothing is.
     while True:
         sizes = Counter(_component(leaf, set(), opened) for leaf in leaves)
         large = [name for name, size in sizes.items() if 2 * size > len(leaves) and name not in leaves]

@@ -111,7 +111,7 @@ RULES = Registry[Rule]("rule", describe=lambda row: row.description)
 
 def rule(
     name: str,
-    description: str,
+    description: str = "",
     *,
     thresholds: Mapping[str, tuple[float, str]] | None = None,
     source: str = "",
@@ -123,7 +123,7 @@ def rule(
 
     Args:
         name: The rule's name.
-        description: What it finds, in one line.
+        description: What it finds, in one line; left out, the first line of the function's docstring.
         thresholds: From name to number and the reason for it.
         source: Where the rule comes from.
         tags: What its findings are causes of.
@@ -136,7 +136,11 @@ def rule(
 
     def register(check: Check) -> Check:
         limits = {key: Threshold(*pair) for key, pair in (thresholds or {}).items()}
-        RULES.register(name, Rule(name, description, check, limits, source, tags, follows), replace=replace)
+        told = description or (check.__doc__ or "").partition("\n")[0].rstrip(".")
+        word = told.partition(" ")[0]
+        # As in a listing, where lines begin small, but for words like NaN.
+        told = told[:1].lower() + told[1:] if word[1:].islower() or len(word) == 1 else told
+        RULES.register(name, Rule(name, told, check, limits, source, tags, follows), replace=replace)
         return check
 
     return register
@@ -220,6 +224,7 @@ def chosen(rules: Iterable[str | Check] | None) -> list[Rule]:
     """
     if rules is None:
         return [row for row in _causal() if FACT not in row.tags]
+    # A function that is registered comes with its thresholds and tags.
     by_check = {row.check: row for row in RULES.values()}
     found: list[Rule] = []
     for item in [rules] if isinstance(rules, str) else rules:
@@ -237,6 +242,7 @@ def chosen(rules: Iterable[str | Check] | None) -> list[Rule]:
 def _causal() -> list[Rule]:
     """Every rule, causes first: one that was registered last and follows nothing stands before what follows it."""
     rows: list[Rule] = []
+    # A cause that is registered last would find its consequences told already.
     for row in RULES.values():
         behind = (i for i, other in enumerate(rows) if not row.follows and not set(row.tags).isdisjoint(other.follows))
         rows.insert(next(behind, len(rows)), row)
@@ -254,6 +260,7 @@ def limits_of(changes: Mapping[str, float] | None = None) -> dict[str, SimpleNam
     for name, value in (changes or {}).items():
         if name not in known:
             raise UnknownNameError("threshold", name, known, where="thresholds")
+        # True and False are integers to Python.
         if isinstance(value, bool) or not isinstance(value, int | float):
             raise InputError("a threshold is a number", received=repr(value), where=f"thresholds[{name!r}]")
         known[name] = float(value)

@@ -27,19 +27,19 @@ from spp.frame.schema import BlockColumn, Column
 from spp.vocabulary import Signal
 
 KEY = [str(c) for c in (Column.SIGNAL, Column.NAME, Column.CALL, Column.OUTPUT)]
+# Relative change of an rms that is always allowed: far above what other kernels or devices do to a sum, far below a seed.
 TOLERANCE = 0.01
-"""Relative change of an rms that is always allowed: far above what other kernels or devices do to a sum, far below a seed."""
+# Share of comparisons of two seeds of the same network in which any layer may seem to have moved.
 FALSE_ALARMS = 0.01
-"""Share of comparisons of two seeds of the same network in which any layer may seem to have moved."""
+# Degrees of freedom by which a layer's own spread over seeds is drawn towards that of all layers.
 PRIOR = 4
-"""Degrees of freedom by which a layer's own spread over seeds is drawn towards that of all layers."""
+# Facts of a run that are told where two runs differ in them; times, versions and paths are not.
 FACTS = (
     *("model", "norm", "activation", "init", "residual", "se", "data", "input_shape", "batch_size", "batches"),
     *("seed", "loss", "training", "dtype", "device"),
 )
-"""Facts of a run that are told where two runs differ in them; times, versions and paths are not."""
+# What a layer of width n adds to the variance of the natural log of the second moment over seeds, times n.
 LOG_VARIANCE = 5.0
-"""What a layer of width n adds to the variance of the natural log of the second moment over seeds, times n."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -101,6 +101,7 @@ def compare(
     error = errors * spread * np.sqrt(1 + 1 / count)
     allowed = np.maximum(np.log1p(tolerance), error)
     change = now[common] - centre
+    # Infinity less infinity is NaN, though nothing moved.
     change = change.where(~(np.isneginf(now[common]) & np.isneginf(centre)), 0.0)
     vanished = np.isneginf(now[common]) ^ np.isneginf(centre)
     moved = (change.abs() > allowed).fillna(False) | vanished | (now[common].isna() ^ centre.isna())
@@ -136,6 +137,7 @@ def _rows(trace: Measured) -> pd.DataFrame:
 def _logs(trace: Measured) -> pd.Series:
     """Natural log of the rms; NaN where a tensor holds anything that is not finite, so that it equals nothing."""
     rows = _rows(trace)
+    # An exact zero becomes minus infinity, which equals itself.
     with np.errstate(divide="ignore"):
         logs = pd.Series(np.log(rows[Column.RMS].to_numpy(dtype=np.float64)), index=rows.index)
     return logs.where(rows[Column.NONFINITE] == 0)

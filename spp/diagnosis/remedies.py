@@ -7,8 +7,8 @@ import numpy as np
 from spp.diagnosis.attenuation import Leg
 from spp.diagnosis.view import Kind, View
 
+# Models that have a normalizer-free twin.
 WITH_NF_TWIN = ("resnet50", "resnetv2_50")
-"""Models that have a normalizer-free twin."""
 
 
 def activation_gains(view: View) -> list[float]:

@@ -20,10 +20,10 @@ from spp.diagnosis.main_path import along, components, of_signals
 from spp.frame.schema import BlockColumn, Column, ModuleColumn
 from spp.vocabulary import LayerKind, Signal
 
+# How the wiring writes what came from outside the network.
 OUTSIDE = "."
-"""How the wiring writes what came from outside the network."""
+# Activations that make a gate.
 GATES = ("sigmoid", "hardsigmoid")
-"""Activations that make a gate."""
 
 
 class Measured(Protocol):
@@ -57,18 +57,19 @@ class Measured(Protocol):
 class Kind(StrEnum):
     """What a step is, as far as the rules tell apart what :mod:`spp.layers` knows."""
 
+    # Convolutions and Linear layers.
     WEIGHTED = "weighted layer"
-    """A convolution or Linear layer."""
     DEPTHWISE = "depthwise convolution"
     NORM = "norm"
     ACTIVATION = "activation"
+    # Squeeze-and-excitation blocks and the like, as a whole.
     GATE = "gate"
-    """A squeeze-and-excitation block or the like, as a whole."""
+    # Steps whose gain follows from what they do, not from what they are set to.
     PLAIN = "pooling and the like"
-    """A step whose gain follows from what it does, not from what it is set to."""
     OTHER = "other"
 
 
+# Kinds of leaves without weights; all else is ``OTHER``.
 KINDS = {
     LayerKind.NORM: Kind.NORM,
     LayerKind.ACTIVATION: Kind.ACTIVATION,
@@ -77,7 +78,6 @@ KINDS = {
     LayerKind.DROPOUT: Kind.PLAIN,
     LayerKind.RESHAPE: Kind.PLAIN,
 }
-"""Kinds of leaves without weights; all else is ``OTHER``."""
 
 
 class Key(NamedTuple):
@@ -240,6 +240,7 @@ class View:
                 continue
             fed = self.fed(key)
             sizes = [source.mean_square for source in self.sources(key)]
+            # Of a step one of whose inputs was not measured the gain is not known.
             taken = max(sizes) if len(sizes) == len(fed) > 0 else float("nan")
             found.append(Step(key, Kind.GATE if gate else self._kind(key.name), row, fed, row.mean_square, taken))
         return found
@@ -365,6 +366,7 @@ class View:
         of the two is missing, zero or not finite.
         """
         own = self.gradients.get(step.key)
+        # A tensor that several take has the sum of their gradients.
         fed = self.gradients.get(step.fed[0]) if len(step.fed) == 1 and len(self.takers(step.fed[0])) == 1 else None
         if own is None or fed is None:
             return float("nan")
@@ -408,6 +410,7 @@ class View:
         rows = self.frame[(self.frame[Column.SIGNAL] == signal) & self.frame[Column.DEPTH].notna()]
         found: dict[Key, Any] = {}
         for row in records(of_signals(rows).sort_values(Column.DEPTH, kind="stable")):
+            # Of several outputs the first is the main one.
             found.setdefault(Key(str(row.name), int(row.call)), row)
         return found
 
@@ -420,6 +423,7 @@ class View:
         if len(path) <= 2:
             return path
         norms = {step.name for step in self.norms}
+        # Both would seem to end a fall or a rise that is none.
         left_out = [
             name
             for name, leaves in components(self.frame).items()

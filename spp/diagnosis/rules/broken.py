@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator
 from typing import Any
 
-from spp.diagnosis import remedies
-from spp.diagnosis.findings import EVERYTHING, Finding, count, number, percent, quoted, some
+from spp.diagnosis.findings import EVERYTHING, Finding, count, further, number, percent, quoted, some
 from spp.diagnosis.registry import rule
+from spp.diagnosis.remedies import of_nonfinite
 from spp.diagnosis.view import Key, View, measured, records
 from spp.frame.schema import Column
 from spp.vocabulary import Severity, Signal
@@ -19,12 +19,14 @@ NO_BACKWARD = "nothing the loss depends on requires a gradient"
 
 @rule(
     "nonfinite",
-    "NaN or infinity, in the first weight, activation or gradient that holds any",
     source="arithmetic: every number behind it is doubtful",
     tags=(EVERYTHING,),
 )
 def nonfinite(view: View, at: Any) -> Iterator[Finding]:
-    """The first non-finite values in the direction the signal travels: weights, then activations, then gradients."""
+    """NaN or infinity, in the first weight, activation or gradient that holds any.
+
+    The first non-finite values in the direction the signal travels: weights, then activations, then gradients.
+    """
     weights = [row for row in view.weights.values() if row.nonfinite]
     activations = _leaves_first(row for row in view.activations.values() if row.nonfinite)
     gradients = _leaves_first(row for row in reversed(view.gradients.values()) if row.nonfinite)
@@ -39,7 +41,7 @@ def nonfinite(view: View, at: Any) -> Iterator[Finding]:
         signal, others = Signal.ACTIVATION, activations[1:]
         key = Key(str(first.name), int(first.call))
         what = f"NaN or infinity first appears in {quoted(first.name)}, {_sources(view, key)}"
-        remedy = remedies.of_nonfinite(first.dtype, fed=bool(view.fed(key)))
+        remedy = of_nonfinite(first.dtype, fed=bool(view.fed(key)))
     elif gradients:
         first = gradients[0]
         signal, others = Signal.GRADIENT, gradients[1:]
@@ -49,10 +51,10 @@ def nonfinite(view: View, at: Any) -> Iterator[Finding]:
             f"Activations are finite; going backwards, NaN or infinity first appears at {quoted(maker.name)}, in the "
             f"gradient {'of what it takes' if takers else 'at its output'}"
         )
-        remedy = remedies.of_nonfinite(first.dtype, fed=True, backward=True)
+        remedy = of_nonfinite(first.dtype, fed=True, backward=True)
     else:
         return
-    also = f"; {count(len(others), 'further layer')} after it" if others else ""
+    also = further(len(others), before="; ", after=" after it")
     yield Finding(
         severity=Severity.ERROR,
         **measured(maker, signal, Column.NONFINITE, first.nonfinite, "0"),
@@ -77,11 +79,13 @@ def _sources(view: View, key: Key) -> str:
 
 @rule(
     "never_ran",
-    "modules with trainable parameters that were never called and get no gradient",
     source="bookkeeping of the pass",
 )
 def never_ran(view: View, at: Any) -> Iterator[Finding]:
-    """Registered, trainable, and without any effect on the output."""
+    """Modules with trainable parameters that were never called and get no gradient.
+
+    Registered, trainable, and without any effect on the output.
+    """
     idle = {str(row.name) for row in records(view.unmeasured) if str(row.reason).startswith(NEVER)}
     trained = {name for name, _ in view.weight_gradients}
     names = [name for name in view.facts if name in idle - trained and _trainable(view, name)]
@@ -102,11 +106,12 @@ def never_ran(view: View, at: Any) -> Iterator[Finding]:
 
 @rule(
     "no_gradient",
-    "modules that ran, but whose trainable parameters get no gradient",
     source="bookkeeping of the pass",
 )
 def no_gradient(view: View, at: Any) -> Iterator[Finding]:
-    """A part the loss does not depend on, or everything before a place where the graph is cut.
+    """Modules that ran, but whose trainable parameters get no gradient.
+
+    A part the loss does not depend on, or everything before a place where the graph is cut.
 
     Where it is the network's front that gets nothing, the graph is cut behind it (``detach``, ``no_grad``, an integer cast),
     and the last layer before the cut is named; else the first layer of the part that the loss does not see.

@@ -15,13 +15,12 @@ from spp.diagnosis.view import Key, Kind, Step, View, given, measured
 from spp.frame.schema import Column
 from spp.vocabulary import Severity, Signal
 
+# Share of values within 1 % of an end of the range when the input is a unit normal; other bounded activations: none.
 UNIT_SATURATION = {"relu6": 0.5236, "hardtanh": 0.3222, "hardsigmoid": 0.0033, "tanh": 0.0081}
-"""Share of values within 1 % of an end of the range when the input is a unit normal; other bounded activations: none."""
 
 
 @rule(
     "dead_layer",
-    "a layer that gives out the same whatever comes in: all channels zero or constant over the batch",
     thresholds={
         "alive": (1e-6, "share of the variance in its input's second moment: a million times what counts as dead")
     },
@@ -29,8 +28,12 @@ UNIT_SATURATION = {"relu6": 0.5236, "hardtanh": 0.3222, "hardsigmoid": 0.0033, "
     tags=("dead", "layer"),
 )
 def dead_layer(view: View, at: Any) -> Iterator[Finding]:
-    """The first step whose channels are all dead while what it takes is alive."""
+    """A layer that gives out the same whatever comes in: all channels zero or constant over the batch.
+
+    The first step whose channels are all dead while what it takes is alive.
+    """
     for step in view.steps:
+        # One value per channel is constant whatever comes in.
         if step.row.dead_fraction < 1 or step.samples < 2 or not _alive(view, step, at.alive):
             continue
         culprit, why, remedy = _cause(view, step)
@@ -75,7 +78,6 @@ def _cause(view: View, step: Step) -> tuple[Step, str, str]:
 
 @rule(
     "saturation",
-    "a bounded activation most of whose values lie at an end of its range, where its derivative is near zero",
     thresholds={
         "warning": (0.5, "half of the values beyond what a unit normal input would saturate pass no gradient"),
         "error": (0.9, "nine tenths do"),
@@ -85,11 +87,15 @@ def _cause(view: View, step: Step) -> tuple[Step, str, str]:
     follows=("dead",),
 )
 def saturation(view: View, at: Any) -> Iterator[Finding]:
-    """The saturated share beyond that of a unit normal input, as a part of what could be beyond it."""
+    """A bounded activation most of whose values lie at an end of its range, where its derivative is near zero.
+
+    The saturated share beyond that of a unit normal input, as a part of what could be beyond it.
+    """
     bad: list[tuple[Key, Any, float]] = []
     for key, row in view.leaves.items():
         usual = UNIT_SATURATION.get(view.activation(key.name), 0.0)
         share = row.saturated_fraction
+        # NaN where the activation has no ends, and then no number is exceeded.
         excess = (share - usual) / (1 - usual)
         if excess >= at.warning and row.dead_fraction < 1:
             bad.append((key, row, excess))
@@ -103,7 +109,8 @@ def saturation(view: View, at: Any) -> Iterator[Finding]:
     yield Finding(
         severity=Severity.ERROR if excess >= at.error else Severity.WARNING,
         **measured(culprit, Signal.ACTIVATION, Column.SATURATED_FRACTION, share, f"below {at.warning:g}"),
-        message=f"{percent(share)} of the values of {row.name} ({row.type}) lie at an end of its range{came}{further(bad)}.",
+        message=f"{percent(share)} of the values of {row.name} ({row.type}) lie at an end of its range{came}"
+        f"{further(len(bad) - 1)}.",
         remedy="Smaller weights before it, `--init xavier` or `--init lecun`, or a norm before it, `--norm batch`.",
         evidence=some([f"{r.name} ({percent(r.saturated_fraction)})" for _, r, _ in bad]),
     )
@@ -111,7 +118,6 @@ def saturation(view: View, at: Any) -> Iterator[Finding]:
 
 @rule(
     "groups_init",
-    "grouped or depthwise convolutions whose init counted all channels instead of those of one group",
     thresholds={
         "groups": (8.0, "below, the fault is smaller than the spread between common inits (He to LeCun to fan-out)"),
         "share": (0.5, "most grouped layers show it; one alone is a cliff"),
@@ -120,7 +126,9 @@ def saturation(view: View, at: Any) -> Iterator[Finding]:
     tags=("groups",),
 )
 def groups_init(view: View, at: Any) -> Iterator[Finding]:
-    """Variance ``2 / (k C_out)`` where ``2 / (k C_out / groups)`` was meant scales the second moment by ``1 / groups``.
+    """Grouped or depthwise convolutions whose init counted all channels instead of those of one group.
+
+    Variance ``2 / (k C_out)`` where ``2 / (k C_out / groups)`` was meant scales the second moment by ``1 / groups``.
 
     torch's own ``fan_out`` does this, and torchvision's EfficientNet and MobileNet with it, where the norm behind every
     convolution makes good for it; without norms the signal dies.
@@ -161,7 +169,6 @@ def _blind(view: View, at: Any) -> list[tuple[Step, int]]:
 
 @rule(
     "bias_outlier",
-    "a bias so large that the layer gives out little else",
     thresholds={
         "share": (
             0.9,
@@ -174,7 +181,10 @@ def _blind(view: View, at: Any) -> list[tuple[Step, int]]:
     follows=("dead",),
 )
 def bias_outlier(view: View, at: Any) -> Iterator[Finding]:
-    """Bias squared against the second moment of the output, and against the biases of the other layers."""
+    """A bias so large that the layer gives out little else.
+
+    Bias squared against the second moment of the output, and against the biases of the other layers.
+    """
     biased = [
         (step, float(view.weights[step.name, "bias"].mean_square))
         for step in view.steps
@@ -207,7 +217,6 @@ def _kills(view: View, step: Step) -> bool:
 
 @rule(
     "mean_shift",
-    "channel means that outweigh the variance, so that all samples look alike",
     thresholds={
         "ratio": (30.0, "samples differ by less than a fifth of the amplitude; ReLU networks at init reach 2 to 10")
     },
@@ -216,9 +225,13 @@ def _kills(view: View, step: Step) -> bool:
     follows=("layer", "bias"),
 )
 def mean_shift(view: View, at: Any) -> Iterator[Finding]:
-    """ACSM over ACV at the outputs of weighted layers, norms and activations; the first that exceeds, and where most arises."""
+    """Channel means that outweigh the variance, so that all samples look alike.
+
+    ACSM over ACV at the outputs of weighted layers, norms and activations; the first that exceeds, and where most arises.
+    """
+    # Where the variance dies, the mean is all that is left over.
     if judge(distinct(view).down, view.limits["vanishing"]):
-        return  # the variance dies, and so the mean is left over
+        return
     ratios = [(s, float(s.row.acsm / s.row.acv)) for s in view.steps if _measurable(s)]
     bad = [(step, ratio) for step, ratio in ratios if ratio > at.ratio and step.name != view.readout]
     if len(bad) < 2:
@@ -247,7 +260,6 @@ def _blamed(view: View, step: Step) -> Step:
 
 @rule(
     "dead_channels",
-    "an activation most of whose channels are zero or constant over the batch",
     thresholds={
         "share": (0.5, "half of the width is gone"),
         "samples": (16.0, "values per channel; of a healthy ReLU with so many, one in 2^16 channels is dead by chance"),
@@ -257,7 +269,10 @@ def _blamed(view: View, step: Step) -> Step:
     follows=("layer", "bias", "mean"),
 )
 def dead_channels(view: View, at: Any) -> Iterator[Finding]:
-    """Activations with at least ``share`` of dead channels, twice as many as in what they take."""
+    """An activation most of whose channels are zero or constant over the batch.
+
+    Activations with at least ``share`` of dead channels, twice as many as in what they take.
+    """
     bad = []
     for step in view.steps:
         dead = float(step.row.dead_fraction)
@@ -274,7 +289,7 @@ def dead_channels(view: View, at: Any) -> Iterator[Finding]:
         severity=Severity.WARNING,
         **measured(culprit, Signal.ACTIVATION, Column.DEAD_FRACTION, first.row.dead_fraction, f"below {at.share:g}"),
         message=f"{percent(first.row.dead_fraction)} of the channels of {first.name} give out the same for every sample"
-        f"{further(bad, before=', and so in ')}{fed}.",
+        f"{further(len(bad) - 1, before=', and so in ')}{fed}.",
         remedy="A smaller bias or learning rate, or an activation without a dead side: `--activation leaky_relu`.",
         evidence=some([f"{s.name} ({percent(s.row.dead_fraction)})" for s in bad]),
     )

@@ -15,7 +15,6 @@ from spp.vocabulary import Severity, Signal
 
 @rule(
     "batch_of_one",
-    "BatchNorm in training mode on one sample: it normalizes each sample by itself, unlike in evaluation",
     thresholds={
         "values": (
             8.0,
@@ -26,20 +25,22 @@ from spp.vocabulary import Severity, Signal
     tags=("batch",),
 )
 def batch_of_one(view: View, at: Any) -> Iterator[Finding]:
-    """Batch size and values per channel of every BatchNorm that ran in training mode."""
+    """BatchNorm in training mode on one sample: it normalizes each sample by itself, unlike in evaluation.
+
+    Batch size and values per channel of every BatchNorm that ran in training mode.
+    """
     norms = [s for s in view.norms if is_batch_norm(view.facts[s.name]) and view.trained(s.name)]
     single = view.run.get("batch_size") == 1
     bad = norms if single else [s for s in norms if _values(s) < at.values]
     if not bad:
         return
     first = bad[0]
+    wanted = f"batches of 2 or more, and at least {at.values:g} values"
     who = f"{first.name} and {count(len(bad) - 1, 'further norm')}"
     yield Finding(
         severity=Severity.ERROR if single else Severity.WARNING,
-        **measured(
-            first, Signal.ACTIVATION, "values per channel", _values(first), f"{at.values:g} or more, of 2 samples"
-        ),
-        message=f"BatchNorm trains on batches of one sample: {who} normalize it by itself, unlike in evaluation mode."
+        **measured(first, Signal.ACTIVATION, "values per channel", _values(first), wanted),
+        message=f"BatchNorm trains on batches of one: {who} normalize each sample by itself, unlike in evaluation mode."
         if single
         else f"{who} take their statistics over {number(_values(first))} values per channel: noise as large as the signal.",
         remedy="`--batch-size 32`, a norm that needs no batch, `--norm group`, or `--eval`.",
@@ -49,7 +50,6 @@ def batch_of_one(view: View, at: Any) -> Iterator[Finding]:
 
 @rule(
     "norm_input",
-    "a norm whose input is so small that eps takes its place",
     thresholds={
         "times": (0.01, "of eps: there the output has less than a tenth of unit amplitude, instead of all of it")
     },
@@ -58,7 +58,10 @@ def batch_of_one(view: View, at: Any) -> Iterator[Finding]:
     follows=("layer", "bias", "batch"),
 )
 def norm_input(view: View, at: Any) -> Iterator[Finding]:
-    """Mean square (of LayerNorm and the like) or channel variance (of BatchNorm) of the input against eps."""
+    """A norm whose input is so small that eps takes its place.
+
+    Mean square (of LayerNorm and the like) or channel variance (of BatchNorm) of the input against eps.
+    """
     bad = []
     for step in view.norms:
         fact, sources = view.facts[step.name], view.sources(step.key)
@@ -72,7 +75,7 @@ def norm_input(view: View, at: Any) -> Iterator[Finding]:
         severity=Severity.ERROR,
         **measured(source, Signal.ACTIVATION, "acv", size, f"above {at.times:g} eps = {number(at.times * eps)}"),
         message=f"{source.name} gives {step.name} a channel variance of {number(size)}, far below its eps of {eps:g}: the "
-        f"norm no longer normalizes{further(bad, 'norm')}.",
+        f"norm no longer normalizes{further(len(bad) - 1, 'norm')}.",
         remedy="Larger weights before it, `--init he`, or a smaller eps.",
         evidence=some([f"{s.name} ({number(v)} against {e:g})" for s, _, v, e in bad]),
     )
@@ -80,13 +83,15 @@ def norm_input(view: View, at: Any) -> Iterator[Finding]:
 
 @rule(
     "norm_gradient",
-    "by how much the norms rescale the gradients that come back through them",
     thresholds={"factor": (1.1, "a tenth in the squared gradient, per norm; below there is nothing to tell")},
     source="Yang et al. 2019, arXiv 1902.08129, Theorem 8: pi/(pi-1) = 1.467 for BatchNorm before ReLU; Dewyse 2025",
     follows=("layer", "channels", "batch"),
 )
 def norm_gradient(view: View, at: Any) -> Iterator[Finding]:
-    """Mean square of the gradient before a norm over that behind it, where nothing else takes the norm's input."""
+    """By how much the norms rescale the gradients that come back through them.
+
+    Mean square of the gradient before a norm over that behind it, where nothing else takes the norm's input.
+    """
     found = [(step, view.backward_decades(step, total=False)) for step in view.norms]
     found = [(step, decades) for step, decades in found if np.isfinite(decades)]
     mean = float(np.mean([decades for _, decades in found])) if found else 0.0
@@ -106,5 +111,6 @@ def norm_gradient(view: View, at: Any) -> Iterator[Finding]:
 
 def _values(step: Step) -> float:
     """Values per channel in one batch."""
+    # numel counts every batch that was measured; the shape is that of one.
     sides = [int(side) for side in str(step.row.shape).split("x") if side]
     return float(np.prod(sides)) / max(1, int(step.row.channels))

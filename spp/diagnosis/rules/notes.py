@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from spp.diagnosis.findings import Finding, count, factor, number, percent, quoted
+from spp.diagnosis.findings import Finding, factor, further, number, percent, quoted
 from spp.diagnosis.main_path import of_signals
 from spp.diagnosis.registry import FACT, Check, rule
 from spp.diagnosis.view import View
@@ -26,8 +26,8 @@ NON_FINITE, ZERO, UNREACHED = 1000.0, 500.0, 400.0
 SOURCE = "ratios within one network, told of every one"
 
 
-def _fact(name: str, description: str, **thresholds: tuple[float, str]) -> Callable[[Check], Check]:
-    return rule(name, description, thresholds=thresholds, source=SOURCE, tags=(FACT,))
+def _fact(name: str, **thresholds: tuple[float, str]) -> Callable[[Check], Check]:
+    return rule(name, thresholds=thresholds, source=SOURCE, tags=(FACT,))
 
 
 def _note(theme: str, where: object, message: str, striking: float, signal: Signal | None = None) -> Finding:
@@ -36,13 +36,12 @@ def _note(theme: str, where: object, message: str, striking: float, signal: Sign
     )
 
 
-def _others(number_of: int, noun: str, before: str = " and of ") -> str:
-    return f"{before}{count(number_of, f'further {noun}')}" if number_of else ""
-
-
-@_fact("first_nonfinite", "where NaN or infinity appears first, of each signal")
+@_fact("first_nonfinite")
 def first_nonfinite(view: View, at: Any) -> Iterator[Finding]:
-    """The first layer, in the direction the signal travels, that holds NaN or infinity."""
+    """Where NaN or infinity appears first, of each signal.
+
+    The first layer, in the direction the signal travels, that holds NaN or infinity.
+    """
     bad = of_signals(view.frame)
     bad = bad[bad[Column.NONFINITE] > 0]
     for order, signal in enumerate((Signal.WEIGHT, Signal.ACTIVATION, Signal.GRADIENT)):
@@ -54,23 +53,29 @@ def first_nonfinite(view: View, at: Any) -> Iterator[Finding]:
         first = rows.iloc[0]
         share = percent(first[Column.NONFINITE] / first[Column.NUMEL])
         layers = rows[Column.NAME].nunique()
-        after = f"{_others(layers - 1, 'layer', ', and ')} after it" if layers > 1 else ""
+        after = further(layers - 1, before=", and ", after=" after it")
         when = "" if signal == Signal.WEIGHT else " first"
         message = f"Non-finite {signal}s appear{when} in {quoted(first[Column.NAME])} ({share} of them){after}."
         yield _note(f"non-finite {signal}s", first[Column.NAME], message, NON_FINITE - order, signal)
 
 
-@_fact("activation_scale", "how far activations travel along the network, and where")
+@_fact("activation_scale")
 def activation_scale(view: View, at: Any) -> Iterator[Finding]:
-    """The mean square at the end of each component."""
+    """How far activations travel along the network, and where.
+
+    The mean square at the end of each component.
+    """
     path = view.ends[Signal.ACTIVATION]
     verbs = ("collapse", "shrink", "grow", "explode")
     yield from _scale(path, path[Column.MEAN_SQUARE], Signal.ACTIVATION, "mean square", "Activations", verbs)
 
 
-@_fact("gradient_scale", "how far gradients travel on their way back, and where")
+@_fact("gradient_scale")
 def gradient_scale(view: View, at: Any) -> Iterator[Finding]:
-    """The squared norm of the whole tensor: pooling shares a gradient out among more elements, which is no loss."""
+    """How far gradients travel on their way back, and where.
+
+    The squared norm of the whole tensor: pooling shares a gradient out among more elements, which is no loss.
+    """
     path = view.ends[Signal.GRADIENT].iloc[::-1]
     norm = path[Column.MEAN_SQUARE] * path[Column.NUMEL]
     verbs = ("vanish", "shrink", "grow", "explode")
@@ -78,13 +83,13 @@ def gradient_scale(view: View, at: Any) -> Iterator[Finding]:
 
 
 def _scale(
-    path: pd.DataFrame, values: pd.Series, signal: Signal, what: str, noun: str, verbs: tuple[str, str, str, str]
+    path: pd.DataFrame, values: pd.Series, signal: Signal, what: str, noun: str, verbs: tuple[str, ...]
 ) -> Iterator[Finding]:
     """Components through which nothing passes; how far ``values`` travel, from one extreme to the other, and where."""
     zero = path.index[path[Column.MEAN_SQUARE] == 0]
     if len(zero):
-        what_else = _others(len(zero) - 1, "component")
-        message = f"All {signal}s at the end of {quoted(zero[0])}{what_else} are exactly zero."
+        also = further(len(zero) - 1, "component", " and of ")
+        message = f"All {signal}s at the end of {quoted(zero[0])}{also} are exactly zero."
         yield _note(f"zero {signal}s", zero[0], message, ZERO, signal)
     values = values.astype("float64")
     values = values[np.isfinite(values) & (values > 0)]
@@ -111,26 +116,28 @@ def _scale(
     yield _note(f"{signal}s", values.index[end], message, abs(decades), signal)
 
 
-@_fact("relative_gradients", "how unevenly one gradient step would move the weight matrices, relative to their size")
+@_fact("relative_gradients")
 def relative_gradients(view: View, at: Any) -> Iterator[Finding]:
-    """Rms of the gradient over rms of the weight, from the smallest to the largest."""
-    keys = [Column.NAME, Column.OUTPUT]
-    frame = of_signals(view.frame)
-    matrices = frame[frame[Column.SHAPE].str.contains("x")].drop_duplicates([Column.SIGNAL, *keys])
-    rms = matrices.set_index(keys)[[Column.SIGNAL, Column.RMS]]
-    weight = rms.loc[rms[Column.SIGNAL] == Signal.WEIGHT, Column.RMS]
-    gradient = rms.loc[rms[Column.SIGNAL] == Signal.WEIGHT_GRADIENT, Column.RMS]
-    relative = (gradient / weight.where(weight > 0)).dropna()
-    relative.index = pd.Index([".".join(part for part in key if part) for key in relative.index], dtype="str")
-    relative = relative[np.isfinite(relative)]
-    unreached, reached = relative.index[relative == 0], relative[relative > 0]
-    if len(unreached):
+    """How unevenly one gradient step would move the weight matrices, relative to their size.
+
+    Rms of the gradient over rms of the weight, from the smallest to the largest.
+    """
+    relative = {}
+    for key, weight in view.weights.items():
+        gradient = view.weight_gradients.get(key)
+        matrix = gradient is not None and "x" in gradient.shape
+        if gradient is not None and matrix and weight.rms > 0 and np.isfinite(gradient.rms / weight.rms):
+            relative[".".join(part for part in key if part)] = float(gradient.rms / weight.rms)
+    unreached = [name for name, value in relative.items() if value == 0]
+    reached = {name: value for name, value in relative.items() if value > 0}
+    if unreached:
         message = (
-            f"No gradient reaches {unreached[0]}{_others(len(unreached) - 1, 'weight', ' and ')}: it is exactly zero."
+            f"No gradient reaches {unreached[0]}{further(len(unreached) - 1, 'weight', ' and ')}: it is exactly zero."
         )
         yield _note("unreached weights", unreached[0], message, UNREACHED, Signal.WEIGHT_GRADIENT)
     if len(reached) > 1:
-        low, high, decades = reached.idxmin(), reached.idxmax(), np.log10(reached.max() / reached.min())
+        low, high = min(reached, key=reached.__getitem__), max(reached, key=reached.__getitem__)
+        decades = np.log10(reached[high] / reached[low])
         message = (
             f"Relative to its weight, the gradient of {low} is the smallest and that of {high} the largest, "
             f"{factor(decades)} apart (by rms)."
@@ -138,17 +145,21 @@ def relative_gradients(view: View, at: Any) -> Iterator[Finding]:
         yield _note("relative gradients", low, message, decades, Signal.WEIGHT_GRADIENT)
 
 
-@_fact("mean_share", "where the squared channel means outweigh the channel variances: the samples look alike")
+@_fact("mean_share")
 def mean_share(view: View, at: Any) -> Iterator[Finding]:
-    """ACSM over ACV at the end of each component."""
+    """Where the squared channel means outweigh the channel variances: the samples look alike.
+
+    ACSM over ACV at the end of each component.
+    """
     path = view.ends[Signal.ACTIVATION]
+    # One value per channel has no variance.
     path = path[(path[Column.NUMEL] > path[Column.CHANNELS]) & (path[Column.ACV] > 0)]
     ratio = (path[Column.ACSM] / path[Column.ACV]).dropna()
     if ratio.empty:
         return
     worst, value = ratio.idxmax(), float(ratio.max())
     if value > 1:
-        also = _others(int((ratio > 1).sum()) - 1, "component", ", and outweighs it in ")
+        also = further(int((ratio > 1).sum()) - 1, "component", ", and outweighs it in ")
         message = (
             f"The mean dominates in {quoted(worst)}: its average channel squared mean is {number(value)} times its "
             f"average channel variance{also}."
@@ -161,18 +172,22 @@ def mean_share(view: View, at: Any) -> Iterator[Finding]:
     yield _note("mean shift", worst, message, np.log10(1 + value), Signal.ACTIVATION)
 
 
-@_fact(
-    "dead_share", "the layer with the largest share of dead channels", least=(0.05, "below there is nothing to tell")
-)
+@_fact("dead_share", least=(0.05, "below is nothing to tell"))
 def dead_share(view: View, at: Any) -> Iterator[Finding]:
-    """Channels that are constant over the batch."""
+    """The layer with the largest share of dead channels.
+
+    Channels that are constant over the batch.
+    """
     what = "of the channels of {name} are dead (constant over the batch)"
     yield from _share(view, Column.DEAD_FRACTION, what, at.least)
 
 
-@_fact("saturated_share", "the layer with the largest saturated share", least=(0.25, "below there is nothing to tell"))
+@_fact("saturated_share", least=(0.25, "below is nothing to tell"))
 def saturated_share(view: View, at: Any) -> Iterator[Finding]:
-    """Values at an end of their activation's range."""
+    """The layer with the largest saturated share.
+
+    Values at an end of their activation's range.
+    """
     yield from _share(view, Column.SATURATED_FRACTION, "of the values of {name} are saturated", at.least)
 
 
@@ -180,12 +195,12 @@ def _share(view: View, column: Column, what: str, least: float) -> Iterator[Find
     """The leaf with the largest share in ``column``, from ``least`` on; a share of 1 weighs ten decades."""
     rows = of_signals(view.frame)
     rows = rows[(rows[Column.SIGNAL] == Signal.ACTIVATION) & rows[Column.LEAF]]
+    # One value per channel is constant, and all of them would be dead.
     rows = rows[(rows[Column.NUMEL] > rows[Column.CHANNELS]) & (rows[column] >= least)]
     if rows.empty:
         return
     worst = rows.sort_values(column, ascending=False, kind="stable").iloc[0]
-    others = rows[Column.NAME].nunique() - 1
-    also = f"{_others(others, 'layer', '; in ')} it is {percent(least)} or more" if others else ""
+    also = further(rows[Column.NAME].nunique() - 1, before="; in ", after=f" it is {percent(least)} or more")
     message = f"{percent(worst[column])} {what.format(name=quoted(worst[Column.NAME]))}{also}."
     theme = column.removesuffix("_fraction")
     yield _note(theme, worst[Column.NAME], message, 10 * float(worst[column]), Signal.ACTIVATION)

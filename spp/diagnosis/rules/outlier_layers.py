@@ -14,20 +14,26 @@ from spp.diagnosis.view import Kind, Step, View, measured, ratio
 from spp.frame.schema import Column
 from spp.vocabulary import Severity, Signal
 
+# Columns of the frame that hold what theory predicts, where it was asked for.
 PREDICTED = ("acsm_predicted", "acv_predicted")
-"""Columns of the frame that hold what theory predicts, where it was asked for."""
 
+# Kinds of steps that are compared with their own kind.
 JUDGED = (Kind.WEIGHTED, Kind.DEPTHWISE, Kind.ACTIVATION, Kind.OTHER, Kind.GATE)
-"""Kinds of steps that are compared with their own kind."""
 
+BEYOND = {
+    "decades": (1.5, "beyond the median gain of its kind: a factor 5.6 in amplitude; common inits differ by less"),
+    "error": (4.0, "a factor 100 in amplitude: neither side of it can be trained at the other's rate"),
+    "spreads": (6.0, "and six times the median deviation of its kind, so that uneven networks are not all cliffs"),
+}
+# A step, by how many decades it departs from the others of its kind, and their median.
 Outlier = tuple[Step, float, float]
-"""A step, by how many decades it departs from the others of its kind, and their median."""
 
 
 def _outliers(values: Sequence[tuple[Step, float]], at: Any) -> Iterator[Outlier]:
     """Values that depart from the median of the others by ``decades``, and by ``spreads`` times their median deviation."""
     for i, (step, value) in enumerate(values):
         others = np.array([other for j, (_, other) in enumerate(values) if j != i])
+        # With too few to compare with, a gain of one is usual, give or take a factor of two.
         few = len(others) < 2
         usual = 0.0 if few else float(np.median(others))
         spread = 0.3 if few else float(np.median(np.abs(others - usual)))
@@ -37,18 +43,16 @@ def _outliers(values: Sequence[tuple[Step, float]], at: Any) -> Iterator[Outlier
 
 @rule(
     "cliff",
-    "one layer that changes the second moment far more than its neighbours do",
-    thresholds={
-        "decades": (1.5, "beyond the median gain of its kind: a factor 5.6 in amplitude; common inits differ by less"),
-        "error": (4.0, "a factor 100 in amplitude: neither side of it can be trained at the other's rate"),
-        "spreads": (6.0, "and six times the median deviation of its kind, so that uneven networks are not all cliffs"),
-    },
+    thresholds=BEYOND,
     source="robust outliers: median and median absolute deviation",
     tags=("layer",),
     follows=("layer", "bias", "groups", "branch"),
 )
 def cliff(view: View, at: Any) -> Iterator[Finding]:
-    """The step whose gain departs most from the median of its kind, unless the norm behind it makes good for it."""
+    """One layer that changes the second moment far more than its neighbours do.
+
+    The step whose gain departs most from the median of its kind, unless the norm behind it makes good for it.
+    """
     found: list[Outlier] = []
     for kind in JUDGED:
         steps = [s for s in view.steps if s.kind is kind and np.isfinite(s.decades) and not _is_bias(view, s)]
@@ -120,7 +124,6 @@ def _lasts(view: View, step: Step, off: float) -> bool:
 
 @rule(
     "off_theory",
-    "a layer from which on the second moment departs from what theory predicts",
     thresholds={
         "decades": (0.6, "a factor 4; at init, theory and measurement agree within 15 % in networks it covers"),
     },
@@ -128,7 +131,10 @@ def _lasts(view: View, step: Step, off: float) -> bool:
     follows=("layer",),
 )
 def off_theory(view: View, at: Any) -> Iterator[Finding]:
-    """The first step whose departure from the prediction exceeds that of what fed it by ``decades``."""
+    """A layer from which on the second moment departs from what theory predicts.
+
+    The first step whose departure from the prediction exceeds that of what fed it by ``decades``.
+    """
     if not set(PREDICTED) <= set(view.frame.columns):
         return
     gap: dict[Any, float] = {}
@@ -163,13 +169,15 @@ def off_theory(view: View, at: Any) -> Iterator[Finding]:
 
 @rule(
     "blocked_gradient",
-    "a layer through which gradients come back as exact zeros",
     source="chain rule: what lies before it cannot learn",
     tags=("derivative",),
     follows=("dead", "identity"),
 )
 def blocked_gradient(view: View, at: Any) -> Iterator[Finding]:
-    """The last layer whose output has a gradient while what fed it has none but zeros."""
+    """A layer through which gradients come back as exact zeros.
+
+    The last layer whose output has a gradient while what fed it has none but zeros.
+    """
     for step in reversed(view.steps):
         own = view.gradients.get(step.key)
         fed = [view.gradients[key] for key in step.fed if key in view.gradients and len(view.takers(key)) == 1]
@@ -197,18 +205,16 @@ def blocked_gradient(view: View, at: Any) -> Iterator[Finding]:
 
 @rule(
     "gradient_cliff",
-    "one layer that scales the gradient far more than its neighbours do",
-    thresholds={
-        "decades": (1.5, "beyond the median of its kind, as for the rule cliff"),
-        "error": (4.0, "a factor 100 in amplitude: neither side of it can be trained at the other's rate"),
-        "spreads": (6.0, "and six times the median deviation of its kind"),
-    },
+    thresholds=BEYOND,
     source="robust outliers: median and median absolute deviation of the squared norm before over behind",
     tags=("derivative",),
     follows=("layer", "groups", "branch", "derivative"),
 )
 def gradient_cliff(view: View, at: Any) -> Iterator[Finding]:
-    """The step whose backward gain departs most from the median of its kind."""
+    """One layer that scales the gradient far more than its neighbours do.
+
+    The step whose backward gain departs most from the median of its kind.
+    """
     found: list[Outlier] = []
     for kind in JUDGED[:-1]:
         gains = [(s, g) for s in view.steps if s.kind is kind and np.isfinite(g := view.backward_decades(s))]

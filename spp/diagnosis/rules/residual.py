@@ -16,7 +16,6 @@ from spp.vocabulary import Severity, Signal
 
 @rule(
     "branch_dominates",
-    "a residual branch that drowns its skip, unlike those of the other blocks",
     thresholds={
         "decades": (1.0, "the skip is less than a tenth of the variance: the block is no longer near the identity"),
         "beyond": (1.0, "and the other blocks' branches are at least ten times smaller beside their skips"),
@@ -25,13 +24,15 @@ from spp.vocabulary import Severity, Signal
     tags=("branch", "growth"),
 )
 def branch_dominates(view: View, at: Any) -> Iterator[Finding]:
-    """Branch variance over skip variance, against the median block."""
+    """A residual branch that drowns its skip, unlike those of the other blocks.
+
+    Branch variance over skip variance, against the median block.
+    """
     yield from _outlier(view, at.decades, at.beyond, +1)
 
 
 @rule(
     "branch_vanishes",
-    "a residual branch that is nothing beside its skip",
     thresholds={
         "decades": (3.0, "the branch is less than 3 % of the amplitude, and so is what the block can learn at first"),
         "beyond": (2.0, "and the other blocks' branches are at least a hundred times larger beside their skips"),
@@ -41,7 +42,10 @@ def branch_dominates(view: View, at: Any) -> Iterator[Finding]:
     follows=("dead", "groups", "branch"),
 )
 def branch_vanishes(view: View, at: Any) -> Iterator[Finding]:
-    """One block unlike the others is a warning; all of them alike is a design, and told as such."""
+    """A residual branch that is nothing beside its skip.
+
+    One block unlike the others is a warning; all of them alike is a design, and told as such.
+    """
     small = view.born_as_skips(at.decades)
     if not small:
         yield from _outlier(view, -at.decades, at.beyond, -1)
@@ -87,7 +91,6 @@ def _outlier(view: View, limit: float, beyond: float, sign: int) -> Iterator[Fin
 
 @rule(
     "residual_growth",
-    "residual sums that multiply the second moment at every block, for want of a scale or a norm",
     thresholds={
         "factor": (
             1.5,
@@ -99,7 +102,10 @@ def _outlier(view: View, limit: float, beyond: float, sign: int) -> Iterator[Fin
     tags=("growth",),
 )
 def residual_growth(view: View, at: Any) -> Iterator[Finding]:
-    """Geometric growth of the second moment from block to block, over at least ``decades`` in all."""
+    """Residual sums that multiply the second moment at every block, for want of a scale or a norm.
+
+    Geometric growth of the second moment from block to block, over at least ``decades`` in all.
+    """
     blocks = [branch.block for branch in view.branch_ratios if branch.decades > -1]
     travel = forward(view)
     inside = [name for name in travel.up.places[1:] if name in blocks] if travel.up is not None else []
@@ -121,7 +127,6 @@ def residual_growth(view: View, at: Any) -> Iterator[Finding]:
 
 @rule(
     "se_gates",
-    "squeeze-and-excitation gates that shrink the second moment",
     thresholds={
         "factor": (
             0.7,
@@ -132,7 +137,10 @@ def residual_growth(view: View, at: Any) -> Iterator[Finding]:
     source="Hu et al. 2018, arXiv 1709.01507: x sigmoid(0) = x/2; Brock et al. 2021 double it; Dewyse 2025",
 )
 def se_gates(view: View, at: Any) -> Iterator[Finding]:
-    """What the gates take in all, beside what the network loses."""
+    """Squeeze-and-excitation gates that shrink the second moment.
+
+    What the gates take in all, beside what the network loses.
+    """
     gates = [s for s in view.steps if s.kind is Kind.GATE and np.isfinite(s.decades)]
     each = float(np.median([s.decades for s in gates])) if gates else 0.0
     if not gates or each > np.log10(at.factor):

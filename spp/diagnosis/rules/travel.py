@@ -8,10 +8,10 @@ from typing import Any
 
 import numpy as np
 
-from spp.diagnosis import remedies
 from spp.diagnosis.attenuation import Leg, attenuation, backward, distinct, forward, judge
 from spp.diagnosis.findings import Finding, count, factor, further, number, percent, quoted, some
 from spp.diagnosis.registry import rule
+from spp.diagnosis.remedies import activation_gains, of_backward_leg, of_leg
 from spp.diagnosis.view import Key, Kind, Step, View, measured, ratio, records
 from spp.frame.precision import lost_shares
 from spp.frame.schema import Column
@@ -37,6 +37,7 @@ BACKWARD = STEEP | {
     "warning": (6.6, "decades at any rate: the square of float16's precision 2^-11; a ResNet-50 with BatchNorm has 5"),
     "error": (8.3, "decades at any rate: (pi/(pi-1))^50, where Yang et al. 2019 found networks untrainable"),
 }
+BEARABLE = "fewer than 6 e-folds (2.6 decades) in all, or slower than a factor 1.8 per layer"
 # Smallest and largest positive number of each format.
 RANGES = {"float16": (2.0**-24, 65504.0), "bfloat16": (2.0**-133, 3.39e38), "float32": (2.0**-149, 3.4e38)}
 LARGEST = {"float16": 65504.0, "bfloat16": 3.3895e38, "fp8-e4m3": 448.0, "fp8-e5m2": 57344.0}
@@ -46,14 +47,15 @@ MOST = 4
 
 @rule(
     "vanishing",
-    "activations that die on their way through the network",
     thresholds=FORWARD,
     source="Schoenholz et al. 2017, arXiv 1611.01232; Yang et al. 2019, arXiv 1902.08129",
     tags=("fall",),
     follows=("layer",),
 )
 def vanishing(view: View, at: Any) -> Iterator[Finding]:
-    """The deepest fall along the network, its rate, who takes it, and what is left of the formats.
+    """Activations that die on their way through the network.
+
+    The deepest fall along the network, its rate, who takes it, and what is left of the formats.
 
     Of the mean square, or of the channel variance where that falls a decade deeper: then the mean survives, on biases or the
     activation's own mean, and all samples come to look alike.
@@ -68,40 +70,46 @@ def vanishing(view: View, at: Any) -> Iterator[Finding]:
 
 @rule(
     "exploding",
-    "activations that grow without bound through the network",
     thresholds=FORWARD,
     source="Schoenholz et al. 2017, arXiv 1611.01232; Yang et al. 2019, arXiv 1902.08129",
     tags=("rise",),
     follows=("layer", "bias", "growth"),
 )
 def exploding(view: View, at: Any) -> Iterator[Finding]:
-    """The highest rise of the mean square along the network."""
+    """Activations that grow without bound through the network.
+
+    The highest rise of the mean square along the network.
+    """
     yield from _course(view, forward(view).up, at, "The signal explodes: the mean square", shares=True)
 
 
 @rule(
     "vanishing_gradient",
-    "gradients that die on their way back",
     thresholds=BACKWARD,
     source="Schoenholz et al. 2017, arXiv 1611.01232; Glorot & Bengio 2010",
     tags=("fall",),
     follows=("layer", "bias", "mean", "channels", "derivative", "fall"),
 )
 def vanishing_gradient(view: View, at: Any) -> Iterator[Finding]:
-    """The deepest fall of the gradient's squared norm, from the readout to the input."""
+    """Gradients that die on their way back.
+
+    The deepest fall of the gradient's squared norm, from the readout to the input.
+    """
     yield from _course(view, backward(view).down, at, "Gradients die on their way back: the squared norm", back=True)
 
 
 @rule(
     "exploding_gradient",
-    "gradients that grow without bound on their way back",
     thresholds=BACKWARD,
     source="Yang et al. 2019, arXiv 1902.08129, Theorem 8: 1.467 per layer for BatchNorm before ReLU",
     tags=("rise", "gradient"),
     follows=("layer", "bias", "channels", "batch", "growth", "derivative", "rise"),
 )
 def exploding_gradient(view: View, at: Any) -> Iterator[Finding]:
-    """The highest rise of the gradient's squared norm, from the readout to the input."""
+    """Gradients that grow without bound on their way back.
+
+    The highest rise of the gradient's squared norm, from the readout to the input.
+    """
     yield from _course(view, backward(view).up, at, "Gradients explode on their way back: the squared norm", back=True)
 
 
@@ -112,23 +120,19 @@ def _course(
     severity = judge(leg, at)
     if leg is None or severity is None:
         return
+    where = None if leg.share >= 0.5 else _begins(view, leg)
+    signal = Signal.GRADIENT if back else Signal.ACTIVATION
     start, *_, end = told = [f"{quoted(name)} ({number(value)})" for name, value in leg.values.items()]
     yield Finding(
         severity=severity,
-        **measured(
-            None if leg.share >= 0.5 else _begins(view, leg),
-            Signal.GRADIENT if back else Signal.ACTIVATION,
-            "decades per layer",
-            leg.decades / leg.layers,
-            "fewer than 6 e-folds (2.6 decades) in all, or slower than a factor 1.8 per layer",
-        ),
+        **measured(where, signal, "decades per layer", leg.decades / leg.layers, BEARABLE),
         message=f"{what} {'falls' if leg.decades < 0 else 'grows'} {factor(leg.decades)} from {start} to {end}, "
         f"{number(10**leg.rate)}-fold per layer over {count(leg.layers, 'layer')}."
         + _steepest(leg)
         + (_shares(view, leg) if shares else "")
         + ("" if back else _too(view, leg))
         + _left(leg),
-        remedy=remedies.of_backward_leg(view, leg) if back else remedies.of_leg(view, leg),
+        remedy=of_backward_leg(view, leg) if back else of_leg(view, leg),
         evidence=", ".join(told[:: max(1, len(told) // 8)]),
     )
 
@@ -153,7 +157,7 @@ def _gains(view: View) -> str:
     """What the weights are set to, beside what the activations take."""
     known = {kind: view.weight_gains(kind) for kind in (Kind.WEIGHTED, Kind.DEPTHWISE)}
     words = [f"{number(float(np.median(gains)))} in the median {kind}" for kind, gains in known.items() if gains]
-    taken = remedies.activation_gains(view)
+    taken = activation_gains(view)
     if not words or not taken:
         return ""
     usual = float(np.median(taken))
@@ -166,6 +170,7 @@ def _gains(view: View) -> str:
 def _steepest(leg: Leg) -> str:
     """The places where most of it happens, where they stand out."""
     steps = np.diff(np.log10(leg.values.to_numpy())) * np.sign(leg.decades)
+    # An even course has no steepest place.
     order = [int(i) for i in np.argsort(-steps)[:MOST] if steps[i] > 1.5 * abs(leg.decades) / len(steps)]
     if not order or len(steps) <= MOST:
         return ""
@@ -181,6 +186,7 @@ def _begins(view: View, leg: Leg) -> Step | None:
 def _left(leg: Leg) -> str:
     """How many more layers at this rate each number format lasts."""
     row = leg.rows.iloc[-1]
+    # Second moments are followed; the rms goes half as fast. The rms runs out below first, the largest value above.
     rms, rate = float(row[Column.RMS]), leg.rate / 2
     layers = {}
     for name, (low, high) in RANGES.items():
@@ -194,7 +200,6 @@ def _left(leg: Leg) -> str:
 
 @rule(
     "gradient_imbalance",
-    "layers whose relative gradient is far from that of the others",
     thresholds={
         "decades": (3.0, "from the median: what one rate moves by a percent, it moves elsewhere by a thousandfold"),
     },
@@ -202,7 +207,10 @@ def _left(leg: Leg) -> str:
     follows=("layer", "bias", "channels", "growth", "identity", "derivative", "fall", "rise"),
 )
 def gradient_imbalance(view: View, at: Any) -> Iterator[Finding]:
-    """Rms of gradient over rms of weight, against the median layer."""
+    """Layers whose relative gradient is far from that of the others.
+
+    Rms of gradient over rms of weight, against the median layer.
+    """
     layers, known = _relative_gradients(view)
     usual = float(np.median([*known.values()])) if len(known) > 2 else np.nan
     off = {name: decades - usual for name, decades in known.items() if abs(decades - usual) >= at.decades}
@@ -232,7 +240,6 @@ def _relative_gradients(view: View) -> tuple[dict[str, Step], dict[str, float]]:
 
 @rule(
     "number_format",
-    "values that float16, bfloat16, fp8-e4m3 or fp8-e5m2 would flush to zero or overflow",
     thresholds={
         "flushed": (0.5, "share of a tensor's values: half of what it says is gone"),
         "headroom": (4.0, "the largest value times this still fits: loss spikes of early training stay below"),
@@ -241,7 +248,9 @@ def _relative_gradients(view: View) -> tuple[dict[str, Step], dict[str, float]]:
     follows=("dead", "identity", "fall", "gradient"),
 )
 def number_format(view: View, at: Any) -> Iterator[Finding]:
-    """Exact shares where the trace counted powers of two; else by the largest magnitude and the rms.
+    """Values that float16, bfloat16, fp8-e4m3 or fp8-e5m2 would flush to zero or overflow.
+
+    Exact shares where the trace counted powers of two; else by the largest magnitude and the rms.
 
     The only rule with absolute limits: a format has them. Formats asked about (``precision=``), and those the run used,
     give warnings and errors; of the others float16 alone is told, as a note.
@@ -281,7 +290,7 @@ def _flush(view: View, at: Any, name: str, signal: Signal, rows: list[Any]) -> I
         severity=Severity.WARNING,
         **measured(worst, signal, "flushed", share, f"below {at.flushed:g}"),
         message=f"{name} would flush {percent(share)} or more of the {signal} at {worst.name} to zero (rms "
-        f"{number(worst.rms)}){further(flushed, before=', and more than half in ')}.",
+        f"{number(worst.rms)}){further(len(flushed) - 1, before=', and more than half in ')}.",
         remedy="Scale the loss by a power of two (torch.amp.GradScaler), or use bfloat16."
         if signal is Signal.GRADIENT
         else "Use bfloat16, or cure what makes the signal so small.",
@@ -292,10 +301,10 @@ def _flush(view: View, at: Any, name: str, signal: Signal, rows: list[Any]) -> I
 def _flushed(view: View, name: str, signal: Signal, rows: list[Any], least: float) -> list[tuple[Any, float]]:
     """Rows of which at least ``least`` is lost, with the share.
 
-    Without a histogram those whose rms is too small for half of a normal distribution to survive: a normal has half of its
-    values below 0.67 of its rms.
+    Without a histogram those whose rms is too small for half of a normal distribution to survive.
     """
     if view.exponents.empty:
+        # Half of a normal distribution's values lie below 0.67 of its rms.
         limit = 2.0 ** FORMATS[name].flush
         return [(row, 0.5) for row in rows if 0 < 0.67 * row.rms < limit]
     shares = records(lost_shares(view.exponents, name))
