@@ -13,7 +13,7 @@ import pytest
 STAGES = {
     "import": "import spp",
     "trace": "import torch; trace = spp.trace(torch.nn.Linear(4, 2), torch.randn(3, 4)); assert len(trace.frame)",
-    "panels": "import spp.plot.panels, spp.plot.stages, spp.plot.layers, spp.plot.blocks",
+    "panels": "import spp.plot.panels, spp.plot.stages, spp.plot.series, spp.plot.kinds.layers, spp.plot.kinds.blocks",
     "report": "import tempfile; trace.report(tempfile.mkdtemp() + '/report.html')",
 }
 """What one interpreter does, one thing after the other."""

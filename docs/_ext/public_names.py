@@ -33,7 +33,7 @@ MODULES = (
     "spp.nn.functional",
     "spp.nn.init",
     "spp.plot",
-    "spp.plot.figure",
+    "spp.plot.page",
     "spp.plot.panels",
     "spp.watching",
     "spp.training",

@@ -1,37 +1,46 @@
 """Signal Propagation Plots from a frame, without a model or torch work.
 
-Data first: ``layers`` and ``blocks`` turn frames into panels, ``draw`` puts one panel on one Axes, ``figure`` lays them out::
+Data first: a kind of figure (``spp.plot.kinds``) turns tables into panels, ``draw`` puts one panel on one Axes, ``page`` lays
+them out::
 
     plot = signal_plot("layers", frame=trace.frame, blocks=trace.blocks, run=trace.run)
     plot.save("figure.pdf", style="paper", width="double")
+
+A kind of your own is a function that makes panels; ``run.plot("mykind")`` and ``spp plot RUN --kind mykind`` then draw it::
+
+    @spp.plot.figure("mykind")
+    def mykind(request: spp.plot.Request) -> spp.plot.Drawing: ...
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import pandas as pd
 
-from spp.errors import InputError, UnknownNameError
-from spp.plot import abreast, distribution, evolution, results, theory
-from spp.plot import channels as channel
-from spp.plot.blocks import block_panels
-from spp.plot.comparison import compare_panels
-from spp.plot.facts import by_depth, listed
-from spp.plot.layers import layer_panels
-from spp.plot.modes import one_mode
-from spp.plot.runs import Beside, arms_of, shared
-from spp.plot.shapes import AnyGrid
+from spp.plot.kinds import FIGURES as FIGURES
+from spp.plot.kinds import Drawing as Drawing
+from spp.plot.kinds import Request as Request
+from spp.plot.kinds import figure as figure
+
+# isort: off
+# each registers its kind when it is imported; the order is that of listings and error messages
+import spp.plot.kinds.layers
+import spp.plot.kinds.blocks
+from spp.plot.kinds.compare import comparison
+from spp.plot.kinds.evolution import side_by_side
+import spp.plot.kinds.channels
+import spp.plot.kinds.distribution
+import spp.plot.kinds.theory  # noqa: F401
+
+# isort: on
+from spp.plot.kinds.outcomes import outcomes as outcomes
+from spp.plot.runs import arms_of
+from spp.plot.series import one_mode
 
 if TYPE_CHECKING:
-    from spp.plot.figure import SignalPlot as SignalPlot
-
-KINDS = ("layers", "blocks", "compare", "evolution", "channels", "distribution", "theory")
-"""Every kind of figure."""
-
-Built = tuple[AnyGrid, int, str]
-"""Panels, the step they show (0 where they show several), and what the caption says of them where they do not say it."""
+    from spp.plot.page import SignalPlot as SignalPlot
 
 
 def signal_plot(
@@ -51,13 +60,14 @@ def signal_plot(
     exponents: pd.DataFrame | None = None,
     style: str = "notebook",
     width: str | float = "double",
+    **options: Any,
 ) -> SignalPlot:
     """Draw a Signal Propagation Plot.
 
     Args:
         kind: ``layers``, leaf modules in execution order; ``blocks``, the plot of Brock, De & Smith (2021); ``evolution``,
             depth over training steps; ``compare``, this run beside ``others``; ``channels``, the spread over channels;
-            ``distribution``, one layer's values; ``theory``, predictions over measurements.
+            ``distribution``, one layer's values; ``theory``, predictions over measurements; or any other of ``FIGURES``.
         frame: Table with the columns of ``spp.frame.schema.COLUMNS``.
         blocks: Table with the columns of ``spp.frame.schema.BLOCK_COLUMNS``.
         run: Facts for caption, heading and metadata; any of model, norm, init, activation, data, batch_size, input_shape,
@@ -75,63 +85,29 @@ def signal_plot(
         exponents: The counts by power of two (``trace.exponents``).
         style: ``paper``, ``notebook`` or ``slides``.
         width: ``single``, ``double`` or inches.
+        options: Keyword arguments of a kind of your own.
 
     Raises:
+        TypeError: An option that the kind does not take.
         UnknownNameError: A kind, signal, statistic, style or width that does not exist; the message lists the valid ones.
         InputError: Nothing to draw: an empty frame, a step that was not measured, or a kind that needs what the trace does
             not hold.
     """
-    frame, blocks = one_mode(frame), one_mode(blocks)
-    builders: dict[str, Callable[[], Built]] = {
-        "layers": lambda: (
-            *layer_panels(frame, signals=signals, statistics=statistics, step=step, unmeasured=unmeasured),
-            "",
-        ),
-        "blocks": lambda: (*block_panels(blocks, signals=signals, statistics=statistics, step=step), ""),
-        "evolution": lambda: _told(
-            evolution.phrase,
-            run,
-            evolution.evolution_panels(frame, signals=signals, statistics=statistics, steps=steps),
-        ),
-        "channels": lambda: _told(
-            channel.phrase,
-            run,
-            *channel.channel_panels(frame, _table(channels), signals=signals, statistics=statistics, step=step),
-        ),
-        "distribution": lambda: _told(
-            distribution.phrase,
-            run,
-            *distribution.distribution_panels(frame, _table(exponents), layer=layer, signals=signals, step=step),
-        ),
-        "theory": lambda: _told(
-            theory.phrase, run, *theory.theory_panels(frame, signals=signals, statistics=statistics, step=step)
-        ),
-    }
-    if kind == "compare":
-        mine = Beside(frame, run)
-        runs: Any = {**others} if isinstance(others, Mapping) else [mine, *others]
-        if isinstance(others, Mapping):
-            runs = {str(run.get("model") or "this run"): mine} | runs
-        if len(runs) < 2:
-            raise InputError(
-                "a comparison needs another run",
-                received="none",
-                where="others",
-                remedy="Pass others={label: trace}, or call spp.plot.compare.",
-            )
-        return compare(runs, signals=signals, statistics=statistics, step=step, style=style, width=width)
-    if kind not in builders:
-        raise UnknownNameError("kind", kind, KINDS, where="kind")
-    grid, shown, drawn = builders[kind]()
-    from spp.plot.figure import SignalPlot
-
-    return SignalPlot(grid, kind=kind, step=shown, run=run, style=style, width=width, drawn=drawn)
-
-
-def _told(
-    phrase: Callable[[Mapping[str, object], AnyGrid], str], run: Mapping[str, object], grid: AnyGrid, step: int = 0
-) -> Built:
-    return grid, step, phrase(run, grid)
+    request = Request(
+        frame=one_mode(frame),
+        blocks=one_mode(blocks),
+        run=run,
+        unmeasured=_table(unmeasured),
+        channels=_table(channels),
+        exponents=_table(exponents),
+        signals=signals,
+        statistics=statistics,
+        step=step,
+        steps=steps,
+        layer=layer,
+        others=others,
+    )
+    return FIGURES.row(kind, where="kind")(request, **options).plot(kind, run, style, width)
 
 
 def _table(table: pd.DataFrame | None) -> pd.DataFrame:
@@ -168,13 +144,7 @@ def compare(
         StoreError: A folder that is no run, or of a later version.
         UnknownNameError: A signal, statistic, style or width that does not exist.
     """
-    arms = arms_of(runs)
-    grid, shown = compare_panels(arms, signals=signals, statistics=statistics, step=step)
-    from spp.plot.figure import SignalPlot
-
-    facts = shared(arms)
-    drawn = f"{listed(dict.fromkeys(arm.label for arm in arms))} compared, {by_depth(facts, grid, 'compare')}"
-    return SignalPlot(grid, kind="compare", step=shown, run=facts, style=style, width=width, drawn=drawn)
+    return comparison(arms_of(runs), signals, statistics, step).plot("compare", {}, style, width)
 
 
 def evolutions(
@@ -202,80 +172,15 @@ def evolutions(
         StoreError: A folder that is no run, or of a later version.
         UnknownNameError: A signal, statistic, style or width that does not exist.
     """
-    arms = arms_of(runs)
-    grid = abreast.abreast_panels(arms, signals=signals, statistics=statistics, steps=steps)
-    from spp.plot.figure import SignalPlot
-
-    facts = shared(arms)
-    drawn = abreast.phrase(facts, arms, grid)
-    return SignalPlot(grid, kind="evolution", step=0, run=facts, style=style, width=width, drawn=drawn)
-
-
-def outcomes(
-    table: pd.DataFrame,
-    *,
-    x: str,
-    y: str,
-    by: str | None = None,
-    panels: str | None = None,
-    chance: float | None = None,
-    names: Mapping[str, str] | None = None,
-    xscale: str | None = None,
-    yscale: str = "linear",
-    xlabel: str | None = None,
-    ylabel: str | None = None,
-    run: Mapping[str, object] | None = None,
-    style: str = "notebook",
-    width: str | float = "double",
-) -> SignalPlot:
-    """Draw results rather than signals, as accuracy against learning rate: a line for each arm, seeds as median and range.
-
-    Args:
-        table: One row per run (or per run and epoch), with the columns named below.
-        x: Column on the x axis, as a learning rate, a batch size, an epoch or a name. Rows where it is missing are left out.
-        y: Column of the results, as an accuracy or a loss. What is not finite is left out of medians and ranges, and marked.
-        by: Column that tells the lines apart, in the order of its categories, else of the rows; one line when left out.
-        panels: Column that tells panels apart; one panel when left out. All panels have the same axes.
-        chance: A level to compare with, in units of ``y``: a thin line.
-        names: What to call values of ``by``, ``panels`` and of an ``x`` of words, as ``{"batch": "BatchNorm"}``.
-        xscale: ``linear``, ``log`` or ``category`` (evenly spaced); when left out, ``category`` for words and for numbers the
-            axis on which they are spaced more evenly.
-        yscale: ``linear``, with limits close around the results, or ``log``.
-        xlabel: The column's name when left out.
-        ylabel: The column's name when left out.
-        run: Facts for caption, heading and metadata, as ``signal_plot`` takes them; those that all rows share.
-        style: ``paper``, ``notebook`` or ``slides``.
-        width: ``single``, ``double`` or inches.
-
-    Raises:
-        InputError: Nothing to draw, results that are no numbers, more lines or panels than can be told apart, or numbers that
-            have no place on the axis.
-        UnknownNameError: A column, scale, style or width that does not exist; the message lists the valid ones.
-    """
-    words = None if x not in table.columns or pd.api.types.is_numeric_dtype(table[x]) else x
-    table = results.labels_of(table, names, (words, by, panels))
-    grid = results.outcome_panels(
-        table,
-        x=x,
-        y=y,
-        by=by,
-        panels=panels,
-        chance=chance,
-        xscale=xscale,
-        yscale=yscale,
-        xlabel=xlabel,
-        ylabel=ylabel,
-    )
-    from spp.plot.figure import SignalPlot
-
-    drawn = results.phrase(table, grid, x=x, y=y, by=by, panels=panels)
-    return SignalPlot(grid, kind="outcomes", step=0, run=run or {}, style=style, width=width, drawn=drawn)
+    return side_by_side(arms_of(runs), signals, statistics, steps).plot("evolution", {}, style, width)
 
 
 def __getattr__(name: str) -> object:
     """Load ``SignalPlot``, and with it matplotlib, when it is asked for: panels are to be had without."""
     if name == "SignalPlot":
-        from spp.plot.figure import SignalPlot
+        from spp.plot.page import SignalPlot
 
         return SignalPlot
+    if name == "KINDS":
+        return FIGURES.names
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -5,6 +5,8 @@ uses as a font of its own, so that it looks the same where DejaVu Sans is not in
 document that takes it in; neither LaTeX nor anything else beside matplotlib is needed to write it.
 """
 
+from __future__ import annotations
+
 import base64
 import re
 from collections.abc import Mapping
@@ -48,6 +50,7 @@ def rendered(figure: Figure, form: str, facts: Mapping[str, str]) -> bytes:
 
 def _metadata(form: str, facts: Mapping[str, str]) -> dict[str, str | None]:
     title, caption, keywords = facts["title"], facts["caption"], facts["keywords"]
+    # matplotlib stamps PDF and SVG with the time unless told that there is none, and other bytes come each time
     if form == "pdf":
         return {"Title": title, "Subject": caption, "Keywords": keywords, "Creator": "spp", "CreationDate": None}
     if form == "svg":
@@ -77,7 +80,8 @@ def _subset(letters: str) -> str:
         layout_features=["kern"],
         notdef_outline=True,
         recalc_timestamp=False,
-        drop_tables=[*subset.Options().drop_tables, "FFTM"],  # the font editor's own time stamps
+        # the font editor's own time stamps would make other bytes of another build of the font
+        drop_tables=[*subset.Options().drop_tables, "FFTM"],
     )
     with TTFont(findfont(FONT), recalcTimestamp=False) as font:
         made = subset.Subsetter(options)
@@ -122,7 +126,8 @@ class _Measured(RendererPgf):
 def tex_text(text: str) -> str:
     r"""Escape what LaTeX would not print as it stands, outside of ``$...$``: ``fc_1`` becomes ``fc\_1``."""
     parts = text.split("$")
-    if len(parts) % 2 == 0:  # a lone dollar is a dollar
+    # a lone dollar is a dollar
+    if len(parts) % 2 == 0:
         return _escaped(text).replace("$", r"\$")
     return "$".join(part if index % 2 else _escaped(part) for index, part in enumerate(parts))
 
@@ -157,6 +162,7 @@ def _pgf(figure: Figure, facts: Mapping[str, str]) -> str:
     out.write("\\begingroup\n\\makeatletter\n\\providecommand{\\mathdefault}[1]{#1}\n\\begin{pgfpicture}\n")
     out.write(f"\\pgfpathrectangle{{\\pgfpointorigin}}{{\\pgfqpoint{{{width:f}in}}{{{height:f}in}}}}\n")
     out.write("\\pgfusepath{use as bounding box, clip}\n")
+    # else matplotlib writes the fonts of its own parameters into the picture, in commands that pdflatex does not know
     with matplotlib.rc_context({"pgf.rcfonts": False}):
         figure.draw(_Measured(figure, out))
     out.write("\\end{pgfpicture}\n\\makeatother\n\\endgroup\n")
@@ -174,7 +180,8 @@ def latex_figure(path: str | Path, caption: str, *, double: bool) -> str:
     file = Path(path)
     environment, width = ("figure*", r"\textwidth") if double else ("figure", r"\columnwidth")
     name = file.as_posix()
-    pgf = file.suffix.lower() == ".pgf"  # has its final size, which scaling would take from its letters
+    # a PGF has its final size, which scaling would take from its letters
+    pgf = file.suffix.lower() == ".pgf"
     body = rf"\input{{{name}}}" if pgf else rf"\includegraphics[width={width}]{{{name}}}"
     label = re.sub(r"[^A-Za-z0-9]+", "-", file.stem).strip("-")
     words = tex_text(caption).replace("%", r"\%")

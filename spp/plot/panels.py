@@ -1,24 +1,27 @@
 """What a figure shows, as data: a ``Panel`` can be tested, saved or drawn by anything, and knows no drawing library.
 
-``layers`` and ``blocks`` build panels from frames; this file holds what all kinds share: the panel itself, how its scale is
-chosen and how columns of the frame become numbers.
+A panel has one of four forms. ``Points`` are one statistic of one signal, a point for each tensor; ``Curves`` are several
+lines over the same layers (``Outcomes`` over a column of a table of results), each with bands where it stands for several
+runs or channels; ``Heat`` is a table of numbers over layers and steps; ``Bars`` are a distribution over powers of two.
 """
 
-from collections.abc import Sequence
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
 
 import numpy as np
 import numpy.typing as npt
-import pandas as pd
 
-from spp.errors import InputError, UnknownNameError
-from spp.frame.schema import COLUMNS, STATISTICS, Column
-from spp.plot.stages import Family, Span, Tick
-from spp.vocabulary import Signal
+from spp.frame.schema import COLUMNS, Column
+from spp.layers import kind_of_name
+from spp.plot.stages import Span, Tick
+from spp.vocabulary import LayerKind, Signal
 
 FloatArray = npt.NDArray[np.float64]
 BoolArray = npt.NDArray[np.bool_]
+IntArray = npt.NDArray[np.int64]
 
 LOG_FROM = 100.0
 """Ratio of largest to smallest magnitude from which an axis is logarithmic: below a hundredth of the range, a linear axis
@@ -44,6 +47,13 @@ PLURAL: dict[Signal, str] = {
     Signal.WEIGHT_GRADIENT: "weight gradients",
 }
 
+MOST_LINES = 8
+"""Lines that can be told apart in one panel; ``style.CURVES`` has a look for each."""
+
+
+RANGE = "range over seeds (line: median)"
+"""How the legend calls the band of several runs."""
+
 
 class Scale(StrEnum):
     """The y axis."""
@@ -53,65 +63,298 @@ class Scale(StrEnum):
     SYMLOG = "symlog"
 
 
+SUFFIX = {Scale.LINEAR: "", Scale.LOG: " (log scale)", Scale.SYMLOG: " (symlog scale)"}
+"""How the label of an axis says its scale."""
+
+
+class Family(StrEnum):
+    """Kinds of layers that are marked alike."""
+
+    WEIGHTED = "convolution, linear"
+    NORM = "normalization"
+    ACTIVATION = "activation function"
+    OTHER = "other"
+
+
+FAMILIES: dict[LayerKind, Family] = {
+    LayerKind.CONVOLUTION: Family.WEIGHTED,
+    LayerKind.LINEAR: Family.WEIGHTED,
+    LayerKind.EMBEDDING: Family.WEIGHTED,
+    LayerKind.RECURRENT: Family.WEIGHTED,
+    LayerKind.NORM: Family.NORM,
+    LayerKind.ACTIVATION: Family.ACTIVATION,
+    LayerKind.SOFTMAX: Family.ACTIVATION,
+}
+"""The family of each kind of layer; kinds that are not listed are ``OTHER``."""
+
+
 @dataclass(frozen=True, slots=True, eq=False)
+class XAxis:
+    """The x axis of a panel.
+
+    Attributes:
+        label: What stands on it.
+        size: How many positions it has, 0 to ``size - 1``.
+        stages: Runs of positions that make a stage.
+        ticks: Candidates for its labels.
+    """
+
+    label: str
+    size: int
+    stages: tuple[Span, ...] = ()
+    ticks: tuple[Tick, ...] = ()
+
+
+@dataclass(frozen=True, slots=True, eq=False, kw_only=True)
 class Panel:
+    """What every form of panel tells the page.
+
+    Attributes:
+        signal: What is drawn; None where the numbers are of no signal.
+        statistic: Name of the frame's column, or of what was made from it.
+        x_axis: The x axis.
+        title: The statistic, in full.
+        ylabel: What is drawn and on which scale.
+        scale: Chosen from the data.
+        threshold: Half-width of the linear part of a symlog axis.
+        message: Why there is nothing to draw, else empty.
+        note: What the panel comes to, in a few words; stands over it.
+        height: Share of the height of a row.
+    """
+
+    signal: Signal | None
+    statistic: str
+    x_axis: XAxis
+    title: str = ""
+    ylabel: str = ""
+    scale: Scale = Scale.LINEAR
+    threshold: float = 0.0
+    message: str = ""
+    note: str = ""
+    height: float = 1.0
+
+    @property
+    def xlabel(self) -> str:
+        """Label of the x axis."""
+        return self.x_axis.label
+
+    @property
+    def size(self) -> int:
+        """How many positions the x axis has."""
+        return self.x_axis.size
+
+    @property
+    def stages(self) -> tuple[Span, ...]:
+        """Runs of positions that make a stage."""
+        return self.x_axis.stages
+
+    @property
+    def ticks(self) -> tuple[Tick, ...]:
+        """Candidates for labels of the x axis."""
+        return self.x_axis.ticks
+
+
+Grid = tuple[tuple[Panel, ...], ...]
+"""Rows of panels, from top to bottom."""
+
+
+@dataclass(frozen=True, slots=True, eq=False, kw_only=True)
+class Points(Panel):
     """One signal and statistic over depth; every array has one entry per drawn tensor, in order of ``x``.
 
     Attributes:
-        signal: What is drawn.
-        statistic: Name of the frame's column.
-        title: The statistic, in full.
-        xlabel: Label of the x axis, with its unit.
-        ylabel: What is drawn and on which scale.
-        size: How many positions the x axis has, 0 to ``size - 1``.
-        x: Position of each tensor on it.
+        x: Position of each tensor on the x axis.
         y: The frame's numbers, as they are; NaN where there is none.
+        rows: Position of each tensor's row in the table that the panel was made from.
         names: Name of each tensor, with call and output where there are several.
         families: Family of the layer each tensor belongs to.
         first: Whether the tensor is the first at its position, so that a line runs through it.
         zero: Where ``y`` is zero, exactly or up to rounding.
         nonfinite: Where the tensor had NaN or infinite elements, or the statistic itself is infinite or missing.
         transitions: Positions of transition blocks.
-        scale: Chosen from the data.
-        threshold: Half-width of the linear part of a symlog axis.
-        stages: Runs of positions that make a stage.
-        ticks: Candidates for labels of the x axis.
-        message: Why there is nothing to draw, else empty.
-        note: What the panel comes to, in a few words; stands over it.
-        height: Share of the height of a row.
     """
 
     signal: Signal
-    statistic: str
-    title: str
-    xlabel: str
-    ylabel: str
-    size: int
     x: FloatArray
     y: FloatArray
+    rows: IntArray
     names: tuple[str, ...]
     families: tuple[Family, ...]
     first: BoolArray
     zero: BoolArray
     nonfinite: BoolArray
     transitions: tuple[float, ...] = ()
-    scale: Scale = Scale.LINEAR
-    threshold: float = 0.0
-    stages: tuple[Span, ...] = ()
-    ticks: tuple[Tick, ...] = ()
-    message: str = ""
-    note: str = ""
-    height: float = 1.0
 
     @property
     def shown(self) -> BoolArray:
         """Which tensors have a point of their own: finite, and on a log axis not zero."""
-        finite = np.isfinite(self.y)
-        return finite & ~self.zero if self.scale is Scale.LOG else finite
+        return _shown(self.y, self.zero, self.scale)
 
 
-Grid = tuple[tuple[Panel, ...], ...]
-"""Rows of panels, from top to bottom."""
+@dataclass(frozen=True, slots=True, eq=False)
+class Shade:
+    """The band around a curve: one low and one high number per point, NaN where there is none."""
+
+    low: FloatArray
+    high: FloatArray
+    label: str
+    strength: float = 0.25
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Curve:
+    """One line.
+
+    Attributes:
+        label: Its name in the legend.
+        x: Positions, ascending.
+        y: The numbers as they are; NaN where there is none.
+        nonfinite: Where the tensor had NaN or infinite elements, or the number itself is not finite.
+        zero: Where ``y`` is zero, exactly or to rounding.
+        shades: Bands around it, the widest first.
+        look: Which of the looks for curves it wears; None is the look of the panel's signal, -1 that of a prediction.
+        names: Name of the tensor at each point.
+    """
+
+    label: str
+    x: FloatArray
+    y: FloatArray
+    nonfinite: BoolArray
+    zero: BoolArray
+    shades: tuple[Shade, ...] = ()
+    look: int | None = 0
+    names: tuple[str, ...] = ()
+
+    @classmethod
+    def of(
+        cls,
+        label: str,
+        x: Sequence[float] | FloatArray,
+        y: FloatArray,
+        mean_square: FloatArray | None = None,
+        *,
+        nonfinite: BoolArray | None = None,
+        shades: tuple[Shade, ...] = (),
+        look: int | None = 0,
+        names: tuple[str, ...] = (),
+    ) -> Curve:
+        """Make a curve whose zeros and missing numbers are told from ``y`` and, for shares of it, the mean square."""
+        bad = ~np.isfinite(y) if nonfinite is None else nonfinite
+        return cls(label, np.asarray(x, dtype=np.float64), y, bad, zeros(y, mean_square), shades, look, names)
+
+
+@dataclass(frozen=True, slots=True, eq=False, kw_only=True)
+class Curves(Panel):
+    """Several lines over one x axis.
+
+    Attributes:
+        curves: The lines, the first at the back; the scale is chosen from all of them.
+        baseline: A level to compare with, as 1 for a ratio; drawn as a thin line.
+        room: Further numbers that the axis has room for: those of a panel beside it that is read on the same scale.
+        between: Indices of two curves whose difference is shaded.
+    """
+
+    curves: tuple[Curve, ...]
+    baseline: float | None = None
+    room: tuple[float, ...] = ()
+    between: tuple[int, int] | None = None
+
+    @property
+    def y(self) -> FloatArray:
+        """Every number of every line and band, one after the other."""
+        more = [] if self.baseline is None else [self.baseline]
+        return np.concatenate([numbers_of(self.curves)[0], more, self.room])
+
+    @property
+    def zero(self) -> BoolArray:
+        """Which of ``y`` mean zero."""
+        zero = np.abs(self.y) < SMALLEST
+        own = numbers_of(self.curves)[1]
+        zero[: len(own)] |= own
+        return zero
+
+    @property
+    def shown(self) -> BoolArray:
+        """Which of ``y`` have a place on the axis."""
+        return _shown(self.y, self.zero | (self.y < 0), self.scale)
+
+
+class Axis(StrEnum):
+    """The x axis of a panel of results."""
+
+    LINEAR = "linear"
+    LOG = "log"
+    CATEGORY = "category"
+
+
+@dataclass(frozen=True, slots=True, eq=False, kw_only=True)
+class Outcomes(Curves):
+    """Several lines over a column of a table of results.
+
+    Attributes:
+        axis: Of x. Categories stand at 0, 1, 2, ...
+        places: Where on it there is a number, and what stands there, ascending.
+        level: What the baseline is, for the legend.
+    """
+
+    signal: Signal | None = None
+    axis: Axis
+    places: tuple[tuple[float, str], ...]
+    level: str = ""
+
+
+@dataclass(frozen=True, slots=True, eq=False, kw_only=True)
+class Heat(Panel):
+    """Numbers over layers (columns) and steps (rows), shown by colour.
+
+    Attributes:
+        values: The numbers, shape (steps, size); NaN where there is none. The scale is that of the colours.
+        zero: Which of them mean zero.
+        nonfinite: Which layers had NaN or infinite elements at which step, or a number that is not finite.
+        steps: The step of each row, ascending.
+        colour_label: Label of the colour bar.
+    """
+
+    signal: Signal
+    values: FloatArray
+    zero: BoolArray
+    nonfinite: BoolArray
+    steps: tuple[int, ...]
+    colour_label: str
+
+    @property
+    def shown(self) -> BoolArray:
+        """Which cells have a colour of the scale."""
+        return _shown(self.values, self.zero, self.scale)
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Limit:
+    """A place on the axis of a distribution that a reader wants to see it against."""
+
+    x: float
+    label: str
+    kind: str  # "range" of an activation or "format" of numbers
+
+
+@dataclass(frozen=True, slots=True, eq=False, kw_only=True)
+class Bars(Panel):
+    """A distribution over signed powers of two.
+
+    Attributes:
+        x: Position of each bar; neighbouring powers are one apart, and the exact zeros stand between the signs.
+        share: Share of the finite values in each bar, to which the scale belongs.
+        labels: What each bar holds, as ``[0.25, 0.5)``.
+        limits: Ends of the activation's range, and of number formats.
+        marks: Places and words of the x axis.
+    """
+
+    signal: Signal
+    x: FloatArray
+    share: FloatArray
+    labels: tuple[str, ...]
+    limits: tuple[Limit, ...] = ()
+    marks: tuple[tuple[float, str], ...] = ()
 
 
 def choose_scale(y: FloatArray, zero: BoolArray) -> tuple[Scale, float]:
@@ -135,6 +378,21 @@ def choose_scale(y: FloatArray, zero: BoolArray) -> tuple[Scale, float]:
     return Scale.SYMLOG, float(10.0 ** np.floor(np.log10(smallest)))
 
 
+def scale_of(statistic: str, curves: Iterable[Curve]) -> tuple[Scale, float]:
+    """Choose one scale for several lines and their bands, as ``choose_scale`` does for one; shares are linear."""
+    return (Scale.LINEAR, 0.0) if statistic in BOUNDED else choose_scale(*numbers_of(curves))
+
+
+def numbers_of(curves: Iterable[Curve]) -> tuple[FloatArray, BoolArray]:
+    """Every number of the lines, then of their bands, and which of them mean zero."""
+    several = tuple(curves)
+    sides = [side for curve in several for shade in curve.shades for side in (shade.low, shade.high)]
+    # an empty array at the end, since NumPy cannot concatenate nothing
+    values = [*(curve.y for curve in several), *sides, np.zeros(0)]
+    zero = [*(curve.zero for curve in several), *(np.abs(side) < SMALLEST for side in sides), np.zeros(0, np.bool_)]
+    return np.concatenate(values), np.concatenate(zero)
+
+
 def zeros(y: FloatArray, mean_square: FloatArray | None = None) -> BoolArray:
     """Say which numbers mean zero: exactly, or, for a squared mean or a variance, up to rounding.
 
@@ -145,73 +403,34 @@ def zeros(y: FloatArray, mean_square: FloatArray | None = None) -> BoolArray:
         y: The statistic, shape (n,).
         mean_square: Mean square of the same tensors, shape (n,), where ``y`` is a share of it; else None.
     """
-    zero = np.abs(y) < SMALLEST
+    zero: BoolArray = np.abs(y) < SMALLEST
     return zero if mean_square is None else zero | (y <= ROUNDING * mean_square)
 
 
-def short(statistic: Column) -> str:
+def short(statistic: str) -> str:
     """Return how axis labels call a statistic: its abbreviation where the literature has one."""
-    return SHORT.get(statistic, COLUMNS[statistic].label)
+    column = Column(statistic)
+    return SHORT.get(column, COLUMNS[column].label)
 
 
-def title(statistic: Column) -> str:
+def title(statistic: str) -> str:
     """Return a statistic's name in full, as ``ACSM, average channel squared mean``."""
-    label = COLUMNS[statistic].label
-    return f"{SHORT[statistic]}, {label}" if statistic in SHORT else label
+    column = Column(statistic)
+    label = COLUMNS[column].label
+    return f"{SHORT[column]}, {label}" if column in SHORT else label
 
 
 def ylabel(what: str, signal: Signal, scale: Scale) -> str:
     """Return the label of a y axis: signal, statistic and scale, on two lines."""
-    suffix = {Scale.LINEAR: "", Scale.LOG: " (log scale)", Scale.SYMLOG: " (symlog scale)"}[scale]
-    return f"{PLURAL[signal]}\n{what}{suffix}"
+    return f"{PLURAL[signal]}\n{what}{SUFFIX[scale]}"
 
 
-def as_signals(
-    signals: Sequence[str] | str | None, default: Sequence[Signal], known: Sequence[Signal]
-) -> tuple[Signal, ...]:
-    """Return the signals asked for.
-
-    Raises:
-        UnknownNameError: One is not in ``known``; the message lists those.
-        InputError: An empty list.
-    """
-    names = _names(signals, default, "signals")
-    for name in names:
-        if name not in tuple(known):
-            raise UnknownNameError("signal", name, [str(signal) for signal in known], where="signals")
-    return tuple(Signal(name) for name in names)
+def family(kind: str | None, type_name: str) -> Family:
+    """Return the family of a layer from its kind; where a table has none (saved by version 1), from its class name."""
+    known = kind_of_name(type_name) if kind is None else LayerKind(kind)
+    return FAMILIES.get(known, Family.OTHER)
 
 
-def as_statistics(statistics: Sequence[str] | str | None, default: Sequence[Column]) -> tuple[Column, ...]:
-    """Return the statistics asked for, by the names of the frame's columns; raises as ``as_signals`` does."""
-    names = _names(statistics, default, "statistics")
-    for name in names:
-        if name not in STATISTICS:
-            raise UnknownNameError("statistic", name, [str(column) for column in STATISTICS], where="statistics")
-    return tuple(Column(name) for name in names)
-
-
-def at_step(frame: pd.DataFrame, step_column: str, step: int | None) -> tuple[pd.DataFrame, int]:
-    """Return the rows of one step, the last one unless told otherwise, and that step.
-
-    Raises:
-        InputError: There are no rows at all, or none of that step; the message says which steps there are.
-    """
-    if frame.empty:
-        raise InputError("a figure needs at least one measured tensor", received="an empty frame", where="frame")
-    steps = sorted(int(value) for value in frame[step_column].unique())
-    if step is None:
-        step = steps[-1]
-    if step not in steps:
-        listed = ", ".join(map(str, steps[:8])) + (f", ..., {steps[-1]}" if len(steps) > 8 else "")
-        raise InputError(
-            "a figure draws a step that was measured", received=f"step {step}", where="step", remedy=f"Steps: {listed}."
-        )
-    return frame[frame[step_column] == step], step
-
-
-def _names(given: Sequence[str] | str | None, default: Sequence[str], where: str) -> tuple[str, ...]:
-    names = tuple(default) if given is None else (given,) if isinstance(given, str) else tuple(given)
-    if not names:
-        raise InputError(f"a figure draws at least one of its {where}", received="an empty list", where=where)
-    return names
+def _shown(y: FloatArray, zero: BoolArray, scale: Scale) -> BoolArray:
+    finite: BoolArray = np.isfinite(y)
+    return finite & ~zero if scale is Scale.LOG else finite

@@ -4,16 +4,18 @@ Where labels are not given they are read off the facts in which the runs differ:
 ``norm batch`` and ``norm affine``; the same network under three seeds is one label with three runs.
 """
 
+from __future__ import annotations
+
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import pandas as pd
 
 from spp.errors import InputError
-from spp.frame import runs
-from spp.plot.comparison import Arm
-from spp.plot.modes import one_mode
+from spp.frame import runs as saved
+from spp.plot.series import one_mode
 
 TELLING = (
     "model",
@@ -41,6 +43,15 @@ SHARED = (*TELLING, "parameters")
 class Beside(NamedTuple):
     """A frame with its facts, where there is no trace."""
 
+    frame: pd.DataFrame
+    run: Mapping[str, object]
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Arm:
+    """One run: the label of its line, its frame and its facts; runs of the same label differ in their seed alone."""
+
+    label: str
     frame: pd.DataFrame
     run: Mapping[str, object]
 
@@ -81,11 +92,6 @@ def shared(arms: Sequence[Arm]) -> dict[str, object]:
     return facts
 
 
-def differing(runs: Sequence[Mapping[str, object]]) -> list[str]:
-    """Return the facts in which the runs differ, the seed apart."""
-    return [key for key in TELLING if len({str(run.get(key)) for run in runs}) > 1]
-
-
 def _several(given: Any) -> list[Any]:
     return list(given) if isinstance(given, list | tuple) and not isinstance(given, Beside) else [given]
 
@@ -94,7 +100,7 @@ def _read(given: Any) -> tuple[pd.DataFrame, Mapping[str, object]]:
     if isinstance(given, pd.DataFrame):
         return one_mode(given), {}
     if isinstance(given, str | Path):
-        tables, run = runs.read(given)
+        tables, run = saved.read(given)
         return one_mode(tables["frame"]), run
     frame, facts = getattr(given, "frame", None), getattr(given, "run", None)
     if isinstance(frame, pd.DataFrame) and isinstance(facts, Mapping):
@@ -105,11 +111,8 @@ def _read(given: Any) -> tuple[pd.DataFrame, Mapping[str, object]]:
 
 
 def _labels(items: Sequence[Any], runs: Sequence[Mapping[str, object]]) -> list[str]:
-    keys = differing(runs)
-    labels = [", ".join(_told(key, run.get(key)) for key in keys) for run in runs]
-    if not keys:
-        model = str(runs[0].get("model") or "run") if runs else ""
-        labels = [model] * len(runs)
+    keys = [key for key in TELLING if len({str(run.get(key)) for run in runs}) > 1]
+    labels = [", ".join(_told(key, run.get(key)) for key in keys) or str(run.get("model") or "run") for run in runs]
     twins = [(label, str(run.get("seed"))) for label, run in zip(labels, runs, strict=True)]
     return [  # where nothing tells two runs apart, not even the seed, they are called by where they come from
         label if twins.count(twin) == 1 else _origin(item, index, label)

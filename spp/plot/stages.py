@@ -1,8 +1,7 @@
-"""Reading aids from module names alone: stages, blocks, families of layers, and where ticks may stand."""
+"""Reading aids from module names alone: stages, blocks, and where ticks may stand."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from enum import StrEnum
 from itertools import groupby
 
 MOST_STAGES = 24
@@ -10,7 +9,6 @@ MOST_STAGES = 24
 
 TINY = 1 / 7
 """A run of layers smaller than this share of a typical stage joins the stem, the head or the stage before it."""
-
 
 BRIEF = 12
 """Characters from which a label goes without the component that nearly all names share."""
@@ -36,42 +34,6 @@ class Tick:
     start: int
     text: str
     level: int
-
-
-class Family(StrEnum):
-    """What a layer does to the signal, judged by its class name."""
-
-    WEIGHTED = "convolution, linear"
-    NORM = "normalization"
-    ACTIVATION = "activation function"
-    OTHER = "other"
-
-
-_ACTIVATIONS = (
-    "relu",
-    "elu",
-    "silu",
-    "swish",
-    "sigmoid",
-    "tanh",
-    "softplus",
-    "softmax",
-    "softsign",
-    "shrink",
-    "mish",
-    "glu",
-)
-_WEIGHTED = ("conv", "linear", "embedding", "lstm", "gru", "rnn", "dense")
-
-
-def family(type_name: str) -> Family:
-    """Return the family of a layer from its class name, as ``Conv2d`` or ``BatchNorm2d``."""
-    lowered = type_name.lower()
-    if "norm" in lowered or "affine" in lowered:
-        return Family.NORM
-    if any(part in lowered for part in _ACTIVATIONS) or lowered.endswith(("gelu", "activation", "hardtanh")):
-        return Family.ACTIVATION
-    return Family.WEIGHTED if any(part in lowered for part in _WEIGHTED) else Family.OTHER
 
 
 def stages(names: Sequence[str], least: int = 2) -> tuple[Span, ...]:

@@ -9,6 +9,8 @@ The hues are those of Okabe and Ito (2008), which remain apart under the common 
 marker go with each, so that signals can be told apart in a grey print too.
 """
 
+from __future__ import annotations
+
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -16,7 +18,7 @@ from dataclasses import dataclass
 import matplotlib.style
 
 from spp.errors import InputError, UnknownNameError
-from spp.plot.stages import Family
+from spp.plot.panels import Family
 from spp.vocabulary import Signal
 
 
@@ -160,10 +162,13 @@ def applied(style: Style) -> Iterator[None]:
         "figure.dpi": style.dpi,
         "savefig.dpi": style.dpi,
         "savefig.facecolor": "white",
-        "pdf.fonttype": 42,  # TrueType: Type 3 fonts are refused by publishers
+        # TrueType: Type 3 fonts, matplotlib's default, are refused by publishers
+        "pdf.fonttype": 42,
         "ps.fonttype": 42,
-        "svg.fonttype": "none",  # text remains text
-        "svg.hashsalt": "spp",  # else the ids in an SVG are drawn anew at each save
+        # text remains text, where matplotlib would draw outlines
+        "svg.fonttype": "none",
+        # else the ids in an SVG are drawn anew at each save
+        "svg.hashsalt": "spp",
     }
     with matplotlib.style.context(["default", parameters]):
         yield

@@ -25,7 +25,7 @@ from spp.frame.schema import (
     Column,
     check,
 )
-from spp.report.library import available as available
+from spp.report.page import available as available
 
 __all__ = ["available", "html", "write"]
 
@@ -76,10 +76,10 @@ def html(
     findings: pd.DataFrame | None = None,
 ) -> str:
     """Return the report as text; arguments and errors as for :func:`write`."""
-    from spp.report import library, page, payload, sections
-    from spp.report.findings import section
+    # the diagnosis and the figures, which take a while to load, are wanted here alone
+    from spp.report import page, payload, sections
 
-    bundle = library.bundle()
+    bundle = page.bundle()
     check(frame, COLUMNS)
     check(blocks, BLOCK_COLUMNS)
     check(modules, MODULE_COLUMNS)
@@ -93,8 +93,8 @@ def html(
     parts = {
         "header": sections.header(run, step),
         "glance": sections.glance(last, merges, modules, unmeasured, run),
-        "findings": section(findings, last),
-        "unmeasured": sections.holes(unmeasured),
+        "findings": sections.findings(findings, last),
+        "unmeasured": sections.not_measured(unmeasured),
         "run": sections.facts(run),
     }
     data = payload.as_json(payload.payload(frame, blocks, modules, unmeasured, findings))

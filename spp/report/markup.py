@@ -18,7 +18,7 @@ def tag(name: str, *children: str, **attributes: object) -> str:
     words = [name]
     for key, value in attributes.items():
         if value is not None:
-            words.append(f'{key.rstrip("_").replace("_", "-")}="{escape(str(value))}"')
+            words.append(f'{key.rstrip("_").replace("_", "-")}="{text(value)}"')
     return f"<{' '.join(words)}>{''.join(children)}</{name}>"
 
 
@@ -40,9 +40,4 @@ def definitions(pairs: Iterable[tuple[str, str]]) -> str:
 def layer(name: object) -> str:
     """Return a button that shows the layer called ``name`` in the plot and in the table."""
     shown = text(name).replace(".", ".<wbr>") or "the model itself"
-    return tag("button", shown, type="button", class_="layer", data_layer=text_attribute(name), title="Show this layer")
-
-
-def text_attribute(value: object) -> str:
-    """Return ``value`` for an attribute of :func:`tag`, which escapes it."""
-    return str(value).encode("utf-8", "replace").decode("utf-8")
+    return tag("button", shown, type="button", class_="layer", data_layer=name, title="Show this layer")

@@ -5,15 +5,22 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Mapping
-from typing import Any
+from dataclasses import replace
+from typing import Any, cast
 
 import pandas as pd
 
+from spp.errors import InputError
 from spp.frame.schema import BLOCK_COLUMNS, COLUMNS, MODULE_COLUMNS, STATISTICS, FindingColumn, Spec
-from spp.plot.blocks import DRAWN
-from spp.plot.panels import BOUNDED, LOG_FROM, PLURAL, ROUNDING, SHORT, SMALLEST
-from spp.report.axis import FAMILIES, block_axes, layer_axes
+from spp.plot.kinds import FIGURES, Request
+from spp.plot.kinds.blocks import DRAWN
+from spp.plot.panels import BOUNDED, LOG_FROM, PLURAL, ROUNDING, SHORT, SMALLEST, Family, Points
+from spp.plot.series import measured_steps
 from spp.vocabulary import Signal
+
+FAMILIES = tuple(Family)
+_ALL_LABELS = 2
+"""Level of the ticks that name every single position."""
 
 DIGITS = 6
 """Significant digits of what a page shows; the run folder keeps them all."""
@@ -40,8 +47,10 @@ def payload(
         "blocks": table(blocks, BLOCK_COLUMNS),
         "modules": table(modules, MODULE_COLUMNS),
         "axes": {
-            "layers": [axis.plain() for axis in layer_axes(frame, unmeasured)],
-            "blocks": [axis.plain() for axis in block_axes(blocks)],
+            "layers": axes(
+                "layers", Request(frame=frame, unmeasured=unmeasured, signals=tuple(Signal), statistics="mean")
+            ),
+            "blocks": axes("blocks", Request(frame=frame, blocks=blocks, statistics="acsm")),
         },
         "statistics": [
             {"name": s, "short": SHORT.get(s, COLUMNS[s].label), "bounded": s in BOUNDED} for s in STATISTICS
@@ -54,6 +63,45 @@ def payload(
         "findings": [] if findings is None else marks(findings),
         "limits": {"logFrom": LOG_FROM, "rounding": ROUNDING, "smallest": SMALLEST},
     }
+
+
+def axes(kind: str, request: Request) -> list[dict[str, Any]]:
+    """Return the x axis of the printed figure at each step: what stands where, by the rows that its panels draw.
+
+    An axis has its ``step``; of every drawn row the position in the table (``rows``), the place on the axis (``x``), the name
+    (``names``) and the index into ``FAMILIES`` (``families``); the name of every place (``labels``); ``stages`` as name, start
+    and stop; the ``ticks`` for stages and blocks, the most important first; the places of ``transitions``; and why a signal has
+    no row, by signal (``missing``).
+
+    Args:
+        kind: ``layers`` or ``blocks``.
+        request: The tables, and which panels to ask for: one for each signal.
+    """
+    found = []
+    table = request.blocks if kind == "blocks" else request.frame
+    for step in measured_steps(table):
+        try:
+            grid = FIGURES[kind](replace(request, step=step)).grid
+        except InputError:
+            continue  # parameters alone: no module ran
+        panels = cast("list[Points]", [row[0] for row in grid])
+        first = panels[0]
+        labels = {round(tick.x): tick.text for tick in first.ticks if tick.level == _ALL_LABELS}
+        found.append(
+            {
+                "step": step,
+                "rows": [int(row) for panel in panels for row in panel.rows],
+                "x": [int(x) for panel in panels for x in panel.x],
+                "names": [name for panel in panels for name in panel.names],
+                "families": [FAMILIES.index(family) for panel in panels for family in panel.families],
+                "labels": [labels[x] for x in range(first.size)],
+                "stages": [(span.name, span.start, span.stop) for span in first.stages],
+                "ticks": [(float(tick.x), tick.text) for tick in first.ticks if tick.level < _ALL_LABELS],
+                "transitions": [int(x) for x in first.transitions],
+                "missing": {str(panel.signal): panel.message for panel in panels if not len(panel.rows)},
+            }
+        )
+    return found
 
 
 def marks(findings: pd.DataFrame) -> list[dict[str, str]]:

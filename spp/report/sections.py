@@ -1,19 +1,21 @@
-"""The parts of the page that need no script: heading, figures at a glance, what was not measured, the facts of the run."""
+"""The parts of the page that need no script: heading, figures at a glance, findings, what was not measured, the run's facts."""
 
 from __future__ import annotations
 
 import json
+import re
 import shlex
 from collections.abc import Iterator, Mapping
 from typing import Any
 
 import pandas as pd
 
-from spp.frame.schema import Column, ModuleColumn, UnmeasuredColumn
-from spp.plot.facts import heading
+from spp.diagnosis import RULES, notes
+from spp.frame.schema import FINDING_COLUMNS, Column, FindingColumn, ModuleColumn, UnmeasuredColumn
+from spp.plot.captions import heading
 from spp.plot.panels import PLURAL
-from spp.report.markup import definitions, layer, tag, text
-from spp.vocabulary import Signal
+from spp.report.markup import definitions, layer, prose, tag, text
+from spp.vocabulary import Severity, Signal
 
 Run = Mapping[str, Any]
 
@@ -34,6 +36,28 @@ FIRST = (
 
 MOST_NAMES = 200
 """Modules that are listed under one reason; the rest is counted."""
+
+
+WORDS = {Severity.ERROR: "Error", Severity.WARNING: "Warning", Severity.NOTE: "Note"}
+
+NUMBERS = (
+    FindingColumn.SIGNAL,
+    FindingColumn.STATISTIC,
+    FindingColumn.VALUE,
+    FindingColumn.EXPECTED,
+    FindingColumn.DEPTH,
+    FindingColumn.EVIDENCE,
+)
+"""What stands behind a finding, folded away."""
+
+FACTS = 6
+"""How many facts are told."""
+
+LONG = 260
+"""Characters from which a note takes the whole width, as errors and warnings do."""
+
+_SENTENCE = re.compile(r"(?<=[.:]) (?=[A-Z0-9])")
+"""Where the first sentence of a message ends."""
 
 
 def title(run: Run) -> str:
@@ -60,20 +84,84 @@ def glance(frame: pd.DataFrame, blocks: pd.DataFrame, modules: pd.DataFrame, unm
     leaves = int((modules[ModuleColumn.LEAF] & (modules[ModuleColumn.CALLS] > 0)).sum())
     parameters = run.get("parameters")
     tiles = [
-        ("parameters", _size(parameters) if isinstance(parameters, int) else "", ""),
-        ("layers that ran", f"{leaves:,}", ""),
-        ("residual merges", f"{len(blocks):,}", ""),
-        ("tensors measured", f"{len(frame):,}", ""),
+        ("parameters", _size(parameters) if isinstance(parameters, int) else "", None),
+        ("layers that ran", f"{leaves:,}", None),
+        ("residual merges", f"{len(blocks):,}", None),
+        ("tensors measured", f"{len(frame):,}", None),
         ("with NaN or infinity", f"{nonfinite:,}", "bad" if nonfinite else "good"),
-        ("not measured", f"{len(unmeasured):,}", ""),
+        ("not measured", f"{len(unmeasured):,}", None),
     ]
-    found = [
-        tag("div", tag("dd", number), tag("dt", label), class_=mood or None) for label, number, mood in tiles if number
-    ]
+    found = [tag("div", tag("dd", number), tag("dt", label), class_=mood) for label, number, mood in tiles if number]
     return tag("dl", *found, class_="glance")
 
 
-def holes(unmeasured: pd.DataFrame) -> str:
+def findings(table: pd.DataFrame | None, frame: pd.DataFrame) -> str:
+    """Return the section: the findings, and the most striking facts, which stand alone where there is no finding.
+
+    Args:
+        table: Table with the columns of ``spp.frame.schema.FINDING_COLUMNS``, or None where nobody diagnosed.
+        frame: Table with the columns of ``spp.frame.schema.COLUMNS``, of one step.
+    """
+    facts = _striking(frame)
+    if table is None:
+        return _section("Most striking facts", "ratios within this network, the largest first", facts, "findings")
+    if table.empty:
+        calm = tag("p", "No rule of the diagnosis found anything. The most striking facts:", class_="calm")
+        return _section("Findings", "nothing to report", calm + facts, "findings")
+    rows: list[Mapping[Any, Any]] = table[list(FINDING_COLUMNS)].to_dict("records")  # type: ignore[assignment]
+    severities = [Severity(row[FindingColumn.SEVERITY]) for row in rows]
+    counts = [(severities.count(severity), WORDS[severity].lower()) for severity in Severity]
+    summary = ", ".join(f"{number} {noun}{'' if number == 1 else 's'}" for number, noun in counts if number)
+    cards = tag("ol", *map(_finding, rows), class_="cards")
+    more = tag("details", tag("summary", "The most striking facts"), facts, class_="more")
+    return _section("Findings", summary, cards + more, "findings")
+
+
+def _finding(row: Mapping[Any, Any]) -> str:
+    severity, rule = Severity(row[FindingColumn.SEVERITY]), str(row[FindingColumn.RULE])
+    described = RULES[rule].description if rule in RULES else None
+    name = tag("code", text(rule), class_="rule", title=described)
+    where = layer(row[FindingColumn.NAME]) if row[FindingColumn.NAME] else "whole network"
+    message = str(row[FindingColumn.MESSAGE])
+    lead, *rest = _SENTENCE.split(message, maxsplit=1)
+    parts = [
+        tag("header", tag("span", WORDS[severity], class_="badge"), name, tag("span", where, class_="where")),
+        tag("p", tag("b", prose(lead)), *(f" {prose(sentence)}" for sentence in rest)),
+    ]
+    if row[FindingColumn.REMEDY]:
+        parts.append(tag("p", tag("b", "Try: "), prose(row[FindingColumn.REMEDY]), class_="remedy"))
+    given = [column for column in NUMBERS if not pd.isna(row[column]) and row[column] != ""]
+    if given:
+        numbers = definitions((FINDING_COLUMNS[column].label, text(_short(row[column]))) for column in given)
+        parts.append(tag("details", tag("summary", "Numbers"), numbers))
+    wide = severity is not Severity.NOTE or len(message) > LONG
+    return tag("li", *parts, class_=f"card {severity}{' wide' if wide else ''}")
+
+
+def _striking(frame: pd.DataFrame) -> str:
+    cards = [
+        tag(
+            "li",
+            tag(
+                "header",
+                tag("span", text(fact.statistic), class_="rule"),
+                tag("span", layer(fact.name), class_="where"),
+            ),
+            tag("p", prose(fact)),
+            class_="card fact",
+        )
+        for fact in notes(frame, limit=FACTS)
+    ]
+    if not cards:
+        return tag("p", "The frame has too little to compare.", class_="calm")
+    return tag("ol", *cards, class_="cards")
+
+
+def _short(value: Any) -> str:
+    return f"{value:.4g}" if isinstance(value, float) else str(value)
+
+
+def not_measured(unmeasured: pd.DataFrame) -> str:
     """Return what could not be measured: one entry per reason and signal, with the modules it concerns."""
     if unmeasured.empty:
         body = tag("p", "Everything that was asked for was measured.", class_="calm")

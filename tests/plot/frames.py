@@ -1,12 +1,15 @@
 """Frames that conform to the schema, with the curve one asks for: collapses, holes, repeated calls, thousands of layers."""
 
 from collections.abc import Callable, Sequence
+from typing import Any, cast
 
 import numpy as np
 import pandas as pd
 
 from spp.frame.schema import BLOCK_COLUMNS, COLUMNS, STATISTICS, BlockColumn, Column, Spec, check
 from spp.layers import kind_of_name
+from spp.plot import FIGURES, Request
+from spp.plot.panels import Points
 from spp.vocabulary import Signal
 
 RUN = {
@@ -90,6 +93,21 @@ def network(
                 else:
                     rows.append(row(depth, name, signal, value / 2, value, **common))
     return frame(rows)
+
+
+def layer_panels(frame: pd.DataFrame, **asked: Any) -> tuple[tuple[tuple[Points, ...], ...], int]:
+    """The panels of the ``layers`` figure, and the step they show."""
+    return _panels("layers", Request(frame=frame, **asked))
+
+
+def block_panels(blocks: pd.DataFrame, **asked: Any) -> tuple[tuple[tuple[Points, ...], ...], int]:
+    """The panels of the ``blocks`` figure, and the step they show."""
+    return _panels("blocks", Request(frame=pd.DataFrame(), blocks=blocks, **asked))
+
+
+def _panels(kind: str, request: Request) -> tuple[tuple[tuple[Points, ...], ...], int]:
+    drawing = FIGURES[kind](request)
+    return cast("tuple[tuple[Points, ...], ...]", drawing.grid), drawing.step
 
 
 def block_frame(stages: Sequence[int] = (3, 4, 6, 3), steps: Sequence[int] = (0,)) -> pd.DataFrame:

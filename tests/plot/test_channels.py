@@ -7,7 +7,7 @@ import torch
 
 import spp
 from spp.errors import InputError, UnknownNameError
-from spp.plot.shapes import Curves
+from spp.plot.panels import Curves
 
 
 @pytest.fixture(scope="module")

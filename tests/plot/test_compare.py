@@ -14,10 +14,10 @@ from hypothesis import strategies as st
 import spp
 from spp import plot
 from spp.errors import InputError, StoreError, UnknownNameError
-from spp.plot.align import BY_DEPTH, align, merged_order
-from spp.plot.layers import innermost
-from spp.plot.parting import binned, brief, compared, parting
-from spp.plot.shapes import MOST_LINES, Curve, Curves
+from spp.plot.captions import brief
+from spp.plot.kinds.compare import binned, compared, divergence
+from spp.plot.panels import MOST_LINES, Curve, Curves
+from spp.plot.series import BY_DEPTH, align, innermost, merged_order
 from spp.plot.style import CURVES
 from spp.vocabulary import Signal
 
@@ -157,19 +157,19 @@ def test_merging_orders_that_agree_keeps_every_one_of_them(sequences: list[list[
         ([1, 1, 1, 1, 1], [1, 1, 1, 1e-9, 2e-9], "b parts at l3: ×1e-9"),
     ],
 )
-def test_parting(a: list[float], b: list[float], words: str) -> None:
-    assert str(parting(_curve(a, "a"), _curve(b), ratio=True)) == words
+def test_divergence(a: list[float], b: list[float], words: str) -> None:
+    assert str(divergence(_curve(a, "a"), _curve(b), ratio=True)) == words
 
 
 def test_signed_numbers_are_subtracted() -> None:
     a, b = _curve([0.1, 0.1, 0.1, 0.1], "a"), _curve([0.1, -0.3, -0.3, -0.5])
-    assert str(parting(a, b, ratio=False)) == "b parts at l1: -0.4; most at l3: -0.6"
+    assert str(divergence(a, b, ratio=False)) == "b parts at l1: -0.4; most at l3: -0.6"
     np.testing.assert_allclose(compared(a, b, ratio=False).y, [0, -0.4, -0.4, -0.6], atol=1e-15)
 
 
-def test_what_is_zero_to_rounding_is_no_parting() -> None:
+def test_what_is_zero_to_rounding_is_no_divergence() -> None:
     b = Curve.of("b", np.arange(3.0), np.array([1.0, 1e-17, 1.0]), np.ones(3), names=("x", "y", "z"))
-    assert parting(_curve([1, 1, 1], "a"), b, ratio=True).name == ""
+    assert divergence(_curve([1, 1, 1], "a"), b, ratio=True).name == ""
     assert np.isnan(compared(_curve([1, 1, 1], "a"), b, ratio=True).y[1])
 
 

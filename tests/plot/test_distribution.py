@@ -7,9 +7,8 @@ from torch import nn
 
 import spp
 from spp.errors import InputError
-from spp.plot.distribution import RANGES, place
-from spp.plot.panels import Scale
-from spp.plot.shapes import Bars
+from spp.plot.kinds.distribution import RANGES, place
+from spp.plot.panels import Bars, Scale
 from spp.stats.extra import FORMATS
 
 

@@ -5,14 +5,11 @@ import numpy as np
 import pytest
 from matplotlib.figure import Figure
 
-from spp.plot.blocks import block_panels
 from spp.plot.draw import Drawn, draw_panel
-from spp.plot.layers import layer_panels
-from spp.plot.panels import Panel, Scale
-from spp.plot.stages import Family
+from spp.plot.panels import Family, Panel, Scale
 from spp.vocabulary import Signal
 
-from .frames import block_frame, frame, network, row
+from .frames import block_frame, block_panels, frame, layer_panels, network, row
 
 
 def _drawn(panel: Panel) -> tuple[Drawn, Figure]:

@@ -12,9 +12,8 @@ import spp
 from spp.errors import InputError
 from spp.frame.schema import Column
 from spp.plot import SignalPlot, signal_plot
-from spp.plot.draw_heat import MOST_CELLS
-from spp.plot.panels import Scale
-from spp.plot.shapes import Curves, Heat
+from spp.plot.draw_cells import MOST_CELLS
+from spp.plot.panels import Curves, Heat, Scale
 from spp.plot.style import ALARM
 
 from .frames import RUN, block_frame, network

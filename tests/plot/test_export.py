@@ -15,7 +15,7 @@ from fontTools.ttLib import TTFont
 from spp import plot
 from spp.errors import InputError
 from spp.plot import SignalPlot, signal_plot
-from spp.plot.draw_heat import MOST_CELLS
+from spp.plot.draw_cells import MOST_CELLS
 from spp.plot.export import latex_figure, tex_text
 
 from .frames import RUN, block_frame, network

@@ -10,8 +10,8 @@ import pytest
 
 from spp import plot
 from spp.errors import InputError, UnknownNameError
-from spp.plot.results import axis_of
-from spp.plot.shapes import Axis, Outcomes
+from spp.plot.kinds.outcomes import axis_of
+from spp.plot.panels import Axis, Outcomes
 
 RATES = (0.1, 0.001, 0.01)
 

@@ -8,13 +8,10 @@ from hypothesis import strategies as st
 
 from spp.errors import InputError, UnknownNameError
 from spp.frame.schema import UNMEASURED_COLUMNS, Column
-from spp.plot.blocks import block_panels
-from spp.plot.layers import layer_panels
-from spp.plot.panels import Scale, choose_scale
-from spp.plot.stages import Family
+from spp.plot.panels import Family, Scale, choose_scale
 from spp.vocabulary import Signal
 
-from .frames import block_frame, frame, network, residual_names, row
+from .frames import block_frame, block_panels, frame, layer_panels, network, residual_names, row
 
 
 def _flat(t: np.ndarray) -> np.ndarray:

@@ -15,7 +15,8 @@ from spp.vocabulary import Signal
 @pytest.fixture(scope="module")
 def residual() -> spp.Trace:
     torch.manual_seed(0)
-    model = spp.models.build("resnetv2_50", norm="batch", init="he")
+    # narrow: layers and merges are those of the network by name, and nothing here reads its widths
+    model = spp.models.build("resnetv2_50", norm="batch", init="he", widths=(8, 16, 32, 64))
     return spp.trace(model, spp.data.gaussian(4, (3, 32, 32), seed=0))
 
 
@@ -48,7 +49,7 @@ def test_blocks_of_a_real_network(residual: spp.Trace) -> None:
 
 
 def test_a_network_without_merges() -> None:
-    trace = spp.trace(spp.models.build("ffn"), spp.data.gaussian(4, (3, 32, 32), seed=0))
+    trace = spp.trace(spp.models.build("ffn", input_shape=(1, 4, 4)), spp.data.gaussian(4, (1, 4, 4), seed=0))
     with pytest.raises(InputError, match='Draw kind="layers" instead'):
         trace.plot("blocks")
     assert len(trace.plot().axes_) == 6

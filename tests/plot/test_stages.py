@@ -5,8 +5,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from spp.plot.fit import spread
-from spp.plot.stages import Family, blocks, family, shortened, stages, ticks
+from spp.plot.label_layout import spread
+from spp.plot.panels import Family, family
+from spp.plot.stages import blocks, shortened, stages, ticks
 
 from .frames import residual_names
 
@@ -90,7 +91,7 @@ def test_blocks_end_at_the_first_run_of_numbers(name: str, block: str) -> None:
         ("Linear", Family.WEIGHTED),
         ("BatchNorm2d", Family.NORM),
         ("RMSNorm", Family.NORM),
-        ("AffineLayer", Family.NORM),
+        ("AffineLayer", Family.OTHER),
         ("ReLU6", Family.ACTIVATION),
         ("GELU", Family.ACTIVATION),
         ("Hardswish", Family.ACTIVATION),
@@ -100,7 +101,7 @@ def test_blocks_end_at_the_first_run_of_numbers(name: str, block: str) -> None:
     ],
 )
 def test_family(type_name: str, expected: Family) -> None:
-    assert family(type_name) is expected
+    assert family(None, type_name) is expected
 
 
 def test_numbered_names_are_shortened_after_the_first() -> None:

@@ -7,7 +7,7 @@ from matplotlib.collections import PolyCollection
 
 from spp.errors import InputError, UnknownNameError
 from spp.plot import SignalPlot, signal_plot
-from spp.plot.shapes import Curves
+from spp.plot.panels import Curves
 from spp.vocabulary import Signal
 
 from .frames import RUN, block_frame, network

@@ -3,11 +3,23 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 from selenium.webdriver import ActionChains, Chrome
 from selenium.webdriver.common.by import By
+
+PATIENCE = 300.0
+"""Seconds after which a condition is taken for one that never comes true; no busy machine is so slow."""
+
+
+def wait_for(condition: Callable[[], Any], words: str) -> None:
+    """Wait until ``condition`` holds."""
+    end = time.monotonic() + PATIENCE
+    while not condition():
+        assert time.monotonic() < end, f"never came true: {words}"
+        time.sleep(0.02)
 
 
 class Reader:
@@ -26,11 +38,8 @@ class Reader:
     def run(self, script: str, *arguments: Any) -> Any:
         return self.chrome.execute_script(script, *arguments)
 
-    def until(self, script: str, seconds: float = 20.0) -> None:
-        end = time.monotonic() + seconds
-        while not self.run(script):
-            assert time.monotonic() < end, f"never came true: {script}"
-            time.sleep(0.02)
+    def until(self, script: str) -> None:
+        wait_for(lambda: self.run(script), script)
 
     def find(self, selector: str) -> Any:
         return self.chrome.find_element(By.CSS_SELECTOR, selector)

@@ -8,7 +8,6 @@ from __future__ import annotations
 import base64
 import json
 import shutil
-import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -23,7 +22,7 @@ pytest.importorskip("selenium", reason="the report is tested in a browser by sel
 from selenium.webdriver import Chrome, ChromeOptions, ChromeService, Keys
 from selenium.webdriver.common.by import By
 
-from tests.report.reader import Reader
+from tests.report.reader import Reader, wait_for
 
 CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
 DRIVER = shutil.which("chromedriver")
@@ -405,8 +404,6 @@ def test_the_figure_can_be_saved(reader, pages, tmp_path):
     reader.open(pages["residual"])
     reader.chrome.execute_cdp_cmd("Browser.setDownloadBehavior", {"behavior": "allow", "downloadPath": str(tmp_path)})
     reader.pick("#save")
-    end = time.monotonic() + 10
-    while not list(tmp_path.glob("*.svg")):
-        assert time.monotonic() < end, "no file came"
-        time.sleep(0.05)
+    # Chromium writes under another name until the file is whole
+    wait_for(lambda: list(tmp_path.glob("*.svg")), "a saved file")
     assert "average channel variance" in next(tmp_path.glob("*.svg")).read_text()

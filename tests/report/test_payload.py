@@ -9,9 +9,15 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from spp.frame.schema import BLOCK_COLUMNS, COLUMNS, MODULE_COLUMNS
-from spp.plot.layers import layer_panels
-from spp.report.axis import block_axes, layer_axes
 from spp.report.payload import as_json, payload, table
+from tests.plot.frames import layer_panels
+
+
+def axes(tables, **changes):
+    """The axes of the page by layer and by block, as its scripts find them."""
+    given = {name: getattr(tables, name) for name in ("frame", "blocks", "modules", "unmeasured")} | changes
+    found = payload(**given)["axes"]
+    return found["layers"], found["blocks"]
 
 
 def unpacked(packed):
@@ -71,39 +77,38 @@ def test_json_holds_any_text_and_no_markup(value):
 
 
 def test_the_axis_is_that_of_the_printed_figure(residual):
-    (axis,) = layer_axes(residual.frame, residual.unmeasured)
+    (axis,), _ = axes(residual)
     grid, _ = layer_panels(
         residual.frame, signals=["activation", "gradient", "weight", "weight_gradient"], statistics="acv"
     )
     panels = [row[0] for row in grid]
-    drawn = residual.frame["acv"].to_numpy()[list(axis.rows)]
+    drawn = residual.frame["acv"].to_numpy()[axis["rows"]]
     np.testing.assert_array_equal(drawn, np.concatenate([panel.y for panel in panels]))
-    np.testing.assert_array_equal(axis.x, np.concatenate([panel.x for panel in panels]))
-    assert axis.names == tuple(name for panel in panels for name in panel.names)
-    assert axis.labels == tuple(panels[0].names) and len(axis.labels) == panels[0].size
-    assert [stage[0] for stage in axis.stages] == [span.name for span in panels[0].stages]
+    np.testing.assert_array_equal(axis["x"], np.concatenate([panel.x for panel in panels]))
+    assert axis["names"] == [name for panel in panels for name in panel.names]
+    assert axis["labels"] == list(panels[0].names) and len(axis["labels"]) == panels[0].size
+    assert [stage[0] for stage in axis["stages"]] == [span.name for span in panels[0].stages]
 
 
 def test_the_blocks_stand_in_their_order(residual):
-    (axis,) = block_axes(residual.blocks)
+    _, (axis,) = axes(residual)
     ordered = residual.blocks.sort_values("depth")
-    assert list(axis.rows) == ordered.index.tolist()
-    assert axis.labels == tuple(ordered["block"])
-    assert [axis.labels[x] for x in axis.transitions] == ordered.loc[ordered["transition"], "block"].tolist()
+    assert axis["rows"] == ordered.index.tolist()
+    assert axis["labels"] == list(ordered["block"])
+    assert [axis["labels"][x] for x in axis["transitions"]] == ordered.loc[ordered["transition"], "block"].tolist()
 
 
 def test_every_step_has_its_axis(residual):
     later = residual.frame.assign(step=5)
     both = pd.concat([residual.frame, later], ignore_index=True).astype(residual.frame.dtypes)
-    first, second = layer_axes(both, residual.unmeasured)
-    assert (first.step, second.step) == (0, 5)
-    assert [row + len(residual.frame) for row in first.rows] == list(second.rows)
+    (first, second), _ = axes(residual, frame=both)
+    assert (first["step"], second["step"]) == (0, 5)
+    assert [row + len(residual.frame) for row in first["rows"]] == second["rows"]
 
 
 def test_without_modules_that_ran_there_is_no_axis(residual):
     frame = residual.frame[residual.frame["signal"] == "weight"].assign(depth=pd.NA).astype(residual.frame.dtypes)
-    assert layer_axes(frame, residual.unmeasured) == []
-    assert block_axes(residual.blocks.iloc[:0]) == []
+    assert axes(residual, frame=frame, blocks=residual.blocks.iloc[:0]) == ([], [])
 
 
 def test_what_a_signal_is_missing_for(residual):

@@ -8,7 +8,7 @@ import numpy as np
 import pandas as pd
 
 from spp import plot
-from spp.plot.results import values
+from spp.plot.kinds.outcomes import values
 from spp.studies.nf_resnet.claims import ARMS, MEASURED, closed_form
 from spp.studies.study import Results, Setup, Tables
 

@@ -1,16 +1,19 @@
 """What depends on the final size: which x labels and stage names find room, and where long texts break."""
 
+from __future__ import annotations
+
 import textwrap
 from collections.abc import Sequence
+from functools import singledispatch
 from itertools import pairwise
 
 import matplotlib
 from matplotlib.axes import Axes
+from matplotlib.figure import Figure
 from matplotlib.text import Text
 from matplotlib.ticker import MaxNLocator, NullLocator
-from matplotlib.transforms import BboxBase
 
-from spp.plot.shapes import AnyPanel, Axis, Bars, Outcomes
+from spp.plot.panels import Axis, Bars, Outcomes, Panel
 from spp.plot.stages import Span, Tick, shortened
 from spp.plot.style import INK
 
@@ -18,14 +21,16 @@ LONGEST = 22
 """Characters of an x label; longer names lose their middle."""
 
 
-def fit_ticks(axes: Axes, panel: AnyPanel, *, labelled: bool) -> None:
-    """Name what finds room: every layer, else every block, else stages and the blocks that fit between them.
+@singledispatch
+def fit_labels(panel: Panel, axes: Axes, labelled: bool) -> None:
+    """Choose the labels of the x axis of one panel for the size that it has now.
 
-    A layer's name stands at its tick; a block's stands under its middle, and its ticks are where it begins.
+    Over layers that is what finds room: every layer, else every block, else stages and the blocks that fit between them. A
+    layer's name stands at its tick; a block's stands under its middle, and its ticks are where it begins.
     """
     width = axes.get_window_extent().width
     pixels = width / max(panel.size * 1.02, 1)
-    need = 1.05 * matplotlib.rcParams["xtick.labelsize"] * _dpi(axes) / 72
+    need = 1.05 * matplotlib.rcParams["xtick.labelsize"] * _page(axes).dpi / 72
     layers = [tick for tick in panel.ticks if tick.level == 2]
     every_layer = pixels >= need
     kept = [(tick.x, tick) for tick in layers] if every_layer else _placed(panel.ticks, panel.size, need / pixels)
@@ -37,12 +42,14 @@ def fit_ticks(axes: Axes, panel: AnyPanel, *, labelled: bool) -> None:
     if every_layer:
         return
     starts = [tick.start - 0.5 for tick in panel.ticks if tick.level < 2]
+    # where a block begins is a minor tick, since major ones carry the labels, which stand under the blocks' middles
     axes.set_xticks(starts if 2 * len(starts) < width / 3 else [], minor=True)
     axes.tick_params(axis="x", which="major", length=0, pad=4)
     axes.tick_params(axis="x", which="minor", length=matplotlib.rcParams["xtick.major.size"])
 
 
-def fit_marks(axes: Axes, panel: Bars) -> None:
+@fit_labels.register
+def _fit_marks(panel: Bars, axes: Axes, labelled: bool) -> None:
     """Name zero and as many powers of two as find room, on both sides the same ones, the outermost first."""
     right = sorted((mark for mark in panel.marks if mark[0] > 0), reverse=True)
     for stride in range(1, len(right) + 2):
@@ -53,7 +60,8 @@ def fit_marks(axes: Axes, panel: Bars) -> None:
             return
 
 
-def fit_places(axes: Axes, panel: Outcomes) -> None:
+@fit_labels.register
+def _fit_places(panel: Outcomes, axes: Axes, labelled: bool) -> None:
     """Name the places at which there are results where the names fit side by side; else turn categories and thin numbers."""
     axes.xaxis.set_minor_locator(NullLocator())
     axes.set_xticks([place for place, _ in panel.places], [text for _, text in panel.places])
@@ -66,7 +74,8 @@ def fit_places(axes: Axes, panel: Outcomes) -> None:
     elif panel.axis is Axis.LINEAR:
         whole = all(place == int(place) for place, _ in panel.places)
         ticks = MaxNLocator(6, steps=[1, 2, 5, 10], integer=whole).tick_values(*axes.get_xlim())
-        axes.set_xticks([tick for tick in ticks if _within(axes, tick)])
+        low, high = axes.get_xlim()
+        axes.set_xticks([tick for tick in ticks if low <= tick <= high])
         axes.set_xticklabels([f"{tick:g}".replace("-", "−") for tick in axes.get_xticks()])
     else:
         for stride in range(2, len(panel.places) + 2):
@@ -81,11 +90,6 @@ def _side_by_side(axes: Axes) -> bool:
     return all(one.x1 + 0.4 * one.height < other.x0 for one, other in pairwise(boxes))
 
 
-def _within(axes: Axes, tick: float) -> bool:
-    low, high = axes.get_xlim()
-    return bool(low <= tick <= high)
-
-
 def _turn(axes: Axes, *, upright: bool) -> None:
     """Turn the labels of x about their ends, so that LaTeX's letters, of another width, hang there too."""
     turned = {"rotation": 90, "rotation_mode": "anchor", "ha": "right", "va": "center"}
@@ -94,7 +98,7 @@ def _turn(axes: Axes, *, upright: bool) -> None:
         label.set(**(turned if upright else flat))
 
 
-def fit_stage_names(axes: Axes, panel: AnyPanel) -> list[Text]:
+def fit_stage_names(axes: Axes, panel: Panel) -> list[Text]:
     """Write the names of the stages over their bands: whole where most of them fit, else shortened.
 
     A name that finds no room or hangs over the edge is left out, that of the narrowest band first: its layers are named on
@@ -142,15 +146,10 @@ def _broken(line: str, characters: int) -> list[str]:
     return best
 
 
-def _page(axes: Axes) -> BboxBase:
+def _page(axes: Axes) -> Figure:
     figure = axes.get_figure(root=True)
     assert figure is not None
-    return figure.bbox
-
-
-def _dpi(axes: Axes) -> float:
-    figure = axes.get_figure(root=True)
-    return float(figure.dpi) if figure is not None else 100.0
+    return figure
 
 
 def _placed(candidates: Sequence[Tick], size: int, gap: float) -> list[tuple[float, Tick]]:
@@ -221,8 +220,9 @@ def _written(axes: Axes, spans: Sequence[Span], names: Sequence[str]) -> dict[in
             color=INK,
             annotation_clip=False,
         )
+        # the layout is settled before the names are written, and must not move again for them
         text.set_in_layout(False)
-        extent, room, page = text.get_window_extent(), axes.get_window_extent(), _page(axes)
+        extent, room, page = text.get_window_extent(), axes.get_window_extent(), _page(axes).bbox
         slack = 0.5 * extent.height
         if extent.x0 < max(room.x0 - slack, page.x0) or extent.x1 > min(room.x1 + slack, page.x1):
             text.remove()

@@ -4,17 +4,15 @@ Facts are a mapping; any of the keys may be missing: ``model``, ``norm``, ``init
 ``input_shape``, ``seed``, ``parameters``, ``loss``.
 """
 
+from __future__ import annotations
+
 from collections.abc import Iterable, Mapping
 
 from spp.frame.schema import Column
-from spp.plot.panels import PLURAL, short
-from spp.plot.shapes import AnyGrid, AnyPanel
+from spp.plot.panels import PLURAL, Grid, Panel, short
 from spp.vocabulary import Signal
 
 Facts = Mapping[str, object]
-
-SUBJECT = {"layers": "module", "blocks": "residual block"}
-"""What stands on the x axis of each kind."""
 
 
 def heading(run: Facts, step: int) -> str:
@@ -27,7 +25,7 @@ def heading(run: Facts, step: int) -> str:
     return " · ".join([*parts, f"step {step}"] if step else parts)
 
 
-def caption(run: Facts, grid: AnyGrid, kind: str, step: int, drawn: str = "") -> str:
+def caption(run: Facts, grid: Grid, kind: str, step: int, drawn: str = "") -> str:
     """Return the caption: one sentence with the model, norm, init, input, batch, seed and what is drawn.
 
     Args:
@@ -37,16 +35,16 @@ def caption(run: Facts, grid: AnyGrid, kind: str, step: int, drawn: str = "") ->
         step: The training step, 0 for a trace.
         drawn: What is drawn, where the panels alone do not say it.
     """
-    return f"{_opening(run, step, kind)}: {drawn or by_depth(run, grid, kind)}."
+    return f"{_opening(run, step, kind)}: {drawn or by_depth(run, grid, 'residual block' if kind == 'blocks' else 'module')}."
 
 
-def by_depth(run: Facts, grid: AnyGrid, kind: str) -> str:
-    """Return which statistics of which signals stand over how many places."""
+def by_depth(run: Facts, grid: Grid, place: str = "module") -> str:
+    """Return which statistics of which signals stand over how many places, which are called ``place``."""
     panels = [panel for row in grid for panel in row if ":" not in panel.statistic]  # those are derived ones
     statistics = listed(dict.fromkeys(_statistic(panel) for panel in panels))
     signals = listed(dict.fromkeys(_signal_phrase(panel.signal, run) for panel in panels if panel.signal))
     size = grid[0][0].size
-    places = f"{size} {SUBJECT.get(kind, 'module')}{'' if size == 1 else 's'}"
+    places = f"{size} {place}{'' if size == 1 else 's'}"
     return f"{statistics} of {signals} over {places} in execution order"
 
 
@@ -81,7 +79,7 @@ def entries(run: Facts) -> str:
     return "; ".join(f"{key}={flat[key]}" for key in sorted(flat) if flat[key] is not None)
 
 
-def _statistic(panel: AnyPanel) -> str:
+def _statistic(panel: Panel) -> str:
     if panel.statistic in tuple(map(str, Column)):
         return short(Column(panel.statistic))
     return panel.title.partition(", ")[0]
@@ -107,3 +105,8 @@ def listed(words: Iterable[str]) -> str:
     """Return words as one reads a list out: ``a, b and c``."""
     *most, last = words
     return f"{', '.join(most)} and {last}" if most else last
+
+
+def brief(value: float) -> str:
+    """Two digits, as ``140``, ``0.28`` or ``6e9``."""
+    return f"{float(f'{value:.2g}'):g}".replace("e+0", "e").replace("e+", "e").replace("e-0", "e-")

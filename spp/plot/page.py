@@ -1,5 +1,7 @@
 """``SignalPlot``: panels laid out on a page, with a caption, ready for a notebook, a paper or a slide."""
 
+from __future__ import annotations
+
 import base64
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,16 +15,12 @@ from matplotlib.text import Text
 from matplotlib.transforms import Bbox
 
 from spp.errors import InputError
-from spp.plot import facts
-from spp.plot.draw import Drawn, draw_panel, marker_of, nonfinite_mark, transition_mark, zero_mark
-from spp.plot.draw_bars import draw_bars
-from spp.plot.draw_curves import draw_curves
-from spp.plot.draw_heat import draw_heat
-from spp.plot.draw_outcomes import draw_outcomes
+from spp.plot import captions
+from spp.plot.draw import NONFINITE, ZERO, Drawn, marker_of, nonfinite_mark, transition_mark, zero_mark
+from spp.plot.draw_cells import draw_panel
 from spp.plot.export import FORMATS, latex_figure, rendered
-from spp.plot.fit import fit_marks, fit_places, fit_stage_names, fit_text, fit_ticks
-from spp.plot.shapes import AnyGrid, AnyPanel, Bars, Curves, Heat, Outcomes
-from spp.plot.stages import Family
+from spp.plot.label_layout import fit_labels, fit_stage_names, fit_text
+from spp.plot.panels import Family, Grid, Heat, Panel
 from spp.plot.style import FAINT, INK, Look, Style, applied, style_named
 
 GREY = Look(INK, "#BBBBBB", "-", "o")
@@ -47,7 +45,7 @@ class SignalPlot:
         artists_: What was drawn on each Axes, in the same order.
         panels: The data, row by row.
         caption: One sentence for below the figure.
-        kind: One of ``spp.plot.KINDS``, or ``outcomes``.
+        kind: A name of ``spp.plot.FIGURES``, or ``outcomes``.
         step: The training step shown; 0 for a trace.
     """
 
@@ -57,20 +55,19 @@ class SignalPlot:
 
     def __init__(
         self,
-        grid: AnyGrid,
-        *,
+        grid: Grid,
         kind: str,
         step: int,
-        run: facts.Facts,
+        run: captions.Facts,
         style: str = "notebook",
         width: str | float = "double",
-        drawn: str = "",
+        says: str = "",
     ) -> None:
         self.kind, self.step, self.run = kind, step, dict(run)
-        self.panels: tuple[AnyPanel, ...] = tuple(panel for row in grid for panel in row)
-        self.caption = facts.caption(run, grid, kind, step, drawn)
+        self.panels: tuple[Panel, ...] = tuple(panel for row in grid for panel in row)
+        self.caption = captions.caption(run, grid, kind, step, says)
         self._grid, self._style, self._width = grid, style, width
-        made = _make(grid, style_named(style), width, facts.heading(run, step))
+        made = _make(grid, style_named(style), width, captions.heading(run, step))
         self.figure_, self.axes_, self.artists_ = made.figure, made.axes, made.artists
 
     def save(self, path: str | Path, *, style: str | None = None, width: str | float | None = None) -> Path:
@@ -132,7 +129,7 @@ class SignalPlot:
 
     def _rendered(self, form: str, style: str, width: str | float) -> bytes:
         chosen = style_named(style)
-        heading = facts.heading(self.run, self.step)
+        heading = captions.heading(self.run, self.step)
         if (style, width) == (self._style, self._width):
             figure = self.figure_
         else:
@@ -140,23 +137,10 @@ class SignalPlot:
         about = {
             "title": heading or "signal propagation plot",
             "caption": self.caption,
-            "keywords": facts.entries(self.run),
+            "keywords": captions.entries(self.run),
         }
         with applied(chosen):
             return rendered(figure, form, about)
-
-
-def draw(panel: AnyPanel, axes: Axes) -> Drawn:
-    """Draw any panel onto ``axes`` and return what was drawn."""
-    if isinstance(panel, Curves):
-        return draw_curves(panel, axes)
-    if isinstance(panel, Outcomes):
-        return draw_outcomes(panel, axes)
-    if isinstance(panel, Heat):
-        return draw_heat(panel, axes)
-    if isinstance(panel, Bars):
-        return draw_bars(panel, axes)
-    return draw_panel(panel, axes)
 
 
 @dataclass(frozen=True, slots=True)
@@ -166,7 +150,7 @@ class _Made:
     artists: tuple[Drawn, ...]
 
 
-def _make(grid: AnyGrid, style: Style, width: str | float, title: str) -> _Made:
+def _make(grid: Grid, style: Style, width: str | float, title: str) -> _Made:
     """Lay out, draw, let matplotlib settle the margins, then fit in what depends on the size."""
     inches = style.width(width)
     page = _arranged(grid, inches, style)
@@ -175,12 +159,13 @@ def _make(grid: AnyGrid, style: Style, width: str | float, title: str) -> _Made:
         heights = [max(panel.height for panel in row) for row in page]
         row = style.row * (HIGH if rows == 1 else 1.0 if sum(heights) < 3.9 else LOW)
         notes = sum(max(len(panel.note.splitlines()) for panel in line) for line in page)
-        over = 2 * NOTE * notes * style.small / 72  # a note mostly breaks into two lines
+        # a note mostly breaks into two lines
+        over = 2 * NOTE * notes * style.small / 72
         figure = Figure(figsize=(inches, sum(heights) * row + style.font * 0.09 + over), layout="constrained")
         figure.set_layout_engine("constrained", w_pad=0.03, h_pad=0.03, hspace=0.02, wspace=0.02)
         cells = figure.add_gridspec(rows, columns, height_ratios=heights)
         axes = {panel: figure.add_subplot(cells[r, c]) for r, row in enumerate(page) for c, panel in enumerate(row)}
-        drawn = {panel: draw(panel, ax) for panel, ax in axes.items()}
+        drawn = {panel: draw_panel(panel, ax) for panel, ax in axes.items()}
         _dress(page, axes, style)
         _legend(figure, tuple(drawn.values()), style, inches)
         if style.title and title:
@@ -190,10 +175,12 @@ def _make(grid: AnyGrid, style: Style, width: str | float, title: str) -> _Made:
         words = {text: text.get_text() for text in texts}
         engine = figure.get_layout_engine()
         assert engine is not None
-        for _ in range(2):  # what is fitted in changes the margins, and margins change what fits
+        # what is fitted in changes the margins, and margins change what fits
+        for _ in range(2):
             engine.execute(figure)
             _fit(page, axes, words)
         engine.execute(figure)
+        # each later draw would lay the page out anew, without the texts' breaks being fitted to it
         figure.set_layout_engine("none")
         for panel in page[0]:
             fit_stage_names(axes[panel], panel)
@@ -201,7 +188,7 @@ def _make(grid: AnyGrid, style: Style, width: str | float, title: str) -> _Made:
     return _Made(figure, tuple(axes[panel] for panel in ordered), tuple(drawn[panel] for panel in ordered))
 
 
-def _arranged(grid: AnyGrid, inches: float, style: Style) -> AnyGrid:
+def _arranged(grid: Grid, inches: float, style: Style) -> Grid:
     """Return the grid as it is where columns are wide enough to be read, else one column, statistic by statistic."""
     columns = max(len(row) for row in grid)
     if columns == 1 or 72 * inches / columns >= NARROWEST * style.font:
@@ -209,7 +196,7 @@ def _arranged(grid: AnyGrid, inches: float, style: Style) -> AnyGrid:
     return tuple((row[c],) for c in range(columns) for row in grid if c < len(row))
 
 
-def _dress(page: AnyGrid, axes: dict[AnyPanel, Axes], style: Style) -> None:
+def _dress(page: Grid, axes: dict[Panel, Axes], style: Style) -> None:
     """Say each thing once: the statistic over its first panel, the signal at its row, what x is under the last row."""
     said = {""}
     for r, row in enumerate(page):
@@ -236,23 +223,17 @@ def _room(extents: list[Bbox], column: int, width: float) -> float:
     return 1.94 * min(edges)
 
 
-def _fit(page: AnyGrid, axes: dict[AnyPanel, Axes], words: dict[Text, str]) -> None:
+def _fit(page: Grid, axes: dict[Panel, Axes], words: dict[Text, str]) -> None:
     """Break texts and choose labels so that they fit the Axes as they now are; ``words`` are the texts unbroken."""
     for r, row in enumerate(page):
         extents = [axes[panel].get_window_extent() for panel in row]
         for c, panel in enumerate(row):
             ax = axes[panel]
-            if isinstance(panel, Bars):
-                fit_marks(ax, panel)
-            elif isinstance(panel, Outcomes):
-                fit_places(ax, panel)
-            else:
-                fit_ticks(ax, panel, labelled=r == len(page) - 1)
+            fit_labels(panel, ax, r == len(page) - 1)
             room = _room(extents, c, ax.get_figure(root=True).bbox.width)  # type: ignore[union-attr]
             over = room
-            if isinstance(
-                panel, Heat
-            ):  # beside it stands a colour bar, whose uppermost number may be as high as a title
+            if isinstance(panel, Heat):
+                # beside it stands a colour bar, whose uppermost number may be as high as a title
                 over = min(room, extents[c].width)
             elif not panel.title:
                 over = min(room, 1.15 * extents[c].width)
@@ -271,13 +252,14 @@ def _legend(figure: Figure, drawn: tuple[Drawn, ...], style: Style, inches: floa
             handles.append(_handle(str(family), marker_of(family, GREY, size)))
     extra: list[tuple[str, bool, dict[str, Any]]] = [
         ("transition block", any(one.transitions for one in drawn), transition_mark(size)),
-        ("zero (exact or to rounding)", any(one.zeros for one in drawn), zero_mark(GREY, size)),
-        ("non-finite values", any(one.nonfinite for one in drawn), nonfinite_mark(size)),
+        (ZERO, any(one.zeros for one in drawn), zero_mark(GREY, size)),
+        (NONFINITE, any(one.nonfinite for one in drawn), nonfinite_mark(size)),
     ]
     named = {handle.get_label() for handle in handles}
     handles += [_handle(name, look) for name, present, look in extra if present and name not in named]
     if handles:
-        lengths = [0.55 * style.small * (len(str(handle.get_label())) + 5) for handle in handles]  # about, in points
+        # about, in points: a legend has no size before it is drawn
+        lengths = [0.55 * style.small * (len(str(handle.get_label())) + 5) for handle in handles]
         columns = len(handles) if sum(lengths) < 72 * inches else max(1, int(72 * inches / max(lengths)))
         figure.legend(
             handles=handles,

@@ -1,6 +1,7 @@
 """How one layer's values are distributed over signed powers of two, against the activation's range and number formats."""
 
-from collections.abc import Sequence
+from __future__ import annotations
+
 from difflib import get_close_matches
 
 import numpy as np
@@ -8,9 +9,9 @@ import pandas as pd
 
 from spp.errors import InputError
 from spp.frame.schema import Column, ExponentColumn
-from spp.plot.facts import Facts
-from spp.plot.panels import LOG_FROM, PLURAL, Scale, as_signals, at_step
-from spp.plot.shapes import AnyGrid, Bars, Limit
+from spp.plot.kinds import Drawing, Request, figure
+from spp.plot.panels import LOG_FROM, PLURAL, SUFFIX, Bars, Limit, Scale, XAxis
+from spp.plot.series import as_signals
 from spp.stats.extra import FORMATS
 from spp.vocabulary import Signal
 
@@ -42,37 +43,23 @@ RANGES: dict[str, tuple[float, float]] = {
 """Where the values of an activation can lie, by the class name in small letters; minima of the smooth ones to seven digits."""
 
 
-def distribution_panels(
-    frame: pd.DataFrame,
-    exponents: pd.DataFrame,
-    *,
-    layer: str | Sequence[str] | None,
-    signals: Sequence[str] | str | None = None,
-    step: int | None = None,
-) -> tuple[AnyGrid, int]:
-    """Make the panels of the ``distribution`` figure, a row per layer and a column per signal; say which step they show.
+@figure("distribution")
+def distribution(request: Request) -> Drawing:
+    """One layer's values over signed powers of two, against the activation's range and number formats.
 
-    Args:
-        frame: Table with the columns of ``spp.frame.schema.COLUMNS``.
-        exponents: Table with the columns of ``spp.frame.schema.EXPONENT_COLUMNS``.
-        layer: Name of one module, or of several; of a module with several calls or outputs the first is drawn.
-        signals: Activations and gradients when left out.
-        step: Step to draw; the last one when left out.
-
-    Raises:
-        InputError: The trace counted no powers of two, or the layer was not measured.
-        UnknownNameError: A signal that does not exist.
+    Takes ``layer``, the name of one module or of several, a row each (of a module with several calls or outputs the first is
+    drawn), ``signals``, a column each (activations and gradients when left out), and ``step``.
     """
-    columns_drawn = as_signals(signals, COLUMNS_DRAWN, tuple(Signal))
-    if exponents.empty:
+    signals = as_signals(request.signals, COLUMNS_DRAWN)
+    if request.exponents.empty:
         raise InputError(
             "the distribution figure needs the counts by power of two",
             received="a trace without them",
             where="kind",
             remedy="Trace with exponents=True.",
         )
-    rows, step = at_step(frame, Column.STEP, step)
-    layers = () if layer is None else (layer,) if isinstance(layer, str) else tuple(layer)
+    rows, step = request.at_step()
+    layers = [request.layer] if isinstance(request.layer, str) else list(request.layer or ())
     if not layers:
         raise InputError(
             "the distribution figure draws one layer",
@@ -90,31 +77,29 @@ def distribution_panels(
                 where="layer",
                 remedy=f"Did you mean {near}?" if near else f"There are {len(names)}, as {names[0]!r}.",
             )
-    grid = tuple(tuple(_panel(rows, exponents, name, signal) for signal in columns_drawn) for name in layers)
-    return grid, step
-
-
-def phrase(run: Facts, grid: AnyGrid) -> str:
-    """Return what the caption says is drawn."""
-    del run  # every kind is asked in the same way
-    titles = list(dict.fromkeys(panel.title for row in grid for panel in row))
-    return f"distribution over signed powers of two of {'; '.join(titles)}"
+    grid = tuple(tuple(_panel(rows, request.exponents, name, signal) for signal in signals) for name in layers)
+    titles = dict.fromkeys(panel.title for row in grid for panel in row)
+    return Drawing(grid, step, f"distribution over signed powers of two of {'; '.join(titles)}")
 
 
 def _panel(rows: pd.DataFrame, exponents: pd.DataFrame, name: str, signal: Signal) -> Bars:
-    mine = rows[(rows[Column.NAME] == name) & (rows[Column.SIGNAL] == signal)]
-    kind = str(rows.loc[rows[Column.NAME] == name, Column.TYPE].iloc[0])
-    common = {
-        "signal": signal,
-        "statistic": "distribution",
-        "title": f"{PLURAL[signal]} of {name or 'the network'} ({kind})",
-        "xlabel": XLABEL,
-        "size": 1,
-    }
-    none = np.zeros(0)
-    if mine.empty:
-        message = f"{PLURAL[signal]} of {name}\nwere not measured"
-        return Bars(x=none, share=none, labels=(), ylabel="", message=message, **common)  # type: ignore[arg-type]
+    own = rows[rows[Column.NAME] == name]
+    kind, mine = str(own[Column.TYPE].iloc[0]), own[own[Column.SIGNAL] == signal]
+    title = f"{PLURAL[signal]} of {name or 'the network'} ({kind})"
+    finite = int(mine[Column.NUMEL].iloc[0]) - int(mine[Column.NONFINITE].iloc[0]) if len(mine) else 0
+    if not finite:
+        none = np.zeros(0)
+        missing = "have no finite value" if len(mine) else "were not measured"
+        return Bars(
+            signal=signal,
+            statistic="distribution",
+            x_axis=XAxis(XLABEL, 1),
+            title=title,
+            message=f"{PLURAL[signal]} of {name}\n{missing}",
+            x=none,
+            share=none,
+            labels=(),
+        )
     row = mine.iloc[0]
     counted = exponents[
         (exponents[ExponentColumn.NAME] == name)
@@ -122,11 +107,7 @@ def _panel(rows: pd.DataFrame, exponents: pd.DataFrame, name: str, signal: Signa
         & (exponents[ExponentColumn.CALL] == row[Column.CALL])
         & (exponents[ExponentColumn.OUTPUT] == row[Column.OUTPUT])
     ]
-    finite = int(row[Column.NUMEL]) - int(row[Column.NONFINITE])
     zeros = finite - int(counted[ExponentColumn.COUNT].sum())
-    if not finite:
-        message = f"{PLURAL[signal]} of {name}\nhave no finite value"
-        return Bars(x=none, share=none, labels=(), ylabel="", message=message, **common)  # type: ignore[arg-type]
     powers = counted[ExponentColumn.EXPONENT].to_numpy(dtype=np.int64)
     signs = counted[ExponentColumn.SIGN].to_numpy(dtype=np.int64)
     low, high = (int(powers.min()), int(powers.max())) if len(powers) else (-1, 0)
@@ -134,21 +115,22 @@ def _panel(rows: pd.DataFrame, exponents: pd.DataFrame, name: str, signal: Signa
     limits, (low, high) = _limits(low, high, two_sided=two_sided)
     if signal is Signal.ACTIVATION:
         limits += _range(kind, low, high, (float(row[Column.MIN]), float(row[Column.MAX])))
-    x = np.append(signs * (powers - low + 1.5), 0.0)
     share = np.append(counted[ExponentColumn.COUNT].to_numpy(dtype=np.float64), float(zeros)) / finite
-    labels = [f"{'-' if s < 0 else ''}[2^{k}, 2^{k + 1})" for k, s in zip(powers, signs, strict=True)] + ["zero"]
     positive = share[share > 0]
     scale = Scale.LOG if positive.max() >= LOG_FROM * positive.min() else Scale.LINEAR
     return Bars(
-        x=x,
+        signal=signal,
+        statistic="distribution",
+        x_axis=XAxis(XLABEL, 1),
+        title=title,
+        ylabel=f"share of values{SUFFIX[scale]}",
+        scale=scale,
+        note=f"{row[Column.NONFINITE]} non-finite values are left out" if row[Column.NONFINITE] else "",
+        x=np.append(signs * (powers - low + 1.5), 0.0),
         share=share,
-        labels=tuple(labels),
+        labels=(*(f"{'-' if s < 0 else ''}[2^{k}, 2^{k + 1})" for k, s in zip(powers, signs, strict=True)), "zero"),
         limits=limits,
         marks=_marks(low, high, two_sided=two_sided),
-        scale=scale,
-        ylabel=f"share of values{' (log scale)' if scale is Scale.LOG else ''}",
-        note=f"{row[Column.NONFINITE]} non-finite values are left out" if row[Column.NONFINITE] else "",
-        **common,  # type: ignore[arg-type]
     )
 
 
@@ -185,14 +167,16 @@ def _range(kind: str, low: int, high: int, extremes: tuple[float, float]) -> tup
     found = []
     for end, reached, outwards in zip(ends, extremes, (-1, 1), strict=True):
         at = float(np.copysign(edge, end)) if np.isinf(end) else place(end, low)
-        closed = end != 0 and reached == end and np.log2(abs(end)).is_integer()  # 1 is counted from 1 on
+        # a power holds its lower end: 1 is counted from 1 on, so that the bar of a saturated tanh lies beyond its range
+        closed = end != 0 and reached == end and np.log2(abs(end)).is_integer()
         found.append(Limit(float(np.clip(at + outwards * closed, -edge, edge)), kind, "range"))
     return tuple(found)
 
 
 def _marks(low: int, high: int, *, two_sided: bool) -> tuple[tuple[float, str], ...]:
     stride = max(1, -(-(high + 1 - low) // MARKS))
-    first = low + (stride if two_sided else 0)  # keeps the words on either side of zero apart
+    # keeps the words on either side of zero apart
+    first = low + (stride if two_sided else 0)
     powers = [power for power in range(high + 1, low - 1, -stride) if power >= first or not two_sided]
     right = [(power - low + 1.0, f"$2^{{{power}}}$") for power in reversed(powers)]
     left = [(-x, f"$-{text[1:-1]}$") for x, text in reversed(right)] if two_sided else []

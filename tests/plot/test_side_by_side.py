@@ -8,9 +8,8 @@ import pytest
 
 from spp.errors import InputError
 from spp.plot import evolutions, signal_plot
-from spp.plot.modes import one_mode
-from spp.plot.panels import Scale
-from spp.plot.shapes import Curves
+from spp.plot.panels import Curves, Scale
+from spp.plot.series import one_mode
 
 from .frames import RUN, block_frame, network
 

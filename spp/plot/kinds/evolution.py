@@ -1,0 +1,219 @@
+"""How signals change while networks train: depth over steps as colour and as lines, or several runs side by side."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+import pandas as pd
+
+from spp.errors import InputError
+from spp.frame.schema import Column
+from spp.plot.captions import by_depth, listed
+from spp.plot.kinds import Drawing, Request, figure
+from spp.plot.panels import (
+    BOUNDED,
+    MOST_LINES,
+    PLURAL,
+    Curve,
+    Curves,
+    Heat,
+    Panel,
+    Scale,
+    XAxis,
+    choose_scale,
+    scale_of,
+    short,
+    ylabel,
+)
+from spp.plot.runs import Arm, shared
+from spp.plot.series import (
+    Series,
+    align,
+    as_signals,
+    as_statistics,
+    at_step,
+    innermost,
+    layer_curves,
+    measured_steps,
+    series,
+    why_missing,
+)
+from spp.vocabulary import Signal
+
+ROWS = (Signal.ACTIVATION, Signal.GRADIENT)
+COLUMNS_DRAWN = (Column.ACV,)
+
+MOST_COLUMNS = 4
+"""Runs that find room beside each other."""
+
+
+@figure("evolution")
+def evolution(request: Request) -> Drawing:
+    """Depth over training steps: for each statistic and signal, colours over all steps and lines of some.
+
+    Rows of the colours are equally high whatever lies between the steps, since people watch more closely at the start. Takes
+    ``signals`` and ``statistics`` (activations and gradients, ACV when left out) and ``steps``, the lines (the first, the
+    middle and the last step when left out).
+    """
+    frame = request.frame
+    signals, statistics = as_signals(request.signals, ROWS), as_statistics(request.statistics, COLUMNS_DRAWN)
+    at_step(frame, None)
+    measured = measured_steps(frame)
+    if len(measured) < 2:
+        raise InputError(
+            "the evolution figure needs more than one step",
+            received=f"step {measured[0]} alone",
+            where="frame",
+            remedy='Watch a training with spp.watch, or draw kind="layers".',
+        )
+    lines = _lines([frame], request.steps)
+    leaves = innermost(frame, "the evolution figure")
+    axis = align([leaves[leaves[Column.STEP] == step] for step in measured])
+    places = {key: place for one in axis.places for key, place in one.items()}
+    grid: list[tuple[Panel, ...]] = []
+    for statistic in statistics:
+        heats, curves = [], []
+        for signal in signals:
+            found = series(leaves, signal, statistic, axis, places)
+            there = np.isfinite(found.curve.y) | found.curve.nonfinite
+            reason = "" if there.any() else why_missing(frame, signal)
+            heats.append(_heat(found, signal, statistic, measured, axis.x_axis, reason))
+            drawn = tuple(_at(found, step, look) for look, step in enumerate(lines))
+            curves.append(layer_curves(drawn, signal, statistic, axis.x_axis, message=reason))
+        grid += [tuple(heats), tuple(curves)]
+    named = listed(map(str, lines))
+    says = (
+        f"{by_depth(request.run, tuple(grid[1::2]))}, at {len(measured)} training steps from {measured[0]} to "
+        f"{measured[-1]} (lines: {'steps' if len(lines) > 1 else 'step'} {named})"
+    )
+    return Drawing(tuple(grid), says=says)
+
+
+def side_by_side(
+    arms: Sequence[Arm],
+    signals: Sequence[str] | str | None = None,
+    statistics: Sequence[str] | str | None = None,
+    steps: Sequence[int] | None = None,
+) -> Drawing:
+    """Draw several runs over their steps: for each statistic and signal a row, for each run a column, for each step a line.
+
+    The panels of a row have one axis, chosen from all of them.
+
+    Args:
+        arms: The runs.
+        signals: Activations and gradients when left out.
+        statistics: ACV when left out.
+        steps: Steps to draw; the first, the middle and the last one that all runs have when left out.
+
+    Raises:
+        InputError: Too many runs or steps, or a step that one of the runs did not measure.
+        UnknownNameError: A signal or statistic that does not exist.
+    """
+    rows, columns = as_signals(signals, ROWS), as_statistics(statistics, COLUMNS_DRAWN)
+    if not 1 <= len(arms) <= MOST_COLUMNS:
+        raise InputError(f"one to {MOST_COLUMNS} runs fit beside each other", received=str(len(arms)), where="runs")
+    lines = _lines([arm.frame for arm in arms], steps)
+    cells = [(arm, step) for arm in arms for step in lines]
+    leaves = [innermost(at_step(arm.frame, step)[0], f"a figure of step {step}", arm.label) for arm, step in cells]
+    axis = align(leaves)
+    titles = _titles(arms)
+    grid = []
+    for statistic in columns:
+        for signal in rows:
+            found = [
+                series(one, signal, statistic, axis, places, label=_called(step, arm), look=lines.index(step)).curve
+                for (arm, step), one, places in zip(cells, leaves, axis.places, strict=True)
+            ]
+            scale, threshold = scale_of(statistic, found)
+            shown = np.concatenate([curve.y[~curve.zero & np.isfinite(curve.y)] for curve in found])
+            row = []
+            for column, (arm, title) in enumerate(zip(arms, titles, strict=True)):
+                curves = tuple(found[column * len(lines) : (column + 1) * len(lines)])
+                row.append(
+                    Curves(
+                        signal=signal,
+                        statistic=statistic,
+                        x_axis=axis.x_axis,
+                        title=title,
+                        ylabel=ylabel(short(statistic), signal, scale),
+                        scale=scale,
+                        threshold=threshold,
+                        message="" if any(len(curve.x) for curve in curves) else why_missing(arm.frame, signal),
+                        curves=curves,
+                        room=(float(shown.min()), float(shown.max())) if len(shown) else (),
+                    )
+                )
+            grid.append(tuple(row))
+    facts = shared(arms)
+    named = listed(curve.label for curve in grid[0][0].curves)
+    says = f"{listed(titles)} beside each other, {by_depth(facts, tuple(grid))}, at {named}"
+    return Drawing(tuple(grid), says=says, run=facts)
+
+
+def _lines(frames: Sequence[pd.DataFrame], steps: Sequence[int] | None) -> list[int]:
+    """The steps to draw as lines; the first, the middle and the last one that all frames have when left out."""
+    if steps is None:
+        common = sorted(set.intersection(*(set(measured_steps(frame)) for frame in frames)))
+        if not common:
+            raise InputError("runs beside each other have steps in common", received="none", where="runs")
+        return list(dict.fromkeys([common[0], common[len(common) // 2], common[-1]]))
+    chosen = list(dict.fromkeys(int(step) for step in ([steps] if isinstance(steps, int) else steps)))
+    if not 1 <= len(chosen) <= MOST_LINES:
+        raise InputError(f"one to {MOST_LINES} steps can be drawn as lines", received=str(len(chosen)), where="steps")
+    for frame in frames:
+        for step in chosen:
+            at_step(frame, step)
+    return chosen
+
+
+def _at(found: Series, step: int, look: int) -> Curve:
+    """One step of a line that has several."""
+    curve = found.curve
+    at = (found.rows[Column.STEP].to_numpy() == step) & (np.isfinite(curve.y) | curve.nonfinite)
+    names = tuple(name for name, here in zip(curve.names, at, strict=True) if here)
+    parts = (curve.x[at], curve.y[at], curve.nonfinite[at], curve.zero[at])
+    return Curve(f"step {step}", *parts, look=look, names=names)
+
+
+def _heat(found: Series, signal: Signal, statistic: Column, steps: Sequence[int], x_axis: XAxis, reason: str) -> Heat:
+    curve, shape = found.curve, (len(steps), x_axis.size)
+    at = np.searchsorted(np.asarray(steps), found.rows[Column.STEP].to_numpy()), curve.x.astype(np.intp)
+    values, zero, bad = np.full(shape, np.nan), np.zeros(shape, dtype=np.bool_), np.zeros(shape, dtype=np.bool_)
+    values[at], zero[at], bad[at] = curve.y, curve.zero, curve.nonfinite
+    scale, threshold = (Scale.LINEAR, 0.0) if statistic in BOUNDED else choose_scale(values.ravel(), zero.ravel())
+    shown = values[np.isfinite(values) & ~zero]
+    # colours are compared with their neighbours, so that less than two decades are worth a log scale too
+    if scale is Scale.LINEAR and statistic not in BOUNDED and shown.size and shown.min() > 0 and np.ptp(shown):
+        scale = Scale.LOG
+    return Heat(
+        signal=signal,
+        statistic=statistic,
+        x_axis=x_axis,
+        title=f"{PLURAL[signal]}: {short(statistic)}",
+        ylabel="training\nstep",
+        colour_label=ylabel(short(statistic), signal, scale).partition("\n")[2],
+        values=values,
+        zero=zero,
+        nonfinite=bad,
+        steps=tuple(steps),
+        scale=scale,
+        threshold=threshold,
+        message=reason,
+        height=1.1,
+    )
+
+
+def _titles(arms: Sequence[Arm]) -> list[str]:
+    """The labels, with the seed where it alone tells runs apart."""
+    labels = [arm.label for arm in arms]
+    return [
+        arm.label if labels.count(arm.label) == 1 else f"{arm.label}, seed {arm.run.get('seed', index)}"
+        for index, arm in enumerate(arms)
+    ]
+
+
+def _called(step: int, arm: Arm) -> str:
+    """As ``step 81 (epoch 9)``, where the run says how many steps an epoch has and the step begins one."""
+    epoch = arm.run.get("steps_per_epoch")
+    return f"step {step} (epoch {step // epoch})" if isinstance(epoch, int) and step % epoch == 0 else f"step {step}"
