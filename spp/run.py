@@ -400,7 +400,7 @@ def compare(runs: Mapping[str, Run | Sequence[Run]] | Sequence[Run], labels: Seq
 
 def check(
     run: Run, baseline: Run, *, seeds: Sequence[Run] = (), tolerance: float = regression.TOLERANCE
-) -> regression.Comparison:
+) -> regression.Regression:
     """Ask whether any layer's signal moved by more than another seed would move it.
 
     Args:
@@ -410,7 +410,7 @@ def check(
         tolerance: Relative change of an rms that is always allowed.
 
     Returns:
-        What became of each layer, see :class:`spp.diagnosis.Comparison`.
+        What became of each layer, see :class:`spp.diagnosis.Regression`.
 
     Raises:
         InputError: The tolerance is not positive, or the runs have no tensor in common.

@@ -13,7 +13,7 @@ from spp_cli.console import make_console, plain_warnings
 if TYPE_CHECKING:
     from rich.console import Console
 
-    from spp.diagnosis import Comparison
+    from spp.diagnosis import Regression
 
 MOST = 25
 """Layers that are listed, the first ones of many; ``--json`` lists all."""
@@ -73,7 +73,7 @@ def check(run: str, baseline: str, seeds: tuple[str, ...], tolerance: float, as_
         raise SystemExit(1)
 
 
-def _report(found: Comparison) -> dict[str, Any]:
+def _report(found: Regression) -> dict[str, Any]:
     moved = [{str(key): _plain(value) for key, value in row.items()} for row in found.moved.to_dict("records")]
     return {
         "same": found.same,
@@ -86,7 +86,7 @@ def _report(found: Comparison) -> dict[str, Any]:
     }
 
 
-def _show(found: Comparison, console: Console) -> None:
+def _show(found: Regression, console: Console) -> None:
     from rich import box
     from rich.table import Table
 
@@ -118,7 +118,7 @@ def _show(found: Comparison, console: Console) -> None:
     console.print(_sentence(found), markup=False)
 
 
-def _sentence(found: Comparison) -> str:
+def _sentence(found: Regression) -> str:
     known = {
         "none": "one seed",
         "seeds": "the spread over the seeds given",

@@ -9,9 +9,12 @@ from spp.diagnosis.registry import diagnose as diagnose
 from spp.diagnosis.registry import find as find
 from spp.diagnosis.registry import notes as notes
 from spp.diagnosis.registry import rule as rule
-from spp.diagnosis.regression import Comparison as Comparison
+from spp.diagnosis.regression import Regression as Regression
 from spp.diagnosis.regression import compare as compare
 from spp.diagnosis.view import View as View
 from spp.vocabulary import Severity as Severity
+
+# What version 1 called it; spp.Comparison is something else.
+Comparison = Regression
 
 assert _rules is not None

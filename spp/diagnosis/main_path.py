@@ -9,7 +9,7 @@ residual block, containers that hold more than half of the leaves are opened unt
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 
 import numpy as np
 import pandas as pd
@@ -42,11 +42,11 @@ def components(frame: pd.DataFrame) -> dict[str, list[str]]:
     return found
 
 
-def along(frame: pd.DataFrame, signal: Signal) -> pd.DataFrame:
+def along(frame: pd.DataFrame, signal: Signal, parts: Mapping[str, list[str]] | None = None) -> pd.DataFrame:
     """Return the rows of ``signal`` at the end of each component, in forward order, indexed by the component's name.
 
     The end of a component is its own output where that was measured, else the output of its last leaf; of several calls
-    the last one counts, of several outputs the first.
+    the last one counts, of several outputs the first. ``parts`` are the :func:`components`, where they are known.
     """
     frame = of_signals(frame)
     rows = frame[(frame[Column.SIGNAL] == signal) & frame[Column.DEPTH].notna()]
@@ -55,7 +55,7 @@ def along(frame: pd.DataFrame, signal: Signal) -> pd.DataFrame:
     rows = rows[rows[Column.CALL] == last_call].drop_duplicates(Column.NAME).set_index(Column.NAME, drop=False)
     ends: list[str] = []
     labels: list[str] = []
-    for component, leaves in components(frame).items():
+    for component, leaves in (components(frame) if parts is None else parts).items():
         present = [name for name in (component, *reversed(leaves)) if name in rows.index]
         if present:
             ends.append(present[0])

@@ -43,7 +43,7 @@ LOG_VARIANCE = 5.0
 
 
 @dataclass(frozen=True, slots=True)
-class Comparison:
+class Regression:
     """What became of each layer.
 
     Attributes:
@@ -75,7 +75,7 @@ class Comparison:
 
 def compare(
     run: Measured, baseline: Measured, *, seeds: Sequence[Measured] = (), tolerance: float = TOLERANCE
-) -> Comparison:
+) -> Regression:
     """Compare a run with its baseline, layer by layer.
 
     Args:
@@ -114,7 +114,7 @@ def compare(
         moved=moved,
     ).reset_index()
     told = [(key, baseline.run.get(key), run.run.get(key)) for key in FACTS]
-    return Comparison(
+    return Regression(
         layers=layers,
         missing=_names(known[0].index.difference(now.index, sort=False)),
         added=_names(now.index.difference(known[0].index, sort=False)),

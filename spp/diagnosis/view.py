@@ -246,9 +246,14 @@ class View:
         return found
 
     @cached_property
+    def components(self) -> dict[str, list[str]]:
+        """The leaves of each component."""
+        return components(self.frame)
+
+    @cached_property
     def ends(self) -> dict[Signal, pd.DataFrame]:
         """Activations and gradients at the end of each component, in forward order, see :mod:`spp.diagnosis.main_path`."""
-        return {signal: along(self.frame, signal) for signal in (Signal.ACTIVATION, Signal.GRADIENT)}
+        return {signal: along(self.frame, signal, self.components) for signal in (Signal.ACTIVATION, Signal.GRADIENT)}
 
     @cached_property
     def stream(self) -> pd.DataFrame:
@@ -426,7 +431,7 @@ class View:
         # Both would seem to end a fall or a rise that is none.
         left_out = [
             name
-            for name, leaves in components(self.frame).items()
+            for name, leaves in self.components.items()
             if name in path.index and (self.readout in leaves or (leaves == [name] and name in norms))
         ]
         return path.drop(index=left_out) if len(path) > len(left_out) + 1 else path

@@ -31,8 +31,9 @@ Outlier = tuple[Step, float, float]
 
 def _outliers(values: Sequence[tuple[Step, float]], at: Any) -> Iterator[Outlier]:
     """Values that depart from the median of the others by ``decades``, and by ``spreads`` times their median deviation."""
+    every = np.array([value for _, value in values])
     for i, (step, value) in enumerate(values):
-        others = np.array([other for j, (_, other) in enumerate(values) if j != i])
+        others = np.delete(every, i)
         # With too few to compare with, a gain of one is usual, give or take a factor of two.
         few = len(others) < 2
         usual = 0.0 if few else float(np.median(others))
