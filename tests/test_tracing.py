@@ -189,6 +189,17 @@ def test_include_and_exclude():
         spp.trace(model, x, include=3)
 
 
+def test_the_name_of_a_module_selects_it_also_where_it_could_be_a_pattern():
+    model = nn.Sequential()
+    for name in ("[0]", "a*b", "a?b"):
+        model.add_module(name, nn.Linear(4, 4))
+    x = torch.randn(3, 4)
+    assert set(spp.trace(model, x, include="[0]").frame["name"]) == {"[0]"}
+    assert set(spp.trace(model, x, include=["a*b"]).frame["name"]) == {"a*b"}
+    assert set(spp.trace(model, x, include="a*").frame["name"]) == {"a*b", "a?b"}
+    assert set(spp.trace(model, x, exclude="a*b").frame["name"]) == {"", "[0]", "a?b"}
+
+
 def test_signals_can_be_chosen():
     frame = spp.trace(small(), images(), signals=["activation", "weight"]).frame
     assert set(frame["signal"]) == {"activation", "weight"}

@@ -249,11 +249,16 @@ def _matcher(
         return None
     one = isinstance(selection, str | type) or callable(selection)
     selectors: list[Any] = [selection] if one or not isinstance(selection, Iterable) else list(selection)
-    every = [name for several in names.values() for name in several]
+    every = dict.fromkeys(name for several in names.values() for name in several)
+
+    def fits(name: str, pattern: str) -> bool:
+        # the name of a module means that module, also where it could be read as a pattern: [0]
+        return name == pattern if pattern in every else fnmatchcase(name, pattern)
+
     for selector in selectors:
         if isinstance(selector, str):
-            if not any(fnmatchcase(name, selector) for name in every):
-                raise UnknownNameError("module pattern", selector, _abridged(every), where=where)
+            if not any(fits(name, selector) for name in every):
+                raise UnknownNameError("module pattern", selector, _abridged(list(every)), where=where)
         elif not (callable(selector) or (isinstance(selector, type) and issubclass(selector, nn.Module))):
             raise InputError(
                 "a selector is a glob pattern, a module class or a predicate (name, module) -> bool",
@@ -263,7 +268,7 @@ def _matcher(
 
     def matches(name: str, module: nn.Module) -> bool:
         return any(
-            fnmatchcase(name, s)
+            fits(name, s)
             if isinstance(s, str)
             else isinstance(module, s)
             if isinstance(s, type)
