@@ -182,7 +182,7 @@ def layer_of(module: nn.Module) -> Layer:
     row, inherited = _row_of(module)
     groups, eps = own(module, "groups") or own(module, "num_groups"), own(module, "eps")
     fan_in, fan_out = _asked(row.fans, module)
-    return Layer(
+    return _shared(
         kind=row.kind,
         channel_layout=_asked(row.channel_layout, module),
         fan_in=fan_in,
@@ -197,6 +197,10 @@ def layer_of(module: nn.Module) -> Layer:
         and own(module, "in_channels") == groups,
         unit_axis=row.unit_axis,
     )
+
+
+# a model has few different layers, and looking one up takes a third of the time of making it
+_shared = lru_cache(maxsize=4096)(Layer)
 
 
 def kind_of_name(type_name: str, leaf: bool = True) -> LayerKind:

@@ -29,7 +29,10 @@ _LONG = 4096
 
 
 class ModuleState:
-    """What the modules of ``model`` hold, as it is now.
+    """What modules hold, as it is now.
+
+    Args:
+        roots: Models; also containers, such as those of a batch.
 
     Attributes:
         parameters: The parameters of all modules, hidden ones included, by name where they have one.
@@ -37,7 +40,7 @@ class ModuleState:
         generators: Random generators of their own.
     """
 
-    def __init__(self, model: nn.Module) -> None:
+    def __init__(self, *roots: Any) -> None:
         self.parameters: dict[str, nn.Parameter] = {}
         self.tensors: list[Tensor] = []
         self.generators: list[Any] = []
@@ -46,7 +49,9 @@ class ModuleState:
         self._containers: list[tuple[Any, Any]] = []
         self._arrays: list[tuple[Any, Any]] = []
         self._seen: set[int] = set()
-        hidden: list[nn.Module] = [model]
+        hidden: list[nn.Module] = []
+        for root in roots:
+            self._look(root, hidden)
         for root in hidden:  # grows while it is walked
             for prefix, module in named_modules(root):
                 if id(module) not in self._seen:
@@ -55,6 +60,7 @@ class ModuleState:
 
     def _module(self, prefix: str, module: nn.Module, hidden: list[nn.Module]) -> None:
         if isinstance(module, torch.jit.ScriptModule):
+            # its attributes live in C++, where a forward cannot rebind more than buffers
             buffers = dict(module.named_buffers(recurse=False))
             self._scripted.append((module, module.training, buffers))
             self.tensors += buffers.values()
@@ -63,7 +69,11 @@ class ModuleState:
             items = module.__dict__.copy()
             self._attributes.append((module, type(module), items))
             for name, value in items.items():
-                if type(value) not in _PLAIN:
+                if type(value) in _PLAIN:
+                    continue
+                if type(value) in _CONTAINERS and not value:  # most are dictionaries of hooks that nobody registered
+                    self._containers.append((value, None))
+                else:
                     self._look(value, hidden, deeper=name not in _REGISTERED)
             own = module._parameters.items()
         for name, parameter in own:
@@ -72,37 +82,28 @@ class ModuleState:
                 self.parameters[f"{prefix}.{name}" if prefix else name] = parameter
 
     def _look(self, value: Any, hidden: list[nn.Module], deeper: bool = True) -> None:
-        kind = type(value)
-        if kind in _CONTAINERS:
-            if not value:  # most are dictionaries of hooks that nobody registered
-                self._containers.append((value, None))
-                return
-            if id(value) in self._seen:
-                return
-            self._seen.add(id(value))
-            self._containers.append((value, value.copy()))
+        if type(value) in _CONTAINERS or isinstance(value, tuple):
+            if not isinstance(value, tuple):
+                if id(value) in self._seen:
+                    return
+                self._seen.add(id(value))
+                self._containers.append((value, value.copy() if value else None))
+            if deeper and len(value) <= _LONG:
+                for item in list(value.values()) if isinstance(value, dict) else list(value):
+                    if type(item) not in _PLAIN:
+                        self._look(item, hidden)
         elif isinstance(value, nn.Module):
             if id(value) not in self._seen:
                 hidden.append(value)
-            return
         elif isinstance(value, Tensor):
             if not isinstance(value, nn.Parameter) and id(value) not in self._seen:
                 self._seen.add(id(value))
                 self.tensors.append(value)
-            return
         elif isinstance(value, np.ndarray):
             if not value.dtype.hasobject:
                 self._arrays.append((value, value.copy()))
-            return
         elif isinstance(value, GENERATORS):
             self.generators.append(value)
-            return
-        elif not isinstance(value, tuple):
-            return
-        if deeper and len(value) <= _LONG:
-            for item in list(value.values()) if isinstance(value, dict) else list(value):
-                if type(item) not in _PLAIN:
-                    self._look(item, hidden)
 
     def restore(self) -> None:
         """Put back classes, attributes, the entries of containers and the values of arrays; tensors' values not."""
@@ -115,11 +116,12 @@ class ModuleState:
         for module, cls, items in self._attributes:
             if type(module) is not cls:
                 module.__class__ = cls
+            # by identity: comparing tensors by value would be slow, and no truth value comes of it
             attributes = module.__dict__
             if attributes.keys() != items.keys() or not all(map(is_, attributes.values(), items.values())):
                 attributes.clear()
                 attributes.update(items)
-        put_back(self._containers)
+        _put_back(self._containers)
         for array, saved in self._arrays:
             if array.flags.writeable:
                 array[...] = saved
@@ -134,6 +136,7 @@ class ModuleState:
         for module, *_ in self._attributes:
             for name, value in module.__dict__.items():
                 if type(value) not in _PLAIN and name not in _REGISTERED:
+                    # not by setattr, which would register tensors and refuse others
                     module.__dict__[name] = _cut(value, known, seen)
 
 
@@ -154,20 +157,7 @@ def _cut(value: Any, known: TensorState, seen: set[int]) -> Any:
     return value
 
 
-def containers_in(value: Any) -> list[tuple[Any, Any]]:
-    """``value`` and the containers inside it with copies of their entries, for :func:`put_back`."""
-    found: dict[int, tuple[Any, Any]] = {}
-    queue = [value]
-    for item in queue:  # grows while it is walked
-        if type(item) in _CONTAINERS and id(item) not in found:
-            found[id(item)] = item, item.copy()
-        elif not isinstance(item, tuple):
-            continue
-        queue.extend(item.values() if isinstance(item, dict) else item)
-    return list(found.values())
-
-
-def put_back(containers: list[tuple[Any, Any]]) -> None:
+def _put_back(containers: list[tuple[Any, Any]]) -> None:
     """Make each container hold what its copy holds (None: nothing), without touching those that still do."""
     for container, saved in containers:
         if saved is None:
@@ -182,8 +172,8 @@ def put_back(containers: list[tuple[Any, Any]]) -> None:
 
 
 def _same_items(a: Any, b: Any) -> bool:
-    if len(a) != len(b):
-        return False
-    if isinstance(a, dict):
-        return all(map(is_, a.keys(), b.keys())) and all(map(is_, a.values(), b.values()))
-    return bool(a == b) if isinstance(a, set) else all(map(is_, a, b))
+    if isinstance(a, set):
+        return bool(a == b)
+    return (
+        len(a) == len(b) and all(map(is_, a, b)) and (not isinstance(a, dict) or all(map(is_, a.values(), b.values())))
+    )

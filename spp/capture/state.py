@@ -5,15 +5,17 @@ from __future__ import annotations
 import gc
 import random
 import warnings
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
+from functools import partial
 from typing import Any, Literal
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 
-from spp.capture.module_state import GENERATORS, ModuleState, containers_in, put_back
+from spp.capture.module_state import GENERATORS, ModuleState
 from spp.capture.tensor_state import TensorState
 from spp.errors import SppWarning
 
@@ -23,44 +25,23 @@ PATIENCE = 100_000
 """Objects that may come to be before the collector looks for cycles among them; as many as 5,000 module calls note."""
 
 
+@dataclass(frozen=True, slots=True)
 class Preserved:
-    """A model that is put back at the end.
+    """What :func:`preserved` has taken hold of."""
 
-    Attributes:
-        has_history: Whether it holds tensors that hang on a graph of the user's, which a backward pass may not use up.
-    """
+    held: ModuleState
+    tensors: TensorState
 
-    def __init__(self, model: nn.Module, loader: object, restore: Restore) -> None:
-        self.restores = restore
-        with torch._C.DisableTorchFunctionSubclass():
-            self._held = ModuleState(model)
-            self._parameters = TensorState(self._held.parameters.values(), values=restore == "all", storage=True)
-            self._tensors = TensorState(self._held.tensors, values=bool(restore))
-            self._random = RandomState(self._parameters.alive, [*self._held.generators, *generators_of(loader)])
-        self.has_history = self._tensors.has_history
-
-    def set_aside(self) -> None:
-        """Take the gradients of leaves away and silence their post-accumulate hooks."""
-        self._parameters.set_aside()
-        self._tensors.set_aside()
+    @property
+    def has_history(self) -> bool:
+        """Whether the model holds tensors that hang on a graph of the user's, which a backward pass may not use up."""
+        return self.tensors.has_history
 
     def cut(self) -> None:
         """Take the graph of a pass off whatever modules hold: it has been used up, and a further pass would run into it."""
         with torch._C.DisableTorchFunctionSubclass():
-            self._tensors.cut()
-            self._held.cut(self._tensors)
-
-    def restore(self) -> list[str]:
-        """Put everything back; return the names of parameters that were written to and stay so."""
-        written: list[Tensor] = []
-        # one that fails does not keep the others from running
-        with torch._C.DisableTorchFunctionSubclass(), ExitStack() as stack:
-            stack.callback(self._random.restore)
-            stack.callback(lambda: written.extend(self._parameters.restore()))
-            stack.callback(self._tensors.restore)
-            stack.callback(self._held.restore if self.restores else self.cut)
-        moved = set(map(id, written))
-        return [name for name, parameter in self._held.parameters.items() if id(parameter) in moved]
+            self.tensors.cut()
+            self.held.cut(self.tensors)
 
 
 @contextmanager
@@ -79,17 +60,30 @@ def preserved(model: nn.Module, loader: object, restore: Restore) -> Iterator[Pr
         restore: False leaves module attributes and buffers as the forward left them, but for its graph; "all" also copies and
             restores parameters, which otherwise are only watched: one that the forward writes to is named in a warning.
     """
-    state = Preserved(model, loader, restore)
-    written: list[str] = []
+    # a subclass of Tensor sees what the model does with it, not what is noted about it
+    with torch._C.DisableTorchFunctionSubclass():
+        held = ModuleState(model)
+        parameters = TensorState(held.parameters.values(), values=restore == "all", storage=True)
+        state = Preserved(held, TensorState(held.tensors, values=bool(restore)))
+        random_state = RandomState(parameters.alive, [*held.generators, *generators_of(loader)])
+    written: list[Tensor] = []
     try:
-        state.set_aside()
+        parameters.set_aside()
+        state.tensors.set_aside()
         yield state
     finally:
-        written = state.restore()
+        # one that fails does not keep the others from running; the last that is named runs first
+        with torch._C.DisableTorchFunctionSubclass(), ExitStack() as stack:
+            stack.callback(random_state.restore)
+            stack.callback(lambda: written.extend(parameters.restore()))
+            stack.callback(state.tensors.restore)
+            stack.callback(held.restore if restore else state.cut)
     if written:
+        moved = set(map(id, written))
+        names = [name for name, parameter in held.parameters.items() if id(parameter) in moved]
         warnings.warn(
-            f"the forward pass wrote to parameters, which a trace does not copy: {', '.join(written[:5])}"
-            f"{f' and {len(written) - 5} more' if len(written) > 5 else ''}. Pass restore='all' to undo that too.",
+            f"the forward pass wrote to parameters, which a trace does not copy: {', '.join(names[:5])}"
+            f"{f' and {len(names) - 5} more' if len(names) > 5 else ''}. Pass restore='all' to undo that too.",
             SppWarning,
             stacklevel=4,
         )
@@ -104,14 +98,14 @@ def kept(batch: Iterable[Tensor], structure: Any = None) -> Iterator[None]:
         structure: The containers they came in.
     """
     with torch._C.DisableTorchFunctionSubclass():
-        tensors, containers = TensorState(batch, values=True), containers_in(structure)
+        tensors, containers = TensorState(batch, values=True), ModuleState(structure)
     try:
         tensors.set_aside()
         yield
     finally:
         with torch._C.DisableTorchFunctionSubclass(), ExitStack() as stack:
             stack.callback(tensors.restore)
-            stack.callback(put_back, containers)
+            stack.callback(containers.restore)
 
 
 @contextmanager
@@ -134,27 +128,32 @@ class RandomState:
     """
 
     def __init__(self, tensors: Iterable[Tensor], generators: Iterable[Any]) -> None:
-        self._torch = torch.get_rng_state()
-        self._python = random.getstate()
-        self._numpy = np.random.get_state(legacy=True)  # noqa: NPY002  (other people's code draws from it)
-        self._accelerators = [
-            (backend, backend.get_rng_state_all() if hasattr(backend, "get_rng_state_all") else backend.get_rng_state())
-            for backend in _accelerators(tensors)
+        self._states: list[tuple[Callable[[Any], object], Any]] = [
+            (torch.set_rng_state, torch.get_rng_state()),
+            (random.setstate, random.getstate()),
+            (np.random.set_state, np.random.get_state()),  # noqa: NPY002  (other people's code draws from it)
         ]
-        self._own = [(g, _state(g)) for g in generators]
+        kinds = {t.device.type for t in tensors} - {"cpu", "meta"}
+        if torch.cuda.is_initialized():  # type: ignore[no-untyped-call]
+            kinds.add("cuda")
+        for kind in sorted(kinds):
+            backend: Any = getattr(torch, kind, None)
+            every = "_all" if hasattr(backend, "get_rng_state_all") else ""  # of every device of the kind
+            if hasattr(backend, f"get_rng_state{every}"):
+                put, get = (getattr(backend, f"{verb}_rng_state{every}") for verb in ("set", "get"))
+                self._states.append((put, get()))
+        for g in generators:
+            if isinstance(g, np.random.Generator):
+                self._states.append((partial(setattr, g.bit_generator, "state"), g.bit_generator.state))
+            elif isinstance(g, random.Random):
+                self._states.append((g.setstate, g.getstate()))
+            else:
+                self._states.append((g.set_state, g.get_state()))
 
     def restore(self) -> None:
         """Set every state back."""
-        torch.set_rng_state(self._torch)
-        random.setstate(self._python)
-        np.random.set_state(self._numpy)  # noqa: NPY002
-        for backend, state in self._accelerators:
-            if hasattr(backend, "set_rng_state_all"):
-                backend.set_rng_state_all(state)
-            else:
-                backend.set_rng_state(state)
-        for generator, state in self._own:
-            _set_state(generator, state)
+        for put, state in self._states:
+            put(state)
 
 
 def generators_of(loader: object) -> list[Any]:
@@ -162,33 +161,6 @@ def generators_of(loader: object) -> list[Any]:
     holders = (loader, getattr(loader, "sampler", None), getattr(loader, "batch_sampler", None))
     found = [getattr(holder, "generator", None) for holder in holders]
     return [generator for generator in found if isinstance(generator, GENERATORS)]
-
-
-def _accelerators(tensors: Iterable[Tensor]) -> list[Any]:
-    """The accelerator modules of torch that are awake, or that the tensors lie on."""
-    kinds = {t.device.type for t in tensors} - {"cpu", "meta"}
-    if torch.cuda.is_initialized():  # type: ignore[no-untyped-call]
-        kinds.add("cuda")
-    return [backend for kind in sorted(kinds) if hasattr(backend := getattr(torch, kind, None), "get_rng_state")]
-
-
-def _state(generator: Any) -> Any:
-    if isinstance(generator, torch.Generator):
-        return generator.get_state()
-    if isinstance(generator, np.random.Generator):
-        return generator.bit_generator.state
-    if isinstance(generator, np.random.RandomState):
-        return generator.get_state(legacy=True)
-    return generator.getstate()
-
-
-def _set_state(generator: Any, state: Any) -> None:
-    if isinstance(generator, np.random.Generator):
-        generator.bit_generator.state = state
-    elif isinstance(generator, random.Random):
-        generator.setstate(state)
-    else:
-        generator.set_state(state)
 
 
 @contextmanager

@@ -13,31 +13,6 @@ from torch.nn.parameter import is_lazy
 _BITS = {1: torch.uint8, 2: torch.int16, 4: torch.int32, 8: torch.int64}
 
 
-@dataclass(slots=True, eq=False)
-class _Before:
-    """One tensor as it was.
-
-    Attributes:
-        tensor: The tensor itself.
-        storage: A handle on its memory, without a history.
-        where: The address of that memory.
-        version: Its version counter, -1 where it has none.
-        values: A copy of its values, if wanted.
-        node: The node of the graph that it came from, None for a leaf.
-        link: A copy that hangs on that node.
-        leaf: requires_grad, ``.grad``, post-accumulate hooks and hooks of a leaf.
-    """
-
-    tensor: Tensor
-    storage: Tensor
-    where: int
-    version: int
-    values: Tensor | None
-    node: Any
-    link: Tensor | None
-    leaf: tuple[bool, Tensor | None, Any, Any] | None
-
-
 class TensorState:
     """Some tensors as they are now.
 
@@ -51,21 +26,24 @@ class TensorState:
         self._storage = values or storage
         self._lazy: list[tuple[Any, type]] = []
         self._before: dict[int, _Before] = {}
-        self._renewed: set[int] = set()
         for tensor in tensors:
             if is_lazy(tensor):
                 self._lazy.append((tensor, type(tensor)))
-                continue
-            self._before[id(tensor)] = _remember(tensor, values)
-        self._views = [before for before in self._before.values() if before.tensor._is_view()]
-        for view in self._views:  # what is written through a view gives its base a history
-            base = view.tensor._base
-            if base is not None and id(base) not in self._before:
-                self._before[id(base)] = _remember(base, values=False)
-        self._bases = [before for before in self._before.values() if not before.tensor._is_view()]
-        # hooks live in dictionaries that the tensors share with whoever registered them
-        leaves = [before.leaf for before in self._before.values() if before.leaf is not None]
-        self._hooks = [(hooks, dict(hooks)) for *_, after, ahead in leaves for hooks in (after, ahead) if hooks]
+            elif id(tensor) not in self._before:
+                self._before[id(tensor)] = _remembered(tensor, values)
+        self._bases, self._views = list(self._before.values()), list[_Before]()
+        if any(before.tensor._is_view() for before in self._bases):
+            self._views = [before for before in self._bases if before.tensor._is_view()]
+            for base in [view.tensor._base for view in self._views]:
+                if (
+                    base is not None and id(base) not in self._before
+                ):  # what is written through a view gives it a history
+                    self._before[id(base)] = _remembered(base, values=False)
+            self._bases = [before for before in self._before.values() if not before.tensor._is_view()]
+        self._renewed: set[int] = set()
+        # hooks live in dictionaries, which whoever registered them holds too
+        every = [hooks for before in self._before.values() for hooks in (before.after, before.ahead) if hooks]
+        self._hooks = [(hooks, dict(hooks)) for hooks in every]
 
     @property
     def alive(self) -> list[Tensor]:
@@ -78,17 +56,17 @@ class TensorState:
         return any(before.node is not None for before in self._before.values())
 
     def had(self, tensor: Tensor) -> bool:
-        """Whether a tensor was there, and had the history that it has now."""
+        """Whether a tensor was there, with the history that it has now."""
         before = self._before.get(id(tensor))
         return before is not None and tensor.grad_fn is before.node
 
     def set_aside(self) -> None:
         """Take ``.grad`` away and silence post-accumulate hooks, where an optimizer may live."""
         for before in self._before.values():
-            if before.leaf is not None and before.leaf[1] is not None:
+            if before.grad is not None:
                 before.tensor.grad = None
-            if before.leaf is not None and before.leaf[2]:
-                before.leaf[2].clear()
+            if before.after:
+                before.after.clear()
 
     def restore(self) -> list[Tensor]:
         """Put back what was asked for; return the tensors that were written to and stay so."""
@@ -100,17 +78,19 @@ class TensorState:
         self._cut_bases()
         self._restore_values()
         for before in self._bases:
-            _restore_leaf(before)
+            before.restore_leaf()
         self._cut_views()
         for before in self._views:
-            _restore_leaf(before)
+            before.restore_leaf()
         for hooks, saved in self._hooks:
             if hooks != saved:
                 hooks.clear()
                 hooks.update(saved)
         for tensor, kind in self._lazy if self._storage else ():
-            _uninitialize(tensor, kind)
-        return [b.tensor for b in written if b.values is None]
+            if type(tensor) is not kind:  # a lazy module has seen its first data
+                tensor.data = torch.empty(0, device=tensor.device, dtype=tensor.dtype)
+                tensor.__class__ = kind
+        return [before.tensor for before in written if before.values is None]
 
     def cut(self) -> None:
         """Take off the graphs that hang on tensors since they were remembered, and put back the ones before; values stay."""
@@ -120,7 +100,7 @@ class TensorState:
     def _cut_bases(self) -> None:
         for before in self._bases:
             if before.tensor.grad_fn is not before.node:
-                _reconnect(before)
+                before.reconnect()
 
     def _cut_views(self) -> None:
         """To be done after their bases: views take their history from these, and asking some views before that raises."""
@@ -129,7 +109,7 @@ class TensorState:
             # One that was renewed at a later version than the one that is put back would miss a write.
             if before.tensor.grad_fn is not before.node or id(before) in self._renewed:
                 self._renewed.add(id(before))
-                _renew(before)
+                before.renew()
 
     def _restore_values(self) -> None:
         """Copy back what differs, in place, without moving version counters, so that older graphs stay valid."""
@@ -157,61 +137,79 @@ class TensorState:
             torch._C._autograd._unsafe_set_version_counter(*zip(*moved, strict=True))
 
 
-def _remember(tensor: Tensor, values: bool) -> _Before:
+@dataclass(slots=True, eq=False)  # not frozen: there are hundreds, and that would take twice as long to make
+class _Before:
+    """One tensor as it was.
+
+    Attributes:
+        tensor: The tensor itself.
+        storage: A handle on its memory, without a history.
+        where: The address of that memory.
+        version: Its version counter, -1 where it has none.
+        values: A copy of its values, if wanted.
+        node: The node of the graph that it came from, None for a leaf.
+        link: A copy that hangs on that node.
+        flag: requires_grad.
+        grad: ``.grad`` of a leaf.
+        after: Post-accumulate hooks of a leaf.
+        ahead: Hooks of a leaf.
+    """
+
+    tensor: Tensor
+    storage: Tensor
+    where: int
+    version: int
+    values: Tensor | None
+    node: Any
+    link: Tensor | None
+    flag: bool
+    grad: Tensor | None
+    after: Any
+    ahead: Any
+
+    def reconnect(self) -> None:
+        """Give a tensor that is no view the history that it had; its values stay."""
+        self.tensor.detach_()
+        if self.link is not None:
+            # no history can be assigned to a tensor, but copying into it makes one
+            values = self.tensor.clone()
+            with torch.enable_grad():
+                self.tensor.copy_(self.link)
+            self.storage.copy_(values)
+
+    def renew(self) -> None:
+        """Take the history off a view whose base has none."""
+        tensor, base = self.tensor, self.tensor._base
+        if self.node is None and base is not None:
+            # torch does not detach views, and a view keeps its edge when its base is detached: the Python object gets a new one
+            with torch.enable_grad():
+                fresh = base.as_strided(tensor.size(), tensor.stride(), tensor.storage_offset())
+            torch._C._swap_tensor_impl(tensor, fresh)
+
+    def restore_leaf(self) -> None:
+        """Put back what hangs on a leaf."""
+        if self.node is not None:
+            return
+        if self.tensor.requires_grad is not self.flag:
+            self.tensor.requires_grad_(self.flag)
+        if self.tensor.grad is not self.grad:
+            self.tensor.grad = self.grad
+        if self.tensor._backward_hooks is not self.ahead:
+            self.tensor._backward_hooks = self.ahead
+        if self.tensor._post_accumulate_grad_hooks is not self.after:
+            self.tensor._post_accumulate_grad_hooks = self.after
+
+
+def _remembered(tensor: Tensor, values: bool) -> _Before:
+    node, flag, version = tensor.grad_fn, tensor.requires_grad, -1 if tensor.is_inference() else tensor._version
+    copy = tensor.detach().clone() if values and not tensor.is_meta else None
     # inference tensors have no version counter, and no .data
-    version = -1 if tensor.is_inference() else tensor._version
-    node, link = tensor.grad_fn, None
-    if node is not None:
-        with torch.enable_grad():
-            link = tensor.clone()
-    return _Before(
-        tensor,
-        tensor.detach() if version < 0 else tensor.data,
-        _address(tensor),
-        version,
-        tensor.detach().clone() if values and not tensor.is_meta else None,
-        node,
-        link,
-        (tensor.requires_grad, tensor.grad, tensor._post_accumulate_grad_hooks, tensor._backward_hooks)
-        if node is None
-        else None,
-    )
-
-
-def _reconnect(before: _Before) -> None:
-    """Give a tensor that is no view the history that it had; its values stay."""
-    tensor, link = before.tensor, before.link
-    tensor.detach_()
-    if link is not None:
-        # no history can be assigned to a tensor, but copying into it makes one
-        values = tensor.clone()
-        with torch.enable_grad():
-            tensor.copy_(link)
-        before.storage.copy_(values)
-
-
-def _renew(before: _Before) -> None:
-    """Take the history off a view whose base has none."""
-    tensor, base = before.tensor, before.tensor._base
-    if before.node is None and base is not None:
-        # torch does not detach views, and a view keeps its edge when its base is detached: the Python object gets a new view
-        with torch.enable_grad():
-            fresh = base.as_strided(tensor.size(), tensor.stride(), tensor.storage_offset())
-        torch._C._swap_tensor_impl(tensor, fresh)
-
-
-def _restore_leaf(before: _Before) -> None:
-    if before.leaf is None:
-        return
-    tensor, (flag, grad, after, ahead) = before.tensor, before.leaf
-    if tensor.requires_grad is not flag:
-        tensor.requires_grad_(flag)
-    if tensor.grad is not grad:
-        tensor.grad = grad
-    if tensor._backward_hooks is not ahead:
-        tensor._backward_hooks = ahead
-    if tensor._post_accumulate_grad_hooks is not after:
-        tensor._post_accumulate_grad_hooks = after
+    storage = tensor.detach() if version < 0 else tensor.data
+    if node is None:
+        hanging = tensor.grad, tensor._post_accumulate_grad_hooks, tensor._backward_hooks
+        return _Before(tensor, storage, _address(tensor), version, copy, None, None, flag, *hanging)
+    with torch.enable_grad():
+        return _Before(tensor, storage, _address(tensor), version, copy, node, tensor.clone(), flag, None, None, None)
 
 
 def _address(tensor: Tensor) -> int:
@@ -231,10 +229,3 @@ def _same_bits(a: Tensor, b: Tensor) -> bool:
     if a.is_floating_point() and (bits := _BITS.get(a.element_size())) is not None:
         a, b = a.view(bits), b.view(bits)
     return bool(torch.equal(a, b))
-
-
-def _uninitialize(tensor: Any, kind: type) -> None:
-    """Undo what a lazy module did to its parameter or buffer when it first saw data."""
-    if type(tensor) is not kind:
-        tensor.data = torch.empty(0, device=tensor.device, dtype=tensor.dtype)
-        tensor.__class__ = kind
