@@ -2,13 +2,11 @@
 
     python benchmarks/neuronwise.py
     python benchmarks/neuronwise.py --activations relu gelu --statistics batch running --runs 31
-    SPP_KERNELS=off python benchmarks/neuronwise.py        # torch operations alone
 
 A run is the backward pass of a layer and its activation from a given gradient, with respect to input, weight and bias, or
 forward and backward together. The ratio is taken pair by pair, of CPU time, so that a slow stretch of a shared machine hits
 both sides; the table has the median and quartiles. Extra memory is what the neuron-wise backward allocates at its peak over
-what the ordinary one does, and what it keeps from forward to backward, in bytes that torch's profiler counts (not what the C
-kernel takes for itself).
+what the ordinary one does, and what it keeps from forward to backward, in bytes that torch's profiler counts.
 """
 
 from __future__ import annotations
@@ -24,9 +22,8 @@ import torch
 from torch import Tensor, nn
 from torch.profiler import ProfilerActivity, profile
 
-from spp._cbuild import mode
 from spp.nn import make_activation
-from spp.nn.neuronwise import MODES, NeuronwiseConv2d, NeuronwiseLinear, native
+from spp.nn.neuronwise import MODES, NeuronwiseConv2d, NeuronwiseLinear
 
 LIMIT = 2.2
 CASES: dict[str, tuple[Callable[[], nn.Module], Callable[..., nn.Module], tuple[int, ...]]] = {
@@ -127,11 +124,7 @@ def main() -> int:
     parser.add_argument("--threads", type=int, default=1)
     args = parser.parse_args()
     torch.set_num_threads(args.threads)
-    if mode() != "off":
-        native.LIBRARY.get(60)  # it is built before anything is timed
-    kernel = "torch operations" if mode() == "off" else native.LIBRARY.reason
-    print(f"torch {torch.__version__}, {platform.machine()}, {args.threads} thread(s), float32, mode {args.mode}")
-    print(f"SPP_KERNELS={mode()}: {kernel}\n")
+    print(f"torch {torch.__version__}, {platform.machine()}, {args.threads} thread(s), float32, mode {args.mode}\n")
     print("| layer | activation | statistics | plain backward, ms | backward ratio | forward + backward ratio "
           "| kept per output | extra peak, weights | extra peak, MiB |")  # fmt: skip
     print("|---|---|---|---|---|---|---|---|---|")

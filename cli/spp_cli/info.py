@@ -17,7 +17,6 @@ def facts() -> dict[str, str]:
     import torch
 
     import spp
-    from spp.nn.neuronwise import native
     from spp.stats import backends
     from spp.stats.backends import cuda
 
@@ -32,10 +31,6 @@ def facts() -> dict[str, str]:
     found["cuda"] = ", ".join(torch.cuda.get_device_name(i) for i in range(count)) if count else "no device"
     status = backends.choose()
     found["kernels"] = f"{'native: C sweep' if status.native else 'reference: torch operations'} ({status.reason})"
-    neuronwise = native.status()
-    found["neuron-wise kernels"] = (
-        f"{'native: C' if neuronwise.native else 'reference: torch operations'} ({neuronwise.reason})"
-    )
     on_cuda = cuda.status()
     found["cuda kernels"] = (
         f"{'triton: one sweep' if on_cuda.triton else 'reference: torch operations'} ({on_cuda.reason})"
@@ -49,7 +44,7 @@ def info(as_json: bool) -> None:
     """Say which versions and devices are here, and which kernels are in use and why.
 
     SPP_KERNELS=auto|off|require chooses between kernels of one sweep and torch operations: on the CPU in C, compiled on first
-    use into the user's cache ($SPP_CACHE), on CUDA devices in Triton. Neuron-wise gradients have a kernel in C of their own.
+    use into the user's cache ($SPP_CACHE), on CUDA devices in Triton.
     """
     found = facts()
     if as_json:

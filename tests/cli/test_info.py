@@ -3,7 +3,6 @@
 import torch
 
 import spp as library
-from spp.nn.neuronwise import native
 from spp.stats import backends
 from spp.stats.backends import cuda
 
@@ -12,9 +11,6 @@ def test_it_says_which_kernels_are_in_use_and_why(spp, monkeypatch):
     found = spp("info", "--json").json
     assert found["spp"] == library.__version__ and found["torch"] == torch.__version__
     status = backends.choose()
-    neuronwise = native.status()
-    assert found["neuron-wise kernels"].startswith("native" if neuronwise.native else "reference")
-    assert neuronwise.reason in found["neuron-wise kernels"]
     assert found["kernels"].startswith("native" if status.native else "reference") and status.reason in found["kernels"]
     on_cuda = cuda.status()
     wanted = "triton" if on_cuda.triton else "reference"

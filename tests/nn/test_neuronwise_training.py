@@ -190,6 +190,16 @@ def test_memory_between_forward_and_backward_is_the_inputs_and_a_mask():
     assert [(tensor.dtype, tuple(tensor.shape)) for tensor in own] == [(torch.bool, (40, 30))]
 
 
+def synchronized(activation, rows=slice(None), sync=False):
+    """Gradients and statistics in float32 for some of the samples, where the region is given."""
+    torch.manual_seed(0)
+    layer = NeuronwiseLinear(35, 45, activation=activation, eps=0.1, sync=sync)
+    x, p, delta = torch.randn(100, 35) + 1, torch.rand(100, 45), torch.randn(100, 45)
+    p = p > 0.5 if activation == "relu" else p
+    gradients = layer.gradients(x[rows], p[rows], delta[rows], torch.float32)
+    return gradients, list(layer.neuronwise_statistics().values())
+
+
 def rank_main(rank, folder):
     os.environ.update(GLOO_SOCKET_IFNAME="lo")
     torch.set_num_threads(1)
@@ -201,12 +211,17 @@ def rank_main(rank, folder):
             parallel = DistributedDataParallel(model)
             (parallel(part).square().sum() / len(part)).backward()
             torch.save((gradients(model), statistics_of(model)), folder / f"{rank}-{sync}.pt")
+        rows = slice(0, 60) if rank == 0 else slice(60, None)
+        both = [synchronized(activation, rows, sync=True) for activation in ("relu", "gelu")]
+        torch.save(both, folder / f"{rank}-uneven.pt")
     finally:
         dist.destroy_process_group()
 
 
 def test_two_processes_with_synchronized_and_with_own_statistics(tmp_path):
+    # one pair of processes for both laws: to start them takes longer than all that they compute
     mp.spawn(rank_main, (tmp_path,), nprocs=2)
+    assert_uneven_parts_have_the_statistics_of_the_whole_batch(tmp_path)
     results = {(rank, sync): torch.load(tmp_path / f"{rank}-{sync}.pt") for rank in range(2) for sync in (True, False)}
     parts, own = [images().double()[rank::2] for rank in range(2)], []
     for rank, part in enumerate(parts):
@@ -223,3 +238,15 @@ def test_two_processes_with_synchronized_and_with_own_statistics(tmp_path):
         assert_same(results[rank, True][0], gradients(model), rtol=1e-9, atol=1e-9)
         assert_same(results[rank, True][1], statistics_of(model), rtol=1e-9, atol=1e-9)
     assert not torch.allclose(mean["0.weight"], model[0].weight.grad)
+
+
+def assert_uneven_parts_have_the_statistics_of_the_whole_batch(folder):
+    ranks = [torch.load(folder / f"{rank}-uneven.pt") for rank in range(2)]
+    # with M and s the same on both, the gradient is a sum over samples; the pivot is the mean of the ranks' means
+    for activation, (first, others), (second, too) in zip(("relu", "gelu"), *ranks, strict=True):
+        gradients, kept = synchronized(activation)
+        for here, there, wanted in zip(first, second, gradients, strict=True):
+            torch.testing.assert_close(here + there, wanted, rtol=0, atol=1e-5 * float(wanted.abs().max()))
+        for here, there, wanted in zip(others, too, kept, strict=True):
+            assert torch.equal(here, there)
+            torch.testing.assert_close(here, wanted, rtol=0, atol=1e-5 * float(wanted.abs().max()))

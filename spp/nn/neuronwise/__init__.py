@@ -10,13 +10,13 @@ with respect to inputs that are standardized over that region. Outputs and input
 ``docs/neuronwise.md`` has the derivation, the modes and their limits, and the cost.
 """
 
-from spp.nn.neuronwise.base import NeuronwiseLayer as NeuronwiseLayer
 from spp.nn.neuronwise.convert import Conversion as Conversion
 from spp.nn.neuronwise.convert import neuronwise_ as neuronwise_
+from spp.nn.neuronwise.gradient import MODES as MODES
 from spp.nn.neuronwise.layers import NeuronwiseConv1d as NeuronwiseConv1d
 from spp.nn.neuronwise.layers import NeuronwiseConv2d as NeuronwiseConv2d
+from spp.nn.neuronwise.layers import NeuronwiseLayer as NeuronwiseLayer
 from spp.nn.neuronwise.layers import NeuronwiseLinear as NeuronwiseLinear
 from spp.nn.neuronwise.regions import DERIVATIVES as DERIVATIVES
 from spp.nn.neuronwise.regions import WEIGHTINGS as WEIGHTINGS
 from spp.nn.neuronwise.regions import Nonlinearity as Nonlinearity
-from spp.nn.neuronwise.transform import MODES as MODES

@@ -4,15 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Unpack
 
 from torch import nn
 
 from spp.errors import InputError
-from spp.nn.neuronwise.base import NeuronwiseLayer
-from spp.nn.neuronwise.follow import followers
-from spp.nn.neuronwise.layers import NeuronwiseConv1d, NeuronwiseConv2d, NeuronwiseLinear
-from spp.nn.neuronwise.uses import LAYERS, Follower
+from spp.nn.neuronwise.follow import LAYERS, followers
+from spp.nn.neuronwise.layers import NeuronwiseConv1d, NeuronwiseConv2d, NeuronwiseLayer, NeuronwiseLinear, Options
+from spp.nn.neuronwise.regions import Nonlinearity
 
 KINDS: Mapping[type[nn.Module], type[NeuronwiseLayer]] = {
     nn.Linear: NeuronwiseLinear,
@@ -48,12 +47,7 @@ def neuronwise_(
     model: nn.Module,
     *,
     batch: Any = None,
-    mode: str = "coords",
-    statistics: str = "batch",
-    weighting: str = "clamp",
-    eps: float = 1e-5,
-    momentum: float = 0.1,
-    sync: bool = False,
+    **options: Unpack[Options],
 ) -> Conversion:
     """Give the layers of ``model`` that a known nonlinearity directly follows neuron-wise weight gradients, in place.
 
@@ -67,25 +61,12 @@ def neuronwise_(
     Args:
         model: Any module.
         batch: Input for one forward pass: a tensor, a tuple of positional or a mapping of keyword arguments; None for none.
-        mode: As ``NeuronwiseLinear`` has it, as are the others. A layer that the mode does not fit is left.
-        statistics: ``batch`` or ``running``.
-        weighting: What negative derivatives count.
-        eps: Added to the variance.
-        momentum: Weight of the newest pass in running statistics.
-        sync: Whether statistics are taken over all ranks.
+        options: As ``NeuronwiseLinear`` has them. A layer that the mode does not fit is left.
 
     Raises:
         UnknownNameError: A name is in none of the tables.
         InputError: A number is out of range.
     """
-    options: dict[str, Any] = {
-        "mode": mode,
-        "statistics": statistics,
-        "weighting": weighting,
-        "eps": eps,
-        "momentum": momentum,
-        "sync": sync,
-    }
     # A wrong option is an error before anything is changed; on "meta", no random number is drawn.
     NeuronwiseLinear(1, 1, activation="relu", device="meta", **options)
     layers = {name: module for name, module in model.named_modules() if isinstance(module, LAYERS)}
@@ -93,7 +74,7 @@ def neuronwise_(
     candidates = {name: layer for name, layer in layers.items() if name not in reasons}
     converted = []
     for name, follower in followers(model, candidates, batch).items():
-        reason = follower.reason or _convert(candidates[name], follower, options)
+        reason = follower if isinstance(follower, str) else _convert(candidates[name], follower, options)
         if reason:
             reasons[name] = reason
         else:
@@ -115,14 +96,14 @@ def _unfit(layer: nn.Module) -> str:
     return ""
 
 
-def _convert(layer: nn.Module, follower: Follower, options: dict[str, Any]) -> str:
+def _convert(layer: nn.Module, nonlinearity: Nonlinearity, options: Options) -> str:
     """Convert one layer, or say why not."""
-    assert follower.nonlinearity is not None
     before: Any = type(layer)
+    # The class alone changes: optimizers, hooks and tied parameters hold on to the object.
     layer.__class__ = KINDS[before]
     assert isinstance(layer, NeuronwiseLayer)
     try:
-        layer.set_neuronwise(follower.nonlinearity, **options)
+        layer.set_neuronwise(nonlinearity, **options)
     except InputError as error:
         layer.__class__ = before
         return f"{error.rule}, got {error.received}"

@@ -6,15 +6,222 @@ the values alone, hands the gradient on and computes those of weight and bias.
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, Self, TypedDict, Unpack
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from spp.nn.neuronwise.base import NeuronwiseLayer
-from spp.nn.neuronwise.outer import ConvOuter, LinearOuter, Outer
-from spp.nn.neuronwise.regions import Nonlinearity
+from spp.errors import InputError, UnknownNameError
+from spp.nn.neuronwise.gradient import MODES, WeightGradient, check_mode, row_dot, transform_
+from spp.nn.neuronwise.regions import WEIGHTINGS, Nonlinearity
+from spp.nn.neuronwise.statistics import ConvOuter, LinearOuter, measure, merge_, newest_part, per_neuron
+
+STATISTICS = ("batch", "running")
+"""Where mean and spread come from: the batch of this backward pass, or moving averages over passes."""
+RUNNING = ("running_share", "running_mean", "running_var")
+
+
+class Options(TypedDict, total=False):
+    """What neuron-wise layers take by keyword beside their activation; ``NeuronwiseLinear`` says what each means."""
+
+    mode: str
+    statistics: str
+    weighting: str
+    eps: float
+    momentum: float
+    sync: bool
+
+
+def widened(dtype: torch.dtype) -> torch.dtype:
+    """What statistics of tensors of ``dtype`` are computed and kept in: float32 for half precision."""
+    return torch.float32 if dtype in (torch.float16, torch.bfloat16) else dtype
+
+
+def narrowed(gradient: Tensor, dtype: torch.dtype) -> Tensor:
+    """A gradient in ``dtype``; finite values stay finite, others stay what they are, for a loss scaler to see."""
+    if gradient.dtype == dtype:
+        return gradient
+    most = torch.finfo(dtype).max
+    return torch.where(gradient.isfinite(), gradient.clamp(-most, most), gradient).to(dtype)
+
+
+class NeuronwiseLayer(nn.Module):
+    """What the layers share: options, statistics and the weight gradient.
+
+    Attributes:
+        activation: The ``Nonlinearity`` that follows the layer.
+        mode: A name of ``spp.nn.neuronwise.MODES``.
+        statistics: ``batch`` or ``running``.
+        weighting: A name of ``spp.nn.neuronwise.WEIGHTINGS``.
+        eps: Added to the variance.
+        momentum: Weight of the newest pass in running statistics; 0 freezes them.
+        sync: Whether statistics are taken over all ranks of the default process group.
+    """
+
+    weight: Tensor
+    bias: Any
+    running_share: Tensor
+    running_mean: Tensor
+    running_var: Tensor
+
+    def set_neuronwise(
+        self,
+        activation: str | nn.Module | Nonlinearity,
+        *,
+        mode: str = "coords",
+        statistics: str = "batch",
+        weighting: str = "clamp",
+        eps: float = 1e-5,
+        momentum: float = 0.1,
+        sync: bool = False,
+    ) -> None:
+        """Check and set the options, and forget all statistics.
+
+        Raises:
+            UnknownNameError: A name is in none of the tables.
+            InputError: The mode needs a bias, or a number is out of range.
+        """
+        self.activation = Nonlinearity.of(activation)
+        check_mode(mode, bias=self.bias is not None)
+        if statistics not in STATISTICS:
+            raise UnknownNameError("statistics", str(statistics), STATISTICS)
+        WEIGHTINGS.row(weighting)
+        if not eps >= 0:
+            raise InputError("eps is at least 0", received=repr(eps))
+        if not 0 <= momentum <= 1:
+            raise InputError("momentum is in [0, 1]", received=repr(momentum))
+        self.mode, self.statistics, self.weighting = mode, statistics, weighting
+        self.eps, self.momentum, self.sync = eps, momentum, sync
+        weight = self.weight.detach()
+        wide = widened(weight.dtype)
+        features = weight.shape[1] * getattr(self, "groups", 1)
+        # The newest share, mean minus pivot, mean square of inputs minus pivot (plus eps), and the pivot. They are kept as
+        # working memory: to allocate it in every pass costs as much as to use it. They are no buffers, since
+        # DistributedDataParallel would send those to all ranks before every forward pass.
+        self._newest = (
+            weight.new_zeros(len(weight), dtype=wide),
+            torch.zeros_like(weight, dtype=wide),
+            torch.ones_like(weight, dtype=wide),
+            self.outer().spread(weight.new_zeros(features, dtype=wide)).clone(),
+        )
+        if statistics == "running":
+            for name, tensor in zip(RUNNING, self._newest, strict=False):
+                self.register_buffer(name, tensor.clone())
+
+    def neuronwise_statistics(self) -> dict[str, Tensor]:
+        """Statistics of each neuron's inputs over its linear region.
+
+        Returns:
+            ``input_mean`` and ``input_std``, of the shape of the weight ``(O, *F)``, and ``active_share`` ``(O,)``, the mean of
+            the region's weights over samples. They are those of the newest backward pass, or the running ones. A neuron whose
+            region has been empty has no statistics: NaN, and an active share of 0. Empty before the first backward pass.
+        """
+        if self.statistics == "running":
+            share, mean, var = (getattr(self, name).detach() for name in RUNNING)
+        else:
+            share, offset, square, pivot = self._newest
+            mean, var = offset + pivot, (square - self.eps).addcmul(offset, offset, value=-1).clamp(min=0)
+        if not bool(share.any()):
+            return {}
+        empty = per_neuron(share == 0, mean)
+        return {
+            "input_mean": mean.masked_fill(empty, torch.nan),
+            "input_std": var.sqrt().masked_fill(empty, torch.nan),
+            "active_share": share.clone(),
+        }
+
+    def outer(self) -> LinearOuter | ConvOuter:
+        """How this kind of layer sums neuron times input."""
+        raise NotImplementedError  # linear layers and convolutions each have their own; this class is no layer by itself
+
+    def tap(self, x: Tensor, z: Tensor, weight: Tensor) -> Tensor:
+        """Outputs ``z`` of the layer with a detached weight, made to give weight and bias their gradient.
+
+        Args:
+            x: The layer's inputs.
+            z: Its outputs; the same tensor is returned.
+            weight: Its weight, not detached.
+        """
+        result: Tensor = WeightGradient.apply(z, x.detach(), weight, self.bias, self)  # type: ignore[no-untyped-call]
+        return result
+
+    def gradients(self, x: Tensor, p: Tensor, delta: Tensor, weight_dtype: torch.dtype) -> tuple[Tensor, Tensor]:
+        """Neuron-wise gradients of weight and bias; keeps or updates the statistics.
+
+        Args:
+            x: Inputs of the layer.
+            p: How much each sample counts in each neuron's region.
+            delta: Gradient with respect to the outputs, of the shape of ``p``.
+            weight_dtype: What the gradients are returned in.
+        """
+        running = self.statistics == "running"
+        trained = self.bias is not None and self.bias.requires_grad
+        share, offset, second, pivot = self._newest
+        region = measure(
+            self.outer(),
+            x,
+            delta,
+            p,
+            widened(delta.dtype),
+            sync=self.sync,
+            eps=0.0 if running else self.eps,
+            reuse=(offset, second),
+        )
+        newest = None
+        if running and self.training and self.momentum > 0:
+            newest = newest_part(self.running_share, region.share, self.momentum)
+        mode = MODES[self.mode]
+        moved: list[Tensor] = []
+        scratch: Tensor | None = None
+        for rows, part in region.parts():
+            scratch = torch.empty_like(part.offset) if scratch is None else scratch[: len(part.offset)]
+            if running:
+                mean, var = self.running_mean[rows], self.running_var[rows]
+                if newest is not None:
+                    merge_(mean, var, part, newest[rows], scratch)
+                torch.sub(mean, part.pivot, out=part.offset)
+                square = torch.add(var, self.eps, out=scratch)
+            else:
+                square = part.variance(out=scratch)
+            own = part.weight_gradient
+            bias_gradient = per_neuron(part.bias_gradient, own)
+            transform_(mode, own, bias_gradient, part.offset, part.pivot, square, bias=trained)
+            if trained and mode.coords:
+                moved.append(row_dot(part.offset, own, square))
+        weight, bias = region.weight_gradient, region.bias_gradient
+        if moved:
+            # moved by sum_f M_f weight_f, the pivot's part apart, so that the mean itself is never built
+            bias = bias - (torch.cat(moved) + row_dot(region.pivot, weight))
+        share.copy_(region.share)
+        pivot.copy_(region.pivot)
+        for kept, new in ((offset, region.offset), (second, region.second)):
+            if kept is not new:
+                kept.copy_(new)
+        return narrowed(weight, weight_dtype), narrowed(bias, weight_dtype)
+
+    def _load_from_state_dict(self, state_dict: dict[str, Any], prefix: str, *rest: Any) -> None:
+        # Checkpoints of the ordinary layer have no statistics: those of this layer stay as they are then.
+        own = [name for name in RUNNING if name in self._buffers]
+        if own and not any(prefix + name in state_dict for name in own):
+            state_dict = {**state_dict, **{prefix + name: self._buffers[name] for name in own}}
+        super()._load_from_state_dict(state_dict, prefix, *rest)
+
+    def _apply(self, fn: Any, recurse: bool = True) -> Self:
+        # Statistics follow the weight to its device, but stay wide where it becomes half precision.
+        super()._apply(fn, recurse)  # type: ignore[no-untyped-call]
+        wide = widened(self.weight.dtype)
+        if self.statistics == "running":
+            for name in RUNNING:
+                self._buffers[name] = getattr(self, name).to(wide)
+        share, offset, second, pivot = (fn(tensor).to(wide) for tensor in self._newest)
+        self._newest = share, offset, second, pivot
+        return self
+
+    def extra_repr(self) -> str:
+        """Show torch's own arguments, then the options."""
+        options = f"activation={self.activation.name}, mode={self.mode}, statistics={self.statistics}"
+        return f"{super().extra_repr()}, {options}"
 
 
 class NeuronwiseLinear(NeuronwiseLayer, nn.Linear):
@@ -34,14 +241,15 @@ class NeuronwiseLinear(NeuronwiseLayer, nn.Linear):
         bias: Whether there is a bias; without one ``coords`` only divides by the variance.
         activation: The nonlinearity that follows the layer, which stays a module of its own: a name of
             ``spp.nn.ACTIVATIONS``, a module, or a ``Nonlinearity``.
-        mode: ``coords``, ``coords_centre``, ``outer`` or ``outer_centre``.
-        statistics: ``batch``, or ``running`` for moving averages, updated in every backward pass in training mode.
-        weighting: What negative derivatives count: ``clamp`` (nothing), ``abs``, or ``square`` for ``phi'^2``.
-        eps: Added to the variance.
-        momentum: Weight of the newest pass in running statistics.
-        sync: Take statistics over all ranks of the default process group rather than per rank.
         device: As torch has it.
         dtype: As torch has it.
+        options: ``mode``: ``coords`` (default), ``coords_centre``, ``outer`` or ``outer_centre``.
+            ``statistics``: ``batch`` (default), or ``running`` for moving averages, updated in every backward pass in training
+            mode.
+            ``weighting``: What negative derivatives count: ``clamp`` (nothing, default), ``abs``, or ``square`` for ``phi'^2``.
+            ``eps``: Added to the variance, 1e-5.
+            ``momentum``: Weight of the newest pass in running statistics, 0.1.
+            ``sync``: Take statistics over all ranks of the default process group rather than per rank.
 
     Raises:
         UnknownNameError: A name is in none of the tables.
@@ -55,27 +263,14 @@ class NeuronwiseLinear(NeuronwiseLayer, nn.Linear):
         bias: bool = True,
         *,
         activation: str | nn.Module | Nonlinearity,
-        mode: str = "coords",
-        statistics: str = "batch",
-        weighting: str = "clamp",
-        eps: float = 1e-5,
-        momentum: float = 0.1,
-        sync: bool = False,
         device: torch.device | str | None = None,
         dtype: torch.dtype | None = None,
+        **options: Unpack[Options],
     ) -> None:
         nn.Linear.__init__(self, in_features, out_features, bias, device=device, dtype=dtype)
-        self.set_neuronwise(
-            activation,
-            mode=mode,
-            statistics=statistics,
-            weighting=weighting,
-            eps=eps,
-            momentum=momentum,
-            sync=sync,
-        )
+        self.set_neuronwise(activation, **options)
 
-    def outer(self) -> Outer:
+    def outer(self) -> LinearOuter:
         """Sums over rows."""
         return LinearOuter()
 
@@ -102,27 +297,14 @@ class _Conv(NeuronwiseLayer, nn.modules.conv._ConvNd):
         kernel_size: int | tuple[int, ...],
         *args: Any,
         activation: str | nn.Module | Nonlinearity,
-        mode: str = "coords",
-        statistics: str = "batch",
-        weighting: str = "clamp",
-        eps: float = 1e-5,
-        momentum: float = 0.1,
-        sync: bool = False,
         **kwargs: Any,
     ) -> None:
         kind: Any = nn.Conv1d if isinstance(self, nn.Conv1d) else nn.Conv2d
+        own = {key: kwargs.pop(key) for key in Options.__annotations__ if key in kwargs}
         kind.__init__(self, in_channels, out_channels, kernel_size, *args, **kwargs)
-        self.set_neuronwise(
-            activation,
-            mode=mode,
-            statistics=statistics,
-            weighting=weighting,
-            eps=eps,
-            momentum=momentum,
-            sync=sync,
-        )
+        self.set_neuronwise(activation, **own)
 
-    def outer(self) -> Outer:
+    def outer(self) -> ConvOuter:
         """Sums over positions of all images, features being patches."""
         padding = tuple(self._reversed_padding_repeated_twice)
         shape = (self.out_channels, self.in_channels // self.groups, *self.kernel_size)

@@ -9,35 +9,31 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import partial
-from types import MappingProxyType
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from spp.errors import InputError, UnknownNameError
-from spp.nn.activations import ACTIVATIONS, make_activation
+from spp.errors import InputError
+from spp.nn.activations import make_activation
+from spp.registry import Registry
 
-aten = torch.ops.aten
+SELU_ALPHA, SELU_SCALE = 1.6732632423543772848170429916717, 1.0507009873554804934193349852946
 
 
 def _between(z: Tensor, low: float, high: float) -> Tensor:
     return (z > low) & (z < high)
 
 
-def _leaky(z: Tensor, slope: float) -> Tensor:
-    derivative: Tensor = aten.leaky_relu_backward(torch.ones_like(z), z, slope, False)
-    return derivative
-
-
-def _elu(z: Tensor, alpha: float, scale: float, input_scale: float) -> Tensor:
-    derivative: Tensor = aten.elu_backward(torch.ones_like(z), alpha, scale, input_scale, False, z)
-    return derivative
-
-
-def _with_ones(z: Tensor, backward: str, *arguments: Any, **options: Any) -> Tensor:
+def _backward(z: Tensor, name: str, *arguments: Any, **options: Any) -> Tensor:
     """The derivative as torch's own backward kernel has it, from an upstream gradient of ones."""
-    derivative: Tensor = getattr(aten, backward)(torch.ones_like(z), z, *arguments, **options)
+    derivative: Tensor = getattr(torch.ops.aten, name)(torch.ones_like(z), z, *arguments, **options)
+    return derivative
+
+
+def _elu(z: Tensor, alpha: float = 1.0, scale: float = 1.0, input_scale: float = 1.0) -> Tensor:
+    # elu_backward alone has the tensor last
+    derivative: Tensor = torch.ops.aten.elu_backward(torch.ones_like(z), alpha, scale, input_scale, False, z)
     return derivative
 
 
@@ -66,40 +62,50 @@ def _everywhere(z: Tensor) -> Tensor:
     return torch.ones_like(z, dtype=torch.bool)
 
 
-SELU_ALPHA, SELU_SCALE = 1.6732632423543772848170429916717, 1.0507009873554804934193349852946
-
-DERIVATIVES: Mapping[type[nn.Module], Callable[[Any], Callable[[Tensor], Tensor]]] = MappingProxyType(
-    {
-        nn.ReLU: lambda m: _positive,
-        nn.ReLU6: lambda m: partial(_between, low=0.0, high=6.0),
-        nn.Hardtanh: lambda m: partial(_between, low=m.min_val, high=m.max_val),
-        nn.LeakyReLU: lambda m: partial(_leaky, slope=m.negative_slope),
-        nn.ELU: lambda m: partial(_elu, alpha=m.alpha, scale=1.0, input_scale=1.0),
-        nn.CELU: lambda m: partial(_elu, alpha=m.alpha, scale=1.0, input_scale=1.0 / m.alpha),
-        nn.SELU: lambda m: partial(_elu, alpha=SELU_ALPHA, scale=SELU_SCALE, input_scale=1.0),
-        nn.GELU: lambda m: partial(_with_ones, backward="gelu_backward", approximate=m.approximate),
-        nn.SiLU: lambda m: partial(_with_ones, backward="silu_backward"),
-        nn.Mish: lambda m: partial(_with_ones, backward="mish_backward"),
-        nn.Hardswish: lambda m: partial(_with_ones, backward="hardswish_backward"),
-        nn.Hardsigmoid: lambda m: partial(_with_ones, backward="hardsigmoid_backward"),
-        nn.Softplus: lambda m: partial(_with_ones, backward="softplus_backward", beta=m.beta, threshold=m.threshold),
-        nn.Sigmoid: lambda m: _sigmoid,
-        nn.LogSigmoid: lambda m: _log_sigmoid,
-        nn.Tanh: lambda m: _tanh,
-        nn.Softsign: lambda m: _softsign,
-        nn.Identity: lambda m: _everywhere,
-    }
-)
+# Functions with a name and partials of them, not lambdas: layers hold them, and layers are copied and pickled.
+DERIVATIVES: Mapping[type[nn.Module], Callable[[Any], Callable[[Tensor], Tensor]]] = {
+    nn.ReLU: lambda m: _positive,
+    nn.ReLU6: lambda m: partial(_between, low=0.0, high=6.0),
+    nn.Hardtanh: lambda m: partial(_between, low=m.min_val, high=m.max_val),
+    nn.LeakyReLU: lambda m: partial(
+        _backward, name="leaky_relu_backward", negative_slope=m.negative_slope, self_is_result=False
+    ),
+    nn.ELU: lambda m: partial(_elu, alpha=m.alpha),
+    nn.CELU: lambda m: partial(_elu, alpha=m.alpha, input_scale=1.0 / m.alpha),
+    nn.SELU: lambda m: partial(_elu, alpha=SELU_ALPHA, scale=SELU_SCALE),
+    nn.GELU: lambda m: partial(_backward, name="gelu_backward", approximate=m.approximate),
+    nn.SiLU: lambda m: partial(_backward, name="silu_backward"),
+    nn.Mish: lambda m: partial(_backward, name="mish_backward"),
+    nn.Hardswish: lambda m: partial(_backward, name="hardswish_backward"),
+    nn.Hardsigmoid: lambda m: partial(_backward, name="hardsigmoid_backward"),
+    nn.Softplus: lambda m: partial(_backward, name="softplus_backward", beta=m.beta, threshold=m.threshold),
+    nn.Sigmoid: lambda m: _sigmoid,
+    nn.LogSigmoid: lambda m: _log_sigmoid,
+    nn.Tanh: lambda m: _tanh,
+    nn.Softsign: lambda m: _softsign,
+    nn.Identity: lambda m: _everywhere,
+}
 """For each known kind of activation, the function that gives its derivative, with the module's constants."""
 
-WEIGHTINGS: Mapping[str, str] = MappingProxyType(
+
+@dataclass(frozen=True, slots=True)
+class Weighting:
+    """A row of ``WEIGHTINGS``: what a derivative counts, as a function that gives no negative number, and one line."""
+
+    apply: Callable[[Tensor], Tensor]
+    description: str
+
+
+WEIGHTINGS = Registry[Weighting](
+    "weighting",
     {
-        "clamp": "negative derivatives count nothing",
-        "abs": "derivatives count by their magnitude",
-        "square": "the squared derivative, the Gauss-Newton weight",
-    }
+        "clamp": Weighting(partial(torch.clamp, min=0), "negative derivatives count nothing"),
+        "abs": Weighting(torch.abs, "derivatives count by their magnitude"),
+        "square": Weighting(torch.square, "the squared derivative, the Gauss-Newton weight"),
+    },
+    describe=lambda row: row.description,
 )
-"""Every weighting by name, with its meaning; all agree for ReLU, the first two for every monotone nonlinearity."""
+"""Every weighting by name; all agree for ReLU, the first two for every monotone nonlinearity."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -125,8 +131,6 @@ class Nonlinearity:
         if isinstance(activation, Nonlinearity):
             return activation
         if isinstance(activation, str):
-            if activation not in ACTIVATIONS:
-                raise UnknownNameError("activation", activation, ACTIVATIONS)
             activation = make_activation(activation)
         make = DERIVATIVES.get(type(activation))
         if make is None:
@@ -149,18 +153,9 @@ class Nonlinearity:
             ``P`` of the shape of ``z``, at least 0: boolean where the derivative is only 0 or 1, else of the dtype of ``z``.
         """
         p = self.derivative(z)
-        if p.dtype == torch.bool:
-            return p
-        match weighting:
-            case "abs":
-                return p.abs()
-            case "square":
-                return p.square()
-            case _:
-                return p.clamp(min=0)
+        return p if p.dtype == torch.bool else WEIGHTINGS[weighting].apply(p)
 
 
-def check_weighting(weighting: str) -> None:
-    """Raise unless ``weighting`` is a name of ``WEIGHTINGS``."""
-    if weighting not in WEIGHTINGS:
-        raise UnknownNameError("weighting", str(weighting), WEIGHTINGS)
+def is_known(what: Any) -> bool:
+    """Whether ``what`` is a nonlinearity whose derivative is known; identities do nothing, so they are none."""
+    return type(what) in DERIVATIVES and not isinstance(what, nn.Identity)

@@ -1,28 +1,103 @@
 """Mean and spread of each neuron's inputs over its linear region, and their running form.
 
 With weights ``P (N, O)`` and inputs ``X (N, F)``: mass ``S = sum_n P_no``, mean ``M = P^T X / S``, biased variance
-``V = P^T X^2 / S - M^2``. Everything is computed for inputs minus a pivot, the mean over the batch, since uncentred sums of
-squares lose the variance of inputs that are far from zero. Weights are divided by the mass first, which costs samples times
-neurons and not neurons times features.
+``V = P^T X^2 / S - M^2``. Every sum has the shape of the weight, ``(O, *F)``. For a convolution each output position of each
+image is a sample, and its features are the patch under the kernel, padding included.
 """
 
 from __future__ import annotations
 
-from ctypes import CDLL
+from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import NamedTuple
 
 import torch
 import torch.distributed as dist
+import torch.nn.functional as F
 from torch import Tensor
 
-from spp.nn.neuronwise.outer import Outer, blocks
-
+BLOCK = 1 << 20
+"""Elements of inputs that are widened, centred and squared at a time (or a weight's worth, where that is more)."""
 CACHED = 1 << 16
 """Elements of the weight that are worked on at a time: with the three other tensors of its shape, 1 MiB of float32."""
 
 
-@dataclass(slots=True)
+@dataclass(frozen=True, slots=True)
+class LinearOuter:
+    """Sums of neuron times input for ``x (..., F)`` and outputs ``(..., O)``."""
+
+    def rows(self, x: Tensor, *others: Tensor) -> tuple[Tensor, ...]:
+        """Inputs and outputs with one leading sample axis: ``(N, F)`` and ``(N, O)``."""
+        return tuple(tensor.reshape(-1, tensor.shape[-1]) for tensor in (x, *others))
+
+    def centre(self, x: Tensor, pivot: Tensor) -> Tensor:
+        """The inputs minus one number per feature, in a tensor of their own."""
+        return x - pivot
+
+    def sum(self, a: Tensor, x: Tensor, out: Tensor | None = None) -> Tensor:
+        """``sum_n a_no x_nf``, in ``out`` where there is one."""
+        return a.t().mm(x) if out is None else torch.mm(a.t(), x, out=out)
+
+    def spread(self, pivot: Tensor) -> Tensor:
+        """One number per feature as ``(1, F)``."""
+        return pivot.unsqueeze(0)
+
+
+@dataclass(frozen=True, slots=True)
+class ConvOuter:
+    """The same for ``x (N, C, *S)``, with or without ``N``, and outputs ``(N, O, *S')``.
+
+    Attributes:
+        shape: Of the weight, ``(O, C / groups, *kernel)``.
+        stride: Per spatial axis.
+        dilation: Per spatial axis.
+        groups: Number of groups.
+        padding: Left and right for each spatial axis, last axis first, as ``torch.nn.functional.pad`` takes it.
+        padding_mode: ``zeros`` or one of ``torch.nn.functional.pad``.
+    """
+
+    shape: tuple[int, ...]
+    stride: tuple[int, ...]
+    dilation: tuple[int, ...]
+    groups: int
+    padding: tuple[int, ...]
+    padding_mode: str
+
+    def rows(self, x: Tensor, *others: Tensor) -> tuple[Tensor, ...]:
+        """Add the sample axis where there is none."""
+        batched = x.ndim == len(self.shape)
+        return tuple(tensor if batched else tensor.unsqueeze(0) for tensor in (x, *others))
+
+    def centre(self, x: Tensor, pivot: Tensor) -> Tensor:
+        """The inputs, padded, minus one number per channel."""
+        column = pivot.view(-1, *(1,) * len(self.stride))
+        if not any(self.padding):
+            return x - column
+        # Padding comes first: zeros added to centred inputs would stand for the mean.
+        mode = "constant" if self.padding_mode == "zeros" else self.padding_mode
+        return F.pad(x, self.padding, mode=mode).sub_(column)
+
+    def sum(self, a: Tensor, x: Tensor, out: Tensor | None = None) -> Tensor:
+        """``sum_n a_no patch_nof``, in a new tensor.
+
+        It is the weight gradient that torch computes for the output gradient ``a``, so patches are never built.
+        """
+        weight = a.new_empty(1).expand(self.shape)  # only its shape is read
+        none = [0] * len(self.stride)
+        wanted = (False, True, False)
+        result: Tensor = torch.ops.aten.convolution_backward(
+            a, x, weight, None, self.stride, none, self.dilation, False, none, self.groups, wanted
+        )[1]
+        return result
+
+    def spread(self, pivot: Tensor) -> Tensor:
+        """One number per channel as ``(O, C / groups, 1, ...)``: each group of neurons sees its own channels."""
+        outputs, channels = self.shape[:2]
+        per_group = pivot.view(self.groups, channels)
+        rows = per_group if self.groups == 1 else per_group.repeat_interleave(outputs // self.groups, 0)
+        return rows.view(-1, channels, *(1,) * len(self.stride))
+
+
+@dataclass(frozen=True, slots=True)
 class Region:
     """Statistics of linear regions, and the sums of the gradient, of one backward pass.
 
@@ -35,7 +110,6 @@ class Region:
         second: ``(O, *F)``, the region's mean square of inputs minus pivot, plus the eps that was asked for; 0 for a dead
             neuron.
         least: ``(O,)``, what the variance is at least: eps, and 1 + eps for a dead neuron.
-        scale: ``(O,)``, what offset and second are still to be multiplied by; None for nothing.
     """
 
     pivot: Tensor
@@ -45,45 +119,24 @@ class Region:
     offset: Tensor
     second: Tensor
     least: Tensor
-    scale: Tensor | None = None
 
-    def settle(self) -> None:
-        """Multiply offset and second by the scale, in place."""
-        if self.scale is not None:
-            for tensor in (self.offset, self.second):
-                tensor.mul_(per_neuron(self.scale, tensor))
-            self.scale = None
-
-    def parts(self) -> list[Part]:
-        """The same in parts of some neurons each.
+    def parts(self) -> Iterator[tuple[slice, Region]]:
+        """The same for some neurons at a time, as views, with the neurons that they are.
 
         On a processor its caches hold a part through several operations; on an accelerator the whole is one part.
         """
-        neurons, numbers = len(self.offset), self.offset.numel()
-        size = neurons if self.offset.device.type != "cpu" else CACHED * neurons // max(numbers, 1)
-        bias, least = per_neuron(self.bias_gradient, self.offset), per_neuron(self.least, self.offset)
-        own = (self.weight_gradient, bias, self.offset, self.second, least)
-        if size >= neurons:
-            return [Part(self.pivot, *own)]
-        pieces = list(zip(*(torch.split(tensor, max(size, 1)) for tensor in own), strict=True))
-        pivots = torch.split(self.pivot, max(size, 1)) if len(self.pivot) > 1 else [self.pivot] * len(pieces)
-        return [Part(pivot, *piece) for pivot, piece in zip(pivots, pieces, strict=True)]
-
-
-class Part(NamedTuple):
-    """Some neurons of a ``Region``, as views; what is one number per neuron there is ``(O, 1, ...)`` here."""
-
-    pivot: Tensor
-    weight_gradient: Tensor
-    bias_gradient: Tensor
-    offset: Tensor
-    second: Tensor
-    least: Tensor
+        neurons, numbers = self.offset.shape[0], self.offset.numel()
+        size = max(CACHED * neurons // max(numbers, 1), 1) if self.offset.device.type == "cpu" else neurons
+        for start in range(0, max(neurons, 1), max(size, 1)):
+            rows = slice(start, start + size)
+            pivot = self.pivot if len(self.pivot) == 1 else self.pivot[rows]
+            own = (self.weight_gradient, self.bias_gradient, self.share, self.offset, self.second, self.least)
+            yield rows, Region(pivot, *(tensor[rows] for tensor in own))
 
     def variance(self, out: Tensor) -> Tensor:
         """The biased variance over the region, 1 for a dead neuron, plus the eps that was asked for; in ``out``."""
         torch.addcmul(self.second, self.offset, self.offset, value=-1, out=out)
-        return out.clamp_(min=self.least)
+        return out.clamp_(min=per_neuron(self.least, out))
 
 
 def per_neuron(vector: Tensor, like: Tensor) -> Tensor:
@@ -97,8 +150,15 @@ def smallest_mass(dtype: torch.dtype) -> float:
     return info.tiny / info.eps
 
 
+def blocks(rows: int, elements: int, at_least: int) -> Iterator[slice]:
+    """Slices of the sample axis that hold about ``BLOCK`` of ``elements`` in all, or ``at_least`` where that is more."""
+    size = max(1, rows * max(BLOCK, at_least) // max(elements, 1))
+    for start in range(0, max(rows, 1), size):  # an empty batch is one empty block
+        yield slice(start, start + size)
+
+
 def measure(
-    outer: Outer,
+    outer: LinearOuter | ConvOuter,
     x: Tensor,
     delta: Tensor,
     p: Tensor,
@@ -107,7 +167,6 @@ def measure(
     sync: bool,
     eps: float = 0.0,
     reuse: tuple[Tensor | None, Tensor | None] = (None, None),
-    library: CDLL | None = None,
 ) -> Region:
     """Sums over every neuron's linear region, and those of its gradient, in one sweep over the samples.
 
@@ -120,74 +179,46 @@ def measure(
         sync: Whether to take the statistics over all ranks of the default process group.
         eps: Added to the variance.
         reuse: Tensors ``(O, *F)`` of ``dtype`` that may be overwritten to hold offset and mean square.
-        library: The kernel, where the tensors are such as it reads.
     """
     x, delta, p = outer.rows(x, delta, p)
     samples = [axis for axis in range(x.ndim) if axis != 1]
+    # Sums are taken of inputs minus the batch mean: uncentred sums of squares lose the variance of inputs far from zero.
     pivot = x.mean(samples, dtype=dtype) if x.numel() else x.new_zeros(x.shape[1], dtype=dtype)
     bias = delta.sum(samples, dtype=dtype)
     cut = list(blocks(len(x), max(x.numel(), p.numel()), len(pivot) * p.shape[1]))
-    kept = p.dtype == dtype  # and not to be overwritten
-    if dtype != torch.float32:
-        library = None
-    masks = library is not None and p.dtype == torch.bool and outer.looks_up(x, p)
-    later = library is not None and not masks  # whether it is left to the kernel to divide by the mass
-    if len(cut) == 1 and not masks:
-        p = as_numbers(p, dtype)  # whole, since numbers are faster to sum than truth values
-    mass = (p.view(torch.uint8) if masks else p).sum(samples, dtype=dtype)
-    count: Tensor | int = max(p.numel() // max(p.shape[1], 1), 1)
+    borrowed = p.dtype == dtype  # saved for this backward pass and perhaps another: not to be overwritten
+    if len(cut) == 1:
+        p = as_numbers(p, dtype)  # at once, since numbers are faster to sum than truth values
+    mass = p.sum(samples, dtype=dtype)
+    count = mass.new_tensor(p.numel() // max(p.shape[1], 1))
     if sync:
-        count = mass.new_tensor(p.numel() // max(p.shape[1], 1))
         for part in (pivot, mass, count):
             _sum_over_ranks(part)
         pivot /= _world()
-        count.clamp_(min=1)
     dead = mass <= smallest_mass(dtype)
-    column = (-1, *(1,) * (p.ndim - 2))
-    each = mass.reciprocal().masked_fill_(dead, 0)  # weights that sum to 1 over the region, or to 0
+    # Weights that sum to 1 over the region, or to 0: dividing them costs samples times neurons, not neurons times features.
+    each = mass.reciprocal().masked_fill_(dead, 0).view(-1, *(1,) * (p.ndim - 2))
     added = mass.new_tensor(eps)
     sums: list[Tensor] = []
     for rows in cut:
         inputs = outer.centre(x[rows].to(dtype), pivot)
-        new = [outer.sum(delta[rows].to(dtype), inputs)]
-        if library is not None and masks:
-            into = (sums[1], sums[2]) if sums else _room(reuse, new[0])
-            outer.look_up(library, p[rows], inputs, each, 0 if sync else eps, bool(sums), into)
-            sums = [sums[0].add_(new[0]) if sums else new[0], *into]
-            continue
         weights = as_numbers(p[rows], dtype)
-        if not later:
-            weights = weights * each.view(column) if kept else weights.mul_(each.view(column))
+        weights = weights * each if borrowed else weights.mul_(each)
         spare = (None, None) if sums else reuse
-        new.append(outer.sum(weights, inputs, spare[0]))
-        # eps comes in where it costs samples times features: weights sum to 1, sooner or later
+        new = [outer.sum(delta[rows].to(dtype), inputs), outer.sum(weights, inputs, spare[0])]
+        # eps comes in here, where it costs samples times features: weights sum to 1
         new.append(outer.sum(weights, torch.addcmul(added, inputs, inputs, out=inputs), spare[1]))
         sums = [total.add_(part) for total, part in zip(sums, new, strict=True)] if sums else new
-        del weights, inputs, new
     gradient, offset, second = sums
     if sync:
         for part in (offset, second):
             _sum_over_ranks(part)
-        if masks:
-            second.add_(eps)  # once, not once a rank
-    share = (mass / count).masked_fill_(dead, 0)
-    least = dead.to(dtype) + eps
-    return Region(outer.spread(pivot), gradient, bias, share, offset, second, least, each if later else None)
-
-
-def _room(reuse: tuple[Tensor | None, Tensor | None], like: Tensor) -> tuple[Tensor, Tensor]:
-    """Two tensors whose numbers lie in order, those to reuse where they do."""
-    first, second = (
-        torch.empty_like(like, memory_format=torch.contiguous_format)
-        if spare is None or not spare.is_contiguous()
-        else spare
-        for spare in reuse
-    )
-    return first, second
+    share = (mass / count.clamp(min=1)).masked_fill_(dead, 0)
+    return Region(outer.spread(pivot), gradient, bias, share, offset, second, dead.to(dtype) + eps)
 
 
 def as_numbers(p: Tensor, dtype: torch.dtype) -> Tensor:
-    """Region weights in ``dtype``; bytes are widened several times faster than truth values."""
+    """Region weights in ``dtype``; bytes are widened several times faster than truth values (torch 2.13)."""
     return (p.view(torch.uint8) if p.dtype == torch.bool else p).to(dtype)
 
 
@@ -207,7 +238,7 @@ def newest_part(share: Tensor, newest: Tensor, momentum: float) -> Tensor:
     return torch.where(empty, 1, momentum * newest / torch.where(empty, 1, share)).clamp_(max=1)
 
 
-def merge_(mean: Tensor, var: Tensor, newest: Part, part: Tensor, between: Tensor, scratch: Tensor) -> None:
+def merge_(mean: Tensor, var: Tensor, newest: Region, part: Tensor, scratch: Tensor) -> None:
     """Fold a region's statistics into running ones, in place.
 
     Equal to moving averages of the sums ``S / N``, ``P^T X / N`` and ``P^T X^2 / N`` with weight ``momentum`` of the newest,
@@ -219,14 +250,14 @@ def merge_(mean: Tensor, var: Tensor, newest: Part, part: Tensor, between: Tenso
         mean: ``(O, *F)``, of some neurons, as all that follows.
         var: ``(O, *F)``.
         newest: Without eps; its offset is used up.
-        part: ``(O, 1, ...)``, of ``newest_part``.
-        between: ``part (1 - part)``.
+        part: ``(O,)``, of ``newest_part``.
         scratch: ``(O, *F)``, overwritten.
     """
+    part = per_neuron(part, mean)
     var.lerp_(newest.variance(out=scratch), part)
     step = newest.offset.add_(newest.pivot).sub_(mean)
     mean.addcmul_(part, step)
-    var.addcmul_(between, step.mul_(step))
+    var.addcmul_(part * (1 - part), step.mul_(step))
 
 
 def _world() -> int:
