@@ -7,13 +7,13 @@ from math import prod
 from typing import Any, ClassVar, Self
 
 from spp.errors import InputError, UnknownNameError
-from spp.nn.activations import find_activation
-from spp.nn.convolutions import find_weight_norm
+from spp.nn.activations import ACTIVATIONS
 from spp.nn.gains import GAINS
-from spp.nn.init import find_init
-from spp.nn.norms import BATCH_EPS, BATCH_MOMENTUM, NORMS, check_norm_options, find_norm, make_norm
-from spp.nn.residual import RESIDUALS, check_residual_options, find_residual
-from spp.nn.squeeze_excite import find_se_scale
+from spp.nn.init import INITS
+from spp.nn.norms import BATCH_EPS, BATCH_MOMENTUM, NORMS, check_norm_options, make_norm
+from spp.nn.residual import RESIDUALS, check_residual_options
+from spp.nn.squeeze_excite import SE_SCALINGS
+from spp.nn.weight_norms import WEIGHT_NORMS
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -56,16 +56,16 @@ class Config:
     fixed: ClassVar[frozenset[str]] = frozenset({"name", "description"})
 
     def __post_init__(self) -> None:
-        find_norm(self.norm)
-        find_activation(self.activation)
-        find_init(self.init)
+        NORMS.row(self.norm)
+        ACTIVATIONS.row(self.activation)
+        INITS.row(self.init)
         if self.head_init is not None:
-            find_init(self.head_init)
-        if self.gain is not None and self.gain not in GAINS:
-            raise UnknownNameError("gain", str(self.gain), GAINS)
+            INITS.row(self.head_init)
+        if self.gain is not None:
+            GAINS.row(self.gain)
         object.__setattr__(self, "norm_options", self._pairs("norm_options"))
         check_norm_options(self.norm, dict(self.norm_options))
-        if self.norm_options and find_norm(self.norm).weights is None:
+        if self.norm_options and NORMS.row(self.norm).weights is None:
             make_norm(self.norm, 32, **dict(self.norm_options))  # an impossible value fails here, not in the middle
         self._check_weight_norm()
         self._need_count("num_classes")
@@ -84,20 +84,20 @@ class Config:
     @property
     def weight_rule(self) -> str | None:
         """Name of ``spp.nn.WEIGHT_NORMS`` that convolutions and Linear layers follow, or None."""
-        return find_norm(self.norm).weights if self.weight_norm is None else self.weight_norm
+        return NORMS.row(self.norm).weights if self.weight_norm is None else self.weight_norm
 
     @property
     def activation_gain(self) -> str:
         """Name of ``spp.nn.GAINS`` that the activations have."""
         if self.gain is not None:
             return self.gain
-        return "none" if self.weight_rule is None else find_weight_norm(self.weight_rule).activation_gain
+        return "none" if self.weight_rule is None else WEIGHT_NORMS.row(self.weight_rule).activation_gain
 
     def _check_weight_norm(self) -> None:
         if self.weight_norm is None:
             return
-        find_weight_norm(self.weight_norm)
-        own = find_norm(self.norm).weights
+        WEIGHT_NORMS.row(self.weight_norm)
+        own = NORMS.row(self.norm).weights
         if own not in (None, self.weight_norm):
             raise InputError(
                 f"norm {self.norm!r} already says what becomes of the weights",
@@ -175,9 +175,9 @@ class ConvConfig(Config):
     se_weight_norm: str | None = None
 
     def __post_init__(self) -> None:
-        find_se_scale(self.se)
+        SE_SCALINGS.row(self.se)
         if self.se_weight_norm is not None:
-            find_weight_norm(self.se_weight_norm)
+            WEIGHT_NORMS.row(self.se_weight_norm)
         self._need_number("se_ratio", 0, 1)
         self._need_number("drop_path", 0, 1 - 1e-6)
         object.__setattr__(self, "residual_options", self._pairs("residual_options"))
@@ -195,7 +195,7 @@ class ConvConfig(Config):
         rule = changes.get("residual", self.residual)
         if rule != self.residual:
             changes.setdefault("residual_options", ())
-            for key, value in find_residual(rule).implies.items():
+            for key, value in RESIDUALS.row(rule).implies.items():
                 changes.setdefault(key, value)
         return super().change(**changes)
 
@@ -207,7 +207,7 @@ class ConvConfig(Config):
                 where=where,
                 remedy=f"Rules for it: {', '.join(self.residuals)}.",
             )
-        row = find_norm(self.norm)
+        row = NORMS.row(self.norm)
         if self.residual == "fixup" and self.norm != "none":
             raise InputError(
                 "residual rule 'fixup' stands in place of a norm",
@@ -252,7 +252,7 @@ class ConvConfig(Config):
                 remedy="Resize the images, or take a network with smaller strides, as resnet18_cifar.",
             )
         smallest = prod(-(-side // stride) for side in shape[1:])  # every strided layer rounds up
-        norm = find_norm(self.norm)
+        norm = NORMS.row(self.norm)
         if norm.spatial and smallest == 1:
             raise InputError(
                 f"norm {self.norm!r} takes statistics over space, so the last maps need more than one element",

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from spp.errors import InputError
 from spp.models.config import Config
 from spp.models.parts import Parts
-from spp.nn.norms import NORMS, find_norm
+from spp.nn.norms import NORMS
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -35,7 +35,7 @@ class FFNConfig(Config):
         self._need_count("depth")
         self._need_count("width")
         if self.first_norm is not None:
-            find_norm(self.first_norm)
+            NORMS.row(self.first_norm)
         super().__post_init__()
         if self.first_norm is not None and NORMS[self.first_norm].weights is not None:
             raise InputError(

@@ -8,9 +8,9 @@ from torch import Tensor, nn
 
 from spp.models.config import Config, ConvConfig
 from spp.nn.activations import make_activation
-from spp.nn.convolutions import WEIGHT_NORMS, StandardizedConv2d, StandardizedLinear
-from spp.nn.norms import find_norm, make_norm
+from spp.nn.norms import NORMS, make_norm
 from spp.nn.squeeze_excite import SqueezeExcite
+from spp.nn.weight_norms import WEIGHT_NORMS, StandardizedConv2d, StandardizedLinear
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,12 +72,12 @@ class Parts:
             batch_eps=config.batch_eps,
             batch_momentum=config.batch_momentum,
             activated=activated,
-            **(dict(config.norm_options) if name == config.norm and find_norm(name).weights is None else {}),
+            **(dict(config.norm_options) if name == config.norm and NORMS.row(name).weights is None else {}),
         )
 
     def make_act(self, *, after_norm: bool = True) -> nn.Module:
         """A fresh activation; directly behind a norm that brings its own, an identity."""
-        if after_norm and find_norm(self.config.norm if self.norm is None else self.norm).activates:
+        if after_norm and NORMS.row(self.config.norm if self.norm is None else self.norm).activates:
             return nn.Identity()
         return make_activation(self.config.activation, self.config.activation_gain)
 
@@ -97,7 +97,7 @@ class Parts:
 
     def _weights(self) -> tuple[str | None, dict[str, float]]:
         rule = self.config.weight_rule
-        return rule, dict(self.config.norm_options) if find_norm(self.config.norm).weights == rule else {}
+        return rule, dict(self.config.norm_options) if NORMS.row(self.config.norm).weights == rule else {}
 
 
 class Stem(nn.Module):

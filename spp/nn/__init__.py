@@ -1,36 +1,21 @@
 """Norms, activations, inits and other parts of networks, by name and as modules.
 
-``NORMS``, ``WEIGHT_NORMS``, ``ACTIVATIONS``, ``GAINS``, ``INITS``, ``RESIDUALS`` and ``SE_SCALES`` are tables from name to row;
-each row has (or is) a one-line description.
+``NORMS``, ``WEIGHT_NORMS``, ``ACTIVATIONS``, ``GAINS``, ``INITS``, ``RESIDUALS`` and ``SE_SCALINGS`` are tables from name to
+row; each row has a one-line description. All are open: ``NORMS.register("mine", Norm(make=..., description=...))``, and from
+then on the name works wherever a norm is asked for by name.
 """
 
 from spp.nn import functional as functional
 from spp.nn import init as init
-from spp.nn.activating_norms import EvoNormB0 as EvoNormB0
-from spp.nn.activating_norms import EvoNormS0 as EvoNormS0
-from spp.nn.activating_norms import FilterResponseNorm as FilterResponseNorm
 from spp.nn.activations import ACTIVATIONS as ACTIVATIONS
 from spp.nn.activations import Activation as Activation
 from spp.nn.activations import ScaledActivation as ScaledActivation
 from spp.nn.activations import gain as gain
 from spp.nn.activations import make_activation as make_activation
-from spp.nn.affine import AffineLayer as AffineLayer
-from spp.nn.affine import DyT as DyT
-from spp.nn.batch_norms import BatchRenorm as BatchRenorm
-from spp.nn.batch_norms import GhostBatchNorm as GhostBatchNorm
-from spp.nn.channel_norms import ChannelLayerNorm as ChannelLayerNorm
-from spp.nn.channel_norms import ChannelRMSNorm as ChannelRMSNorm
-from spp.nn.channel_norms import ChannelsFirst as ChannelsFirst
-from spp.nn.channel_norms import ChannelsLast as ChannelsLast
 from spp.nn.clipping import clip_grad_agc_ as clip_grad_agc_
-from spp.nn.convolutions import WEIGHT_NORMS as WEIGHT_NORMS
-from spp.nn.convolutions import StandardizedConv1d as StandardizedConv1d
-from spp.nn.convolutions import StandardizedConv2d as StandardizedConv2d
-from spp.nn.convolutions import StandardizedConv3d as StandardizedConv3d
-from spp.nn.convolutions import StandardizedLinear as StandardizedLinear
-from spp.nn.convolutions import WeightNorm as WeightNorm
 from spp.nn.gains import GAINS as GAINS
 from spp.nn.gains import PUBLISHED_GAMMAS as PUBLISHED_GAMMAS
+from spp.nn.gains import Gain as Gain
 from spp.nn.gains import gain_of as gain_of
 from spp.nn.init import INITS as INITS
 from spp.nn.init import Init as Init
@@ -42,8 +27,20 @@ from spp.nn.neuronwise import NeuronwiseConv1d as NeuronwiseConv1d
 from spp.nn.neuronwise import NeuronwiseConv2d as NeuronwiseConv2d
 from spp.nn.neuronwise import NeuronwiseLinear as NeuronwiseLinear
 from spp.nn.neuronwise import neuronwise_ as neuronwise_
+from spp.nn.norm_layers import AffineLayer as AffineLayer
+from spp.nn.norm_layers import BatchRenorm as BatchRenorm
+from spp.nn.norm_layers import ChannelLayerNorm as ChannelLayerNorm
+from spp.nn.norm_layers import ChannelRMSNorm as ChannelRMSNorm
+from spp.nn.norm_layers import ChannelsFirst as ChannelsFirst
+from spp.nn.norm_layers import ChannelsLast as ChannelsLast
+from spp.nn.norm_layers import DyT as DyT
+from spp.nn.norm_layers import EvoNormB0 as EvoNormB0
+from spp.nn.norm_layers import EvoNormS0 as EvoNormS0
+from spp.nn.norm_layers import FilterResponseNorm as FilterResponseNorm
+from spp.nn.norm_layers import GhostBatchNorm as GhostBatchNorm
 from spp.nn.norms import NORMS as NORMS
 from spp.nn.norms import Norm as Norm
+from spp.nn.norms import Place as Place
 from spp.nn.norms import make_norm as make_norm
 from spp.nn.replace import Replacement as Replacement
 from spp.nn.replace import replace_norm as replace_norm
@@ -52,4 +49,12 @@ from spp.nn.residual import Residual as Residual
 from spp.nn.residual import ResidualBlock as ResidualBlock
 from spp.nn.residual import StochasticDepth as StochasticDepth
 from spp.nn.squeeze_excite import SE_SCALES as SE_SCALES
+from spp.nn.squeeze_excite import SE_SCALINGS as SE_SCALINGS
+from spp.nn.squeeze_excite import SEScale as SEScale
 from spp.nn.squeeze_excite import SqueezeExcite as SqueezeExcite
+from spp.nn.weight_norms import WEIGHT_NORMS as WEIGHT_NORMS
+from spp.nn.weight_norms import StandardizedConv1d as StandardizedConv1d
+from spp.nn.weight_norms import StandardizedConv2d as StandardizedConv2d
+from spp.nn.weight_norms import StandardizedConv3d as StandardizedConv3d
+from spp.nn.weight_norms import StandardizedLinear as StandardizedLinear
+from spp.nn.weight_norms import WeightNorm as WeightNorm

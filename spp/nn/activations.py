@@ -6,17 +6,16 @@ nothing that matters here. ``make_activation("silu", gain="gamma")`` multiplies 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cache, partial
-from types import MappingProxyType
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from spp.nn.gains import gain_of
-from spp.nn.rows import row_of
+from spp.registry import Registry
 
 
 def squared_relu(x: Tensor) -> Tensor:
@@ -56,7 +55,7 @@ class ScaledActivation(nn.Module):
     def __init__(self, name: str, gain: float) -> None:
         super().__init__()
         self.name, self.gain = name, gain
-        self.function = find_activation(name).function
+        self.function = ACTIVATIONS.row(name).function
 
     def forward(self, x: Tensor) -> Tensor:
         """Apply the activation and scale it."""
@@ -84,22 +83,19 @@ class Activation:
     kinks: tuple[float, ...] = ()
 
 
-def _elementwise(name: str, function: Callable[[Tensor], Tensor]) -> Callable[[], nn.Module]:
-    return lambda: Elementwise(name, function)
-
-
 def identity(x: Tensor) -> Tensor:
     """``x`` itself."""
     return x
 
 
-ACTIVATIONS: Mapping[str, Activation] = MappingProxyType(
+ACTIVATIONS = Registry[Activation](
+    "activation",
     {
         "relu": Activation(nn.ReLU, F.relu, "max(x, 0)", (0.0,)),
         "relu6": Activation(nn.ReLU6, F.relu6, "min(max(x, 0), 6)", (0.0, 6.0)),
         "leaky_relu": Activation(nn.LeakyReLU, F.leaky_relu, "x for x > 0, else 0.01 x", (0.0,)),
         "squared_relu": Activation(
-            _elementwise("squared_relu", squared_relu), squared_relu, "max(x, 0)^2 (So et al. 2021)", (0.0,)
+            partial(Elementwise, "squared_relu", squared_relu), squared_relu, "max(x, 0)^2 (So et al. 2021)", (0.0,)
         ),
         "elu": Activation(nn.ELU, F.elu, "x for x > 0, else exp(x) - 1 (Clevert et al. 2015)", (0.0,)),
         "celu": Activation(nn.CELU, F.celu, "continuously differentiable ELU (Barron 2017); ELU for alpha = 1", (0.0,)),
@@ -123,24 +119,22 @@ ACTIVATIONS: Mapping[str, Activation] = MappingProxyType(
         "hard_tanh": Activation(nn.Hardtanh, F.hardtanh, "min(max(x, -1), 1)", (-1.0, 1.0)),
         "tanhshrink": Activation(nn.Tanhshrink, F.tanhshrink, "x - tanh(x)"),
         "softsign": Activation(nn.Softsign, F.softsign, "x / (1 + |x|)", (0.0,)),
-        "erf": Activation(_elementwise("erf", torch.erf), torch.erf, "error function, the solvable sigmoid of theory"),
-        "sin": Activation(_elementwise("sin", torch.sin), torch.sin, "sine (Sitzmann et al. 2020)"),
+        "erf": Activation(
+            partial(Elementwise, "erf", torch.erf), torch.erf, "error function, the solvable sigmoid of theory"
+        ),
+        "sin": Activation(partial(Elementwise, "sin", torch.sin), torch.sin, "sine (Sitzmann et al. 2020)"),
         "identity": Activation(nn.Identity, identity, "no nonlinearity: a linear network"),
-    }
+    },
+    describe=lambda activation: activation.description,
 )
 """Every activation by name."""
 
 
-def find_activation(name: str) -> Activation:
-    """The row of ``ACTIVATIONS`` called ``name``.
-
-    Raises:
-        UnknownNameError: There is none; the message lists them.
-    """
-    return row_of(ACTIVATIONS, name, "activation")
-
-
 @cache
+def _gain(row: Activation, kind: str) -> float:
+    return gain_of(row.function, kind, kinks=row.kinks)
+
+
 def gain(activation: str, kind: str = "gamma") -> float:
     """The gain of an activation; see ``spp.nn.gains``.
 
@@ -155,8 +149,8 @@ def gain(activation: str, kind: str = "gamma") -> float:
         >>> round(gain("relu"), 6), round(gain("relu", "rms") ** 2, 6)
         (1.712859, 2.0)
     """
-    row = find_activation(activation)
-    return gain_of(row.function, kind, kinks=row.kinks)
+    # cached by the row and not by its name, under which another may be registered
+    return _gain(ACTIVATIONS.row(activation), kind)
 
 
 def make_activation(name: str, scale: str | float = "none") -> nn.Module:
@@ -170,5 +164,5 @@ def make_activation(name: str, scale: str | float = "none") -> nn.Module:
         UnknownNameError: No activation or no gain has that name.
     """
     factor = gain(name, scale) if isinstance(scale, str) else scale
-    row = find_activation(name)
+    row = ACTIVATIONS.row(name)
     return row.make() if abs(factor - 1) < 1e-12 else ScaledActivation(name, factor)

@@ -14,46 +14,67 @@ code (``PUBLISHED_GAMMAS``) were sampled and differ from these in the fourth dig
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
 from itertools import pairwise
 from math import pi, sqrt
-from types import MappingProxyType
 
 import numpy as np
 import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from spp.errors import InputError, UnknownNameError
+from spp.errors import InputError
+from spp.registry import Registry
 
 Array = npt.NDArray[np.float64]
 
-GAINS: Mapping[str, str] = MappingProxyType(
+
+@dataclass(frozen=True, slots=True)
+class Gain:
+    """A row of ``GAINS``.
+
+    Attributes:
+        kept: From mean and second moment of the activation to what becomes 1; None for no gain.
+        description: One line.
+    """
+
+    kept: Callable[[float, float], float] | None
+    description: str
+
+
+GAINS = Registry[Gain](
+    "gain",
     {
-        "none": "no gain: the activation as it is",
-        "gamma": "Var(g(z))^(-1/2): unit variance in, unit variance out (Brock et al. 2021)",
-        "rms": "E[g(z)^2]^(-1/2): unit second moment in, unit second moment out (Karras et al. 2023; Dewyse 2025)",
-    }
+        "none": Gain(None, "no gain: the activation as it is"),
+        "gamma": Gain(
+            lambda mean, second: second - mean**2,
+            "Var(g(z))^(-1/2): unit variance in, unit variance out (Brock et al. 2021)",
+        ),
+        "rms": Gain(
+            lambda mean, second: second,
+            "E[g(z)^2]^(-1/2): unit second moment in, unit second moment out (Karras et al. 2023; Dewyse 2025)",
+        ),
+    },
+    describe=lambda gain: gain.description,
 )
 """Every kind of gain by name."""
 
-PUBLISHED_GAMMAS: Mapping[str, float] = MappingProxyType(
-    {
-        "identity": 1.0,
-        "celu": 1.270926833152771,
-        "elu": 1.2716004848480225,
-        "gelu": 1.7015043497085571,
-        "leaky_relu": 1.70590341091156,
-        "log_sigmoid": 1.9193484783172607,
-        "relu": 1.7139588594436646,
-        "relu6": 1.7131484746932983,
-        "selu": 1.0008515119552612,
-        "sigmoid": 4.803835391998291,
-        "silu": 1.7881293296813965,
-        "softsign": 2.338853120803833,
-        "softplus": 1.9203323125839233,
-        "tanh": 1.5939117670059204,
-    }
-)
+PUBLISHED_GAMMAS: Mapping[str, float] = {
+    "identity": 1.0,
+    "celu": 1.270926833152771,
+    "elu": 1.2716004848480225,
+    "gelu": 1.7015043497085571,
+    "leaky_relu": 1.70590341091156,
+    "log_sigmoid": 1.9193484783172607,
+    "relu": 1.7139588594436646,
+    "relu6": 1.7131484746932983,
+    "selu": 1.0008515119552612,
+    "sigmoid": 4.803835391998291,
+    "silu": 1.7881293296813965,
+    "softsign": 2.338853120803833,
+    "softplus": 1.9203323125839233,
+    "tanh": 1.5939117670059204,
+}
 """The sampled constants of Brock et al.'s released code, within 1.5e-3 of the exact ones; for comparison with networks that
 were built with them. (It also has log_softmax 1.0002083778381348 and glu 1.8484294414520264, which are not element-wise.)"""
 
@@ -72,7 +93,8 @@ def moments(
         scale: Standard deviation of the input.
     """
     z, density = normal_nodes([kink / scale for kink in kinks])
-    with torch.no_grad(), torch.device("cpu"):  # a network may be built under another default device, meta included
+    # a network may be built under another default device, meta included
+    with torch.no_grad(), torch.device("cpu"):
         values = function(torch.from_numpy(z * scale)).numpy()
     return float(values @ density), float(values**2 @ density)
 
@@ -104,12 +126,10 @@ def gain_of(function: Callable[[Tensor], Tensor], kind: str, *, kinks: Iterable[
         UnknownNameError: No kind of gain has that name.
         InputError: The function is constant (``gamma``) or zero (``rms``).
     """
-    if not isinstance(kind, str) or kind not in GAINS:
-        raise UnknownNameError("gain", str(kind), GAINS)
-    if kind == "none":
+    row = GAINS.row(kind)
+    if row.kept is None:
         return 1.0
-    mean, second = moments(function, kinks=kinks)
-    kept = second - mean**2 if kind == "gamma" else second
+    kept = row.kept(*moments(function, kinks=kinks))
     if not kept > 1e-12:
         raise InputError(f"gain {kind!r} needs an activation that passes a signal on", received=f"{kept:g} of it")
     return float(kept**-0.5)

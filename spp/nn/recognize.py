@@ -1,7 +1,7 @@
 """Which modules of a foreign model are norms, and what they compute.
 
-torch's own norms are known by their class. Other classes with "norm" in their name (torchvision, timm and transformers have
-dozens) are known by what they do: the module is tried on a small input, and its output is compared with LayerNorm and RMSNorm
+torch's own norms are known by their class. What else ``spp.layers`` takes for a norm (torchvision, timm and transformers have
+dozens) is known by what it does: the module is tried on a small input, and its output is compared with LayerNorm and RMSNorm
 along either channel axis, with scale ``w``, ``1 + w`` or none. What fits none of them is left alone, with the reason.
 """
 
@@ -18,10 +18,20 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from torch.nn.modules.instancenorm import _InstanceNorm
 from torch.nn.parameter import is_lazy
 
-from spp.nn.activating_norms import EvoNormB0, EvoNormS0, FilterResponseNorm
-from spp.nn.affine import AffineLayer, DyT
-from spp.nn.batch_norms import BatchRenorm
-from spp.nn.channel_norms import ChannelLayerNorm, ChannelRMSNorm, ChannelsFirst, ChannelsLast
+from spp.layers import layer_of
+from spp.nn.norm_layers import (
+    AffineLayer,
+    BatchRenorm,
+    ChannelLayerNorm,
+    ChannelRMSNorm,
+    ChannelsFirst,
+    ChannelsLast,
+    DyT,
+    EvoNormB0,
+    EvoNormS0,
+    FilterResponseNorm,
+)
+from spp.vocabulary import LayerKind
 
 FUSED = ("drop", "act")
 """Children of a norm that timm fuses with what follows."""
@@ -53,16 +63,13 @@ class Recognized:
 
 def recognize(module: nn.Module) -> Recognized | str | None:
     """What ``module`` is: a norm that can be replaced, a norm that cannot with the reason, or None for no norm."""
-    kind = getattr(module, "original_name", None) or type(module).__name__
+    norm = layer_of(module).kind is LayerKind.NORM
     if isinstance(module, torch.jit.ScriptModule):
-        return "it is compiled by TorchScript" if "norm" in kind.lower() and not list(module.children()) else None
+        return "it is compiled by TorchScript" if norm and not list(module.children()) else None
     known = _by_class(module)
-    if known is not None:
+    if known is not None or not norm:
         return known
-    if "norm" not in kind.lower() and not isinstance(module, nn.LayerNorm | nn.RMSNorm):
-        return None
-    children = {name: child for name, child in module.named_children() if name not in FUSED}
-    if children:
+    if any(name not in FUSED for name, _ in module.named_children()):
         return None  # a block with a norm in its name; its parts are looked at one by one
     return _by_trial(module)
 

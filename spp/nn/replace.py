@@ -12,12 +12,10 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from torch.nn.modules.instancenorm import _InstanceNorm
 
 from spp.errors import InputError
-from spp.nn.affine import AffineLayer
-from spp.nn.batch_norms import BatchRenorm
-from spp.nn.channel_norms import ChannelLayerNorm, ChannelRMSNorm, ChannelsFirst, ChannelsLast
-from spp.nn.convolutions import STANDARDIZED, WEIGHT_NORMS
-from spp.nn.norms import NEURONWISE, Norm, check_norm_options, find_norm, make_norm
+from spp.nn.norm_layers import AffineLayer, BatchRenorm, ChannelLayerNorm, ChannelRMSNorm, ChannelsFirst, ChannelsLast
+from spp.nn.norms import NEURONWISE, NORMS, Norm, check_norm_options, make_norm
 from spp.nn.recognize import Recognized, recognize
+from spp.nn.weight_norms import STANDARDIZED, WEIGHT_NORMS
 
 SAME_EPS = (nn.LayerNorm, nn.RMSNorm, nn.GroupNorm, _InstanceNorm, ChannelLayerNorm, ChannelRMSNorm)
 """Norms whose eps means the same: it is added to a variance or mean square, and is not part of a paper's recipe."""
@@ -118,7 +116,7 @@ def replace_norm(model: nn.Module, name: str, **options: Any) -> Replacement:
           2 BatchNorm1d -> ChannelRMSNorm
           without a place in the new layer: 2 bias
     """
-    row = find_norm(name)
+    row = NORMS.row(name)
     if name == NEURONWISE:
         raise InputError(
             "neuron-wise normalization takes no norm's place",

@@ -1,6 +1,6 @@
-"""Residual branches: blocks that weigh branch and skip by a rule before they add them.
+"""Residual branches: the rules by which branch and skip are weighted, and blocks that follow them.
 
-``spp.nn.residual_rules`` has the rules. A block derives from ``ResidualBlock``, asks for a rule once, and ends with::
+``RESIDUALS`` has the rules by name. A block derives from ``ResidualBlock``, asks for a rule once, and ends with::
 
     out = self.weigh_branch(out) + self.weigh_skip(shortcut)
 
@@ -10,20 +10,157 @@ before it is dropped, gained or scaled: that is where Brock et al. (2021) take i
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from math import sqrt
 from typing import Any, ClassVar
 
 import torch
 from torch import Tensor, nn
 
-from spp.errors import InputError
+from spp.errors import InputError, UnknownNameError
 from spp.nn import functional
-from spp.nn.residual_rules import NF_ALPHA as NF_ALPHA
-from spp.nn.residual_rules import RESIDUALS as RESIDUALS
-from spp.nn.residual_rules import ExpectedVariance as ExpectedVariance
-from spp.nn.residual_rules import Residual as Residual
-from spp.nn.residual_rules import check_residual_options as check_residual_options
-from spp.nn.residual_rules import find_residual as find_residual
+from spp.registry import Registry
+
+NF_ALPHA = 0.2
+"""Scale of the branches of an NF-ResNet (Brock et al. 2021)."""
+LAYER_SCALE = 1e-5
+"""Where LayerScale starts (Touvron et al. 2021; deeper networks start lower)."""
+
+
+@dataclass(frozen=True, slots=True)
+class Residual:
+    """A row of ``RESIDUALS``.
+
+    Attributes:
+        description: One line.
+        parameters: From channels and options to the values that the rule's parameters start with, by name.
+        weights: From the block and the options to what branch and skip are multiplied with; None for 1.
+        defaults: The options with their defaults.
+        biased: Whether the rule has scalar biases before and behind each layer of the branch.
+        rescales: Whether stochastic depth scales the kept samples.
+        implies: What a network takes along with the rule unless told otherwise: norm, init.
+    """
+
+    description: str
+    parameters: Callable[[int, Mapping[str, Any]], Mapping[str, Tensor]] = lambda channels, options: {}
+    weights: Callable[[ResidualBlock, Mapping[str, Any]], tuple[Any, Any]] = lambda block, options: (None, None)
+    defaults: Mapping[str, Any] = field(default_factory=dict)
+    biased: bool = False
+    rescales: bool = True
+    implies: Mapping[str, str] = field(default_factory=dict)
+
+
+def _scalar(value: float) -> Tensor:
+    return torch.full((), float(value))
+
+
+def _start_at_gain(channels: int, options: Mapping[str, Any]) -> Mapping[str, Tensor]:
+    return {"skip_gain": _scalar(options["gain"])}
+
+
+def _gain(block: ResidualBlock, options: Mapping[str, Any]) -> tuple[Any, Any]:
+    return block.skip_gain, None
+
+
+RESIDUALS = Registry[Residual](
+    "residual rule",
+    {
+        "plain": Residual("x + f(x) (He et al. 2015)"),
+        "skipinit": Residual(
+            "SkipInit: x + a f(x), a learned from 0 (De & Smith 2020)", _start_at_gain, _gain, defaults={"gain": 0.0}
+        ),
+        "rezero": Residual(
+            "ReZero: x + a f(x), a learned from 0 (Bachlechner et al. 2020)",
+            _start_at_gain,
+            _gain,
+            defaults={"gain": 0.0},
+        ),
+        "layerscale": Residual(
+            "LayerScale: x + diag(l) f(x), l learned from 1e-5 (Touvron et al. 2021)",
+            lambda channels, options: {"layer_scale": torch.full((channels, 1, 1), float(options["gain"]))},
+            lambda block, options: (block.layer_scale, None),
+            defaults={"gain": LAYER_SCALE},
+        ),
+        "fixup": Residual(
+            "Fixup: scalar biases and one scale instead of norms (Zhang, Dauphin & Ma 2019)",
+            lambda channels, options: {"bias_in": _scalar(0), "skip_gain": _scalar(1), "bias_out": _scalar(0)},
+            _gain,
+            biased=True,
+            implies={"norm": "none", "init": "fixup"},
+        ),
+        "nf": Residual(
+            "NF-ResNet: x + alpha a f(x / beta), beta the expected spread, a learned from 0 (Brock et al. 2021)",
+            _start_at_gain,
+            lambda block, options: (block.skip_gain * options["alpha"], None),
+            defaults={"alpha": NF_ALPHA, "gain": 0.0},
+            rescales=False,
+            implies={"norm": "scaled_ws"},
+        ),
+        "sqrt2": Residual("(x + f(x)) / sqrt(2)", weights=lambda block, options: (1 / sqrt(2), 1 / sqrt(2))),
+        "mp": Residual(
+            "magnitude-preserving sum: ((1-w) x + w f(x)) / sqrt((1-w)^2 + w^2), w = 0.5 (Karras et al. 2023; Dewyse 2025)",
+            weights=lambda block, options: functional.mp_weights(options["weight"])[::-1],
+            defaults={"weight": 0.5},
+        ),
+        "mp_learned": Residual(
+            "magnitude-preserving sum with a learned w for each block (Dewyse 2025)",
+            lambda channels, options: {"share": _scalar(options["weight"])},
+            lambda block, options: functional.mp_weights(block.share)[::-1],
+            defaults={"weight": 0.5},
+        ),
+    },
+    describe=lambda rule: rule.description,
+)
+"""Every rule by name."""
+
+
+def check_residual_options(name: str, options: Mapping[str, Any]) -> dict[str, float]:
+    """The options of a rule, defaults included.
+
+    Raises:
+        UnknownNameError: The rule or an option does not exist.
+        InputError: A value is no finite number.
+    """
+    defaults = RESIDUALS.row(name).defaults
+    where = f"residual {name!r}"
+    for key, value in options.items():
+        if key not in defaults:
+            raise UnknownNameError("option", key, defaults, where=where)
+        if isinstance(value, bool) or not isinstance(value, int | float) or not abs(value) < float("inf"):
+            raise InputError(f"option {key!r} is a finite number", received=repr(value), where=where)
+    return {**defaults, **options}
+
+
+class ExpectedVariance:
+    """Bookkeeping of an NF-ResNet: the variance that the signal is expected to have (Brock et al. 2021, section 3).
+
+    It starts at 1. A block sees ``beta = sqrt(variance)``; an identity skip adds ``alpha^2``; where the skip is projected
+    from the (unit variance) input of the branch, the variance starts anew at ``1 + alpha^2``; where there is no skip the
+    branch alone is left, at 1.
+
+    Args:
+        alpha: Scale of the branches.
+    """
+
+    def __init__(self, alpha: float = NF_ALPHA) -> None:
+        self.alpha, self.variance = alpha, 1.0
+
+    def beta(self) -> float:
+        """What the next block's input is divided by."""
+        return sqrt(self.variance)
+
+    def identity_skip(self) -> None:
+        """Note a block with an identity skip."""
+        self.variance += self.alpha**2
+
+    def projected_skip(self) -> None:
+        """Note a block with a projection on its skip."""
+        self.variance = 1 + self.alpha**2
+
+    def no_skip(self) -> None:
+        """Note a block without a skip, whose branch is not scaled by alpha either."""
+        self.variance = 1.0
 
 
 class StochasticDepth(nn.Module):
@@ -107,7 +244,7 @@ class ResidualBlock(nn.Module):
             UnknownNameError: The rule, or one of its options, does not exist.
             InputError: A value is not possible.
         """
-        row = find_residual(rule)
+        row = RESIDUALS.row(rule)
         self.rule, self.drop_rate = rule, checked_rate(drop_rate)
         self.residual_options = check_residual_options(rule, options or {})
         for name, value in row.parameters(channels, self.residual_options).items():

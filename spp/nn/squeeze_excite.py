@@ -2,22 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import dataclass
-from types import MappingProxyType
 
 from torch import Tensor, nn
 
 from spp.errors import UnknownNameError
 from spp.nn import functional
 from spp.nn.activations import make_activation
-from spp.nn.convolutions import StandardizedConv2d
-from spp.nn.rows import row_of
+from spp.nn.weight_norms import StandardizedConv2d
+from spp.registry import Registry
 
 
 @dataclass(frozen=True, slots=True)
 class SEScale:
-    """A row of ``SE_SCALES``.
+    """A row of ``SE_SCALINGS``.
 
     Attributes:
         apply: From tensor and gate to the gated tensor; None where squeeze-and-excitation is left out.
@@ -28,7 +27,8 @@ class SEScale:
     description: str
 
 
-SE_SCALES: Mapping[str, SEScale] = MappingProxyType(
+SE_SCALINGS = Registry[SEScale](
+    "squeeze-and-excitation scaling",
     {
         "plain": SEScale(functional.squeeze_excite, "x g: a gate of 1/2 quarters the variance (Hu et al. 2018)"),
         "doubled": SEScale(
@@ -39,18 +39,12 @@ SE_SCALES: Mapping[str, SEScale] = MappingProxyType(
             "x g / sqrt((1-g)^2 + g^2): a gate of 1/2 halves the variance (Dewyse 2025)",
         ),
         "none": SEScale(None, "no squeeze-and-excitation"),
-    }
+    },
+    describe=lambda scale: scale.description,
 )
 """Every scaling by name."""
-
-
-def find_se_scale(name: str) -> SEScale:
-    """The row of ``SE_SCALES`` called ``name``.
-
-    Raises:
-        UnknownNameError: There is none; the message lists them.
-    """
-    return row_of(SE_SCALES, name, "squeeze-and-excitation scaling")
+SE_SCALES = SE_SCALINGS
+"""The name of the same table in the first version."""
 
 
 class SqueezeExcite(nn.Module):
@@ -63,7 +57,7 @@ class SqueezeExcite(nn.Module):
         channels: ``C`` of the input ``(N, C, H, W)``.
         squeezed: Channels between the two maps.
         activation: Name of the activation between them.
-        scale: A name of ``SE_SCALES`` other than ``none``.
+        scale: A name of ``SE_SCALINGS`` other than ``none``.
         weight_norm: Rule of ``WEIGHT_NORMS`` for the two maps; None for plain convolutions.
 
     Raises:
@@ -80,9 +74,9 @@ class SqueezeExcite(nn.Module):
         weight_norm: str | None = None,
     ) -> None:
         super().__init__()
-        apply = find_se_scale(scale).apply
+        apply = SE_SCALINGS.row(scale).apply
         if apply is None:
-            raise UnknownNameError("gate", scale, [name for name, row in SE_SCALES.items() if row.apply is not None])
+            raise UnknownNameError("gate", scale, [name for name, row in SE_SCALINGS.items() if row.apply is not None])
         self.scale, self.apply_gate = scale, apply
         self.pool = nn.AdaptiveAvgPool2d(1)
         self.reduce = _map(channels, squeezed, weight_norm)
@@ -103,6 +97,7 @@ class SqueezeExcite(nn.Module):
 
 
 def _map(inputs: int, outputs: int, weight_norm: str | None) -> nn.Conv2d:
-    if weight_norm is None or inputs == 1:  # a single input cannot be centred
+    # a single input cannot be centred
+    if weight_norm is None or inputs == 1:
         return nn.Conv2d(inputs, outputs, 1)
     return StandardizedConv2d(inputs, outputs, 1, rule=weight_norm, gain=False)

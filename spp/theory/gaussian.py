@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 
 from spp.errors import InputError
-from spp.nn.activations import find_activation
+from spp.nn.activations import ACTIVATIONS
 from spp.nn.gains import Array
 from spp.theory import quadrature
 from spp.theory.quadrature import FINE, Accuracy
@@ -73,7 +73,7 @@ def nonlinearity(activation: Activation) -> Nonlinearity:
     if isinstance(activation, Nonlinearity):
         return activation
     if isinstance(activation, str):
-        row = find_activation(activation)
+        row = ACTIVATIONS.row(activation)
         return Nonlinearity(row.function, row.kinks)
     return Nonlinearity(activation)
 

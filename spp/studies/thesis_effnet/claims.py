@@ -17,7 +17,7 @@ import pandas as pd
 import torch
 from torch import nn
 
-from spp.nn.activations import find_activation
+from spp.nn.activations import ACTIVATIONS
 from spp.nn.gains import gain_of
 from spp.studies.evidence import Difference, decided, geometric, mean_accuracy
 from spp.studies.study import Results, Setup, Untestable, Verdict, claim
@@ -46,7 +46,7 @@ class Network(Arm):
         shape = (3, SIDE, SIDE)
         model = self.build(input_shape=shape, num_classes=classes, width_multiplier=width, drop_path=0.0)
         if self.gain:
-            gain = gain_of(find_activation("silu").function, "rms")
+            gain = gain_of(ACTIVATIONS["silu"].function, "rms")
             with torch.no_grad():
                 for layer in model.modules():
                     if isinstance(layer, nn.Conv2d):

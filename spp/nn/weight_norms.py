@@ -8,7 +8,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from types import MappingProxyType
 from typing import Any
 
 import torch.nn.functional as F
@@ -16,7 +15,7 @@ from torch import Tensor, nn
 
 from spp.errors import InputError, UnknownNameError
 from spp.nn import functional
-from spp.nn.rows import row_of
+from spp.registry import Registry
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,18 +39,13 @@ class WeightNorm:
     options: tuple[str, ...] = ()
 
 
-def _ws(weight: Tensor, gain: Tensor | None, **options: float) -> Tensor:
-    return functional.standardized_weight(weight, **options)
-
-
-def _mp(weight: Tensor, gain: Tensor | None, **options: float) -> Tensor:
-    return functional.magnitude_preserving_weight(weight, **options)
-
-
-WEIGHT_NORMS: Mapping[str, WeightNorm] = MappingProxyType(
+WEIGHT_NORMS = Registry[WeightNorm](
+    "weight norm",
     {
         "ws": WeightNorm(
-            _ws, "weight standardization: rows of mean 0 and spread 1 (Qiao et al. 2019)", options=("eps",)
+            lambda weight, gain, **options: functional.standardized_weight(weight, **options),
+            "weight standardization: rows of mean 0 and spread 1 (Qiao et al. 2019)",
+            options=("eps",),
         ),
         "scaled_ws": WeightNorm(
             functional.scaled_standardized_weight,
@@ -66,24 +60,16 @@ WEIGHT_NORMS: Mapping[str, WeightNorm] = MappingProxyType(
             gain=True,
         ),
         "mp": WeightNorm(
-            _mp,
+            lambda weight, gain, **options: functional.magnitude_preserving_weight(weight, **options),
             "magnitude-preserving weights: rows of norm 1, rms gain in the activations (Karras et al. 2023)",
             centred=False,
             activation_gain="rms",
             options=("gamma", "eps"),
         ),
-    }
+    },
+    describe=lambda rule: rule.description,
 )
 """Every rule for weights by name."""
-
-
-def find_weight_norm(name: str) -> WeightNorm:
-    """The row of ``WEIGHT_NORMS`` called ``name``.
-
-    Raises:
-        UnknownNameError: There is none; the message lists them.
-    """
-    return row_of(WEIGHT_NORMS, name, "weight norm")
 
 
 def check_options(rule: str, options: Mapping[str, float]) -> None:
@@ -93,7 +79,7 @@ def check_options(rule: str, options: Mapping[str, float]) -> None:
         UnknownNameError: The rule or an option does not exist.
         InputError: A value is no number at or above 0.
     """
-    known = find_weight_norm(rule).options
+    known = WEIGHT_NORMS.row(rule).options
     for key, value in options.items():
         if key not in known:
             raise UnknownNameError("option", key, known, where=f"weight norm {rule!r}")
@@ -125,7 +111,7 @@ class _Standardized(nn.Module):
         self, *args: Any, rule: str, gain: bool | None = None, options: Mapping[str, float] | None = None, **kwargs: Any
     ) -> None:
         super().__init__(*args, **kwargs)
-        row = find_weight_norm(rule)
+        row = WEIGHT_NORMS.row(rule)
         check_options(rule, options or {})
         if functional.weights.fan_in(self.weight) == 1 and row.centred:
             raise InputError(
@@ -147,7 +133,8 @@ class _Standardized(nn.Module):
     def reset_parameters(self) -> None:
         """Draw the weight (and bias) as torch does, and set the gain to 1."""
         super().reset_parameters()  # type: ignore[misc]
-        gain = getattr(self, "gain", None)  # torch's constructors call this before there is one
+        # torch's constructors call this before there is a gain
+        gain = getattr(self, "gain", None)
         if gain is not None:
             nn.init.ones_(gain)
 
@@ -187,12 +174,10 @@ class StandardizedLinear(_Standardized, nn.Linear):
         return F.linear(input, self.effective_weight(), self.bias)
 
 
-STANDARDIZED: Mapping[type[nn.Module], type[nn.Module]] = MappingProxyType(
-    {
-        nn.Conv1d: StandardizedConv1d,
-        nn.Conv2d: StandardizedConv2d,
-        nn.Conv3d: StandardizedConv3d,
-        nn.Linear: StandardizedLinear,
-    }
-)
+STANDARDIZED: Mapping[type[nn.Module], type[nn.Module]] = {
+    nn.Conv1d: StandardizedConv1d,
+    nn.Conv2d: StandardizedConv2d,
+    nn.Conv3d: StandardizedConv3d,
+    nn.Linear: StandardizedLinear,
+}
 """Standardized layers by the torch layer they stand for."""
