@@ -1,6 +1,6 @@
 """Bundled networks: ``spp.models.build("effnet_b0", norm="none")``.
 
-Variants are rows of one table; norm, activation and init are arguments of every one of them.
+Variants are rows of one table, ``MODELS``, which is open; norm, activation and init are arguments of every one of them.
 """
 
 from spp.models.build import SOURCES as SOURCES
@@ -11,3 +11,7 @@ from spp.models.build import describe as describe
 from spp.models.build import names as names
 from spp.models.build import plan as plan
 from spp.models.build import recipe_of as recipe_of
+from spp.models.config import Config as Config
+from spp.models.config import ConvConfig as ConvConfig
+from spp.models.table import MODELS as MODELS
+from spp.models.table import Model as Model

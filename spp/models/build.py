@@ -3,24 +3,21 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 from torch import nn
 
-from spp.errors import InputError, UnknownNameError
+from spp.errors import InputError
 from spp.models.config import Config, ConvConfig
-from spp.models.efficientnet import EfficientNet, EfficientNetConfig
-from spp.models.ffn import FFN, FFNConfig
-from spp.models.resnet import ResNet, ResNetConfig
-from spp.models.resnetv2 import PreResNet
 from spp.models.sources import RECIPE, Asked, Plan, Source
 from spp.models.sources.checkpoint import load_checkpoint
 from spp.models.sources.factory import factory
 from spp.models.sources.timm import timm
 from spp.models.sources.torchvision import torchvision
 from spp.models.sources.transformers import transformers
-from spp.models.table import ALIASES, VARIANTS
+from spp.models.table import ALIASES, MODELS
 from spp.nn.init import initialize_, zero_gamma_
 from spp.nn.neuronwise import neuronwise_
 from spp.nn.norms import NEURONWISE
@@ -37,7 +34,7 @@ COMMON = ("norm", "activation", "init", "num_classes")
 
 def names() -> tuple[str, ...]:
     """Names of the bundled networks; ``efficientnet_b0`` and so on are further names of ``effnet_b0``."""
-    return tuple(VARIANTS)
+    return MODELS.names
 
 
 def config(name: str, **changes: Any) -> Config:
@@ -51,10 +48,7 @@ def config(name: str, **changes: Any) -> Config:
         UnknownNameError: The name, a field or something that a field names does not exist.
         InputError: A value is not possible.
     """
-    name = ALIASES.get(name, name)
-    if name not in VARIANTS:
-        raise UnknownNameError("model", str(name), VARIANTS)
-    row = VARIANTS[name]
+    row = MODELS.row(ALIASES.get(name, name)).config
     return row.change(**changes) if changes else row
 
 
@@ -101,7 +95,8 @@ def plan(name: str, *, tokens: int | None = None, spelled: Callable[[str], str] 
         changes["input_shape"] = (*config(name).input_shape[:1], *image_size)
     row = config(name, **changes)
     facts = Asked(model=name, name=name, changes=changes).facts(**{key: getattr(row, key) for key in COMMON})
-    return Plan(f"{name}-{row.norm}", facts, row.input_shape, lambda: _initialized(row), spelled=spelled, config=row)
+    build = partial(_initialized, row, MODELS[ALIASES.get(name, name)].network)
+    return Plan(f"{name}-{row.norm}", facts, row.input_shape, build, spelled=spelled, config=row)
 
 
 def build(
@@ -214,8 +209,8 @@ def _config_of(model: nn.Module) -> Config:
     return row
 
 
-def _initialized(row: Config) -> nn.Module:
-    model = initialize_(_make(row), row.init)
+def _initialized(row: Config, network: Callable[[Any], nn.Module]) -> nn.Module:
+    model = initialize_(network(row), row.init)
     if row.head_init is not None:
         initialize_(model.get_submodule("head"), row.head_init)
     if isinstance(row, ConvConfig) and row.zero_gamma:
@@ -223,17 +218,3 @@ def _initialized(row: Config) -> nn.Module:
     if row.norm == NEURONWISE:
         neuronwise_(model, **dict(row.norm_options))
     return model
-
-
-def _make(row: Config) -> nn.Module:
-    match row:
-        case FFNConfig():
-            return FFN(row)
-        case ResNetConfig(preactivation=True):
-            return PreResNet(row)
-        case ResNetConfig():
-            return ResNet(row)
-        case EfficientNetConfig():
-            return EfficientNet(row)
-        case _:
-            raise TypeError(f"no family for {type(row).__name__}")

@@ -9,7 +9,7 @@ from typing import NamedTuple
 from torch import Tensor, nn
 
 from spp.models.config import ConvConfig
-from spp.models.parts import Head, Parts, Stem
+from spp.models.parts import Chain, Head, Parts, Stem
 from spp.nn.residual import NF_ALPHA, ExpectedVariance, ResidualBlock
 
 STEM_CHANNELS, HEAD_CHANNELS = 32, 1280
@@ -150,8 +150,11 @@ class MBConv(ResidualBlock):
         return out
 
 
-class EfficientNet(nn.Module):
-    """``stem``, ``stage1`` to ``stage7``, ``final`` (1x1 convolution, norm, activation), ``head``."""
+class EfficientNet(Chain):
+    """``stem``, ``stage1`` to ``stage7``, ``final`` (1x1 convolution, norm, activation), ``head``.
+
+    ``(N, C, H, W)`` to ``(N, num_classes)``.
+    """
 
     def __init__(self, config: EfficientNetConfig) -> None:
         super().__init__()
@@ -185,9 +188,3 @@ class EfficientNet(nn.Module):
         features = config.scale_channels(HEAD_CHANNELS)
         self.final = Stem(parts, channels, features, 1, stride=1, activated=True, pooled=False)
         self.head = Head(parts, features, config.num_classes, dropout=config.dropout)
-
-    def forward(self, x: Tensor) -> Tensor:
-        """``(N, C, H, W)`` to ``(N, num_classes)``."""
-        for part in self.children():
-            x = part(x)
-        return x

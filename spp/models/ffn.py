@@ -6,11 +6,11 @@ from dataclasses import dataclass, replace
 from math import prod
 from typing import Any, Self
 
-from torch import Tensor, nn
+from torch import nn
 
 from spp.errors import InputError
 from spp.models.config import Config
-from spp.models.parts import Parts
+from spp.models.parts import Chain, Parts
 from spp.nn.norms import NORMS
 
 
@@ -84,39 +84,30 @@ class FFNConfig(Config):
                 )
 
 
-class Layer(nn.Module):
-    """Linear, norm, activation, dropout if any."""
+class Layer(Chain):
+    """Linear, norm, activation, dropout if any: ``(N, inputs)`` to ``(N, outputs)``."""
 
     def __init__(self, parts: Parts, inputs: int, outputs: int, *, dropout: float = 0.0) -> None:
         super().__init__()
         self.linear = parts.make_linear(inputs, outputs)
         self.norm = parts.make_norm(outputs)
         self.act = parts.make_act()
-        self.dropout = parts.make_dropout(dropout)
-
-    def forward(self, x: Tensor) -> Tensor:
-        """``(N, inputs)`` to ``(N, outputs)``."""
-        out: Tensor = self.act(self.norm(self.linear(x)))
-        return out if self.dropout is None else self.dropout(out)
+        if dropout:
+            self.dropout = parts.make_dropout(dropout)
 
 
-class Classifier(nn.Module):
-    """The last Linear layer."""
+class Classifier(Chain):
+    """The last Linear layer: ``(N, inputs)`` to ``(N, num_classes)``."""
 
     def __init__(self, inputs: int, num_classes: int) -> None:
         super().__init__()
         self.fc = nn.Linear(inputs, num_classes)
 
-    def forward(self, x: Tensor) -> Tensor:
-        """``(N, inputs)`` to ``(N, num_classes)``."""
-        out: Tensor = self.fc(x)
-        return out
 
-
-class FFN(nn.Module):
+class FFN(Chain):
     """``depth`` Linear layers: ``layer1`` to ``layer{depth - 1}`` with norm and activation, then ``head.fc``.
 
-    Samples of any shape are flattened first.
+    ``(N, *input_shape)`` to ``(N, num_classes)``. Samples of any shape are flattened first.
     """
 
     def __init__(self, config: FFNConfig) -> None:
@@ -132,9 +123,3 @@ class FFN(nn.Module):
             )
             features = config.width
         self.head = Classifier(features, config.num_classes)
-
-    def forward(self, x: Tensor) -> Tensor:
-        """``(N, *input_shape)`` to ``(N, num_classes)``."""
-        for layer in self.children():
-            x = layer(x)
-        return x

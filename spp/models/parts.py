@@ -28,9 +28,8 @@ class Parts:
     norm: str | None = None
 
     @property
-    def activation(self) -> str:
-        """Name of the activation."""
-        return self.config.activation
+    def _norm(self) -> str:
+        return self.config.norm if self.norm is None else self.norm
 
     def make_conv(self, inputs: int, outputs: int, kernel: int, *, stride: int = 1, groups: int = 1) -> nn.Module:
         """A convolution that keeps the size of the map but for its stride (``kernel`` is odd).
@@ -64,20 +63,20 @@ class Parts:
     def make_norm(self, channels: int, *, activated: bool = True) -> nn.Module:
         """The norm for ``channels``; ``activated`` says whether ``make_act`` follows directly."""
         config = self.config
-        name = config.norm if self.norm is None else self.norm
+        own = self._norm == config.norm and NORMS[config.norm].weights is None
         return make_norm(
-            name,
+            self._norm,
             channels,
             dims=self.dims,
             batch_eps=config.batch_eps,
             batch_momentum=config.batch_momentum,
             activated=activated,
-            **(dict(config.norm_options) if name == config.norm and NORMS.row(name).weights is None else {}),
+            **(dict(config.norm_options) if own else {}),
         )
 
     def make_act(self, *, after_norm: bool = True) -> nn.Module:
         """A fresh activation; directly behind a norm that brings its own, an identity."""
-        if after_norm and NORMS.row(self.config.norm if self.norm is None else self.norm).activates:
+        if after_norm and NORMS[self._norm].activates:
             return nn.Identity()
         return make_activation(self.config.activation, self.config.activation_gain)
 
@@ -97,11 +96,23 @@ class Parts:
 
     def _weights(self) -> tuple[str | None, dict[str, float]]:
         rule = self.config.weight_rule
-        return rule, dict(self.config.norm_options) if NORMS.row(self.config.norm).weights == rule else {}
+        return rule, dict(self.config.norm_options) if NORMS[self.config.norm].weights == rule else {}
 
 
-class Stem(nn.Module):
+class Chain(nn.Module):
+    """Children that are called one after the other, in the order in which they were added."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        """From the first child's input to the last one's output."""
+        for child in self.children():
+            x = child(x)
+        return x
+
+
+class Stem(Chain):
     """The first layers of an image network: convolution, then norm and activation or neither, then pooling or none.
+
+    ``(N, inputs, H, W)`` to ``(N, outputs, H', W')``.
 
     Args:
         parts: Maker of layers.
@@ -124,15 +135,11 @@ class Stem(nn.Module):
         if pooled:
             self.pool = nn.MaxPool2d(3, stride=2, padding=1)
 
-    def forward(self, x: Tensor) -> Tensor:
-        """``(N, inputs, H, W)`` to ``(N, outputs, H', W')``."""
-        for layer in self.children():
-            x = layer(x)
-        return x
 
-
-class Head(nn.Module):
+class Head(Chain):
     """The classifier of an image network: mean over space, dropout if any, Linear.
+
+    ``(N, inputs, H, W)`` to ``(N, num_classes)``.
 
     Args:
         parts: Maker of layers.
@@ -149,9 +156,3 @@ class Head(nn.Module):
         if drop is not None:
             self.dropout = drop
         self.fc = nn.Linear(inputs, num_classes)
-
-    def forward(self, x: Tensor) -> Tensor:
-        """``(N, inputs, H, W)`` to ``(N, num_classes)``."""
-        for layer in self.children():
-            x = layer(x)
-        return x

@@ -1,19 +1,30 @@
-"""ResNet v1.5 (He et al. 2015, arXiv 1512.03385, with the stride on the 3x3 convolution) for ImageNet and CIFAR.
+"""ResNets that end their blocks with an activation, and pre-activation ResNets that begin them with it.
 
-The CIFAR networks of the same paper (20 to 110 layers) have three stages of widths 16, 32 and 64.
+The first are ResNet v1.5 (He et al. 2015, arXiv 1512.03385, with the stride on the 3x3 convolution) for ImageNet and CIFAR, the
+others those of He et al. 2016 (arXiv 1603.05027).
+
+The CIFAR networks of the first paper (20 to 110 layers) have three stages of widths 16, 32 and 64.
+
+A pre-activation block that changes the shape feeds its projection with the normalized activation too, so that the variance of
+the signal starts anew there. With BatchNorm, ReLU and weights of variance 2/fan_in, the average channel variance after
+block k of such a stage is (k + 1)(1 - 1/pi), the curve that Signal Propagation Plots are read against
+(Brock et al. 2021, arXiv 2101.08692). With the norm behind the activation (``order="act_norm"``) branches have no mean.
+Under the rule ``nf`` the same blocks make their NF-ResNet: the activated input is divided by its expected spread, and the
+branch is scaled by alpha.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections import OrderedDict
 from dataclasses import dataclass
+from typing import Any, ClassVar
 
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from spp.errors import InputError, UnknownNameError
 from spp.models.config import ConvConfig
-from spp.models.parts import Head, Parts, Stem
+from spp.models.parts import Chain, Head, Parts, Stem
 from spp.nn.residual import NF_ALPHA, ExpectedVariance, ResidualBlock
 
 BLOCKS = ("basic", "bottleneck")
@@ -129,7 +140,7 @@ class BasicBlock(ResidualBlock):
         self.conv2 = parts.make_conv(width, width, 3)
         self.norm2 = parts.make_norm(width, activated=False)
         self.se = parts.make_se(width, width)
-        self.shortcut = _project(parts, inputs, width, stride)
+        self.shortcut = _shortcut(parts, inputs, width, stride)
         self.act2 = parts.make_act(after_norm=False)
 
     def forward(self, x: Tensor) -> Tensor:
@@ -161,7 +172,7 @@ class Bottleneck(ResidualBlock):
         self.conv3 = parts.make_conv(width, 4 * width, 1)
         self.norm3 = parts.make_norm(4 * width, activated=False)
         self.se = parts.make_se(4 * width, 4 * width)
-        self.shortcut = _project(parts, inputs, 4 * width, stride)
+        self.shortcut = _shortcut(parts, inputs, 4 * width, stride)
         self.act3 = parts.make_act(after_norm=False)
 
     def forward(self, x: Tensor) -> Tensor:
@@ -177,22 +188,16 @@ class Bottleneck(ResidualBlock):
         return out
 
 
-class Projection(nn.Module):
+class Projection(Chain):
     """The shortcut where the shape changes: 1x1 convolution with the stride, then norm; or pooling in place of the stride."""
 
     def __init__(self, parts: Parts, inputs: int, outputs: int, stride: int) -> None:
         super().__init__()
-        pooled = stride > 1 and shortcut_of(parts) == "pool"
+        pooled = stride > 1 and _config(parts).shortcut == "pool"
         if pooled:
-            self.pool = make_pool(stride)
+            self.pool = _pool(stride)
         self.conv = parts.make_conv(inputs, outputs, 1, stride=1 if pooled else stride)
         self.norm = parts.make_norm(outputs, activated=False)
-
-    def forward(self, x: Tensor) -> Tensor:
-        """``(N, inputs, H, W)`` to ``(N, outputs, H / stride, W / stride)``."""
-        for layer in self.children():
-            x = layer(x)
-        return x
 
 
 class Pad(nn.Module):
@@ -211,66 +216,174 @@ class Pad(nn.Module):
         return f"{self.channels}, stride={self.stride}"
 
 
-class ResNet(nn.Module):
-    """``stem``, ``stage1`` and so on, ``head``."""
+def _config(parts: Parts) -> ResNetConfig:
+    assert isinstance(parts.config, ResNetConfig)
+    return parts.config
+
+
+def _pool(stride: int) -> nn.Module:
+    """Average pooling over the pixels that a stride would choose from."""
+    return nn.AvgPool2d(stride, stride, ceil_mode=True, count_include_pad=False)
+
+
+def _shortcut(parts: Parts, inputs: int, outputs: int, stride: int) -> nn.Module | None:
+    if stride == 1 and inputs == outputs:
+        return None
+    if _config(parts).shortcut == "pad":
+        return Pad(outputs - inputs, stride)
+    return Projection(parts, inputs, outputs, stride)
+
+
+class PreBlock(ResidualBlock):
+    """What the two kinds of pre-activation blocks have in common.
+
+    Args:
+        parts: Maker of layers.
+    """
+
+    def __init__(self, parts: Parts) -> None:
+        super().__init__()
+        self.norm_last = _config(parts).order == "act_norm"
+
+    def activated(self, norm: nn.Module, act: nn.Module, x: Tensor) -> Tensor:
+        """``act(norm(x))``, or ``norm(act(x))`` where the norm stands last."""
+        out: Tensor = norm(act(x)) if self.norm_last else act(norm(x))
+        return out
+
+    def entered(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        """The block's input, activated and divided by its expected spread, and what its skip is."""
+        out = self.activated(self.norm1, self.act1, x)
+        out = out if self.beta == 1 else out * (1 / self.beta)
+        return out, x if self.shortcut is None else self.shortcut(out)
+
+
+class PreBasicBlock(PreBlock):
+    """Norm, activation, 3x3 convolution, twice over; the last convolution's output is merged with the shortcut."""
+
+    branch = ("conv1", "conv2")
+
+    def __init__(self, parts: Parts, inputs: int, width: int, *, stride: int) -> None:
+        super().__init__(parts)
+        self.norm1, self.act1 = _norm_act(parts, inputs)
+        self.shortcut = _projection(parts, inputs, width, stride)
+        self.conv1 = parts.make_conv(inputs, width, 3, stride=stride)
+        self.norm2, self.act2 = _norm_act(parts, width)
+        self.conv2 = parts.make_conv(width, width, 3)
+        self.se = parts.make_se(width, width)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """``(N, inputs, H, W)`` to ``(N, width, H / stride, W / stride)``."""
+        out, shortcut = self.entered(x)
+        out = self.conv1(out)
+        out = self.conv2(self.activated(self.norm2, self.act2, out))
+        out = out if self.se is None else self.se(out)
+        out = self.weigh_branch(out) + self.weigh_skip(shortcut)
+        return out
+
+
+class PreBottleneck(PreBlock):
+    """Norm and activation before each of 1x1, 3x3 with the stride, and 1x1 to ``4 width``; then the merge."""
+
+    branch = ("conv1", "conv2", "conv3")
+
+    def __init__(self, parts: Parts, inputs: int, width: int, *, stride: int) -> None:
+        super().__init__(parts)
+        self.norm1, self.act1 = _norm_act(parts, inputs)
+        self.shortcut = _projection(parts, inputs, 4 * width, stride)
+        self.conv1 = parts.make_conv(inputs, width, 1)
+        self.norm2, self.act2 = _norm_act(parts, width)
+        self.conv2 = parts.make_conv(width, width, 3, stride=stride)
+        self.norm3, self.act3 = _norm_act(parts, width)
+        self.conv3 = parts.make_conv(width, 4 * width, 1)
+        self.se = parts.make_se(4 * width, 4 * width)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """``(N, inputs, H, W)`` to ``(N, 4 width, H / stride, W / stride)``."""
+        out, shortcut = self.entered(x)
+        out = self.conv1(out)
+        out = self.conv2(self.activated(self.norm2, self.act2, out))
+        out = self.conv3(self.activated(self.norm3, self.act3, out))
+        out = out if self.se is None else self.se(out)
+        out = self.weigh_branch(out) + self.weigh_skip(shortcut)
+        return out
+
+
+def _norm_act(parts: Parts, channels: int) -> tuple[nn.Module, nn.Module]:
+    """A norm and an activation; a norm that is its own activation is none where the activation stands before it."""
+    last = _config(parts).order == "act_norm"
+    return parts.make_norm(channels, activated=not last), parts.make_act(after_norm=not last)
+
+
+def _projection(parts: Parts, inputs: int, outputs: int, stride: int) -> nn.Module | None:
+    if stride == 1 and inputs == outputs:
+        return None
+    if stride > 1 and _config(parts).shortcut == "pool":
+        return nn.Sequential(OrderedDict(pool=_pool(stride), conv=parts.make_conv(inputs, outputs, 1)))
+    return parts.make_conv(inputs, outputs, 1, stride=stride)
+
+
+class NormAct(nn.Module):
+    """Norm and activation of ``(N, channels, H, W)``, or the other way round, as the configuration's ``order`` says."""
+
+    def __init__(self, parts: Parts, channels: int) -> None:
+        super().__init__()
+        self.norm, self.act = _norm_act(parts, channels)
+        self.norm_last = _config(parts).order == "act_norm"
+
+    def forward(self, x: Tensor) -> Tensor:
+        """``(N, channels, H, W)`` to the same shape."""
+        out: Tensor = self.norm(self.act(x)) if self.norm_last else self.act(self.norm(x))
+        return out
+
+
+class ResNet(Chain):
+    """``(N, C, H, W)`` to ``(N, num_classes)``: ``stem``, ``stage1`` and so on, ``head``."""
+
+    blocks: ClassVar[dict[str, type[ResidualBlock]]] = {"basic": BasicBlock, "bottleneck": Bottleneck}
 
     def __init__(self, config: ResNetConfig) -> None:
         super().__init__()
         self.config = config
         parts = Parts(config)
-        block = Bottleneck if config.block == "bottleneck" else BasicBlock
         self.stem = config.make_stem(parts)
-        channels = add_stages(self, config, parts, block)
+        channels = self._add_stages(parts)
+        self._finish(parts, channels)
         self.head = Head(parts, channels, config.num_classes)
 
-    def forward(self, x: Tensor) -> Tensor:
-        """``(N, C, H, W)`` to ``(N, num_classes)``."""
-        for part in self.children():
-            x = part(x)
-        return x
+    def _finish(self, parts: Parts, channels: int) -> None:
+        """Add what stands between the last stage and the classifier."""
+
+    def _add_stages(self, parts: Parts) -> int:
+        """Add ``stage1`` and so on; all but the first halve the map in their first block. Gives the last one's channels."""
+        config, channels = self.config, self.config.widths[0]
+        options = dict(config.residual_options)
+        expected = ExpectedVariance(options.get("alpha", NF_ALPHA))
+        index, total = 0, sum(config.depths)
+        for stage, (width, depth) in enumerate(zip(config.widths, config.depths, strict=True), 1):
+            members: list[nn.Module] = []
+            for number in range(depth):
+                stride = 2 if stage > 1 and number == 0 else 1
+                make: Any = self.blocks[config.block]
+                member = make(parts, channels, width, stride=stride)
+                channels = width * config.expansion
+                rate = config.drop_path * index / total
+                member.set_residual(config.residual, channels, options=options, drop_rate=rate)
+                if config.residual == "nf":
+                    member.beta = expected.beta()
+                    if member.shortcut is None:
+                        expected.identity_skip()
+                    else:
+                        expected.projected_skip()
+                members.append(member)
+                index += 1
+            self.add_module(f"stage{stage}", nn.Sequential(*members))
+        return channels
 
 
-def add_stages(network: nn.Module, config: ResNetConfig, parts: Parts, block: Callable[..., ResidualBlock]) -> int:
-    """Give ``network`` its children ``stage1`` and so on; all but the first halve the map in their first block.
+class PreResNet(ResNet):
+    """``stem``, ``stage1`` and so on, ``final.norm`` and ``final.act``, ``head``."""
 
-    Returns:
-        The channels that the last stage ends with.
-    """
-    channels, options = config.widths[0], dict(config.residual_options)
-    expected = ExpectedVariance(options.get("alpha", NF_ALPHA))
-    index, total = 0, sum(config.depths)
-    for stage, (width, depth) in enumerate(zip(config.widths, config.depths, strict=True), 1):
-        blocks: list[nn.Module] = []
-        for number in range(depth):
-            stride = 2 if stage > 1 and number == 0 else 1
-            member = block(parts, channels, width, stride=stride)
-            channels = width * config.expansion
-            member.set_residual(config.residual, channels, options=options, drop_rate=config.drop_path * index / total)
-            if config.residual == "nf":
-                member.beta = expected.beta()
-                if member.shortcut is None:
-                    expected.identity_skip()
-                else:
-                    expected.projected_skip()
-            blocks.append(member)
-            index += 1
-        network.add_module(f"stage{stage}", nn.Sequential(*blocks))
-    return channels
+    blocks: ClassVar[dict[str, type[ResidualBlock]]] = {"basic": PreBasicBlock, "bottleneck": PreBottleneck}
 
-
-def shortcut_of(parts: Parts) -> str:
-    """What a skip does where the shape changes: a name of ``SHORTCUTS``."""
-    return parts.config.shortcut if isinstance(parts.config, ResNetConfig) else SHORTCUTS[0]
-
-
-def make_pool(stride: int) -> nn.Module:
-    """Average pooling over the pixels that a stride would choose from."""
-    return nn.AvgPool2d(stride, stride, ceil_mode=True, count_include_pad=False)
-
-
-def _project(parts: Parts, inputs: int, outputs: int, stride: int) -> nn.Module | None:
-    if stride == 1 and inputs == outputs:
-        return None
-    if shortcut_of(parts) == "pad":
-        return Pad(outputs - inputs, stride)
-    return Projection(parts, inputs, outputs, stride)
+    def _finish(self, parts: Parts, channels: int) -> None:
+        self.final = NormAct(parts, channels)

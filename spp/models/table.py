@@ -1,16 +1,23 @@
-"""Every bundled network, one row each. A new variant is a new row; a new kind of network is a new family."""
+"""Every bundled network, one row each. A new variant is a new row; a new kind of network is a new family.
+
+A network of one's own is one more row, of a configuration and of what builds the network from it::
+
+    MODELS.register("mine", Model(Config(name="mine", description="...", input_shape=(3, 32, 32)), MyNet))
+"""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import replace
-from types import MappingProxyType
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
 from typing import Any
 
+from torch import nn
+
 from spp.models.config import Config
-from spp.models.efficientnet import EfficientNetConfig
-from spp.models.ffn import FFNConfig
-from spp.models.resnet import ResNetConfig
+from spp.models.efficientnet import EfficientNet, EfficientNetConfig
+from spp.models.ffn import FFN, FFNConfig
+from spp.models.resnet import PreResNet, ResNet, ResNetConfig
+from spp.registry import Registry
 
 #          blocks of each stage, kind of block
 RESNETS = {
@@ -66,26 +73,43 @@ EFFNET_ARMS: Mapping[str, tuple[str, Mapping[str, Any]]] = {
 }
 
 
-def _rows() -> list[Config]:
-    return [
-        FFNConfig(
-            name="ffn",
-            description="fully connected, 10 layers of width 100 on 3x32x32 images (Dewyse 2025)",
-            input_shape=(3, 32, 32),
-            num_classes=100,
-            norm="batch_minus",
-            first_norm="batch",
-        ),
+@dataclass(frozen=True, slots=True)
+class Model:
+    """A row of ``MODELS``.
+
+    Attributes:
+        config: What ``build`` can change about the network, with its defaults; a ``Config`` or a subclass with more fields.
+        network: Builds the network from the (changed) configuration. Initializing it is ``build``'s part.
+    """
+
+    config: Config
+    network: Callable[[Any], nn.Module]
+
+
+def _rows() -> list[Model]:
+    ffn = FFNConfig(
+        name="ffn",
+        description="fully connected, 10 layers of width 100 on 3x32x32 images (Dewyse 2025)",
+        input_shape=(3, 32, 32),
+        num_classes=100,
+        norm="batch_minus",
+        first_norm="batch",
+    )
+    resnets = [
         *_resnets("resnet", "ResNet v1.5"),
         *_resnets("resnetv2_", "pre-activation ResNet", preactivation=True),
         *_cifar_resnets(),
         *_normalizer_free_resnets(),
-        *_efficientnets(),
+    ]
+    return [
+        Model(ffn, FFN),
+        *(Model(row, PreResNet if row.preactivation else ResNet) for row in resnets),
+        *(Model(row, EfficientNet) for row in _efficientnets()),
     ]
 
 
-def _resnets(version: str, kind: str, **fields: Any) -> list[Config]:
-    rows: list[Config] = []
+def _resnets(version: str, kind: str, **fields: Any) -> list[ResNetConfig]:
+    rows = []
     cifar: dict[str, Any] = {"stem": "cifar", "input_shape": (3, 32, 32), "num_classes": 10}
     for suffix, more, where in (("", dict[str, Any](), ""), ("_cifar", cifar, ", with the stem for 32x32 images")):
         for depth, (depths, block) in RESNETS.items():
@@ -102,7 +126,7 @@ def _resnets(version: str, kind: str, **fields: Any) -> list[Config]:
     return rows
 
 
-def _cifar_resnets() -> list[Config]:
+def _cifar_resnets() -> list[ResNetConfig]:
     return [
         ResNetConfig(
             name=f"resnet{depth}",
@@ -118,40 +142,35 @@ def _cifar_resnets() -> list[Config]:
     ]
 
 
-def _normalizer_free_resnets() -> list[Config]:
-    rows: list[Config] = []
-    for depth in (50, 101):
-        depths, block = RESNETS[depth]
-        rows.append(
-            ResNetConfig(
-                name=f"nf_resnet{depth}",
-                description=f"NF-ResNet, {depth} layers: scaled weight standardization, no norm (Brock et al. 2021)",
-                depths=depths,
-                block=block,
-                preactivation=True,
-                norm="scaled_ws",
-                residual="nf",
-                init="lecun",
-                head_init="small_normal",
-                drop_path=0.1,
-            )
-        )
-    depths, block = RESNETS[50]
-    rows.append(
+def _normalizer_free_resnets() -> list[ResNetConfig]:
+    rows = [
         ResNetConfig(
-            name="fixup_resnet50",
-            description="ResNet v1.5, 50 layers, with Fixup in place of norms (Zhang et al. 2019)",
-            depths=depths,
-            block=block,
-            norm="none",
-            residual="fixup",
-            init="fixup",
+            name=f"nf_resnet{depth}",
+            description=f"NF-ResNet, {depth} layers: scaled weight standardization, no norm (Brock et al. 2021)",
+            depths=RESNETS[depth][0],
+            block="bottleneck",
+            preactivation=True,
+            norm="scaled_ws",
+            residual="nf",
+            init="lecun",
+            head_init="small_normal",
+            drop_path=0.1,
         )
+        for depth in (50, 101)
+    ]
+    fixup = ResNetConfig(
+        name="fixup_resnet50",
+        description="ResNet v1.5, 50 layers, with Fixup in place of norms (Zhang et al. 2019)",
+        depths=RESNETS[50][0],
+        block="bottleneck",
+        norm="none",
+        residual="fixup",
+        init="fixup",
     )
-    return rows
+    return [*rows, fixup]
 
 
-def _efficientnets() -> list[Config]:
+def _efficientnets() -> list[EfficientNetConfig]:
     rows = [
         EfficientNetConfig(
             name=f"effnet_b{number}",
@@ -171,10 +190,10 @@ def _efficientnets() -> list[Config]:
     return [*rows, *arms]
 
 
-VARIANTS: Mapping[str, Config] = MappingProxyType({row.name: row for row in _rows()})
+MODELS = Registry[Model](
+    "model", {row.config.name: row for row in _rows()}, describe=lambda row: row.config.description
+)
 """Every network by name."""
 
-ALIASES: Mapping[str, str] = MappingProxyType(
-    {f"efficientnet_b{number}": f"effnet_b{number}" for number in EFFICIENTNETS}
-)
+ALIASES = {f"efficientnet_b{number}": f"effnet_b{number}" for number in EFFICIENTNETS}
 """Other names of the same rows."""
