@@ -135,8 +135,7 @@ class Config:
         return replace(self, **changes)
 
     def check_input(self, shape: tuple[int, ...], *, batch: int | None = None) -> None:
-        """Raise unless samples of this shape can go in; see ``spp.models.check_input``."""
-        raise NotImplementedError  # each family says what it takes; there are no networks of this class itself
+        """Raise unless samples of this shape can go in, see ``spp.models.check_input``; here all can."""
 
     def _need_count(self, key: str) -> None:
         if not _is_count(getattr(self, key)):
