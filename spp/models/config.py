@@ -66,15 +66,15 @@ class Config:
         object.__setattr__(self, "norm_options", self._pairs("norm_options"))
         check_norm_options(self.norm, dict(self.norm_options))
         if self.norm_options and NORMS.row(self.norm).weights is None:
-            make_norm(self.norm, 32, **dict(self.norm_options))  # an impossible value fails here, not in the middle
+            # an impossible value fails here, not in the middle of a network
+            make_norm(self.norm, 32, **dict(self.norm_options))
         self._check_weight_norm()
         self._need_count("num_classes")
         shape = self.input_shape
         if not isinstance(shape, tuple | list) or not shape or not all(_is_count(size) for size in shape):
-            raise InputError(
+            raise self._error(
                 "input_shape is the shape of one sample, positive integers as (3, 224, 224)",
                 received=repr(shape),
-                where=self.name,
             )
         object.__setattr__(self, "input_shape", tuple(shape))
         self._need_number("batch_eps", 0, float("inf"))
@@ -99,21 +99,22 @@ class Config:
         WEIGHT_NORMS.row(self.weight_norm)
         own = NORMS.row(self.norm).weights
         if own not in (None, self.weight_norm):
-            raise InputError(
+            raise self._error(
                 f"norm {self.norm!r} already says what becomes of the weights",
                 received=f"weight_norm={self.weight_norm!r}",
-                where=f"model {self.name!r}",
                 remedy=f"Leave weight_norm out, or give norm='none' or a norm of activations with {self.weight_norm!r}.",
             )
+
+    def _error(self, rule: str, received: str = "", remedy: str = "") -> InputError:
+        """An error that says which network it is about."""
+        return InputError(rule, received=received, where=f"model {self.name!r}", remedy=remedy)
 
     def _pairs(self, key: str) -> tuple[tuple[str, Any], ...]:
         value = getattr(self, key)
         try:
             return tuple(sorted(dict(value).items()))
         except (TypeError, ValueError) as error:
-            raise InputError(
-                f"{key} is a mapping from option to value", received=repr(value), where=f"model {self.name!r}"
-            ) from error
+            raise self._error(f"{key} is a mapping from option to value", received=repr(value)) from error
 
     @classmethod
     def changes(cls) -> tuple[str, ...]:
@@ -131,7 +132,8 @@ class Config:
             if key not in self.changes():
                 raise UnknownNameError("argument", key, self.changes(), where=f"model {self.name!r}")
         if changes.get("norm", self.norm) != self.norm:
-            changes.setdefault("norm_options", ())  # one norm's options mean nothing to another
+            # one norm's options mean nothing to another
+            changes.setdefault("norm_options", ())
         return replace(self, **changes)
 
     def check_input(self, shape: tuple[int, ...], *, batch: int | None = None) -> None:
@@ -139,16 +141,12 @@ class Config:
 
     def _need_count(self, key: str) -> None:
         if not _is_count(getattr(self, key)):
-            raise InputError(
-                f"{key} is a positive integer", received=repr(getattr(self, key)), where=f"model {self.name!r}"
-            )
+            raise self._error(f"{key} is a positive integer", received=repr(getattr(self, key)))
 
     def _need_number(self, key: str, low: float, high: float) -> None:
         value = getattr(self, key)
         if isinstance(value, bool) or not isinstance(value, int | float) or not low <= value <= high:
-            raise InputError(
-                f"{key} is a number from {low:g} to {high:g}", received=repr(value), where=f"model {self.name!r}"
-            )
+            raise self._error(f"{key} is a number from {low:g} to {high:g}", received=repr(value))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -199,27 +197,23 @@ class ConvConfig(Config):
         return super().change(**changes)
 
     def _check_residual(self) -> None:
-        where = f"model {self.name!r}"
         if self.residual not in self.residuals:
-            raise InputError(
+            raise self._error(
                 f"residual rule {self.residual!r} is not made for this network",
-                where=where,
                 remedy=f"Rules for it: {', '.join(self.residuals)}.",
             )
         row = NORMS.row(self.norm)
         if self.residual == "fixup" and self.norm != "none":
-            raise InputError(
+            raise self._error(
                 "residual rule 'fixup' stands in place of a norm",
                 received=f"norm={self.norm!r}",
-                where=where,
                 remedy="Norms for it: none.",
             )
         if self.residual == "nf" and row.statistics:
             fit = ", ".join(name for name, other in NORMS.items() if not other.statistics)
-            raise InputError(
+            raise self._error(
                 "residual rule 'nf' foretells the variance, which a norm with statistics undoes",
                 received=f"norm={self.norm!r}",
-                where=where,
                 remedy=f"Norms for it: {fit}.",
             )
 
@@ -230,40 +224,36 @@ class ConvConfig(Config):
 
     def check_input(self, shape: tuple[int, ...], *, batch: int | None = None) -> None:
         """Raise unless ``(C, H, W)`` fits: the channels, a pixel left after the last stride, what the norm needs."""
-        where = f"model {self.name!r}"
         channels, stride = self.input_shape[0], self.total_stride
         if len(shape) != 3:
-            raise InputError(
-                f"an input sample is an image (C, H, W), as {self.input_shape}", received=f"{tuple(shape)}", where=where
+            raise self._error(
+                f"an input sample is an image (C, H, W), as {self.input_shape}", received=f"{tuple(shape)}"
             )
         if shape[0] != channels:
-            raise InputError(
+            raise self._error(
                 f"an input sample has {channels} channels",
                 received=f"{shape[0]} in {tuple(shape)}",
-                where=where,
                 remedy=f"Build the model with input_shape={tuple(shape)}, or give it images of {channels} channels.",
             )
         if min(shape[1:]) < stride:
-            raise InputError(
+            raise self._error(
                 f"an image is at least {stride}x{stride}, since the network divides its sides by {stride}",
                 received=f"{shape[1]}x{shape[2]}",
-                where=where,
                 remedy="Resize the images, or take a network with smaller strides, as resnet18_cifar.",
             )
-        smallest = prod(-(-side // stride) for side in shape[1:])  # every strided layer rounds up
+        # every strided layer rounds up
+        smallest = prod(-(-side // stride) for side in shape[1:])
         norm = NORMS.row(self.norm)
         if norm.spatial and smallest == 1:
-            raise InputError(
+            raise self._error(
                 f"norm {self.norm!r} takes statistics over space, so the last maps need more than one element",
                 received=f"{shape[1]}x{shape[2]} images, which end as 1x1",
-                where=where,
                 remedy=f"Use images larger than {stride}x{stride}, or another norm.",
             )
         if norm.batch and batch == 1 and smallest == 1:
-            raise InputError(
+            raise self._error(
                 f"norm {self.norm!r} takes statistics over the batch, so it trains on more than one value per channel",
                 received=f"one {shape[1]}x{shape[2]} image, which ends as 1x1",
-                where=where,
                 remedy="Use a batch of at least 2, or larger images.",
             )
 

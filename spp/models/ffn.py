@@ -8,7 +8,6 @@ from typing import Any, Self
 
 from torch import nn
 
-from spp.errors import InputError
 from spp.models.config import Config
 from spp.models.parts import Chain, Parts
 from spp.nn.norms import NORMS
@@ -38,18 +37,16 @@ class FFNConfig(Config):
             NORMS.row(self.first_norm)
         super().__post_init__()
         if self.first_norm is not None and NORMS[self.first_norm].weights is not None:
-            raise InputError(
+            raise self._error(
                 f"norm {self.first_norm!r} acts on the weights of the whole network",
                 received=f"first_norm={self.first_norm!r}",
-                where=f"model {self.name!r}",
                 remedy=f"Give norm={self.first_norm!r} instead.",
             )
         for norm in (self.norm, self.first_norm):
             if norm is not None and NORMS[norm].spatial:
                 fit = ", ".join(known for known, row in NORMS.items() if not row.spatial)
-                raise InputError(
+                raise self._error(
                     f"norm {norm!r} takes statistics over space, which a fully connected network does not have",
-                    where=f"model {self.name!r}",
                     remedy=f"Norms for it: {fit}.",
                 )
 
@@ -66,20 +63,17 @@ class FFNConfig(Config):
 
     def check_input(self, shape: tuple[int, ...], *, batch: int | None = None) -> None:
         """Raise unless a sample of this shape has as many features as the first layer takes."""
-        where = f"model {self.name!r}"
         if prod(shape) != self.features:
-            raise InputError(
+            raise self._error(
                 f"an input sample has {self.features} features, as {self.input_shape}",
                 received=f"{prod(shape)} in {tuple(shape)}",
-                where=where,
                 remedy=f"Build the model with input_shape={tuple(shape)}.",
             )
         for norm in (self.norm, self.first_norm):
             if batch == 1 and norm is not None and NORMS[norm].batch and self.depth > 1:
-                raise InputError(
+                raise self._error(
                     f"norm {norm!r} takes statistics over the batch, so it trains on more than one sample",
                     received="a batch of 1",
-                    where=where,
                     remedy="Use a batch of at least 2.",
                 )
 

@@ -22,7 +22,7 @@ from typing import Any, ClassVar
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from spp.errors import InputError, UnknownNameError
+from spp.errors import UnknownNameError
 from spp.models.config import ConvConfig
 from spp.models.parts import Chain, Head, Parts, Stem
 from spp.nn.residual import NF_ALPHA, ExpectedVariance, ResidualBlock
@@ -73,10 +73,9 @@ class ResNetConfig(ConvConfig):
         for key in ("depths", "widths"):
             self._need_counts(key)
         if len(self.depths) != len(self.widths):
-            raise InputError(
+            raise self._error(
                 "depths and widths have one number for each stage",
                 received=f"depths={self.depths} and widths={self.widths}",
-                where=f"model {self.name!r}",
                 remedy="Change both together.",
             )
         super().__post_init__()
@@ -89,10 +88,9 @@ class ResNetConfig(ConvConfig):
             or not all(isinstance(number, int) and not isinstance(number, bool) and number >= 1 for number in value)
         ):
             example = "(3, 4, 6, 3)" if key == "depths" else "(64, 128, 256, 512)"
-            raise InputError(
+            raise self._error(
                 f"{key} are positive integers, one for each stage, as {example}",
                 received=repr(value),
-                where=f"model {self.name!r}",
             )
         object.__setattr__(self, key, tuple(value))
 
@@ -240,6 +238,10 @@ class PreBlock(ResidualBlock):
     Args:
         parts: Maker of layers.
     """
+
+    norm1: nn.Module
+    act1: nn.Module
+    shortcut: nn.Module | None
 
     def __init__(self, parts: Parts) -> None:
         super().__init__()

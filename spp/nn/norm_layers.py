@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import ClassVar
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -30,6 +32,7 @@ class _Channelwise(nn.Module):
         starts: Where parameters of shape ``(C,)`` start, by name; None for a parameter that this layer goes without.
     """
 
+    shows: ClassVar[tuple[str, ...]] = ()
     weight: nn.Parameter
     bias: nn.Parameter
 
@@ -48,6 +51,12 @@ class _Channelwise(nn.Module):
         """Set the parameters to where they start."""
         for name, start in self._starts.items():
             nn.init.constant_(self.get_parameter(name), start)
+
+    def extra_repr(self) -> str:
+        """Show the channels, and what else the layer was made with."""
+        values = ((name, getattr(self, name)) for name in self.shows)
+        shown = (f"{name}={value:g}" if isinstance(value, float) else f"{name}={value}" for name, value in values)
+        return ", ".join([str(self.num_channels), *shown])
 
 
 # --- no statistics -----------------------------------------------------------------------------------------------------
@@ -124,6 +133,8 @@ class ChannelLayerNorm(_Channelwise):
         eps: Added to the biased variance.
     """
 
+    shows = ("eps",)
+
     def __init__(self, num_channels: int, eps: float = 1e-5) -> None:
         super().__init__(num_channels, weight=1.0, bias=0.0)
         self.eps = eps
@@ -131,10 +142,6 @@ class ChannelLayerNorm(_Channelwise):
     def forward(self, x: Tensor) -> Tensor:
         """Normalize ``x`` over its channels."""
         return functional.channel_layer_norm(x, self.weight, self.bias, self.eps)
-
-    def extra_repr(self) -> str:
-        """Show channels and eps."""
-        return f"{self.num_channels}, eps={self.eps}"
 
 
 class ChannelRMSNorm(_Channelwise):
@@ -147,6 +154,8 @@ class ChannelRMSNorm(_Channelwise):
         eps: Added to the mean square; None takes the machine epsilon of the input's dtype, as ``torch.nn.RMSNorm``.
     """
 
+    shows = ("eps",)
+
     def __init__(self, num_channels: int, eps: float | None = None) -> None:
         super().__init__(num_channels, weight=1.0)
         self.eps = eps
@@ -154,10 +163,6 @@ class ChannelRMSNorm(_Channelwise):
     def forward(self, x: Tensor) -> Tensor:
         """Normalize ``x`` over its channels."""
         return functional.channel_rms_norm(x, self.weight, self.eps)
-
-    def extra_repr(self) -> str:
-        """Show channels and eps."""
-        return f"{self.num_channels}, eps={self.eps}"
 
 
 class ChannelsLast(nn.Module):
@@ -222,6 +227,8 @@ class BatchRenorm(_Channelwise):
         InputError: A bound is out of its range.
     """
 
+    shows = ("eps", "momentum", "r_max", "d_max", "ramp")
+
     running_mean: Tensor
     running_std: Tensor
     num_batches_tracked: Tensor
@@ -279,11 +286,6 @@ class BatchRenorm(_Channelwise):
                 kept.lerp_(new.to(kept.dtype), self.momentum)
             self.num_batches_tracked.add_(1)
         return out
-
-    def extra_repr(self) -> str:
-        """Show channels, eps, momentum and bounds."""
-        bounds = f"r_max={self.r_max:g}, d_max={self.d_max:g}, ramp={self.ramp}"
-        return f"{self.num_channels}, eps={self.eps:g}, momentum={self.momentum:g}, {bounds}"
 
 
 class GhostBatchNorm(_BatchNorm):
@@ -385,23 +387,21 @@ class EvoNormS0(_Channelwise):
         activated: Whether the nonlinear part is applied; without it only scale and shift remain, as in the source.
     """
 
+    shows = ("groups", "eps", "activated")
+
     v: nn.Parameter | None
 
     def __init__(self, num_channels: int, groups: int = 32, eps: float = 1e-5, *, activated: bool = True) -> None:
         if num_channels % groups:
             raise InputError("the groups of EvoNorm-S0 divide the channels", received=f"{groups} for {num_channels}")
         super().__init__(num_channels, weight=1.0, bias=0.0, v=1.0 if activated else None)
-        self.groups, self.eps = groups, eps
+        self.groups, self.eps, self.activated = groups, eps, activated
 
     def forward(self, x: Tensor) -> Tensor:
         """Normalize and activate ``x``."""
         if self.v is None:
             return functional.affine(x, self.weight, self.bias)
         return functional.evo_norm_s0(x, self.v, self.weight, self.bias, groups=self.groups, eps=self.eps)
-
-    def extra_repr(self) -> str:
-        """Show channels, groups, eps, and whether it activates."""
-        return f"{self.num_channels}, groups={self.groups}, eps={self.eps:g}, activated={self.v is not None}"
 
 
 class EvoNormB0(_Channelwise):
@@ -416,12 +416,14 @@ class EvoNormB0(_Channelwise):
         activated: Whether the nonlinear part is applied; without it only scale and shift remain, as in the source.
     """
 
+    shows = ("eps", "momentum", "activated")
+
     v: nn.Parameter | None
     running_var: Tensor | None
 
     def __init__(self, num_channels: int, eps: float = 1e-3, momentum: float = 0.1, *, activated: bool = True) -> None:
         super().__init__(num_channels, weight=1.0, bias=0.0, v=1.0 if activated else None)
-        self.eps, self.momentum = eps, momentum
+        self.eps, self.momentum, self.activated = eps, momentum, activated
         self.register_buffer("running_var", torch.ones(num_channels) if activated else None)
 
     def reset_parameters(self) -> None:
@@ -445,11 +447,6 @@ class EvoNormB0(_Channelwise):
             with torch.no_grad():
                 self.running_var.lerp_((var * (n / (n - 1))).to(self.running_var.dtype), self.momentum)
         return functional.evo_norm_b0(x, var, self.v, self.weight, self.bias, eps=self.eps)
-
-    def extra_repr(self) -> str:
-        """Show channels, eps, momentum, and whether it activates."""
-        activated = self.v is not None
-        return f"{self.num_channels}, eps={self.eps:g}, momentum={self.momentum:g}, activated={activated}"
 
 
 def _needs_a_batch(layer: nn.Module, x: Tensor) -> Tensor:

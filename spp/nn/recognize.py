@@ -7,9 +7,7 @@ along either channel axis, with scale ``w``, ``1 + w`` or none. What fits none o
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 import torch.nn.functional as F
@@ -33,6 +31,14 @@ from spp.nn.norm_layers import (
 )
 from spp.vocabulary import LayerKind
 
+DIMS = {
+    nn.BatchNorm2d: 2,
+    nn.BatchNorm3d: 3,
+    nn.InstanceNorm1d: 1,
+    nn.InstanceNorm2d: 2,
+    nn.InstanceNorm3d: 3,
+}
+"""Spatial axes by the class that tells them; BatchNorm1d takes none or one."""
 FUSED = ("drop", "act")
 """Children of a norm that timm fuses with what follows."""
 
@@ -77,23 +83,14 @@ def recognize(module: nn.Module) -> Recognized | str | None:
 def _by_class(module: nn.Module) -> Recognized | str | None:
     if any(is_lazy(p) for p in module.parameters(recurse=False)):
         return "it is lazy: it knows its channels after a first batch"
-    weight, bias = getattr(module, "weight", None), getattr(module, "bias", None)
     match module:
-        case _BatchNorm():
-            dims = 2 if isinstance(module, nn.BatchNorm2d) else 3 if isinstance(module, nn.BatchNorm3d) else None
-            return _fused(module, module.num_features, False, dims, weight, bias)
-        case BatchRenorm():
-            return Recognized(module.num_channels, False, None, weight, bias)
-        case nn.GroupNorm():
-            return _fused(module, module.num_channels, False, None, weight, bias)
-        case _InstanceNorm():
-            places = (nn.InstanceNorm1d, nn.InstanceNorm2d, nn.InstanceNorm3d)
-            found = next((n for n, cls in enumerate(places, 1) if isinstance(module, cls)), None)
-            return _fused(module, module.num_features, False, found, weight, bias)
+        case _BatchNorm() | _InstanceNorm():
+            dims = next((dims for cls, dims in DIMS.items() if isinstance(module, cls)), None)
+            return _described(module, module.num_features, dims=dims)
+        case nn.GroupNorm() | BatchRenorm() | ChannelLayerNorm() | ChannelRMSNorm():
+            return _described(module, module.num_channels)
         case AffineLayer() | DyT():
-            return Recognized(module.num_channels, module.channel_axis == -1, None, weight, bias)
-        case ChannelLayerNorm() | ChannelRMSNorm():
-            return Recognized(module.num_channels, False, None, weight, bias)
+            return _described(module, module.num_channels, last=module.channel_axis == -1)
         case FilterResponseNorm() | EvoNormB0() | EvoNormS0():
             return "it is norm and activation in one, and the activation would be lost"
         case ChannelsLast() | ChannelsFirst():
@@ -103,24 +100,28 @@ def _by_class(module: nn.Module) -> Recognized | str | None:
             return Recognized(inner.channels, isinstance(module, ChannelsLast), None, inner.weight, inner.bias)
         case nn.LocalResponseNorm() | nn.CrossMapLRN2d():
             return "it normalizes over neighbouring channels, of whatever number"
+    # subclasses of these two may compute something else, so they are tried
     if type(module) in (nn.LayerNorm, nn.RMSNorm):
         shape = module.normalized_shape
         assert isinstance(shape, tuple)
         if len(shape) != 1:
             return f"it normalizes over several axes, {tuple(shape)}"
-        return Recognized(int(shape[0]), True, None, weight, bias)
+        return _described(module, int(shape[0]), last=True)
     buffers = dict(module.named_buffers(recurse=False))
-    if {"weight", "bias", "running_mean", "running_var"} <= set(buffers):  # BatchNorm with everything frozen
-        return _fused(module, buffers["weight"].numel(), False, 2, buffers["weight"], buffers["bias"])
+    # BatchNorm with everything frozen, which has buffers for parameters
+    if {"weight", "bias", "running_mean", "running_var"} <= set(buffers):
+        return _described(module, buffers["weight"].numel(), dims=2)
     return None
 
 
-def _fused(
-    module: nn.Module, channels: int, last: bool, dims: int | None, weight: Tensor | None, bias: Tensor | None
-) -> Recognized:
-    mean, var = (getattr(module, name, None) for name in ("running_mean", "running_var"))
-    running = (mean, var) if isinstance(mean, Tensor) and isinstance(var, Tensor) else None
+def _described(module: nn.Module, channels: int, *, last: bool = False, dims: int | None = None) -> Recognized:
+    """What a module of a known class is, by the names that torch and timm give its parts."""
+    weight, bias, mean, var = (
+        tensor if isinstance(tensor := getattr(module, name, None), Tensor) else None
+        for name in ("weight", "bias", "running_mean", "running_var")
+    )
     drop, act = (child if isinstance(child := getattr(module, name, None), nn.Module) else None for name in FUSED)
+    running = None if mean is None or var is None else (mean, var)
     return Recognized(channels, last, dims, weight, bias, running, drop, act)
 
 
@@ -138,7 +139,7 @@ def _by_trial(module: nn.Module) -> Recognized | str:
     for last in (True, False):
         for scale in _scales(weight):
             if _computes(module, channels, last, scale, bias):
-                return _fused(module, channels, last, None if last else 2, scale, bias)
+                return replace(_described(module, channels, last=last, dims=None if last else 2), weight=scale)
     return "it computes neither LayerNorm nor RMSNorm of one input"
 
 
@@ -161,22 +162,25 @@ def _scales(weight: Tensor | None) -> list[Tensor | None]:
 
 @torch.no_grad()
 def _computes(module: nn.Module, channels: int, last: bool, scale: Tensor | None, bias: Tensor | None) -> bool:
-    like = scale if scale is not None else bias
-    dtype = torch.get_default_dtype() if like is None else like.dtype
-    device = torch.device("cpu") if like is None else like.device
+    like = next((t for t in (scale, bias) if t is not None), torch.empty(0, device="cpu"))
     shape = (2, 3, channels) if last else (2, 3, 2, channels)
     count = torch.arange(2 * 3 * channels * (1 if last else 2), dtype=torch.float64)
-    # large, so that no eps matters, and with a mean, which tells LayerNorm from RMSNorm
-    x = (10 * torch.sin(1.7 * count + 0.3) + 4).reshape(shape).to(device, dtype)  # (..., channels)
+    # Large, so that no eps matters, and with a mean, which tells LayerNorm from RMSNorm.
+    x = (10 * torch.sin(1.7 * count + 0.3) + 4).reshape(shape).to(like)  # (..., channels)
     given = x if last else x.movedim(-1, 1)
-    with _evaluating(module):
-        try:
-            out = module.forward(given.clone())
-        except Exception:
-            return False
+    flags = {m: m.training for m in module.modules()}
+    module.eval()
+    try:
+        # forward and not a call, which would run the user's hooks
+        out = module.forward(given.clone())
+    except Exception:
+        return False
+    finally:
+        for m, training in flags.items():
+            m.training = training
     if not isinstance(out, Tensor) or out.shape != given.shape:
         return False
-    tolerance = 2e-2 if dtype in (torch.float16, torch.bfloat16) else 1e-3
+    tolerance = 2e-2 if like.dtype in (torch.float16, torch.bfloat16) else 1e-3
     wide = x.double()
     factor = None if scale is None else scale.detach().double()
     shift = None if bias is None else bias.detach().double()
@@ -184,18 +188,7 @@ def _computes(module: nn.Module, channels: int, last: bool, scale: Tensor | None
     for candidate in (F.layer_norm(wide, (channels,), factor, shift, 0.0), rms if shift is None else rms + shift):
         expected = candidate if last else candidate.movedim(-1, 1)
         act = getattr(module, "act", None)
-        expected = act(expected.to(dtype)).double() if isinstance(act, nn.Module) else expected
+        expected = act(expected.to(like)).double() if isinstance(act, nn.Module) else expected
         if torch.allclose(out.double(), expected, rtol=tolerance, atol=tolerance):
             return True
     return False
-
-
-@contextmanager
-def _evaluating(module: nn.Module) -> Iterator[None]:
-    flags = {m: m.training for m in module.modules()}
-    module.eval()
-    try:
-        yield
-    finally:
-        for m, training in flags.items():
-            m.training = training

@@ -4,44 +4,22 @@ from __future__ import annotations
 
 import operator
 from collections import defaultdict
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from itertools import pairwise
 from typing import Any, Unpack
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, fx, nn
 from torch.overrides import TorchFunctionMode
 from torch.utils._pytree import tree_leaves
 
 from spp.errors import InputError
+from spp.layers import canonical_activation
+from spp.nn.activations import ACTIVATIONS, make_activation
 from spp.nn.neuronwise.layers import NeuronwiseConv1d, NeuronwiseConv2d, NeuronwiseLayer, NeuronwiseLinear, Options
 from spp.nn.neuronwise.regions import Nonlinearity, is_known
-
-FUNCTIONS: Mapping[Any, Callable[[], nn.Module]] = {
-    **dict.fromkeys((F.relu, F.relu_, torch.relu, torch.relu_, Tensor.relu, Tensor.relu_, "relu", "relu_"), nn.ReLU),
-    **dict.fromkeys((F.tanh, torch.tanh, torch.tanh_, Tensor.tanh, Tensor.tanh_, "tanh", "tanh_"), nn.Tanh),
-    **dict.fromkeys(
-        (F.sigmoid, torch.sigmoid, torch.sigmoid_, Tensor.sigmoid, Tensor.sigmoid_, "sigmoid", "sigmoid_"), nn.Sigmoid
-    ),
-    F.silu: nn.SiLU,
-    F.gelu: nn.GELU,
-    F.selu: nn.SELU,
-    F.elu: nn.ELU,
-    F.celu: nn.CELU,
-    F.mish: nn.Mish,
-    F.relu6: nn.ReLU6,
-    F.leaky_relu: nn.LeakyReLU,
-    F.hardtanh: nn.Hardtanh,
-    F.hardswish: nn.Hardswish,
-    F.hardsigmoid: nn.Hardsigmoid,
-    F.softplus: nn.Softplus,
-    F.softsign: nn.Softsign,
-    F.logsigmoid: nn.LogSigmoid,
-}
-"""Functions, and methods by name, that are a known nonlinearity when called with their default constants."""
 
 LAYERS = (nn.Linear, nn.modules.conv._ConvNd)
 """Layers with a weight, convertible or not."""
@@ -183,12 +161,13 @@ class Use:
             return "nothing follows it: it is the model's output"
         if is_known(self.what):
             return Nonlinearity.of(self.what)
-        make = None if isinstance(self.what, nn.Module) else FUNCTIONS.get(self.what)
-        if make is None:
+        # Functions and methods of torch go by their names; a module's class may have constants that its name does not tell.
+        name = None if isinstance(self.what, nn.Module) else canonical_activation(self.name)
+        if name is None or name not in ACTIVATIONS or not is_known(make_activation(name)):
             return f"followed by {self.name}, which is no known nonlinearity"
         if self.options:
             return f"{self.name} is called with constants of its own; use a module for it"
-        return Nonlinearity.of(make())
+        return Nonlinearity.of(name)
 
 
 def followers(model: nn.Module, layers: Mapping[str, nn.Module], batch: Any) -> dict[str, Nonlinearity | str]:
