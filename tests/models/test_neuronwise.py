@@ -7,14 +7,21 @@ from torch import nn
 
 import spp
 
+NETWORKS = {
+    "ffn": {"depth": 4, "width": 16},
+    "resnet18_cifar": {"depths": (1, 1), "widths": (8, 16)},
+    "resnetv2_18_cifar": {"depths": (1, 1), "widths": (8, 16)},
+    "effnet_b0": {"width_multiplier": 0.25, "depth_multiplier": 0.3},
+}
 
-@pytest.mark.parametrize("name", ["ffn", "resnet18_cifar", "resnetv2_18_cifar", "effnet_b0"])
-def test_the_forward_pass_is_that_of_no_norm_and_weight_gradients_differ(name):
+
+@pytest.mark.parametrize(("name", "changes"), NETWORKS.items(), ids=NETWORKS)
+def test_the_forward_pass_is_that_of_no_norm_and_weight_gradients_differ(name, changes):
     shape = (3, 32, 32)
     networks = []
     for norm in ("none", "neuronwise"):
         torch.manual_seed(0)
-        networks.append(spp.models.build(name, norm=norm, num_classes=10, input_shape=shape).eval())
+        networks.append(spp.models.build(name, norm=norm, num_classes=10, input_shape=shape, **changes).eval())
     plain, neuronwise = networks
     x = torch.randn(4, *shape)
     a, b = plain(x), neuronwise(x)
