@@ -21,7 +21,7 @@ import torch
 from torch import Tensor
 
 from spp.stats import backends
-from spp.stats.sums import Digest, Moments
+from spp.stats.sums import Room
 
 CASES: tuple[tuple[str, tuple[int, ...], int | None, bool], ...] = (
     ("maps of 48 x 48", (8, 96, 48, 48), 1, False),
@@ -64,9 +64,8 @@ def fastest(act: Callable[[Tensor], object], tensors: list[Tensor], turns: int) 
 
 def reduction(axis: int | None, mergeable: bool) -> Callable[[Tensor], object]:
     """As a trace of one batch reduces, or as one of several does."""
-    if mergeable:
-        return lambda tensor: Moments.of(tensor, axis)
-    return lambda tensor: Digest.of(tensor, axis) or Moments.of(tensor, axis)
+    room = Room()
+    return lambda tensor: backends.reduce(tensor, axis, whole=not mergeable, room=room)
 
 
 def main() -> None:

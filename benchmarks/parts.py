@@ -24,7 +24,8 @@ from torch import Tensor, nn
 
 import spp
 from spp.stats import backends
-from spp.stats.sums import Digest
+from spp.stats.backends import native
+from spp.stats.sums import Room
 
 Read = Callable[[Tensor], object]
 
@@ -58,7 +59,7 @@ def hooked_step(
 
 def swept(tensor: Tensor) -> object:
     """The statistics of an output or its gradient."""
-    return Digest.swept(tensor, 1 if tensor.dim() > 3 else tensor.dim() - 1)
+    return native.reduce(tensor, 1 if tensor.dim() > 3 else tensor.dim() - 1, None, Room(15), whole=True)
 
 
 def measure(name: str, args: argparse.Namespace) -> None:
@@ -75,7 +76,11 @@ def measure(name: str, args: argparse.Namespace) -> None:
         "empty hooks": hooked_step(model, batch, cotangent, lambda _: None, lambda _: None),
         "hooks, a sum each": hooked_step(model, batch, cotangent, torch.sum, lambda all_: [t.sum() for t in all_]),
         "hooks and sweeps": hooked_step(
-            model, batch, cotangent, swept, lambda all_: Digest.of_all(all_, [0 if t.dim() else None for t in all_])
+            model,
+            batch,
+            cotangent,
+            swept,
+            lambda all_: backends.reduce_all(all_, [0 if t.dim() else None for t in all_], Room()),
         ),
         "trace": lambda: spp.trace(model, batch),
     }

@@ -39,10 +39,11 @@ ATTEMPTS: tuple[tuple[str, ...], ...] = (
 
 @dataclass(frozen=True, slots=True)
 class Source:
-    """A C file, and the files beside it that it includes."""
+    """A C file, the files beside it that it includes, and numbers that Python and C share, as ``-DNAME=1``."""
 
     path: Path
     headers: tuple[str, ...] = ()
+    defines: tuple[str, ...] = ()
 
     @property
     def text(self) -> bytes:
@@ -97,7 +98,7 @@ def plan(source: Source, compiler: str, attempt: int) -> Build:
     version = subprocess.run(
         [*shlex.split(compiler), "--version"], capture_output=True, text=True, check=False, timeout=5
     )
-    flags = (*BASE, *ATTEMPTS[attempt])
+    flags = (*BASE, *source.defines, *ATTEMPTS[attempt])
     facts = "\n".join([version.stdout, " ".join(flags), _processor()])
     digest = hashlib.sha256(source.text + facts.encode()).hexdigest()[:20]
     path = cache_folder() / f"{source.path.stem}-{digest}.so"

@@ -36,6 +36,8 @@ from spp.frame.schema import BLOCK_COLUMNS, UNMEASURED_COLUMNS
 from spp.objective import Batch, LossFunction, Objective, batches_of, is_iterable_of_batches, to_device
 from spp.run import Run, describe_model, no_channels, no_exponents
 from spp.stats import backends
+from spp.stats.extra import POWERS
+from spp.stats.statistics import Statistic, asked_for, further_sums
 from spp.vocabulary import ALL, Signal, chosen
 
 
@@ -56,6 +58,7 @@ def trace(
     moments: int = 2,
     exponents: bool = False,
     channels: bool = False,
+    statistics: Iterable[str | Statistic] = (),
 ) -> Run:
     """Measure how signals travel through ``model``: one forward and one backward pass per batch, nothing changed.
 
@@ -78,12 +81,15 @@ def trace(
             parameters too, for a forward that writes to them.
         seed: Seed of the probe.
         progress: Show a progress bar over batches.
-        moments: 4 measures the kurtosis too, at the cost of some float64 passes over every tensor.
+        moments: Deprecated; 4 is the same as ``statistics=("kurtosis",)``.
         exponents: Count the values by sign and power of two, into ``trace.exponents``, which ``trace.plot("distribution")``
             draws; :func:`spp.frame.precision.lost_shares` reads from it what float16, bfloat16 and fp8 would flush to zero
             or overflow.
         channels: Keep how means and variances are spread over the channels of each tensor, in ``trace.channels``, which
             ``trace.plot("channels")`` draws.
+        statistics: Statistics beyond those of every frame: names of registered ones, as ``"kurtosis"``, or
+            :class:`~spp.stats.statistics.Statistic` objects. Each has a column of the frame. Over sums that are known anyway
+            they cost nothing; a sum of their own costs the passes of its function over every tensor.
 
     Returns:
         What was measured; ``run.frame`` has one row per observed tensor.
@@ -99,7 +105,8 @@ def trace(
     entries = roster(model, include, exclude)
     parameters = parameters_in(entry.module for entry in entries)
     _check_values(parameters)
-    depth = Depth(mergeable=several or channels, fourth=moments == 4, histogram=exponents)
+    beyond = asked_for(statistics, *["kurtosis"] * (moments == 4))
+    depth = Depth(mergeable=several or channels, further=(*further_sums(beyond), *[POWERS] * exponents))
     recorder = Recorder(entries, wanted, channel_axis, depth, loss_scale=loss_scale)
     objective, measured, seen = Objective(loss, seed), Accumulator(), _Seen()
     with patient_collector():
@@ -116,7 +123,7 @@ def trace(
         # the other tables are built when they are looked at; what they need of modules is taken now
         modules = module_facts(entries, measured.calls, measured.inputs)
         blocks, unmeasured = block_columns(measured), unmeasured_columns(measured.unmeasured)
-        frame = build_frame(measured.rows, {merge.block for merge in measured.merges})
+        frame = build_frame(measured.rows, {merge.block for merge in measured.merges}, statistics=beyond)
         return Run(
             frame,
             lambda: table_of(blocks, BLOCK_COLUMNS),

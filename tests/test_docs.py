@@ -61,11 +61,12 @@ def test_every_statistic_has_a_formula():
 
 
 def test_the_example_worked_by_hand():
-    from spp.stats.sums import Moments, summarize
+    from spp.stats.backends import reduce
+    from spp.stats.statistics import summarize
 
     x = torch.tensor([[1.0, 2.0], [3.0, 4.0]])
-    numbers = summarize([Moments.of(x, 1)])
-    assert (numbers.acsm[0], numbers.acv[0], numbers.mean_square[0]) == (6.5, 1.0, 7.5)
+    numbers = summarize([reduce(x, 1)])
+    assert (numbers["acsm"][0], numbers["acv"][0], numbers["mean_square"][0]) == (6.5, 1.0, 7.5)
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)

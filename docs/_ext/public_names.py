@@ -41,6 +41,7 @@ MODULES = (
     "spp.theory",
     "spp.report",
     "spp.studies",
+    "spp.stats",
     "spp.frame.schema",
     "spp.frame.precision",
     "spp.errors",

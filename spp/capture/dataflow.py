@@ -15,7 +15,7 @@ from typing import Any
 from torch import Tensor
 
 from spp.capture.sites import Call, Site
-from spp.stats.extra import Reduced
+from spp.stats.sums import Sums
 
 MARK = "spp.value"
 GRAPH_REACH = 256
@@ -42,7 +42,7 @@ class Reading:
 
     axis: int | None
     sites: list[Site] = field(default_factory=list)
-    sums: Reduced | None = None
+    sums: Sums | None = None
     ends: tuple[float, float] | None = None
     hooked: bool = False
 

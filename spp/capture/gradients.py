@@ -21,7 +21,7 @@ from spp.capture.channels import is_reducible
 from spp.capture.dataflow import Reading, version_of
 from spp.capture.sites import Call, Site
 from spp.capture.stage import BACKWARD, Stage
-from spp.stats.extra import Reduced
+from spp.stats.sums import Sums
 
 
 class _Depth(threading.local):
@@ -47,7 +47,7 @@ class Gradients:
     """
 
     def __init__(self, stage: Stage, loss_scale: float, failed: Callable[[Exception], None]) -> None:
-        self.found: dict[Site, Reduced] = {}
+        self.found: dict[Site, Sums] = {}
         self.waiting: dict[Site, bool] = {}
         self.divided: set[Site] = set()
         self.ran = False
@@ -97,11 +97,11 @@ class Gradients:
         self._handles.clear()
         self._leaves.clear()
 
-    def unscaled(self, sums: Reduced) -> Reduced:
+    def unscaled(self, sums: Sums) -> Sums:
         """The sums of the gradient of the loss itself."""
         return sums if self._loss_scale == 1.0 else sums.scaled(1.0 / self._loss_scale)
 
-    def recompute(self, calls: list[Call], values: dict[Site, Reduced], run: Callable[[], Any]) -> Any:
+    def recompute(self, calls: list[Call], values: dict[Site, Sums], run: Callable[[], Any]) -> Any:
         """A call during backward is a checkpoint's recomputation: no new call, but perhaps where gradients will arrive.
 
         With reentrant checkpointing the first pass had no graph, and gradients flow through the recomputed tensors only; with
@@ -131,7 +131,7 @@ class Gradients:
     def _lacks_hook(self, site: Site) -> bool:
         return self.waiting.get(site) is False
 
-    def _repeated(self, open_calls: list[Call], outputs: dict[str, Tensor], values: dict[Site, Reduced]) -> Call:
+    def _repeated(self, open_calls: list[Call], outputs: dict[str, Tensor], values: dict[Site, Sums]) -> Call:
         """Which of several calls was recomputed: the latest one that gave the same values."""
         for call in reversed(open_calls) if len(open_calls) > 1 else ():
             for site in call.sites:

@@ -12,11 +12,10 @@ from __future__ import annotations
 
 import math
 import sys
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.nn.parameter import UninitializedParameter
@@ -28,15 +27,13 @@ from spp.capture.sites import Call, Entry, Site
 from spp.capture.stage import Depth, Stage
 from spp.capture.unmeasured import Unmeasured, no_weight_gradient, unmeasured
 from spp.stats import backends
-from spp.stats.backends.layout import empty_table
 from spp.stats.backends.native import Copies
-from spp.stats.extra import Reduced, plain_sums
-from spp.stats.sums import Digest, Moments, summarize
+from spp.stats.sums import Sums, Total, empty_table, totals
 from spp.vocabulary import Signal
 
 UpdateSums = dict[tuple[str, str], tuple[float, float]]
 """By module and parameter: the sums of squares of the update and of the weight before it, over the values that count here."""
-Sums = dict[Site, Reduced]
+Readings = dict[Site, Sums]
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -55,14 +52,14 @@ class Part:
     channels: int
     counts: bool
 
-    def whole(self, sums: Moments) -> Moments:
+    def whole(self, sums: Sums) -> Sums:
         """The sums of the local values at their place among all channels; of nothing where they do not count."""
         if self.counts and sums.channels == self.channels:
             return sums
-        table = empty_table(self.channels, sums.packed.device)
+        table = empty_table(self.channels, sums.table.device)
         if self.counts and self.local.numel():
-            table[:, self.offset : self.offset + sums.channels] = sums.packed
-        return Moments(table)
+            table[:, self.offset : self.offset + sums.channels] = sums.table
+        return Sums.of_table(table)
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -121,13 +118,13 @@ class ParameterReader:
                 self._look(entry, call, name, tensor)
         self._noted.clear()
 
-    def values(self) -> Sums:
+    def values(self) -> Readings:
         """Reduce every parameter, all of them in one go; one that is tied to another is reduced once."""
         if Signal.WEIGHT not in self._signals:
             return {}
         return self._reduced([(read, read.local, read.part) for read in self._read])
 
-    def gradients(self, scale: float = 1.0) -> Sums:
+    def gradients(self, scale: float = 1.0) -> Readings:
         """Reduce every ``.grad`` as it stands, divided by ``scale``."""
         if Signal.WEIGHT_GRADIENT not in self._signals:
             return {}
@@ -150,7 +147,7 @@ class ParameterReader:
         for read in self._read:
             read.parameter.grad = None
 
-    def missing(self, gradients: Sums, backward_ran: bool) -> Iterator[Unmeasured]:
+    def missing(self, gradients: Readings, backward_ran: bool) -> Iterator[Unmeasured]:
         """Which parameters got no gradient, and why."""
         if Signal.WEIGHT_GRADIENT in self._signals:
             for read in self._read:
@@ -172,11 +169,11 @@ class ParameterReader:
             self._before = {key: read.local.detach().clone() for key, read in reads.items()}
 
     @torch.no_grad()
-    def updates(self, values: Sums) -> UpdateSums:
+    def updates(self, values: Readings) -> UpdateSums:
         """The squared sizes of the updates since :meth:`remember`, and of the weights before them."""
         moved = self._moved() if self._copied is None else self._moved_natively(*self._copied)
         rows = [read for read in self._read if id(read.parameter) in moved and read.site in values]
-        sizes = _squares([plain_sums(values[read.site]) for read in rows])
+        sizes = _squares([values[read.site] for read in rows])
         return {
             (r.site.entry.name, r.site.output): (
                 # another process counts the update of values that it holds too
@@ -207,7 +204,7 @@ class ParameterReader:
             if before is not None and (now is None or now.shape == before.shape):
                 known[id(read.parameter)] = before.zero_() if now is None else before.sub_(now.detach())
         moves = self._stage.reduce_all(list(known.values()), [None] * len(known))
-        return dict(zip(known, _squares([plain_sums(move) for move in moves]), strict=True))
+        return dict(zip(known, _squares(moves), strict=True))
 
     # -- reading ------------------------------------------------------------------------------------------------------------
 
@@ -224,15 +221,14 @@ class ParameterReader:
         site = Site(entry, call, name, tensor.shape, tensor.dtype, axis, is_weight=True, sharded=sharded)
         self._read.append(_Read(site, tensor, part))
 
-    def _reduced(self, wanted: list[tuple[_Read, Tensor, Part | None]]) -> Sums:
+    def _reduced(self, wanted: list[tuple[_Read, Tensor, Part | None]]) -> Readings:
         """Reduce the tensor of each three, by parameter and axis."""
         once = {read.key: (tensor, part) for read, tensor, part in wanted}
         whole = {key: tensor for key, (tensor, part) in once.items() if part is None}
         found = dict(zip(whole, self._stage.reduce_all(list(whole.values()), [axis for _, axis in whole]), strict=True))
         for key, (tensor, part) in once.items():
             if part is not None:
-                sums = self._parts.reduce(tensor, key[1])
-                found[key] = part.whole(sums) if isinstance(sums, Moments) else sums
+                found[key] = part.whole(self._parts.reduce(tensor, key[1]))
         return {read.site: found[read.key] for read, _, _ in wanted}
 
 
@@ -322,7 +318,6 @@ def part_of(tensor: Any, axis: int | None) -> Part | str:
     return Part(local, offset[axis] if axis is not None else 0, channels, not any(copies))
 
 
-def _squares(readings: list[Moments | Digest]) -> list[float]:
+def _squares(readings: Sequence[Sums]) -> list[float]:
     """The sum of the squares of the finite elements of each reading."""
-    numbers = summarize(readings)
-    return list(np.nan_to_num(numbers.mean_square * (numbers.numel - numbers.nonfinite)))
+    return list(map(float, totals(readings)[:, Total.SQUARES]))

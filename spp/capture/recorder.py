@@ -27,7 +27,7 @@ from spp.capture.channels import ChannelAxis, is_reducible
 from spp.capture.dataflow import DataFlow, Reading, Value
 from spp.capture.gradients import Gradients
 from spp.capture.interception import boundary, eager, hold_calls, release_calls
-from spp.capture.parameters import ParameterReader, Sums, computed_weights, leaves_outside
+from spp.capture.parameters import ParameterReader, Readings, computed_weights, leaves_outside
 from spp.capture.residual import Merge, Merges
 from spp.capture.sites import Call, Entry, Placer, Site
 from spp.capture.stage import FORWARD, IDLE, Depth, Stage
@@ -73,8 +73,8 @@ class Pass:
     """
 
     sites: list[Site] = field(default_factory=list)
-    values: Sums = field(default_factory=dict)
-    gradients: Sums = field(default_factory=dict)
+    values: Readings = field(default_factory=dict)
+    gradients: Readings = field(default_factory=dict)
     roles: dict[Site, Role] = field(default_factory=dict)
     merges: list[Merge] = field(default_factory=list)
     streams: list[Site] = field(default_factory=list)

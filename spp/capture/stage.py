@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from enum import Enum
@@ -14,8 +14,8 @@ from torch._functorch.pyfunctorch import temporarily_clear_interpreter_stack
 from torch.utils._python_dispatch import _disable_current_modes
 
 from spp.stats import backends
-from spp.stats.extra import Reduced, Shaped
-from spp.stats.sums import Digest, Moments
+from spp.stats.backends import native
+from spp.stats.sums import Room, Sum, Sums
 
 
 class Phase(Enum):
@@ -31,17 +31,15 @@ IDLE, FORWARD, BACKWARD = Phase.IDLE, Phase.FORWARD, Phase.BACKWARD
 
 @dataclass(frozen=True, slots=True)
 class Depth:
-    """What is wanted of every tensor beyond its second moments.
+    """What is wanted of every tensor.
 
     Attributes:
         mergeable: Whether several passes will be merged, so that each channel's sums are to be kept.
-        fourth: Whether fourth moments are wanted.
-        histogram: Whether the distribution over powers of two is.
+        further: The sums that are wanted beside those that every backend gives.
     """
 
     mergeable: bool = True
-    fourth: bool = False
-    histogram: bool = False
+    further: tuple[Sum, ...] = ()
 
 
 class Stage:
@@ -53,13 +51,11 @@ class Stage:
         depth: What a reduction is to give.
     """
 
-    __slots__ = ("_sweep", "depth", "phase", "thread")
+    __slots__ = ("_room", "_swept", "depth", "phase", "thread")
 
     def __init__(self, depth: Depth) -> None:
         self.phase, self.thread, self.depth = IDLE, threading.get_ident(), depth
-        self._sweep: Callable[[Tensor, int | None, tuple[float, float] | None], Reduced | None] | None = None
-        if backends.uses_native() and not (depth.fourth or depth.histogram):
-            self._sweep = Moments.swept if depth.mergeable else Digest.swept
+        self._room, self._swept = Room(), backends.uses_native() and not depth.further
 
     @contextmanager
     def during(self, phase: Phase) -> Iterator[None]:
@@ -74,14 +70,15 @@ class Stage:
         """Whether the forward pass runs, and on this thread."""
         return self.phase is FORWARD and threading.get_ident() == self.thread
 
-    def reduce(self, tensor: Tensor, axis: int | None, ends: tuple[float, float] | None = None) -> Reduced:
+    def reduce(self, tensor: Tensor, axis: int | None, ends: tuple[float, float] | None = None) -> Sums:
         """Reduce a tensor unseen: not by the watch over additions, not by autocast, not by a mode of the user's.
 
         Only the forward pass is suspended meanwhile: backward passes deliver gradients on one thread per device, and none of
         them may make the others' arrivals look idle.
         """
-        if self._sweep is not None and not (_function_modes() or _dispatch_modes()):
-            swept = self._sweep(tensor, axis, ends)  # in which torch has nothing to do
+        if self._swept and not (_function_modes() or _dispatch_modes()):
+            # the short way past everything below: torch has nothing to do in it
+            swept = native.reduce(tensor, axis, ends, self._room, whole=not self.depth.mergeable)
             if swept is not None:
                 return swept
         forward = self.phase is FORWARD
@@ -102,23 +99,17 @@ class Stage:
             if forward:
                 self.phase = FORWARD
 
-    def reduce_all(self, tensors: list[Tensor], axes: list[int | None]) -> Sequence[Reduced]:
+    def reduce_all(self, tensors: list[Tensor], axes: list[int | None]) -> Sequence[Sums]:
         """Reduce tensors that stay as they are for a while: together where a kernel takes all of them, else one by one."""
-        if self._sweep is not None and not self.depth.mergeable and not modes_active():
-            digests = Digest.of_all(tensors, axes)
-            if digests is not None:
-                return digests
+        if self._swept and not self.depth.mergeable and not modes_active():
+            found = backends.reduce_all(tensors, axes, self._room)
+            if found is not None:
+                return found
         return [self.reduce(tensor, axis) for tensor, axis in zip(tensors, axes, strict=True)]
 
-    def _reduce(self, tensor: Tensor, axis: int | None, ends: tuple[float, float] | None) -> Reduced:
+    def _reduce(self, tensor: Tensor, axis: int | None, ends: tuple[float, float] | None) -> Sums:
         depth = self.depth
-        if depth.fourth or depth.histogram:
-            return Shaped.of(tensor, axis, ends, fourth=depth.fourth, histogram=depth.histogram)
-        if not depth.mergeable:
-            digest = Digest.of(tensor, axis, ends=ends)
-            if digest is not None:
-                return digest
-        return Moments.of(tensor, axis, ends=ends)
+        return backends.reduce(tensor, axis, ends, whole=not depth.mergeable, further=depth.further, room=self._room)
 
 
 def modes_active() -> bool:

@@ -12,8 +12,7 @@ from spp.capture.residual import Merge
 from spp.capture.sites import Call, Site
 from spp.capture.unmeasured import Unmeasured
 from spp.errors import InputError
-from spp.stats.extra import Reduced, Shaped
-from spp.stats.sums import Moments
+from spp.stats.sums import Sums
 from spp.vocabulary import LayerKind, Role, Signal
 
 Key = tuple[str, int, str, Signal]
@@ -39,7 +38,7 @@ class Row:
     shape: torch.Size
     dtype: torch.dtype
     bounded: bool
-    moments: Reduced
+    sums: Sums
     sharded: bool = False
     hidden: bool = False
 
@@ -123,20 +122,20 @@ class Accumulator:
             key = (row.name, row.call, row.output, row.signal)
             known = self._rows.setdefault(key, row)
             if known is not row and adds(row):
-                known.moments = _added(known, row.moments)
+                known.sums = _added(known, row.sums)
         for merge in merges:
             self._merges.setdefault((merge.block, merge.call, merge.number), merge)
 
-    def sums(self, key: Key | None, signal: Signal) -> Reduced | None:
+    def sums(self, key: Key | None, signal: Signal) -> Sums | None:
         """What was measured of an activation or its gradient, by the activation's key."""
         row = None if key is None else self._rows.get((*key[:3], signal))
-        return None if row is None else row.moments
+        return None if row is None else row.sums
 
-    def _put(self, site: Site, signal: Signal, sums: Reduced, role: Role | None, hidden: bool) -> None:
+    def _put(self, site: Site, signal: Signal, sums: Sums, role: Role | None, hidden: bool) -> None:
         key, entry = _key(site, signal), site.entry
         row = self._rows.get(key)
         if row is not None:
-            row.moments = _added(row, sums)
+            row.sums = _added(row, sums)
             return
         self._rows[key] = Row(
             *key[:3],
@@ -174,18 +173,10 @@ def _merge_row(merge: Merge) -> MergeRow:
     )
 
 
-def _added(row: Row, moments: Reduced) -> Reduced:
-    """The row's moments and further ones; an error says which row it is about."""
+def _added(row: Row, sums: Sums) -> Sums:
+    """The row's sums and further ones; an error says which row it is about."""
     try:
-        return _merged(row.moments, moments)
+        return row.sums.merge(sums)
     except InputError as error:
         error.where = f"module {row.name!r} ({row.type}), {row.signal}"
         raise
-
-
-def _merged(old: Reduced, new: Reduced) -> Reduced:
-    if isinstance(old, Moments) and isinstance(new, Moments):
-        return old.merge(new)
-    if isinstance(old, Shaped) and isinstance(new, Shaped):
-        return old.merge(new)
-    raise TypeError("numbers without their sums cannot be merged; the capture was told that nothing would be")

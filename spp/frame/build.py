@@ -14,6 +14,7 @@ import pandas as pd
 from spp._pytree import dtype_name, shape_name
 from spp.capture.facts import ModuleFacts
 from spp.capture.unmeasured import Unmeasured
+from spp.errors import InputError
 from spp.frame.accumulate import Accumulator, Row
 from spp.frame.schema import (
     BLOCK_COLUMNS,
@@ -22,6 +23,7 @@ from spp.frame.schema import (
     COLUMNS,
     EXPONENT_COLUMNS,
     MODULE_COLUMNS,
+    STATISTICS,
     UNMEASURED_COLUMNS,
     BlockColumn,
     ChannelColumn,
@@ -31,74 +33,72 @@ from spp.frame.schema import (
     Spec,
     UnmeasuredColumn,
 )
-from spp.stats.backends.layout import Row as Sum
-from spp.stats.extra import LOWEST, Shaped, kurtosis, plain_sums
-from spp.stats.sums import Array, Moments, Summary, summarize
+from spp.stats.extra import BINS, LOWEST, POWERS
+from spp.stats.statistics import Numbers, Statistic, summarize
+from spp.stats.sums import Sums
 from spp.vocabulary import ALL, Signal
 
 _C = TypeVar("_C", bound=StrEnum)
+_OF_A_ROW = (
+    *(Column.DEPTH, Column.NAME, Column.CALL, Column.OUTPUT, Column.TYPE),
+    *(Column.KIND, Column.LEAF, Column.SIGNAL, Column.ROLE),
+)
+_QUANTILES = {
+    ChannelColumn.P10: 0.1,
+    ChannelColumn.P50: 0.5,
+    ChannelColumn.P90: 0.9,
+    ChannelColumn.MIN: 0.0,
+    ChannelColumn.MAX: 1.0,
+}
 _SIGNAL_ORDER = {signal: i for i, signal in enumerate(ALL)}
 
 
-def build_frame(rows: Sequence[Row], blocks: Iterable[str], step: int = 0) -> pd.DataFrame:
+def build_frame(
+    rows: Sequence[Row], blocks: Iterable[str], step: int = 0, statistics: Sequence[Statistic] = ()
+) -> pd.DataFrame:
     """The frame of :mod:`spp.frame.schema`: activations and gradients by depth, then weights and theirs.
 
     Args:
         rows: What was measured, merged over batches.
         blocks: Names of the residual blocks.
         step: The training step, 0 for a trace.
+        statistics: Those that were asked for beyond the ones that every frame has; their columns come last.
     """
     rows = sorted(rows, key=row_order)
-    numbers = summarize([plain_sums(row.moments) for row in rows])
-    columns = {
+    numbers = summarize([row.sums for row in rows], statistics)
+    columns: dict[Column, object] = {
         Column.STEP: np.full(len(rows), step, dtype=np.int64),
         **word_columns(rows, blocks),
         **number_columns(numbers, np.array([row.bounded for row in rows], dtype=bool)),
-        Column.KURTOSIS: _kurtoses(rows),
     }
-    return table_of(columns, COLUMNS)
+    frame = table_of(columns, COLUMNS)
+    for statistic in statistics:
+        if statistic.name in STATISTICS:
+            continue
+        if statistic.name in frame:
+            raise InputError("a statistic has a column of its own", received=statistic.name, where="statistics")
+        frame[statistic.name] = numbers[statistic.name]
+    return frame
 
 
 def word_columns(rows: Sequence[Row], blocks: Iterable[str]) -> dict[Column, object]:
     """The columns that say what each row is about."""
     enclosing = _Enclosing(blocks)
     return {
-        Column.DEPTH: _integers([row.depth for row in rows]),
-        Column.NAME: [row.name for row in rows],
-        Column.CALL: np.array([row.call for row in rows], dtype=np.int64),
-        Column.OUTPUT: [row.output for row in rows],
-        Column.TYPE: _open_category([row.type for row in rows]),
-        Column.KIND: _category([row.kind for row in rows], COLUMNS[Column.KIND].categories),
-        Column.LEAF: np.array([row.leaf for row in rows], dtype=bool),
-        Column.SIGNAL: _category([row.signal for row in rows], COLUMNS[Column.SIGNAL].categories),
-        Column.ROLE: _category([row.role for row in rows], COLUMNS[Column.ROLE].categories),
+        # these are fields of a row under the names of their columns
+        **{column: [getattr(row, column) for row in rows] for column in _OF_A_ROW},
         Column.BLOCK: [enclosing(row.name) for row in rows],
         Column.SHAPE: [shape_name(row.shape) for row in rows],
         Column.DTYPE: [dtype_name(row.dtype) for row in rows],
     }
 
 
-def number_columns(numbers: Summary, bounded: npt.NDArray[np.bool_]) -> dict[Column, object]:
+def number_columns(numbers: Numbers, bounded: npt.NDArray[np.bool_]) -> dict[Column, object]:
     """The columns that say what was measured; ``bounded`` marks the rows of bounded activations."""
-    var, low, high = numbers.var, numbers.min, numbers.max
-    return {
-        Column.CHANNELS: numbers.channels,
-        Column.NUMEL: numbers.numel,
-        Column.MEAN: numbers.mean,
-        Column.VAR: var,
-        Column.STD: np.sqrt(var),
-        Column.MEAN_SQUARE: numbers.mean_square,
-        Column.RMS: np.sqrt(numbers.mean_square),
-        Column.ACSM: numbers.acsm,
-        Column.ACV: numbers.acv,
-        Column.MIN: low,
-        Column.MAX: high,
-        Column.ABS_MAX: np.maximum(np.abs(low), np.abs(high)),
-        Column.ZERO_FRACTION: numbers.zero_fraction,
-        Column.DEAD_FRACTION: numbers.dead_fraction,
-        Column.SATURATED_FRACTION: np.where(bounded, numbers.saturated_fraction, np.nan),
-        Column.NONFINITE: numbers.nonfinite,
-    }
+    missing = np.full(len(bounded), np.nan)
+    columns = {column: numbers.get(column, missing) for column in (Column.CHANNELS, Column.NUMEL, *STATISTICS)}
+    columns[Column.SATURATED_FRACTION] = np.where(bounded, columns[Column.SATURATED_FRACTION], np.nan)
+    return dict(columns)
 
 
 def row_order(row: Row) -> tuple[int, int]:
@@ -108,23 +108,21 @@ def row_order(row: Row) -> tuple[int, int]:
 
 def build_exponents(rows: Sequence[Row]) -> pd.DataFrame:
     """How many values lie in each power of two, one row per tensor, sign and power that occurs; empty unless asked for."""
-    found: dict[ExponentColumn, list[object]] = {column: [] for column in EXPONENT_COLUMNS}
-    for row in rows:
-        if not isinstance(row.moments, Shaped) or row.moments.histogram is None:
-            continue
-        counts = row.moments.histogram.cpu()
-        for side, k in counts.nonzero().tolist():
-            count = int(counts[side, k])
-            values = (row.name, row.call, row.output, str(row.signal), 2 * side - 1, k + LOWEST, count)
-            for column, value in zip(found, values, strict=True):
-                found[column].append(value)
+    # one row of zeros, which puts nothing out, so that there is something to stack where nothing was asked for
+    asked = [row for row in rows if POWERS.name in row.sums.further]
+    counts = np.stack(
+        [np.zeros((2, BINS), dtype=np.int64), *(r.sums.further[POWERS.name].cpu().numpy() for r in asked)]
+    )
+    where, side, power = np.nonzero(counts)
+    each = [asked[i - 1] for i in where]
     columns: dict[ExponentColumn, object] = {
-        column: pd.Categorical(values, categories=list(map(str, EXPONENT_COLUMNS[column].categories)))
-        if EXPONENT_COLUMNS[column].categories
-        else np.array(values, dtype=np.int64)
-        if EXPONENT_COLUMNS[column].dtype == "int64"
-        else values
-        for column, values in found.items()
+        ExponentColumn.NAME: [row.name for row in each],
+        ExponentColumn.CALL: [row.call for row in each],
+        ExponentColumn.OUTPUT: [row.output for row in each],
+        ExponentColumn.SIGNAL: [row.signal for row in each],
+        ExponentColumn.SIGN: 2 * side - 1,
+        ExponentColumn.EXPONENT: power + LOWEST,
+        ExponentColumn.COUNT: counts[where, side, power],
     }
     return table_of(columns, EXPONENT_COLUMNS)
 
@@ -136,39 +134,27 @@ def build_channels(rows: Sequence[Row], step: int = 0) -> pd.DataFrame:
         rows: What was measured, merged over batches.
         step: The training step, 0 for a trace.
     """
-    kept = [(row, sums.packed) for row in rows if isinstance(sums := plain_sums(row.moments), Moments)]
-    ranks = (0.1, 0.5, 0.9, 0.0, 1.0)
-    numbers = np.full((2 * len(kept), len(ranks)), np.nan)
-    for i, (_, packed) in enumerate(kept):
-        table = packed.cpu().numpy()
-        live = table[Sum.COUNT] > 0
+    kept = [row for row in rows if not row.sums.whole]
+    numbers = np.full((2 * len(kept), len(_QUANTILES)), np.nan)
+    for i, row in enumerate(kept):
+        count, mean, m2 = (row.sums[name].cpu().numpy() for name in ("count", "mean", "m2"))
+        live = count > 0
         if live.any():
-            each = table[Sum.MEAN, live], table[Sum.M2, live] / table[Sum.COUNT, live]
-            numbers[2 * i : 2 * i + 2] = np.quantile(each, ranks, axis=1).T
-    twice = [row for row, _ in kept for _ in CHANNEL_STATISTICS]
+            numbers[2 * i : 2 * i + 2] = np.quantile(
+                (mean[live], m2[live] / count[live]), list(_QUANTILES.values()), axis=1
+            ).T
+    twice = [row for row in kept for _ in CHANNEL_STATISTICS]
     columns: dict[ChannelColumn, object] = {
         ChannelColumn.STEP: np.full(len(twice), step, dtype=np.int64),
-        ChannelColumn.DEPTH: _integers([row.depth for row in twice]),
+        ChannelColumn.DEPTH: [row.depth for row in twice],
         ChannelColumn.NAME: [row.name for row in twice],
-        ChannelColumn.CALL: np.array([row.call for row in twice], dtype=np.int64),
+        ChannelColumn.CALL: [row.call for row in twice],
         ChannelColumn.OUTPUT: [row.output for row in twice],
-        ChannelColumn.SIGNAL: _category([row.signal for row in twice], tuple(Signal)),
-        ChannelColumn.STATISTIC: _category(list(CHANNEL_STATISTICS) * len(kept), CHANNEL_STATISTICS),
-        ChannelColumn.P10: numbers[:, 0],
-        ChannelColumn.P50: numbers[:, 1],
-        ChannelColumn.P90: numbers[:, 2],
-        ChannelColumn.MIN: numbers[:, 3],
-        ChannelColumn.MAX: numbers[:, 4],
+        ChannelColumn.SIGNAL: [row.signal for row in twice],
+        ChannelColumn.STATISTIC: list(CHANNEL_STATISTICS) * len(kept),
+        **dict(zip(_QUANTILES, numbers.T, strict=True)),
     }
     return table_of(columns, CHANNEL_COLUMNS)
-
-
-def _kurtoses(rows: Sequence[Row]) -> Array:
-    out = np.full(len(rows), np.nan)
-    for i, row in enumerate(rows):
-        if isinstance(row.moments, Shaped) and row.moments.fourth is not None:
-            out[i] = kurtosis(row.moments.fourth)
-    return out
 
 
 def build_blocks(measured: Accumulator, step: int = 0) -> pd.DataFrame:
@@ -183,61 +169,48 @@ def block_columns(measured: Accumulator, step: int = 0) -> dict[BlockColumn, obj
     block goes on to use it.
     """
     merges = measured.merges
-    keys = [m.after for m in merges], [m.branch_end for m in merges]
-    numbers: dict[tuple[str, int], Summary | None] = {}
-    found: dict[tuple[str, int], list[int]] = {}
-    for name, signal in (("value", Signal.ACTIVATION), ("gradient", Signal.GRADIENT)):
-        for which, places in enumerate(keys):
-            sums = [measured.sums(key, signal) for key in places]
-            found[name, which] = [k for k, one in enumerate(sums) if one is not None]
-            numbers[name, which] = summarize([plain_sums(one) for one in sums if one is not None])
-
-    def column(name: str, which: int, statistic: str) -> Array:
-        out = np.full(len(merges), np.nan)
-        summary = numbers[name, which]
-        if summary is not None:
-            out[found[name, which]] = getattr(summary, statistic)
-        return out
-
+    places = [m.after for m in merges], [m.branch_end for m in merges]
+    numbers = _known(
+        [
+            measured.sums(key, signal)
+            for signal in (Signal.ACTIVATION, Signal.GRADIENT)
+            for keys in places
+            for key in keys
+        ]
+    )
+    acsm, acv = (numbers[column].reshape(4, len(merges)) for column in (Column.ACSM, Column.ACV))
     return {
         BlockColumn.STEP: np.full(len(merges), step, dtype=np.int64),
-        BlockColumn.DEPTH: _integers([m.depth for m in merges]),
+        BlockColumn.DEPTH: [m.depth for m in merges],
         BlockColumn.BLOCK: [m.block for m in merges],
-        BlockColumn.MERGE: np.array([m.number for m in merges], dtype=np.int64),
-        BlockColumn.CALL: np.array([m.call for m in merges], dtype=np.int64),
+        BlockColumn.MERGE: [m.number for m in merges],
+        BlockColumn.CALL: [m.call for m in merges],
         BlockColumn.BRANCH: [m.branch_name for m in merges],
         BlockColumn.SKIP: [m.skip_name for m in merges],
-        BlockColumn.TRANSITION: np.array([m.transition for m in merges], dtype=bool),
-        BlockColumn.ACSM: column("value", 0, "acsm"),
-        BlockColumn.ACV: column("value", 0, "acv"),
-        BlockColumn.BRANCH_ACV: column("value", 1, "acv"),
-        BlockColumn.GRADIENT_ACSM: column("gradient", 0, "acsm"),
-        BlockColumn.GRADIENT_ACV: column("gradient", 0, "acv"),
-        BlockColumn.GRADIENT_BRANCH_ACV: column("gradient", 1, "acv"),
+        BlockColumn.TRANSITION: [m.transition for m in merges],
+        BlockColumn.ACSM: acsm[0],
+        BlockColumn.ACV: acv[0],
+        BlockColumn.BRANCH_ACV: acv[1],
+        BlockColumn.GRADIENT_ACSM: acsm[2],
+        BlockColumn.GRADIENT_ACV: acv[2],
+        BlockColumn.GRADIENT_BRANCH_ACV: acv[3],
     }
+
+
+def _known(readings: Sequence[Sums | None]) -> Numbers:
+    """The numbers of those readings that are there, missing for the others."""
+    there = [i for i, sums in enumerate(readings) if sums is not None]
+    numbers = summarize([sums for sums in readings if sums is not None])
+    out = {name: np.full(len(readings), np.nan) for name in numbers}
+    for name, values in numbers.items():
+        out[name][there] = values
+    return out
 
 
 def build_modules(facts: Sequence[ModuleFacts]) -> pd.DataFrame:
     """One row per module, with the facts that explain its signals."""
-    columns: dict[ModuleColumn, object] = {
-        ModuleColumn.NAME: [f.name for f in facts],
-        ModuleColumn.ALIASES: [" ".join(f.aliases) for f in facts],
-        ModuleColumn.TYPE: _open_category([f.type for f in facts]),
-        ModuleColumn.KIND: _category([f.kind for f in facts], MODULE_COLUMNS[ModuleColumn.KIND].categories),
-        ModuleColumn.DEPTH: _integers([f.depth for f in facts]),
-        ModuleColumn.CALLS: np.array([f.calls for f in facts], dtype=np.int64),
-        ModuleColumn.LEAF: np.array([f.leaf for f in facts], dtype=bool),
-        ModuleColumn.TRAINING: np.array([f.training for f in facts], dtype=bool),
-        ModuleColumn.PARAMETERS: np.array([f.parameters for f in facts], dtype=np.int64),
-        ModuleColumn.TRAINABLE: np.array([f.trainable for f in facts], dtype=np.int64),
-        ModuleColumn.FAN_IN: _integers([f.fan_in for f in facts]),
-        ModuleColumn.FAN_OUT: _integers([f.fan_out for f in facts]),
-        ModuleColumn.GROUPS: _integers([f.groups for f in facts]),
-        ModuleColumn.EPS: np.array([np.nan if f.eps is None else f.eps for f in facts], dtype=np.float64),
-        ModuleColumn.ACTIVATION: [f.activation for f in facts],
-        ModuleColumn.TIED: [f.tied for f in facts],
-        ModuleColumn.INPUTS: [f.inputs for f in facts],
-    }
+    columns: dict[ModuleColumn, object] = {c: [getattr(fact, c) for fact in facts] for c in ModuleColumn}
+    columns[ModuleColumn.ALIASES] = [" ".join(fact.aliases) for fact in facts]
     return table_of(columns, MODULE_COLUMNS)
 
 
@@ -249,14 +222,7 @@ def build_unmeasured(rows: Sequence[Unmeasured]) -> pd.DataFrame:
 def unmeasured_columns(rows: Sequence[Unmeasured]) -> dict[UnmeasuredColumn, object]:
     """The columns of :func:`build_unmeasured`, for a table that is made when it is asked for."""
     unique = list({row.key: row for row in rows}.values())
-    return {
-        UnmeasuredColumn.NAME: [u.name for u in unique],
-        UnmeasuredColumn.TYPE: _open_category([u.type for u in unique]),
-        UnmeasuredColumn.CALL: _integers([u.call for u in unique]),
-        UnmeasuredColumn.OUTPUT: [u.output for u in unique],
-        UnmeasuredColumn.SIGNAL: _category([u.signal for u in unique], tuple(Signal)),
-        UnmeasuredColumn.REASON: [u.reason for u in unique],
-    }
+    return {column: [getattr(row, column) for row in unique] for column in UnmeasuredColumn}
 
 
 class _Enclosing:
@@ -267,15 +233,9 @@ class _Enclosing:
 
     def __call__(self, name: str) -> str | None:
         if name not in self._known:
-            parent, found = name, None
-            while True:
-                if parent in self._blocks:
-                    found = parent
-                    break
-                if not parent:
-                    break
-                parent = parent.rpartition(".")[0]
-            self._known[name] = found
+            # the modules around it, from the inside out: a.b.c, a.b, a and the root
+            around = [*(name.rsplit(".", i)[0] for i in range(name.count(".") + 1)), ""]
+            self._known[name] = next((one for one in around if one in self._blocks), None)
         return self._known[name]
 
 
@@ -301,14 +261,20 @@ def _categorical(names: tuple[str, ...]) -> pd.CategoricalDtype:
     return pd.CategoricalDtype(list(names))
 
 
-def _open_category(values: Sequence[str]) -> pd.Categorical:
-    return _category(values, sorted(set(values)))
-
-
 def table_of(columns: Mapping[_C, object], specs: Mapping[_C, Spec]) -> pd.DataFrame:
-    """A table of columns that are arrays already, or lists of words."""
-    data = {
-        str(name): pd.array(values, dtype="str") if specs[name].dtype == "str" else values  # type: ignore[call-overload]
-        for name, values in columns.items()
-    }
+    """A table of columns that are arrays already, or lists of values, in the dtypes of the schema."""
+    data = {str(name): _filled(values, specs[name]) for name, values in columns.items()}
     return pd.DataFrame(data, copy=False)
+
+
+def _filled(values: Any, spec: Spec) -> Any:
+    if not isinstance(values, list):
+        return values
+    if spec.dtype == "Int64":
+        return _integers(values)
+    if spec.dtype == "category":
+        return _category(values, spec.categories or sorted(set(values)))
+    if spec.dtype == "str":
+        return pd.array(values, dtype="str")
+    # None becomes NaN
+    return np.array(values, dtype=spec.dtype)

@@ -1,5 +1,7 @@
 """Every column of the frames: its name, dtype and meaning. No other file spells a column as a string.
 
+What a column of a statistic holds stands with its formula, in :mod:`spp.stats.statistics`.
+
 >>> from spp.frame.schema import COLUMNS, Column
 >>> str(Column.ACSM), COLUMNS[Column.ACSM].dtype
 ('acsm', 'float64')
@@ -8,36 +10,19 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
 from enum import StrEnum
 from typing import TypeVar
 
 import pandas as pd
 
 from spp.errors import InputError
+from spp.stats.statistics import BUILT_IN, Statistic
+from spp.stats.statistics import STATISTICS as ROWS
+from spp.stats.statistics import Spec as Spec
 from spp.vocabulary import LayerKind, Role, Severity, Signal
 
 VERSION = 2
 """Version of the stored layout; a reader refuses a later one. Version 1 lacked ``kind``, in the frame and in ``modules``."""
-
-
-@dataclass(frozen=True, slots=True)
-class Spec:
-    """What a column holds.
-
-    Attributes:
-        dtype: The pandas dtype, as its own name.
-        label: Axis label, with the unit in brackets where there is one.
-        meaning: One sentence; the documentation prints it.
-        categories: Allowed values of a closed category, else empty.
-        missing: Whether the column may be missing.
-    """
-
-    dtype: str
-    label: str
-    meaning: str
-    categories: tuple[str, ...] = ()
-    missing: bool = False
 
 
 class Described(StrEnum):
@@ -78,39 +63,23 @@ class Column(Described):
     BLOCK = "block", Spec("str", "block", "innermost enclosing residual block", missing=True)
     SHAPE = "shape", Spec("str", "shape", "shape of one batch's tensor, as 32x64x56x56; empty for a scalar")
     DTYPE = "dtype", Spec("str", "dtype", "dtype of the tensor, as float32")
-    CHANNELS = "channels", Spec("int64", "channels", "number of channels the statistics average over")
-    NUMEL = "numel", Spec("int64", "elements", "number of elements, over all merged batches and ranks")
-    MEAN = "mean", Spec("float64", "mean", "mean over every element", missing=True)
-    VAR = "var", Spec("float64", "variance", "biased variance over every element", missing=True)
-    STD = "std", Spec("float64", "standard deviation", "square root of the variance", missing=True)
-    MEAN_SQUARE = "mean_square", Spec("float64", "mean square", "mean of the squares over every element", missing=True)
-    RMS = "rms", Spec("float64", "root mean square", "square root of the mean square", missing=True)
-    ACSM = "acsm", Spec("float64", "average channel squared mean", "mean over channels of mean squared", missing=True)
-    ACV = "acv", Spec("float64", "average channel variance", "mean over channels of the biased variance", missing=True)
-    MIN = "min", Spec("float64", "minimum", "smallest finite element", missing=True)
-    MAX = "max", Spec("float64", "maximum", "largest finite element", missing=True)
-    ABS_MAX = "abs_max", Spec("float64", "largest magnitude", "largest magnitude of a finite element", missing=True)
-    ZERO_FRACTION = "zero_fraction", Spec("float64", "share of zeros", "share of exact zeros", missing=True)
-    DEAD_FRACTION = (
-        "dead_fraction",
-        Spec(
-            "float64",
-            "share of dead channels",
-            "share of channels whose spread is below 1e-6 of the tensor's rms, or that are all zero",
-            missing=True,
-        ),
-    )
-    SATURATED_FRACTION = (
-        "saturated_fraction",
-        Spec(
-            "float64",
-            "share of saturated values",
-            "share of values within 1 % of a finite end of the activation's range; missing where there is none",
-            missing=True,
-        ),
-    )
-    NONFINITE = "nonfinite", Spec("int64", "non-finite values", "how many elements are NaN or infinite")
-    KURTOSIS = "kurtosis", Spec("float64", "kurtosis", "fourth standardized moment, where asked for", missing=True)
+    CHANNELS = "channels", ROWS["channels"].column
+    NUMEL = "numel", ROWS["numel"].column
+    MEAN = "mean", ROWS["mean"].column
+    VAR = "var", ROWS["var"].column
+    STD = "std", ROWS["std"].column
+    MEAN_SQUARE = "mean_square", ROWS["mean_square"].column
+    RMS = "rms", ROWS["rms"].column
+    ACSM = "acsm", ROWS["acsm"].column
+    ACV = "acv", ROWS["acv"].column
+    MIN = "min", ROWS["min"].column
+    MAX = "max", ROWS["max"].column
+    ABS_MAX = "abs_max", ROWS["abs_max"].column
+    ZERO_FRACTION = "zero_fraction", ROWS["zero_fraction"].column
+    DEAD_FRACTION = "dead_fraction", ROWS["dead_fraction"].column
+    SATURATED_FRACTION = "saturated_fraction", ROWS["saturated_fraction"].column
+    NONFINITE = "nonfinite", ROWS["nonfinite"].column
+    KURTOSIS = "kurtosis", ROWS["kurtosis"].column
     MODE = "mode", Spec("category", "mode", "whether the root was training or evaluating", ("train", "eval"))
     UPDATE_RATIO = (
         "update_ratio",
@@ -334,10 +303,15 @@ FINDING_COLUMNS: dict[FindingColumn, Spec] = {c: c.spec for c in FindingColumn}
 _C = TypeVar("_C", bound=StrEnum)
 
 
+def further_statistics() -> dict[str, Statistic]:
+    """The registered statistics whose columns a frame has only where they were asked for."""
+    return {name: row for name, row in ROWS.items() if name not in BUILT_IN}
+
+
 def check(frame: pd.DataFrame, columns: Mapping[_C, Spec]) -> pd.DataFrame:
     """Return ``frame`` if it has exactly ``columns``, in order, with their dtypes; else raise.
 
-    ``PREDICTED`` may follow ``COLUMNS``.
+    ``COLUMNS`` may be followed by those of registered statistics that were asked for, and these by ``PREDICTED``.
 
     Args:
         frame: The table to check.
@@ -348,14 +322,20 @@ def check(frame: pd.DataFrame, columns: Mapping[_C, Spec]) -> pd.DataFrame:
     """
     specs: dict[str, Spec] = {str(column): spec for column, spec in columns.items()}
     found = [str(c) for c in frame.columns]
-    if columns is COLUMNS and found[len(specs) :] == [str(c) for c in PREDICTED]:
-        specs |= {str(column): spec for column, spec in PREDICTED.items()}
+    if columns is COLUMNS:
+        specs |= {name: row.column for name in found if (row := further_statistics().get(name)) is not None}
+        if found[len(specs) :] == list(PREDICTED):
+            specs |= {str(column): spec for column, spec in PREDICTED.items()}
     expected = list(specs)
     if expected != found:
         missing = [c for c in expected if c not in found]
         unknown = [c for c in found if c not in expected]
         what = f"missing {missing}, unknown {unknown}" if missing or unknown else "the same columns in another order"
-        raise InputError("a frame has the columns of the schema", received=what, remedy="See spp.frame.schema.")
+        raise InputError(
+            "a frame has the columns of the schema",
+            received=what,
+            remedy="See spp.frame.schema; register statistics of your own before a run that has them is loaded.",
+        )
     for column, spec in specs.items():
         dtype = str(frame[column].dtype)
         if dtype != spec.dtype:

@@ -17,7 +17,8 @@ from spp.capture.parameters import UpdateSums
 from spp.frame.accumulate import Accumulator, Row
 from spp.frame.build import build_blocks, number_columns, row_order, table_of, word_columns
 from spp.frame.schema import WATCH_BLOCK_COLUMNS, WATCH_COLUMNS, BlockColumn, Column, Spec
-from spp.stats.sums import Digest, Moments, digests, summarize
+from spp.stats.statistics import summarize
+from spp.stats.sums import without_channels
 from spp.vocabulary import Signal
 
 Array = npt.NDArray[np.float64]
@@ -94,9 +95,8 @@ def sampled(measured: Accumulator, step: int, mode: str, updates: UpdateSums | N
         blocks = build_blocks(measured, step)
         blocks[str(BlockColumn.MODE)] = modes([mode], np.zeros(len(blocks), dtype=np.int64))
     rows = measured.rows
-    whole = [(row, row.moments) for row in rows if isinstance(row.moments, Moments)]
-    for (row, _), digest in zip(whole, digests([moments for _, moments in whole]), strict=True):
-        row.moments = digest
+    for row, sums in zip(rows, without_channels([row.sums for row in rows]), strict=True):
+        row.sums = sums
     return Sampled(step, mode, rows, blocks, updates or {})
 
 
@@ -123,7 +123,7 @@ class Template:
     def frame(self, steps: Sequence[Sampled]) -> pd.DataFrame:
         """The frame of some steps that it fits, in their order."""
         size, many = len(self._order), len(steps)
-        numbers = summarize([_digest(one.rows[i]) for one in steps for i in self._order])
+        numbers = summarize([one.rows[i].sums for one in steps for i in self._order])
         which = np.repeat(np.arange(many), size)
         again = np.tile(np.arange(size), many)
         words: dict[Column, Any] = {Column(str(name)): self._words[name].array.take(again) for name in self._words}
@@ -131,7 +131,6 @@ class Template:
             **words,
             **number_columns(numbers, np.tile(self._bounded, many)),
             Column.STEP: np.array([one.step for one in steps], dtype=np.int64)[which],
-            Column.KURTOSIS: np.full(size * many, np.nan),
             Column.MODE: modes([one.mode for one in steps], which),
             Column.UPDATE_RATIO: np.concatenate([self._ratios(one.updates) for one in steps]),
         }
@@ -174,11 +173,6 @@ def _facts(row: Row) -> tuple[object, ...]:
 
 def _same(row: Row, facts: tuple[object, ...]) -> bool:
     return _facts(row) == facts
-
-
-def _digest(row: Row) -> Moments | Digest:
-    assert isinstance(row.moments, Moments | Digest)  # a watch measures nothing beside second moments
-    return row.moments
 
 
 @cache

@@ -1,6 +1,6 @@
-"""What the second moments do not tell: fourth moments, and the distribution over powers of two. Both merge exactly.
+"""What costs passes of its own: fourth moments, and the distribution over powers of two. Both merge exactly.
 
-They cost more than the sweep (a float64 pass each) and are therefore only computed where asked for.
+They are computed by torch beside the sweep (a float64 pass each), and only where they are asked for.
 """
 
 from __future__ import annotations
@@ -9,15 +9,17 @@ import math
 from dataclasses import dataclass
 from enum import IntEnum
 
+import numpy as np
 import torch
 from torch import Tensor
 
 from spp.errors import InputError
-from spp.stats.backends.layout import plain
-from spp.stats.sums import Digest, Moments
+from spp.stats.layout import plain
+from spp.stats.sums import Array, Sum
 
 LOWEST, HIGHEST = -160, 160
 """Exponents told apart; what lies beyond is counted in the first or last bin. float32 reaches from -149 to 128."""
+BINS = HIGHEST - LOWEST + 1
 
 
 class Power(IntEnum):
@@ -70,10 +72,15 @@ def merge_fourth(a: Tensor, b: Tensor) -> Tensor:
     return torch.stack([n_a + n_b, a[Power.MEAN] + delta * n_b / n, m2, m3, m4])
 
 
-def kurtosis(table: Tensor) -> float:
-    """``E[(x - mean)^4] / var^2``, 3 for a normal distribution; NaN for no elements or no spread."""
-    count, m2, m4 = (float(table[i]) for i in (Power.COUNT, Power.M2, Power.M4))
-    return count * m4 / m2**2 if m2 > 0 else float("nan")
+def kurtosis(tables: Array) -> Array:
+    """``E[(x - mean)^4] / var^2`` of ``R`` tables, ``(R, 5) -> (R,)``: 3 for a normal distribution, NaN without spread."""
+    count, m2, m4 = (tables[:, row] for row in (Power.COUNT, Power.M2, Power.M4))
+    return np.asarray(count * m4 / np.where(m2 > 0, m2, np.nan) ** 2)
+
+
+def _scaled_fourth(table: Tensor, factor: float) -> Tensor:
+    # the powers are made on the device, since a copy to it would wait for it
+    return table * factor ** torch.arange(len(Power), dtype=torch.float64, device=table.device)
 
 
 @torch.no_grad()
@@ -91,14 +98,13 @@ def signed_exponents(tensor: Tensor) -> Tensor:
         values = values.to(torch.float32)
     k = torch.frexp(values).exponent.to(torch.int64) - 1
     counted = torch.isfinite(values) & (values != 0)
-    bins = HIGHEST - LOWEST + 1
-    index = (k - LOWEST).clamp(0, bins - 1) + bins * (values > 0)
-    index = torch.where(counted, index, 2 * bins)
-    counts = torch.zeros(2 * bins + 1, dtype=torch.int64, device=values.device)
+    index = (k - LOWEST).clamp(0, BINS - 1) + BINS * (values > 0)
+    index = torch.where(counted, index, 2 * BINS)
+    counts = torch.zeros(2 * BINS + 1, dtype=torch.int64, device=values.device)
     counts.scatter_add_(
         0, index.flatten(), torch.ones((), dtype=torch.int64, device=values.device).expand(index.numel())
     )
-    return counts[:-1].view(2, bins)
+    return counts[:-1].view(2, BINS)
 
 
 def exponents(tensor: Tensor) -> Tensor:
@@ -134,83 +140,27 @@ def lost(histogram: Tensor, number_format: Format) -> tuple[float, float]:
     return float(low) / total, float(high) / total
 
 
-@dataclass(frozen=True, slots=True, eq=False)
-class Shaped:
-    """Moments with what was asked for beside them; merges and scales like them.
+def _scaled_powers(histogram: Tensor, factor: float) -> Tensor:
+    """The histogram of the values times ``factor``; the ends gather what leaves the range.
 
-    Attributes:
-        moments: The per-channel moments.
-        fourth: See :func:`fourth_moments`; None where not asked for.
-        histogram: See :func:`signed_exponents`; None where not asked for.
+    Raises:
+        InputError: The factor is no power of two.
     """
-
-    moments: Moments
-    fourth: Tensor | None
-    histogram: Tensor | None
-
-    @classmethod
-    def of(
-        cls, tensor: Tensor, axis: int | None, ends: tuple[float, float] | None, *, fourth: bool, histogram: bool
-    ) -> Shaped:
-        """Reduce one tensor in every way that is asked for."""
-        return cls(
-            Moments.of(tensor, axis, ends=ends),
-            fourth_moments(tensor) if fourth else None,
-            signed_exponents(tensor) if histogram else None,
+    mantissa, exponent = math.frexp(factor)
+    if mantissa != 0.5:
+        raise InputError(
+            "a histogram over powers of two is scaled by a power of two",
+            received=f"a factor of {factor:g}",
+            where="loss_scale",
+            remedy="Pass a power of two, as 1024.0",
         )
-
-    @property
-    def channels(self) -> int:
-        """Number of channels."""
-        return self.moments.channels
-
-    def merge(self, other: Shaped) -> Shaped:
-        """Both sets of elements together."""
-        return Shaped(
-            self.moments.merge(other.moments),
-            None if self.fourth is None or other.fourth is None else merge_fourth(self.fourth, other.fourth),
-            None if self.histogram is None or other.histogram is None else self.histogram + other.histogram,
-        )
-
-    def same(self, other: object) -> bool:
-        """Whether both hold the very same moments."""
-        return isinstance(other, Shaped) and self.moments.same(other.moments)
-
-    def scaled(self, factor: float) -> Shaped:
-        """Every element times ``factor`` (> 0).
-
-        Raises:
-            InputError: There is a histogram, and the factor is no power of two.
-        """
-        histogram = self.histogram
-        if histogram is not None:
-            mantissa, exponent = math.frexp(factor)
-            if mantissa != 0.5:
-                raise InputError(
-                    "a histogram over powers of two is scaled by a power of two",
-                    received=f"a factor of {factor:g}",
-                    where="loss_scale",
-                    remedy="Pass a power of two, as 1024.0",
-                )
-            histogram = _shifted(histogram, exponent - 1)
-        fourth = self.fourth
-        if fourth is not None:  # the powers are made on the device, since a copy to it would wait for it
-            fourth = fourth * factor ** torch.arange(len(Power), dtype=torch.float64, device=fourth.device)
-        return Shaped(self.moments.scaled(factor), fourth, histogram)
-
-
-def _shifted(histogram: Tensor, by: int) -> Tensor:
-    """The histogram of the values times ``2^by``; the ends gather what leaves the range."""
     out = torch.zeros_like(histogram)
-    bins = histogram.shape[-1]
-    where = (torch.arange(bins, device=histogram.device) + by).clamp(0, bins - 1)
+    where = (torch.arange(BINS, device=histogram.device) + exponent - 1).clamp(0, BINS - 1)
     return out.scatter_add_(-1, where.expand_as(histogram), histogram)
 
 
-Reduced = Moments | Digest | Shaped
-"""What is known of a tensor: mergeable sums, its numbers only, or sums and what was asked for beside them."""
-
-
-def plain_sums(reduced: Reduced) -> Moments | Digest:
-    """Without what was asked for beside the second moments."""
-    return reduced.moments if isinstance(reduced, Shaped) else reduced
+FOURTH = Sum("fourth", lambda tensor, _: fourth_moments(tensor), merge_fourth, _scaled_fourth)
+"""What the kurtosis is made of."""
+# a function, not "add": a histogram is not added up over its bins
+POWERS = Sum("powers", lambda tensor, _: signed_exponents(tensor), torch.add, _scaled_powers)
+"""What ``trace.exponents`` shows."""

@@ -1,22 +1,25 @@
-"""Exact, mergeable statistics of a tensor, per channel, computed where the tensor lies.
+"""What is kept of a tensor: sums that merge exactly, of each of its channels or of the whole.
 
-A statistic is two pure functions. :meth:`Moments.of` turns a tensor into sums that merge exactly; :func:`summarize` turns
-sums into numbers. Between them nothing of the tensor is kept: memory grows with channels, not with activations.
+Nothing else of a tensor is kept: memory grows with channels, not with activations. The sums of each channel (:class:`Row`)
+merge with those of another batch or rank; from them follow those of the whole tensor (:class:`Total`), which is all that the
+formulas of :mod:`spp.stats.statistics` ask for. Where nothing will be merged, a backend may give the latter alone.
 
 >>> import torch
+>>> from spp.stats.backends import reduce
 >>> a, b = torch.randn(8, 3, 5, 5), torch.randn(4, 3, 5, 5)
->>> both = Moments.of(a, 1).merge(Moments.of(b, 1))
->>> whole = Moments.of(torch.cat([a, b]), 1)
->>> torch.allclose(both.mean, whole.mean, rtol=0, atol=1e-7) and both.count.tolist() == whole.count.tolist()
+>>> both = reduce(a, 1).merge(reduce(b, 1))
+>>> whole = reduce(torch.cat([a, b]), 1)
+>>> torch.allclose(both["mean"], whole["mean"], rtol=0, atol=1e-7) and torch.equal(both["count"], whole["count"])
 True
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections import defaultdict
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from itertools import chain
-from typing import NamedTuple
+from enum import IntEnum
+from typing import Literal
 
 import numpy as np
 import numpy.typing as npt
@@ -24,118 +27,188 @@ import torch
 from torch import Tensor
 
 from spp.errors import InputError
-from spp.stats import backends
-from spp.stats.backends import native, reduce_channels
-from spp.stats.backends.layout import Row, merge_packed, on_host
+from spp.registry import Registry
 
 Array = npt.NDArray[np.float64]
 
 DEAD_SPREAD = 1e-6
-"""A channel is dead when its standard deviation is below this share of the tensor's rms."""
+"""A channel is dead when its standard deviation is below this share of the tensor's rms, or when it is all zero."""
 
 
-class Moments:
-    """Per-channel sums over the finite elements of one or more tensors; not to be changed.
+class Row(IntEnum):
+    """Rows of an ``(8, C)`` table: the sums over the finite elements of each channel.
 
-    Args:
-        packed: ``(8, C)`` float64 on the tensor's device; the rows are :class:`Row`. Counts are whole numbers, exact in
-            float64 up to 2**53. One tensor per reading means one transfer per pass.
+    C's and Triton's rows are these very numbers (``spp.stats.backends.native.SOURCE`` hands them to the compiler).
     """
 
-    __slots__ = ("_packed", "_table")
+    COUNT = 0
+    MEAN = 1
+    M2 = 2
+    MIN = 3
+    MAX = 4
+    ZEROS = 5
+    NONFINITE = 6
+    SATURATED = 7
 
-    def __init__(self, packed: Tensor) -> None:
-        self._packed: Tensor | None = packed
-        self._table: Tensor | native.Table = packed
+
+class Total(IntEnum):
+    """The sums of a whole tensor, for c over its channels with count n_c > 0, mean m_c and squared deviations s_c.
+
+    ``SUM`` is sum n_c m_c, ``WITHIN`` sum s_c, ``BETWEEN`` sum n_c (m_c - mean)^2, ``SQUARES`` sum (s_c + n_c m_c^2),
+    ``SQUARED_MEANS`` sum m_c^2, ``VARIANCES`` sum s_c / n_c; ``LIVE`` counts the channels c, ``DEAD`` those among them that are
+    dead; the others are sums or extremes of the rows of their names.
+    """
+
+    CHANNELS = 0
+    LIVE = 1
+    COUNT = 2
+    NONFINITE = 3
+    SUM = 4
+    SQUARES = 5
+    WITHIN = 6
+    BETWEEN = 7
+    SQUARED_MEANS = 8
+    VARIANCES = 9
+    MIN = 10
+    MAX = 11
+    ZEROS = 12
+    DEAD = 13
+    SATURATED = 14
+
+
+_DEGREE = {"mean": 1, "min": 1, "max": 1, "sum": 1, "m2": 2}
+_DEGREE |= dict.fromkeys(("squares", "within", "between", "squared_means", "variances"), 2)
+_TOTAL_DEGREES = torch.tensor([_DEGREE.get(total.name.lower(), 0) for total in Total], dtype=torch.float64)
+
+Merge = Literal["add", "min", "max"] | Callable[[Tensor, Tensor], Tensor]
+_MERGES: dict[str, Callable[[Tensor, Tensor], Tensor]] = {"add": torch.add, "min": torch.minimum, "max": torch.maximum}
+_ACROSS: dict[str, np.ufunc] = {"add": np.add, "min": np.minimum, "max": np.maximum}
+
+
+@dataclass(frozen=True, slots=True)
+class Sum:
+    """A sum that no backend gives by itself: torch computes it beside the sweep, in passes of its own.
+
+    Attributes:
+        name: How a statistic asks for it in ``needs`` and finds it in its formula.
+        of: ``(tensor, axis) -> (C,)``, for a detached, real, strided tensor of any shape on any device and its channel axis
+            (None: one channel).
+        merge: How those of two batches merge, element by element: ``add``, ``min`` or ``max``; over the channels of a tensor
+            they merge alike. Or a function of two results: then ``of`` may give a tensor of any shape for the whole tensor, and
+            formulas see all of them stacked, ``(R, ...)``.
+        scaled: What becomes of it when every element is multiplied by a factor > 0: the degree of that factor, or a function
+            of the sum and the factor.
+    """
+
+    name: str
+    of: Callable[[Tensor, int | None], Tensor]
+    merge: Merge = "add"
+    scaled: int | Callable[[Tensor, float], Tensor] = 0
+
+    def merged(self, a: Tensor, b: Tensor) -> Tensor:
+        """That of both sets of elements together."""
+        return (_MERGES[self.merge] if isinstance(self.merge, str) else self.merge)(a, b)
+
+    def times(self, value: Tensor, factor: float) -> Tensor:
+        """That of every element times ``factor``."""
+        return self.scaled(value, factor) if callable(self.scaled) else value * factor**self.scaled
+
+    def of_rows(self, values: Sequence[Tensor]) -> Array:
+        """Those of whole tensors, ``(R,)`` or ``(R, ...)``, after one transfer to the host a row."""
+        found = [value.to(torch.float64).cpu().numpy() for value in values]
+        if not isinstance(self.merge, str):
+            return np.stack(found) if found else np.empty(0)
+        across = _ACROSS[self.merge]
+        return np.array([across.reduce(value) if value.size else np.nan for value in found], dtype=np.float64)
+
+
+SUMS: Registry[Sum] = Registry("sum", describe=lambda one: one.name)
+"""The sums beside those of :class:`Total`, by name."""
+
+
+class Room:
+    """Memory that the sums of a pass share.
+
+    A small block of the heap for each tensor, kept until the trace ends, would lie between the network's large ones and hold
+    them apart: malloc then cannot give these back or join them, which costs hundreds of MiB (glibc 2.36, ResNet-50).
+
+    Args:
+        size: Numbers of a block.
+    """
+
+    __slots__ = ("_address", "_block", "_room", "_size", "_used")
+
+    def __init__(self, size: int = 1 << 16) -> None:
+        self._size, self._room, self._used, self._address = size, -1, 0, 0  # not even room for nothing
+
+    def take(self, numbers: int) -> tuple[Tensor, int, int]:
+        """Room for so many numbers: a block, where in it they begin, and the address of that.
+
+        Two threads must not ask at once; backward passes deliver what lies in the memory of the host on one thread at a time.
+        """
+        start = self._used
+        if start + numbers > self._room:
+            start, self._room = 0, max(numbers, self._size)
+            # on the CPU, whatever torch.set_default_device says
+            self._block = torch.empty(self._room, dtype=torch.float64, device="cpu")
+            self._address = self._block.data_ptr()
+        self._used = start + numbers
+        return self._block, start, self._address + 8 * start
+
+
+class Sums:
+    """What is known of one or more tensors; not to be changed.
+
+    Args:
+        block: Memory that holds an ``(8, C)`` float64 table with the rows of :class:`Row`, on the tensor's device, or the
+            numbers of :class:`Total`. Counts are whole numbers, exact in float64 up to 2**53.
+        channels: Number of channels.
+        start: Where in the memory they begin.
+        whole: Whether it holds the numbers of the whole tensor alone; they cannot be merged.
+        further: The sums of :data:`SUMS` that were asked for.
+    """
+
+    __slots__ = ("_block", "_start", "channels", "further", "whole")
+
+    def __init__(
+        self,
+        block: Tensor,
+        channels: int,
+        start: int = 0,
+        *,
+        whole: bool = False,
+        further: Mapping[str, Tensor] | None = None,
+    ) -> None:
+        self._block, self._start, self.channels, self.whole = block, start, channels, whole
+        self.further: Mapping[str, Tensor] = further or {}
 
     @classmethod
-    def of(cls, tensor: Tensor, axis: int | None = 0, *, ends: tuple[float, float] | None = None) -> Moments:
-        """Reduce one tensor.
+    def of_table(cls, table: Tensor, further: Mapping[str, Tensor] | None = None) -> Sums:
+        """From an ``(8, C)`` table."""
+        return cls(table.contiguous().view(-1), table.shape[1], further=further)
 
-        Args:
-            tensor: Any shape and dtype; half precision is widened before anything is squared, complex numbers count by
-                magnitude, integers and booleans by value.
-            axis: The channel axis; None, or a tensor of rank 0, means one channel.
-            ends: Count the values at or below the first or at or above the second as saturated.
+    @property
+    def table(self) -> Tensor:
+        """The ``(8, C)`` sums of each channel.
 
         Raises:
-            InputError: ``axis`` is out of range for the tensor.
+            TypeError: They were not kept.
         """
-        if axis is not None and tensor.dim() and not -tensor.dim() <= axis < tensor.dim():
-            raise InputError(
-                "the channel axis is an axis of the tensor",
-                received=f"axis {axis} for shape {tuple(tensor.shape)}",
-                where="channel_axis",
-            )
-        return cls(reduce_channels(tensor, axis, ends))
-
-    @classmethod
-    def swept(cls, tensor: Tensor, axis: int | None, ends: tuple[float, float] | None = None) -> Moments | None:
-        """Reduce one tensor that the C sweep can read as it is; None for others."""
-        plan = native.plan_for(tensor, axis)
-        table = None if plan is None else native.table(tensor, plan, ends)
-        if table is None:
-            return None
-        made = cls.__new__(cls)
-        made._packed, made._table = None, table
-        return made
+        if self.whole:
+            raise TypeError("numbers without their sums cannot be merged; the capture was told that nothing would be")
+        return self._numbers.view(len(Row), self.channels)
 
     @property
-    def packed(self) -> Tensor:
-        """The ``(8, C)`` sums as a tensor."""
-        if self._packed is None:
-            assert not isinstance(self._table, Tensor)
-            self._packed = native.as_tensor(self._table)
-        return self._packed
+    def _numbers(self) -> Tensor:
+        size = len(Total) if self.whole else len(Row) * self.channels
+        return self._block[self._start : self._start + size]
 
-    @property
-    def table(self) -> Tensor | native.Table:
-        """The same as they were made, a tensor or what C has written."""
-        return self._table
+    def __getitem__(self, name: str) -> Tensor:
+        """One of the sums of each channel, ``(C,)`` float64, by the name of its row, as ``mean``."""
+        return self.table[Row[name.upper()]]
 
-    @property
-    def channels(self) -> int:
-        """Number of channels, ``C``."""
-        table = self._table
-        return table.shape[1] if isinstance(table, Tensor) else len(table) // len(Row)
-
-    @property
-    def count(self) -> Tensor:
-        """Finite elements per channel, ``(C,)`` int64."""
-        return self.packed[Row.COUNT].to(torch.int64)
-
-    @property
-    def mean(self) -> Tensor:
-        """Mean per channel, ``(C,)`` float64; 0 where the count is 0."""
-        return self.packed[Row.MEAN]
-
-    @property
-    def m2(self) -> Tensor:
-        """Sum of squared deviations from the channel's mean, ``(C,)`` float64."""
-        return self.packed[Row.M2]
-
-    @property
-    def min(self) -> Tensor:
-        """Smallest finite element per channel, ``(C,)`` float64; +inf where the count is 0."""
-        return self.packed[Row.MIN]
-
-    @property
-    def max(self) -> Tensor:
-        """Largest finite element per channel, ``(C,)`` float64; -inf where the count is 0."""
-        return self.packed[Row.MAX]
-
-    @property
-    def zeros(self) -> Tensor:
-        """Exact zeros per channel, ``(C,)`` int64."""
-        return self.packed[Row.ZEROS].to(torch.int64)
-
-    @property
-    def nonfinite(self) -> Tensor:
-        """NaN and infinite elements per channel, ``(C,)`` int64."""
-        return self.packed[Row.NONFINITE].to(torch.int64)
-
-    def merge(self, other: Moments) -> Moments:
-        """The moments of both sets of elements together (Chan, Golub & LeVeque 1983, pairwise update).
+    def merge(self, other: Sums) -> Sums:
+        """The sums of both sets of elements together (Chan, Golub & LeVeque 1983, pairwise update).
 
         Raises:
             InputError: The numbers of channels differ.
@@ -146,177 +219,124 @@ class Moments:
                 received=f"{self.channels} and {other.channels}",
                 remedy="Pass channel_axis= so that the channel axis has the same length in every batch.",
             )
-        return Moments(merge_packed(self.packed, other.packed))
+        both = self.further.keys() & other.further.keys()
+        further = {name: SUMS[name].merged(self.further[name], other.further[name]) for name in both}
+        return Sums.of_table(merge_tables(self.table, other.table), further)
 
     def same(self, other: object) -> bool:
         """Whether both hold the very same numbers."""
-        return isinstance(other, Moments) and torch.equal(self.packed, other.packed)
+        return isinstance(other, Sums) and self.whole == other.whole and torch.equal(self._numbers, other._numbers)
 
-    def scaled(self, factor: float) -> Moments:
-        """The moments of every element times ``factor`` (> 0)."""
-        packed = self.packed.clone()
-        packed[Row.MEAN] *= factor
-        packed[Row.M2] *= factor * factor
-        packed[Row.MIN] *= factor
-        packed[Row.MAX] *= factor
-        return Moments(packed)
-
-
-class Digest(NamedTuple):
-    """The numbers of a tensor that nothing will be merged with: its channels' sums are not kept.
-
-    A trace of one batch needs no more, and the tables of all channels are most of what a trace would hold in memory.
-
-    Attributes:
-        numbers: In the order of ``native.SUMMARY``.
-        channels: Number of channels.
-    """
-
-    numbers: tuple[float, ...]
-    channels: int
-
-    @classmethod
-    def of(cls, tensor: Tensor, axis: int | None, *, ends: tuple[float, float] | None = None) -> Digest | None:
-        """Reduce one tensor as :meth:`Moments.of` does; None where no kernel does it in one go."""
-        numbers = backends.digest(tensor, axis, DEAD_SPREAD, ends)
-        if numbers is None:
-            return None
-        return cls(numbers, _channels(tensor, axis))
-
-    @classmethod
-    def swept(cls, tensor: Tensor, axis: int | None, ends: tuple[float, float] | None = None) -> Digest | None:
-        """Reduce one tensor that the C sweep can read as it is; None for others."""
-        found = native.digest(tensor, axis, DEAD_SPREAD, ends)
-        return None if found is None else cls(*found)
-
-    @classmethod
-    def of_all(cls, tensors: Sequence[Tensor], axes: Sequence[int | None]) -> list[Digest] | None:
-        """Reduce many tensors; None where no kernel does all of them in one go."""
-        found = backends.digests(tensors, axes, DEAD_SPREAD)
-        return None if found is None else [cls(*one) for one in found]
-
-    def same(self, other: object) -> bool:
-        """Whether both hold the very same numbers."""
-        return isinstance(other, Digest) and bool(np.array_equal(self.numbers, other.numbers, equal_nan=True))
-
-    def scaled(self, factor: float) -> Digest:
-        """The numbers of every element times ``factor`` (> 0)."""
-        return Digest(tuple(n * factor**p for n, p in zip(self.numbers, _POWERS, strict=True)), self.channels)
+    def scaled(self, factor: float) -> Sums:
+        """The sums of every element times ``factor`` (> 0)."""
+        further = {name: SUMS[name].times(value, factor) for name, value in self.further.items()}
+        if self.whole:
+            numbers = self._numbers * factor**_TOTAL_DEGREES
+            return Sums(numbers, self.channels, whole=True, further=further)
+        table = self.table.clone()
+        for row in Row:  # one by one: a vector of powers made on the host would have to wait for the device
+            if degree := _DEGREE.get(row.name.lower()):
+                table[row] *= factor**degree
+        return Sums.of_table(table, further)
 
 
-def _channels(tensor: Tensor, axis: int | None) -> int:
-    return tensor.shape[axis] if axis is not None and tensor.dim() else 1
+def empty_table(channels: int, device: torch.device) -> Tensor:
+    """The table of nothing: the neutral element of merging."""
+    table = torch.zeros(len(Row), channels, dtype=torch.float64, device=device)
+    table[Row.MIN] = torch.inf
+    table[Row.MAX] = -torch.inf
+    return table
 
 
-_DEGREE = {"mean": 1, "min": 1, "max": 1, "var": 2, "mean_square": 2, "acsm": 2, "acv": 2}
-_POWERS = [_DEGREE.get(name, 0) for name in native.SUMMARY]
+def merge_tables(a: Tensor, b: Tensor) -> Tensor:
+    """Merge two ``(8, C)`` tables: counts add, means weigh by count, ``m2`` gains the spread between the means."""
+    out = a + b
+    n_a, n_b = a[Row.COUNT], b[Row.COUNT]
+    n = out[Row.COUNT].clamp(min=1)
+    delta = b[Row.MEAN] - a[Row.MEAN]
+    out[Row.MEAN] = a[Row.MEAN] + delta * (n_b / n)
+    out[Row.M2] += delta * delta * (n_a * n_b / n)
+    out[Row.MIN] = torch.minimum(a[Row.MIN], b[Row.MIN])
+    out[Row.MAX] = torch.maximum(a[Row.MAX], b[Row.MAX])
+    return out
 
 
-@dataclass(frozen=True, slots=True, eq=False)
-class Summary:
-    """The statistics of many readings, one entry each; NaN where a reading has no finite element."""
-
-    channels: npt.NDArray[np.int64]
-    numel: npt.NDArray[np.int64]
-    mean: Array
-    var: Array
-    mean_square: Array
-    acsm: Array
-    acv: Array
-    min: Array
-    max: Array
-    zero_fraction: Array
-    dead_fraction: Array
-    saturated_fraction: Array
-    nonfinite: npt.NDArray[np.int64]
-
-
-def summarize(readings: Sequence[Moments | Digest]) -> Summary:
-    """Turn the sums of ``R`` readings into numbers, all at once, after one transfer to the host.
-
-    With n_c, m_c, s_c the count, mean and sum of squared deviations of channel c, N = sum_c n_c, and averages over the
-    channels that have any finite element:
-
-    - mean = sum_c n_c m_c / N, var = (sum_c s_c + sum_c n_c (m_c - mean)^2) / N (biased)
-    - mean_square = (sum_c s_c + sum_c n_c m_c^2) / N
-    - acsm = average_c m_c^2, acv = average_c s_c / n_c (Brock, De & Smith 2021, section 3)
-    """
-    sizes = np.array([r.channels for r in readings], dtype=np.int64)
-    out = np.empty((len(native.SUMMARY), len(readings)))
-    whole = [i for i, r in enumerate(readings) if isinstance(r, Digest)]
-    if whole:
-        every = chain.from_iterable(r.numbers for r in readings if isinstance(r, Digest))
-        out[:, whole] = np.fromiter(every, np.float64, len(whole) * len(out)).reshape(-1, len(out)).T
-    if len(whole) < len(readings):
-        tables = [r for r in readings if isinstance(r, Moments)]
-        rest = [i for i, r in enumerate(readings) if isinstance(r, Moments)]
-        fast = native.summarize([t.table for t in tables], DEAD_SPREAD) if backends.uses_native() else None
-        out[:, rest] = fast if fast is not None else _summarize([t.packed for t in tables], sizes[rest])
-    numbers = dict(zip(native.SUMMARY, out, strict=True))
-    nonfinite = numbers.pop("nonfinite")
-    return Summary(
-        channels=sizes,
-        numel=(numbers.pop("total") + nonfinite).astype(np.int64),
-        nonfinite=nonfinite.astype(np.int64),
-        **numbers,
-    )
+def totals(readings: Sequence[Sums]) -> Array:
+    """The numbers of :class:`Total` of ``R`` readings, ``(R, 15)``, after one transfer to the host."""
+    out = np.empty((len(readings), len(Total)))
+    blocks: dict[int, list[int]] = defaultdict(list)
+    for i, one in enumerate(readings):
+        blocks[id(one._block) if one.whole else 0].append(i)
+    by_channel = blocks.pop(0, [])
+    for here in blocks.values():
+        starts = np.array([readings[i]._start for i in here])
+        out[here] = readings[here[0]]._block.numpy()[starts[:, None] + np.arange(len(Total))]
+    tables = on_host([readings[i].table for i in by_channel])
+    # a few channels at a time, so that what is made of them stays in the caches
+    for begin, end in _groups([table.shape[1] for table in tables], 1 << 15):
+        sizes = np.array([table.shape[1] for table in tables[begin:end]])
+        out[by_channel[begin:end]] = _totals_of(np.concatenate(tables[begin:end], axis=1), sizes)
+    return out
 
 
-def digests(readings: Sequence[Moments]) -> list[Digest]:
-    """The numbers of readings that nothing more will be merged with."""
-    fast = native.summarize([r.table for r in readings], DEAD_SPREAD) if backends.uses_native() else None
-    if fast is not None:
-        return [Digest(tuple(row), r.channels) for row, r in zip(fast.T.tolist(), readings, strict=True)]
-    summary = summarize(readings)
-    columns = [
-        summary.numel - summary.nonfinite if name == "total" else getattr(summary, name) for name in native.SUMMARY
-    ]
-    rows = np.array(columns, dtype=np.float64).T.tolist()
-    return [Digest(tuple(row), reading.channels) for row, reading in zip(rows, readings, strict=True)]
+def without_channels(readings: Sequence[Sums]) -> list[Sums]:
+    """The same, of whole tensors alone: for what nothing more will be merged with."""
+    block = torch.from_numpy(totals(readings)).view(-1)
+    return [Sums(block, one.channels, len(Total) * i, whole=True) for i, one in enumerate(readings)]
 
 
-def _summarize(packed: Sequence[Tensor], sizes: npt.NDArray[np.int64]) -> list[Array]:
-    """The reference: NumPy over all channels of all readings side by side."""
-    tables = on_host(packed)
-    starts = np.concatenate([[0], np.cumsum(sizes)[:-1]]).astype(np.int64)
+def _groups(sizes: Sequence[int], most: int) -> list[tuple[int, int]]:
+    """Begin and end of stretches of ``sizes`` that add up to ``most`` each, or are one alone."""
+    found, begin, held = [], 0, 0
+    for i, size in enumerate(sizes):
+        if held and held + size > most:
+            found.append((begin, i))
+            begin, held = i, 0
+        held += size
+    return [*found, (begin, len(sizes))] if sizes else []
+
+
+def _totals_of(tables: Array, sizes: npt.NDArray[np.int64]) -> Array:
+    """From the tables of several tensors side by side, ``(8, sum C)``, of ``sizes`` channels each."""
     filled = sizes > 0
+    starts = (np.cumsum(sizes) - sizes)[filled]
+    out = np.zeros((len(sizes), len(Total)))
 
-    def add(values: Array) -> Array:
-        """Sum over each reading's channels, ``(sum C,) -> (R,)``."""
-        out = np.zeros(len(sizes))
-        if filled.any():
-            out[filled] = np.add.reduceat(values, starts[filled])
-        return out
-
-    def extreme(ufunc: np.ufunc, values: Array) -> Array:
-        out = np.full(len(sizes), np.nan)
-        if filled.any():
-            out[filled] = ufunc.reduceat(values, starts[filled])
-        return np.where(np.isfinite(out), out, np.nan)
+    def across(ufunc: np.ufunc, values: Array, nothing: float = 0.0) -> Array:
+        found = np.full(len(sizes), nothing)
+        if len(starts):  # reduceat takes an empty stretch for its first element, so these are left out
+            found[filled] = ufunc.reduceat(values, starts)
+        return found
 
     count, mean, m2 = tables[Row.COUNT], tables[Row.MEAN], tables[Row.M2]
-    with np.errstate(divide="ignore", invalid="ignore"):
-        total, live = add(count), add((count > 0).astype(np.float64))
-        whole_mean = add(count * mean) / total
-        squares = add(m2)
-        channel_var = np.where(count > 0, m2 / np.maximum(count, 1), 0.0)
-        mean_square = (squares + add(count * mean * mean)) / total
-        centred = mean - np.repeat(np.nan_to_num(whole_mean), sizes)
-        var = (squares + add(count * centred * centred)) / total
-        limit = DEAD_SPREAD * np.sqrt(np.repeat(np.nan_to_num(mean_square), sizes))
-        dead = (count > 0) & ((np.sqrt(channel_var) < limit) | (tables[Row.ZEROS] == count))
-        numbers = {
-            "total": total,
-            "nonfinite": add(tables[Row.NONFINITE]),
-            "mean": whole_mean,
-            "var": var,
-            "mean_square": mean_square,
-            "acsm": add(np.where(count > 0, mean * mean, 0.0)) / live,
-            "acv": add(channel_var) / live,
-            "min": extreme(np.minimum, tables[Row.MIN]),
-            "max": extreme(np.maximum, tables[Row.MAX]),
-            "zero_fraction": add(tables[Row.ZEROS]) / total,
-            "dead_fraction": add(dead.astype(np.float64)) / live,
-            "saturated_fraction": add(tables[Row.SATURATED]) / total,
-        }
-    return [numbers[name] for name in native.SUMMARY]
+    weighted = count * mean
+    out[:, Total.CHANNELS] = sizes
+    out[:, Total.LIVE] = across(np.add, (count > 0).astype(np.float64))
+    out[:, Total.SUM] = across(np.add, weighted)
+    out[:, Total.WITHIN] = across(np.add, m2)
+    out[:, Total.SQUARES] = out[:, Total.WITHIN] + across(np.add, weighted * mean)
+    out[:, Total.SQUARED_MEANS] = across(np.add, mean * mean)
+    out[:, Total.VARIANCES] = across(np.add, m2 / np.maximum(count, 1))
+    for row in (Row.COUNT, Row.NONFINITE, Row.ZEROS, Row.SATURATED):
+        out[:, Total[row.name]] = across(np.add, tables[row])
+    out[:, Total.MIN] = across(np.minimum, tables[Row.MIN], np.inf)
+    out[:, Total.MAX] = across(np.maximum, tables[Row.MAX], -np.inf)
+    elements = np.maximum(out[:, Total.COUNT], 1)
+    off = mean - np.repeat(out[:, Total.SUM] / elements, sizes)
+    out[:, Total.BETWEEN] = across(np.add, count * off * off)
+    limit = np.repeat(DEAD_SPREAD**2 * out[:, Total.SQUARES] / elements, sizes)
+    dead = (count > 0) & ((m2 < limit * count) | (tables[Row.ZEROS] == count))
+    out[:, Total.DEAD] = across(np.add, dead.astype(np.float64))
+    return out
+
+
+def on_host(tables: Sequence[Tensor]) -> list[Array]:
+    """The same tables as arrays; one transfer per device."""
+    out = [table.numpy() if table.is_cpu else None for table in tables]
+    for device in {table.device for table in tables if not table.is_cpu}:
+        where = [i for i, table in enumerate(tables) if table.device == device]
+        whole = torch.cat([tables[i] for i in where], dim=1).cpu().numpy()
+        ends = np.cumsum([tables[i].shape[1] for i in where])
+        for i, part in zip(where, np.split(whole, ends[:-1], axis=1), strict=True):
+            out[i] = part
+    return [array for array in out if array is not None]

@@ -11,16 +11,14 @@ from typing import Any
 
 import torch
 import torch.distributed as dist
-from torch import Tensor
 
 from spp.errors import InputError
 from spp.frame.accumulate import Accumulator, Row
-from spp.stats.extra import Reduced
-from spp.stats.sums import Moments
+from spp.stats.sums import Sums
 from spp.vocabulary import Signal
 from spp.watching.sample import Finished
 
-FACTS = tuple(f.name for f in fields(Row) if f.name != "moments")
+FACTS = tuple(f.name for f in fields(Row) if f.name != "sums")
 _OF_WEIGHTS = (Signal.WEIGHT, Signal.WEIGHT_GRADIENT)
 
 
@@ -129,7 +127,7 @@ def _packed(one: Finished) -> dict[str, Any]:
 
 
 def _rows(rows: list[Row]) -> tuple[list[tuple[Any, ...]], Any]:
-    tables = [_sums(row.moments).cpu() for row in rows]
+    tables = [row.sums.table.cpu() for row in rows]
     facts = [tuple(getattr(row, name) for name in FACTS) for row in rows]
     facts = [(*fact, table.shape[1]) for fact, table in zip(facts, tables, strict=True)]
     return facts, torch.cat(tables, dim=1).numpy() if tables else None
@@ -140,10 +138,4 @@ def _unpacked(packed: tuple[list[tuple[Any, ...]], Any]) -> list[Row]:
     if not facts:
         return []
     tables = torch.split(torch.from_numpy(numbers), [f[-1] for f in facts], dim=1)
-    return [Row(**dict(zip(FACTS, f, strict=False)), moments=Moments(t)) for f, t in zip(facts, tables, strict=True)]
-
-
-def _sums(moments: Reduced) -> Tensor:
-    if not isinstance(moments, Moments):
-        raise TypeError("only sums can be merged over ranks")
-    return moments.packed
+    return [Row(**dict(zip(FACTS, f, strict=False)), sums=Sums.of_table(t)) for f, t in zip(facts, tables, strict=True)]

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from spp.capture.channels import ChannelAxis
 from spp.capture.interception import SampledStep
-from spp.capture.parameters import ParameterReader, Sums, UpdateSums, parameters_of
+from spp.capture.parameters import ParameterReader, Readings, UpdateSums, parameters_of
 from spp.capture.recorder import MODES, Pass, Policy, Recorder
 from spp.capture.sites import Entry, Selection, roster
 from spp.capture.stage import Depth, Stage
@@ -81,8 +81,8 @@ class Sample:
         self._held = SampledStep(self._backward, self._skipped)
         self._passes: list[Pass] = []
         self._parameters: ParameterReader | None = None
-        self._values: Sums = {}
-        self._gradients: Sums = {}
+        self._values: Readings = {}
+        self._gradients: Readings = {}
         self._scale = 1.0
         self.gathered = False
 

@@ -4,7 +4,7 @@ import numpy as np
 import torch
 from hypothesis import strategies as st
 
-from spp.stats.backends.layout import Row
+from spp.stats.sums import Row
 
 FLOATS = (torch.float32, torch.float64, torch.float16, torch.bfloat16)
 

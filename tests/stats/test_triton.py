@@ -21,7 +21,8 @@ from spp.capture.recorder import Recorder
 from spp.errors import InputError
 from spp.stats import backends
 from spp.stats.backends import cuda, native, reference
-from spp.stats.backends.layout import Row, memory_order
+from spp.stats.layout import memory_order
+from spp.stats.sums import Row, merge_tables
 from tests.stats.arrays import FLOATS, LAYOUTS, assert_table, tensors
 from tests.stats.interpreter import ROOT, Interpreter
 
@@ -108,7 +109,7 @@ def test_the_same_tensor_gives_the_same_bits_and_one_batch_equals_several(interp
     assert torch.equal(whole, interpreter.reduce(x, 1, **SMALL))
     merged = interpreter.reduce(x[:4], 1, **SMALL)
     for begin in range(4, 16, 4):
-        merged = backends.layout.merge_packed(merged, interpreter.reduce(x[begin : begin + 4], 1, **SMALL))
+        merged = merge_tables(merged, interpreter.reduce(x[begin : begin + 4], 1, **SMALL))
     torch.testing.assert_close(merged, whole, rtol=1e-12, atol=1e-12)
 
 

@@ -1,18 +1,20 @@
-"""The reductions behind :class:`spp.stats.sums.Moments`, and who chooses among them.
+"""Who reduces a tensor to :class:`~spp.stats.sums.Sums`.
 
 ``SPP_KERNELS=auto`` (the default) takes the C sweep for CPU tensors where a compiler is at hand, the Triton sweep for CUDA
 tensors where Triton is, and the reference elsewhere; ``off`` takes the reference everywhere; ``require`` fails where a sweep
 cannot be built.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 
 import torch
 from torch import Tensor
 
 from spp._cbuild import Status
+from spp.errors import InputError
 from spp.stats.backends import cuda, native, reference
-from spp.stats.backends.layout import plain
+from spp.stats.layout import plain
+from spp.stats.sums import Room, Sum, Sums
 
 
 def choose() -> Status:
@@ -23,46 +25,66 @@ def choose() -> Status:
     return status
 
 
-def reduce_channels(tensor: Tensor, axis: int | None, ends: tuple[float, float] | None = None) -> Tensor:
-    """Reduce ``tensor`` to the ``(8, C)`` float64 table of :class:`spp.stats.sums.Moments`, on its device."""
-    if _native is None:
-        choose()
+def uses_native() -> bool:
+    """Whether CPU tensors take the C sweep."""
+    return choose().native if _native is None else _native
+
+
+def reduce(
+    tensor: Tensor,
+    axis: int | None = 0,
+    ends: tuple[float, float] | None = None,
+    *,
+    whole: bool = False,
+    further: Iterable[Sum] = (),
+    room: Room | None = None,
+) -> Sums:
+    """Reduce one tensor, on its device.
+
+    Args:
+        tensor: Any shape and dtype; half precision is widened before anything is squared, complex numbers count by
+            magnitude, integers and booleans by value.
+        axis: The channel axis; None, or a tensor of rank 0, means one channel.
+        ends: Count the values at or below the first or at or above the second as saturated.
+        whole: Whether the sums of the whole tensor are enough, which some backends give faster; the sums of its channels come
+            where they do not.
+        further: Sums to compute beside those that every backend gives.
+        room: Where the sums go; left out, memory of their own.
+
+    Raises:
+        InputError: ``axis`` is out of range for the tensor.
+    """
+    if axis is not None and tensor.dim() and not -tensor.dim() <= axis < tensor.dim():
+        raise InputError(
+            "the channel axis is an axis of the tensor",
+            received=f"axis {axis} for shape {tuple(tensor.shape)}",
+            where="channel_axis",
+        )
     with torch.no_grad():
         values = plain(tensor)
-        if _native and values.device.type == "cpu":
-            table = native.reduce(values, axis, ends)
-            if table is not None:
-                return table
-        if values.device.type == "cuda":
-            table = cuda.reduce(values, axis, ends)
-            if table is not None:
-                return table
-        return reference.reduce(values, axis, ends)
+        sums = _reduced(values, axis if tensor.dim() else None, ends, whole, Room(0) if room is None else room)
+        sums.further = {one.name: one.of(values, axis if tensor.dim() else None) for one in further}
+    return sums
 
 
-def digest(tensor: Tensor, axis: int | None, dead: float, ends: tuple[float, float] | None) -> tuple[float, ...] | None:
-    """The numbers of one tensor, as ``native.SUMMARY``, where there is a shorter way than by its table; else None."""
-    with torch.no_grad():
-        values = plain(tensor)
-        found = native.digest(values, axis, dead, ends) if uses_native() else None
-        return reference.digest(values, axis, dead, ends) if found is None else found[0]
+def _reduced(x: Tensor, axis: int | None, ends: tuple[float, float] | None, whole: bool, room: Room) -> Sums:
+    if x.device.type == "cuda":
+        table = cuda.reduce(x, axis, ends)
+        return Sums.of_table(reference.reduce(x, axis, ends) if table is None else table)
+    sums = native.reduce(x, axis, ends, room, whole=whole) if uses_native() else None
+    if sums is None and whole:
+        sums = reference.reduce_whole(x, axis, ends, room)
+    return Sums.of_table(reference.reduce(x, axis, ends)) if sums is None else sums
 
 
-def digests(
-    tensors: Sequence[Tensor], axes: Sequence[int | None], dead: float
-) -> list[tuple[tuple[float, ...], int]] | None:
-    """The numbers of many tensors, and their channels, where the C sweep takes all of them as they are; else None."""
-    return native.digests(tensors, axes, dead) if uses_native() else None
+def reduce_all(tensors: Sequence[Tensor], axes: Sequence[int | None], room: Room) -> list[Sums] | None:
+    """The sums of many whole tensors, where the C sweep takes all of them as they are; else None."""
+    return native.reduce_all(tensors, axes, room) if uses_native() else None
 
 
 def copies(tensors: Sequence[Tensor]) -> native.Copies | None:
     """Copies of tensors that C can compare with what these become, all of them; else None."""
     return native.Copies.of(tensors) if uses_native() else None
-
-
-def uses_native() -> bool:
-    """Whether CPU tensors take the C sweep."""
-    return choose().native if _native is None else _native
 
 
 def path_of(device: torch.device | str) -> str:

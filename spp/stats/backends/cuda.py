@@ -16,8 +16,9 @@ from torch import Tensor
 
 from spp._cbuild import mode
 from spp.errors import InputError
-from spp.stats.backends import reference
-from spp.stats.backends.layout import Row, collapse
+from spp.stats.backends.reference import saturated
+from spp.stats.layout import walk_of
+from spp.stats.sums import Row
 
 DTYPES = frozenset({torch.float32, torch.float64, torch.bfloat16, torch.float16})
 AXES = 5
@@ -220,7 +221,7 @@ def _launch(
     else:
         table = table.view(len(Row), plan.channels)
     if ends is not None and not inside:
-        table[Row.SATURATED] = reference.saturated(tensor, axis, ends)
+        table[Row.SATURATED] = saturated(tensor, axis, ends)
     return table
 
 
@@ -229,14 +230,10 @@ def plan_of(
     shape: tuple[int, ...], strides: tuple[int, ...], axis: int | None, tile: int = TILE, programs: int = PROGRAMS
 ) -> Plan | None:
     """How to walk over a layout in the order of memory; None for empty tensors and layouts with too many axes."""
-    if 0 in shape:
+    found = walk_of(shape, strides, axis)
+    if found is None:
         return None
-    rank = len(shape)
-    axis = axis % rank if axis is not None and rank else None
-    channels, stride = (shape[axis], strides[axis]) if axis is not None else (1, 0)
-    rest = [(n, s) for i, (n, s) in enumerate(zip(shape, strides, strict=True)) if i != axis and n != 1]
-    repeats = math.prod(n for n, s in rest if s == 0)
-    walk = collapse(sorted((ns for ns in rest if ns[1] != 0), key=lambda ns: -ns[1]))
+    channels, stride, walk, repeats = found
     adjacent = channels > 1 and stride == 1
     run, fold = walk.pop()[0] if walk and walk[-1][1] == 1 and not adjacent else 1, 1
     if 1 < run < SHORT and stride == run and walk and channels > 1:

@@ -3,20 +3,19 @@
 from __future__ import annotations
 
 import ctypes
-import threading
+import math
 from collections.abc import Sequence
 from functools import lru_cache
 from pathlib import Path
-from struct import Struct
 from typing import NamedTuple
 
 import numpy as np
-import numpy.typing as npt
 import torch
 from torch import Tensor
 
 from spp._cbuild import Library, Source, Status
-from spp.stats.backends.layout import Row, collapse
+from spp.stats.layout import walk_of
+from spp.stats.sums import DEAD_SPREAD, Room, Row, Sums, Total
 
 DTYPES = {torch.float32: 0, torch.float64: 1, torch.bfloat16: 2, torch.float16: 3}
 """What the sweep reads, by its number there."""
@@ -51,46 +50,40 @@ class Plan(NamedTuple):
         address: Where it lies.
         channels: Number of channels.
         large: Whether several threads are worth it.
-        table: The ctypes array that a table of all channels fills.
     """
 
     layout: Layout
     address: int
     channels: int
     large: bool
-    table: type[ctypes.Array[ctypes.c_double]]
 
 
 @lru_cache(maxsize=4096)
 def plan_of(shape: tuple[int, ...], strides: tuple[int, ...], axis: int | None, dtype: int) -> Plan | None:
     """How to walk over a layout in the order of memory; None for empty tensors and layouts with too many axes."""
-    if 0 in shape:
+    walk = walk_of(shape, strides, axis)
+    if walk is None:
         return None
-    rank = len(shape)
-    axis = axis % rank if axis is not None and rank else None
-    channels, channel_stride = (shape[axis], strides[axis]) if axis is not None else (1, 0)
-    rest = [(n, s) for i, (n, s) in enumerate(zip(shape, strides, strict=True)) if i != axis and n != 1]
-    repeats = 1
-    for size, stride in rest:
-        repeats *= size if stride == 0 else 1
-    walk = collapse(sorted((ns for ns in rest if ns[1] != 0), key=lambda ns: -ns[1]))
-    run = 1
+    channels, channel_stride, axes, repeats = walk
     columns = int(channels > 1 and channel_stride == 1)
-    if not columns and walk and walk[-1][1] == 1:
-        run = walk.pop()[0]
-    if len(walk) > DIMS:
+    run = axes.pop()[0] if not columns and axes and axes[-1][1] == 1 else 1
+    if len(axes) > DIMS:
         return None
-    numel = channels * run
-    for size, _ in walk:
-        numel *= size
-    sizes = Dims(*([n for n, _ in walk] or [1]))
-    steps = Dims(*([s for _, s in walk] or [0]))
-    layout = Layout(max(1, len(walk)), sizes, steps, channels, channel_stride, run, columns, repeats, dtype)
-    table = ctypes.c_double * (len(Row) * channels)
-    return Plan(layout, ctypes.addressof(layout), channels, numel > GRAIN, table)
+    numel = channels * run * math.prod(n for n, _ in axes)
+    sizes, steps = Dims(*([n for n, _ in axes] or [1])), Dims(*([s for _, s in axes] or [0]))
+    layout = Layout(max(1, len(axes)), sizes, steps, channels, channel_stride, run, columns, repeats, dtype)
+    return Plan(layout, ctypes.addressof(layout), channels, numel > GRAIN)
 
 
-SOURCE = Source(Path(__file__).with_name("sweep.c"), ("walk.h", "narrow.h", "wide.h", "numbers.h"))
+DEFINES = (
+    *(f"-DROW_{row.name}={row:d}" for row in Row),
+    *(f"-DTOTAL_{total.name}={total:d}" for total in Total),
+    f"-DROWS={len(Row)}",
+    f"-DTOTALS={len(Total)}",
+    f"-DDEAD_SPREAD={DEAD_SPREAD}",
+)
+"""What C knows of the tables of :mod:`spp.stats.sums`."""
+SOURCE = Source(Path(__file__).with_name("sweep.c"), ("walk.h", "narrow.h", "wide.h", "numbers.h"), DEFINES)
 PATIENCE = 3.0
 """Seconds that the first trace waits for the compiler at most; a later one finds what came out after that."""
 
@@ -99,8 +92,7 @@ class Functions(NamedTuple):
     """What the library exports, see ``sweep.c``."""
 
     sweep: ctypes._NamedFuncPointer
-    digests: ctypes._NamedFuncPointer
-    summary: ctypes._NamedFuncPointer
+    totals: ctypes._NamedFuncPointer
     moved: ctypes._NamedFuncPointer
 
 
@@ -108,24 +100,22 @@ class Sweep(Library):
     """The loaded sweep, or why there is none.
 
     Attributes:
-        functions: What it can do, once it is loaded and has passed its test.
-        readable: The dtypes that this build reads, by their number in C.
+        functions: What it can do; there once it is loaded and has passed its test.
+        readable: The dtypes that this build reads, by their number in C; none before.
     """
 
     def __init__(self) -> None:
         super().__init__(SOURCE, self._bind)
-        self.functions: Functions | None = None
+        self.functions: Functions
         self.readable: dict[torch.dtype, int] = {}
 
     def _bind(self, library: ctypes.CDLL) -> str:
-        functions = Functions(library.spp_sweep, library.spp_digests, library.spp_summary, library.spp_moved)
-        pointer, whole, number = ctypes.c_void_p, ctypes.c_int64, ctypes.c_double
-        functions.sweep.argtypes = [pointer, pointer, ctypes.c_int, pointer, pointer, number, pointer]
-        functions.digests.argtypes = [whole, pointer, pointer, pointer, number, pointer]
-        functions.summary.argtypes = [whole, pointer, pointer, number, pointer]
-        functions.moved.argtypes = [whole, pointer, pointer, pointer, pointer, ctypes.c_int, pointer]
-        functions.sweep.restype, functions.digests.restype = ctypes.c_int, whole
-        functions.summary.restype = functions.moved.restype = None
+        functions = Functions(library.spp_sweep, library.spp_totals, library.spp_moved)
+        pointer, whole, number = ctypes.c_void_p, ctypes.c_int64, ctypes.c_int
+        functions.sweep.argtypes = [pointer, pointer, number, pointer, number, pointer]
+        functions.totals.argtypes = [whole, pointer, pointer, pointer, pointer]
+        functions.moved.argtypes = [whole, pointer, pointer, pointer, pointer, number, pointer]
+        functions.sweep.restype, functions.totals.restype, functions.moved.restype = number, whole, None
         wrong = _self_test(functions)
         if not wrong:
             known = int(library.spp_dtypes())
@@ -154,48 +144,15 @@ def _self_test(functions: Functions) -> str:
         sizes, strides = Dims(2 if columns else 1), Dims(3)
         layout = Layout(1, sizes, strides, channels, 1 if columns else 3, run, columns, 1, DTYPES[values.dtype])
         table = torch.empty((len(Row), channels), dtype=torch.float64)
-        code = functions.sweep(values.data_ptr(), ctypes.addressof(layout), 1, None, table.data_ptr(), 0.0, None)
+        code = functions.sweep(values.data_ptr(), ctypes.addressof(layout), 1, None, 0, table.data_ptr())
         if code or not torch.allclose(table[:3], torch.tensor(want, dtype=torch.float64), rtol=1e-12, atol=0):
             return "the compiled kernel gives wrong sums"
     return ""
 
 
-SUMMARY = (
-    "total",
-    "nonfinite",
-    "mean",
-    "var",
-    "mean_square",
-    "acsm",
-    "acv",
-    "min",
-    "max",
-    "zero_fraction",
-    "dead_fraction",
-    "saturated_fraction",
-)
-"""Columns that ``spp_summary`` writes, in its order."""
 Ends = tuple[float, float]
-Table = ctypes.Array[ctypes.c_double]
-"""``(8, C)`` numbers as C has written them; a tensor over them costs three times as much to make."""
 _ends = ctypes.c_double * 2
 _ORDINARY = frozenset({Tensor, torch.nn.Parameter})
-
-
-class _Scratch(threading.local):
-    """Where the sweep writes its numbers on this thread; what is kept of them are Python's own floats.
-
-    A small block of the heap for each tensor, kept until the trace ends, would lie between the network's large ones and hold
-    them apart: it costs hundreds of MiB.
-    """
-
-    def __init__(self) -> None:
-        self.numbers = (ctypes.c_double * len(SUMMARY))()
-        self.address = ctypes.addressof(self.numbers)
-
-
-_SCRATCH = _Scratch()
-_numbers = Struct(f"{len(SUMMARY)}d").unpack
 
 
 def plan_for(tensor: Tensor, axis: int | None) -> Plan | None:
@@ -208,60 +165,28 @@ def plan_for(tensor: Tensor, axis: int | None) -> Plan | None:
     return plan_of(tensor.shape, tensor.stride(), axis, dtype)
 
 
-def table(tensor: Tensor, plan: Plan, ends: Ends | None = None) -> Table | None:
-    """The ``(8, C)`` numbers of a tensor, or None where the kernel cannot read it after all."""
-    numbers = plan.table()
-    return None if _failed(tensor, plan, ends, ctypes.addressof(numbers), 0.0, None) else numbers
+def reduce(tensor: Tensor, axis: int | None, ends: Ends | None, room: Room, *, whole: bool) -> Sums | None:
+    """The sums of a tensor that the sweep can read as it is; None for others.
 
-
-def as_tensor(numbers: Table) -> Tensor:
-    """The same memory as a tensor, ``(8, C)`` float64."""
-    return torch.frombuffer(numbers, dtype=torch.float64).view(len(Row), -1)
-
-
-def reduce(tensor: Tensor, axis: int | None, ends: Ends | None = None) -> Tensor | None:
-    """The ``(8, C)`` table of a plain CPU tensor, or None where the kernel does not take it."""
-    plan = plan_for(tensor, axis)
-    numbers = None if plan is None else table(tensor, plan, ends)
-    return None if numbers is None else as_tensor(numbers)
-
-
-def digest(
-    tensor: Tensor, axis: int | None, dead: float, ends: Ends | None = None
-) -> tuple[tuple[float, ...], int] | None:
-    """The numbers of one tensor, as ``SUMMARY``, and its number of channels; None where the kernel does not take it."""
-    plan, scratch = plan_for(tensor, axis), _SCRATCH
-    if plan is None or _failed(tensor, plan, ends, None, dead, scratch.address):
-        return None
-    return _numbers(scratch.numbers), plan.channels
-
-
-def _failed(tensor: Tensor, plan: Plan, ends: Ends | None, table: int | None, dead: float, summary: int | None) -> bool:
-    """Sweep a tensor into a table, or else into a summary; whether nothing was written."""
-    known = LIBRARY
-    functions, address = known.functions, _address(tensor)
-    if not address or functions is None:
-        return True
-    threads = torch.get_num_threads() if plan.large and known.threaded else 1
-    bounds = None if ends is None else _ends(*ends)
-    return bool(functions.sweep(address, plan.address, threads, bounds, table, dead, summary))
-
-
-def _address(tensor: Tensor) -> int:
-    """Where the numbers lie; 0 for a wrapper without storage of its own, as inside ``torch.func.grad``."""
-    try:
-        return tensor.data_ptr()
-    except RuntimeError:
-        return 0
-
-
-def digests(
-    tensors: Sequence[Tensor], axes: Sequence[int | None], dead: float
-) -> list[tuple[tuple[float, ...], int]] | None:
-    """The numbers of many tensors in one call, as ``SUMMARY``, and the number of channels of each.
-
-    None where the sweep cannot read one of them as it is, or memory ran out.
+    Args:
+        tensor: Any tensor.
+        axis: The channel axis.
+        ends: Values at or beyond which are saturated.
+        room: Where the sums go.
+        whole: Whether those of the whole tensor are enough.
     """
+    plan = plan_for(tensor, axis)
+    if plan is None or not (address := _address(tensor)):
+        return None
+    known = LIBRARY
+    block, start, out = room.take(len(Total) if whole else len(Row) * plan.channels)
+    threads = torch.get_num_threads() if plan.large and known.threaded else 1
+    failed = known.functions.sweep(address, plan.address, threads, None if ends is None else _ends(*ends), whole, out)
+    return None if failed else Sums(block, plan.channels, start, whole=whole)
+
+
+def reduce_all(tensors: Sequence[Tensor], axes: Sequence[int | None], room: Room) -> list[Sums] | None:
+    """The sums of many whole tensors in one call; None where the sweep cannot read one of them as it is."""
     known = LIBRARY
     most = torch.get_num_threads() if known.threaded else 1
     rows: list[tuple[int, int, int]] = []
@@ -272,28 +197,20 @@ def digests(
             return None
         rows.append((address, plan.address, most if plan.large else 1))
         channels.append(plan.channels)
-    if known.functions is None:
-        return None
     columns = np.array(rows, dtype=np.int64).reshape(-1, 3).T.copy()
-    out = np.empty((len(rows), len(SUMMARY)))
-    done = known.functions.digests(len(out), *(column.ctypes.data for column in columns), dead, out.ctypes.data)
-    return list(zip(map(tuple, out.tolist()), channels, strict=True)) if done == len(out) else None
-
-
-def summarize(tables: Sequence[Tensor | Table], dead: float) -> npt.NDArray[np.float64] | None:
-    """The numbers of many tables at once, ``(len(SUMMARY), readings)``; None without the kernel or off the CPU."""
-    functions = LIBRARY.functions
-    if functions is None or any(isinstance(t, Tensor) and not t.is_cpu for t in tables):
+    block, start, out = room.take(len(Total) * len(rows))
+    done = known.functions.totals(len(rows), *(column.ctypes.data for column in columns), out)
+    if done < len(rows):  # memory ran out
         return None
-    whole = [t.contiguous() if isinstance(t, Tensor) else t for t in tables]
-    found = [
-        (t.data_ptr(), t.shape[1]) if isinstance(t, Tensor) else (ctypes.addressof(t), len(t) // len(Row))
-        for t in whole
-    ]
-    pointers, channels = np.array(found, dtype=np.int64).reshape(-1, 2).T.copy()
-    out = np.empty((len(whole), len(SUMMARY)))
-    functions.summary(len(whole), pointers.ctypes.data, channels.ctypes.data, dead, out.ctypes.data)
-    return out.T
+    return [Sums(block, many, start + len(Total) * i, whole=True) for i, many in enumerate(channels)]
+
+
+def _address(tensor: Tensor) -> int:
+    """Where the numbers lie; 0 for a wrapper without storage of its own, as inside ``torch.func.grad``."""
+    try:
+        return tensor.data_ptr()
+    except RuntimeError:
+        return 0
 
 
 ROOM = 1 << 20
@@ -306,18 +223,12 @@ class Copies:
     def __init__(self, tensors: Sequence[Tensor], plans: Sequence[Plan]) -> None:
         self._plans = list(plans)
         self._layouts = list(map(_layout, tensors))
-        self._rooms: list[Tensor] = []
-        self._at: list[int] = []
-        start, left = 0, 0
-        for i, tensor in enumerate(tensors):
-            size = tensor.nbytes + -tensor.nbytes % 64
-            if size > left:
-                left = max(size, min(ROOM, sum(t.nbytes + 64 for t in tensors[i:])))
-                self._rooms.append(torch.empty(left, dtype=torch.uint8))
-                start = self._rooms[-1].data_ptr()
-            ctypes.memmove(start, tensor.data_ptr(), tensor.nbytes)
-            self._at.append(start)
-            start, left = start + size, left - size
+        lines = [-(-tensor.nbytes // 64) for tensor in tensors]
+        room = Room(8 * min(ROOM // 64, sum(lines)))
+        found = [room.take(8 * many) for many in lines]
+        self._blocks, self._at = [block for block, _, _ in found], [address for _, _, address in found]
+        for address, tensor in zip(self._at, tensors, strict=True):
+            ctypes.memmove(address, tensor.data_ptr(), tensor.nbytes)
 
     @classmethod
     def of(cls, tensors: Sequence[Tensor]) -> Copies | None:
@@ -333,22 +244,17 @@ class Copies:
 
         NaN where the tensor has another layout or dtype by now, and nothing can be compared.
         """
-        functions, threaded = LIBRARY.functions, LIBRARY.threaded
         out = np.full(len(self._at), np.nan)
-        same = [
-            i
-            for i, (tensor, layout) in enumerate(zip(now, self._layouts, strict=True))
-            if _layout(tensor) == layout and plan_for(tensor, None) is not None
-        ]
-        if functions is None or not same:
-            return [float(x) for x in out]
+        pairs = enumerate(zip(now, self._layouts, strict=True))
+        same = [i for i, (t, layout) in pairs if _layout(t) == layout and plan_for(t, None) is not None]
         rows = [(self._at[i], now[i].data_ptr(), self._plans[i].address, now[i].numel()) for i in same]
-        columns = np.array(rows, dtype=np.int64).T.copy()
+        columns = np.array(rows, dtype=np.int64).reshape(-1, 4).T.copy()
         found = np.empty(len(same))
-        threads = torch.get_num_threads() if threaded else 1
-        functions.moved(len(same), *(column.ctypes.data for column in columns), threads, found.ctypes.data)
+        threads = torch.get_num_threads() if LIBRARY.threaded else 1
+        if same:
+            LIBRARY.functions.moved(len(same), *(c.ctypes.data for c in columns), threads, found.ctypes.data)
         out[same] = found
-        return [float(x) for x in out]
+        return list(map(float, out))
 
 
 def _layout(tensor: Tensor) -> tuple[object, ...]:

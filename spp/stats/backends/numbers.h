@@ -1,30 +1,29 @@
-/* From the sums of each channel to the numbers of a tensor. Included by sweep.c. */
+/* From the sums of each channel to the sums of a tensor. Included by sweep.c; ROW_..., TOTAL_... and DEAD_SPREAD come from
+ * spp/stats/sums.py by the command line. */
 
-/* What spp_summary writes for each reading. */
-enum { TOTAL, NONFINITE, MEAN, VAR, MEAN_SQUARE, ACSM, ACV, MIN, MAX, ZERO_FRACTION, DEAD_FRACTION, SATURATED_FRACTION, COLUMNS };
-
-/* These numbers from the sums of each channel, of which every element counts `repeats` times; dead is a share of the rms. */
-static void numbers(int64_t channels, const double *count, const double *mean, const double *m2, const double *low, const double *high,
-                    const double *zeros, const double *bad, const double *beyond, double repeats, double dead, double *out) {
-    double total = 0, lost = 0, sum = 0, squares = 0, means = 0, acsm = 0, acv = 0, zero = 0, ends = 0, live = 0;
+/* The numbers of Total from the sums of each channel, of which every element counts `repeats` times. */
+static void totals(int64_t channels, const double *count, const double *mean, const double *m2, const double *low, const double *high,
+                   const double *zeros, const double *bad, const double *beyond, double repeats, double *out) {
+    double total = 0, lost = 0, sum = 0, within = 0, means = 0, squared = 0, variances = 0, zero = 0, ends = 0, live = 0;
     double least = INFINITY, most = -INFINITY;
     for (int64_t c = 0; beyond && c < channels; c++) ends += beyond[c];
-#pragma omp simd reduction(+ : total, lost, sum, squares, means, acsm, acv, zero, live) reduction(min : least) reduction(max : most)
+#pragma omp simd reduction(+ : total, lost, sum, within, means, squared, variances, zero, live) reduction(min : least) reduction(max : most)
     for (int64_t c = 0; c < channels; c++) { /* a channel without any finite element has zeros, and extremes that do not count */
         const double n = count[c], m = mean[c], weighted = n * m;
         lost += bad[c];
         live += n > 0 ? 1.0 : 0.0;
         total += n;
         sum += weighted;
-        squares += m2[c];
+        within += m2[c];
         means += weighted * m;
-        acsm += m * m;
-        acv += m2[c] / (n > 0 ? n : 1.0);
+        squared += m * m;
+        variances += m2[c] / (n > 0 ? n : 1.0);
         zero += zeros[c];
         least = low[c] < least ? low[c] : least;
         most = high[c] > most ? high[c] : most;
     }
-    const double middle = sum / total, mean_square = (squares + means) / total, limit = dead * dead * mean_square;
+    const double elements = total > 0 ? total : 1.0, middle = sum / elements;
+    const double limit = DEAD_SPREAD * DEAD_SPREAD * (within + means) / elements;
     double between = 0, still = 0;
 #pragma omp simd reduction(+ : between, still)
     for (int64_t c = 0; c < channels; c++) {
@@ -32,18 +31,21 @@ static void numbers(int64_t channels, const double *count, const double *mean, c
         between += n > 0 ? n * off * off : 0.0;
         still += (n > 0) & ((m2[c] < limit * n) | (zeros[c] == n)) ? 1.0 : 0.0;
     }
-    out[TOTAL] = total * repeats;
-    out[NONFINITE] = lost * repeats;
-    out[MEAN] = middle;
-    out[VAR] = (squares + between) / total;
-    out[MEAN_SQUARE] = mean_square;
-    out[ACSM] = acsm / live;
-    out[ACV] = acv / live;
-    out[MIN] = live > 0 ? least : NAN;
-    out[MAX] = live > 0 ? most : NAN;
-    out[ZERO_FRACTION] = zero / total;
-    out[DEAD_FRACTION] = still / live;
-    out[SATURATED_FRACTION] = ends / total;
+    out[TOTAL_CHANNELS] = (double)channels;
+    out[TOTAL_LIVE] = live;
+    out[TOTAL_COUNT] = total * repeats;
+    out[TOTAL_NONFINITE] = lost * repeats;
+    out[TOTAL_SUM] = sum * repeats;
+    out[TOTAL_SQUARES] = (within + means) * repeats;
+    out[TOTAL_WITHIN] = within * repeats;
+    out[TOTAL_BETWEEN] = between * repeats;
+    out[TOTAL_SQUARED_MEANS] = squared;
+    out[TOTAL_VARIANCES] = variances;
+    out[TOTAL_MIN] = least;
+    out[TOTAL_MAX] = most;
+    out[TOTAL_ZEROS] = zero * repeats;
+    out[TOTAL_DEAD] = still;
+    out[TOTAL_SATURATED] = ends * repeats;
 }
 
 /* Sums about the pivots become means and sums of squared deviations from them. */

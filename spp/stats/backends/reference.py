@@ -6,9 +6,9 @@ taken of deviations from a pivot near the mean and combined in float64 (Chan et 
 pieces that stay in cache, through one scratch buffer, which also bounds the temporary memory. Where float32 would lose
 digits (a mean far above the spread, squares out of range), the same is done again in float64.
 
-:func:`digest` is a shorter way where nothing will be merged: a trace of one batch asks for the mean and the spread of each
-channel, but for the extremes and zeros of the whole tensor only. Of long rows, sums of the values and of their squares as they
-are take two fast passes of torch's where the means are no larger than the spread; else the same is done again about the means.
+:func:`reduce_whole` is a shorter way where nothing will be merged: a trace of one batch asks for mean and spread of channels,
+but for extremes and zeros of the whole tensor only. Of long rows, sums of the values and of their squares as they are take two
+fast passes of torch's where the means are no larger than the spread; else the same is done again about the means.
 Of short ones ``batch_norm_update_stats`` gives mean and spread in one call: between two layers of a network a call costs ten
 times what it does in a loop, so their number counts. NumPy has the fast extremes and zeros. What this cannot do exactly enough
 (a mean far above the spread, squares out of range, NaN and infinities, other dtypes and layouts) is left to :func:`reduce`.
@@ -28,7 +28,8 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from spp.stats.backends.layout import Row, empty_table, memory_order, merge_packed
+from spp.stats.layout import memory_order
+from spp.stats.sums import DEAD_SPREAD, Array, Room, Row, Sums, Total, empty_table, merge_tables
 
 CHUNK = 1 << 18
 """Elements worked on at a time: with the scratch buffer 2 MiB of float32, which a core's second-level cache holds."""
@@ -257,7 +258,7 @@ def _on_device(x: Tensor) -> Tensor:
         return _masked(x)
     dim = 1 if x.shape[0] == x.shape[2] == 1 else 0 if x.shape[0] >= x.shape[2] else 2
     tables = [_on_device(part) for part in torch.split(x, -(-x.shape[dim] // 2), dim)]
-    return torch.cat(tables, 1) if dim == 1 else merge_packed(*tables)
+    return torch.cat(tables, 1) if dim == 1 else merge_tables(*tables)
 
 
 def _masked(x: Tensor) -> Tensor:
@@ -281,7 +282,6 @@ def _masked(x: Tensor) -> Tensor:
 
 
 _ZERO = np.float32(0)
-Array = npt.NDArray[np.float64]
 
 FEW = 4096
 """Up to so many elements NumPy in float64 costs less than the calls of torch's."""
@@ -296,14 +296,14 @@ PART = 256
 """Elements whose squares ``vector_norm`` may add up: it does so in float32, one by one, and of equal ones loses digits."""
 
 
-def digest(tensor: Tensor, axis: int | None, dead: float, ends: tuple[float, float] | None) -> tuple[float, ...] | None:
-    """The numbers of a detached CPU tensor, in the order of ``native.SUMMARY``; None where another way is to be gone.
+def reduce_whole(tensor: Tensor, axis: int | None, ends: tuple[float, float] | None, room: Room) -> Sums | None:
+    """The sums of a detached CPU tensor as a whole; None where another way is to be gone.
 
     Args:
         tensor: Any shape.
         axis: The channel axis; None for one channel.
-        dead: A channel is dead when its standard deviation is below this share of the tensor's rms.
         ends: Values at or beyond which are saturated.
+        room: Where the sums go.
     """
     if tensor.dtype is not torch.float32 or not tensor.is_cpu or not tensor.numel():
         return None
@@ -318,17 +318,21 @@ def digest(tensor: Tensor, axis: int | None, dead: float, ends: tuple[float, flo
     else:
         way = _short if inner > 1 else _beside
     extremes = _Extremes()
-    found = way(x, dead, extremes)
+    found = way(x, extremes)
     if found is None:
         return None
-    mean, acsm, acv, between, still = found
-    elements = x.numel()
-    zeros = (elements - extremes.nonzero) / elements
-    beyond = 0.0 if ends is None else float(saturated(tensor, axis, ends).sum()) / repeats / elements
-    return (
-        *(float(elements * repeats), 0.0, mean, acv + between, acsm + acv, acsm, acv),
-        *(extremes.low, extremes.high, zeros, still / channels, beyond),
-    )
+    block, start, _ = room.take(len(Total))
+    out = block.numpy()[start : start + len(Total)]
+    count = x.numel() * repeats
+    out[Total.CHANNELS] = out[Total.LIVE] = channels
+    out[Total.COUNT], out[Total.NONFINITE] = count, 0
+    out[Total.SUM], out[Total.SQUARES] = found.mean * count, (found.acsm + found.acv) * count
+    out[Total.WITHIN], out[Total.BETWEEN] = found.acv * count, found.between * count
+    out[Total.SQUARED_MEANS], out[Total.VARIANCES] = found.acsm * channels, found.acv * channels
+    out[Total.MIN], out[Total.MAX] = extremes.low, extremes.high
+    out[Total.ZEROS], out[Total.DEAD] = count - extremes.nonzero * repeats, found.dead
+    out[Total.SATURATED] = 0.0 if ends is None else float(saturated(tensor, axis, ends).sum())
+    return Sums(block, channels, start, whole=True)
 
 
 class _Found(NamedTuple):
@@ -341,7 +345,7 @@ class _Found(NamedTuple):
     dead: int
 
 
-def _few(x: Tensor, dead: float, extremes: _Extremes) -> _Found | None:
+def _few(x: Tensor, extremes: _Extremes) -> _Found | None:
     """Few elements, or one of each channel, as in a bias."""
     outer, channels, inner = x.shape
     values = x.numpy().astype(np.float64)
@@ -350,23 +354,23 @@ def _few(x: Tensor, dead: float, extremes: _Extremes) -> _Found | None:
         return None
     extremes.nonzero = int(np.count_nonzero(values))
     if outer == inner == 1:
-        return _about(values.reshape(-1), np.zeros(channels), 1, dead)
+        return _about(values.reshape(-1), np.zeros(channels), 1)
     mean = values.sum((0, 2)) / (outer * inner)
     off = values - mean[:, None]
-    return _about(mean, np.einsum("ock,ock->c", off, off), outer * inner, dead)
+    return _about(mean, np.einsum("ock,ock->c", off, off), outer * inner)
 
 
-def _about(mean: Array, m2: Array, count: int, dead: float) -> _Found:
+def _about(mean: Array, m2: Array, count: int) -> _Found:
     """From the mean and the sum of squared deviations of each channel, all of ``count`` elements."""
     channels = len(mean)
     middle = float(mean.sum()) / channels
     acsm, acv, off = float(mean @ mean) / channels, float(m2.sum()) / (channels * count), mean - middle
-    limit = dead * dead * (acsm + acv) * count
+    limit = DEAD_SPREAD**2 * (acsm + acv) * count
     still = int(np.count_nonzero(m2 < limit)) if limit > 0 else channels
     return _Found(middle, acsm, acv, float(off @ off) / channels, still)
 
 
-def _beside(x: Tensor, dead: float, extremes: _Extremes) -> _Found | None:
+def _beside(x: Tensor, extremes: _Extremes) -> _Found | None:
     """Channels that lie side by side, ``(rows, C, 1)``."""
     rows, channels, _ = x.shape
     part = x.view(rows, channels)
@@ -377,10 +381,10 @@ def _beside(x: Tensor, dead: float, extremes: _Extremes) -> _Found | None:
     work = torch.sub(part, mean, out=buffer(part, part.dtype))
     m2 = work.square_().sum(0).numpy().astype(np.float64)
     means = mean.numpy().astype(np.float64)
-    return None if not extremes.safe or _tilted(means, m2, rows) else _about(means, m2, rows, dead)
+    return None if not extremes.safe or _tilted(means, m2, rows) else _about(means, m2, rows)
 
 
-def _short(x: Tensor, dead: float, extremes: _Extremes) -> _Found | None:
+def _short(x: Tensor, extremes: _Extremes) -> _Found | None:
     """Several short runs for each channel."""
     flat, count = x.view(-1), x.shape[0] * x.shape[2]
     for i in range(0, len(flat), CHUNK):
@@ -389,10 +393,10 @@ def _short(x: Tensor, dead: float, extremes: _Extremes) -> _Found | None:
         return None
     mean, var = torch.batch_norm_update_stats(x, None, None, 0.0)
     means, m2 = mean.numpy().astype(np.float64), var.numpy().astype(np.float64) * count
-    return None if _tilted(means, m2, count) else _about(means, m2, count, dead)
+    return None if _tilted(means, m2, count) else _about(means, m2, count)
 
 
-def _long(x: Tensor, dead: float, extremes: _Extremes) -> _Found | None:
+def _long(x: Tensor, extremes: _Extremes) -> _Found | None:
     """Long runs, each of one channel."""
     outer, channels, run = x.shape
     if run > CHUNK or _part(run) > LONG:
@@ -403,7 +407,7 @@ def _long(x: Tensor, dead: float, extremes: _Extremes) -> _Found | None:
         return None
     of_means, whole = float(total @ total) / count, float(square.sum())
     if of_means <= LEVEL * (whole - of_means) and not (total * total > square * (count * STEEP / (1 + STEEP))).any():
-        numel, limit = count * channels, dead * dead * whole / channels
+        numel, limit = count * channels, DEAD_SPREAD**2 * whole / channels
         mean, acsm, acv = float(total.sum()) / numel, of_means / numel, (whole - of_means) / numel
         still = 0 if limit > 0 else channels
         if limit > 0 and square.min() <= limit * (1 + STEEP):
@@ -412,7 +416,7 @@ def _long(x: Tensor, dead: float, extremes: _Extremes) -> _Found | None:
     centre = (total / count).astype(np.float32)
     total, square = _sums(x, torch.from_numpy(centre), None)
     means, m2 = centre + total / count, np.maximum(square - total * total / count, 0.0)
-    return None if _tilted(means, m2, count) else _about(means, m2, count, dead)
+    return None if _tilted(means, m2, count) else _about(means, m2, count)
 
 
 def _tilted(means: Array, m2: Array, count: int) -> bool:

@@ -37,7 +37,7 @@ typedef struct { /* as in native.py */
 
 /* What is known of each channel: one array a number, so that neighbouring channels are worked on together. */
 typedef struct { double *pivot, *sum, *square, *low, *high, *zeros, *bad, *count; } Cells;
-#define NUMBERS 8 /* arrays of Cells, and rows of a table */
+#define NUMBERS 8 /* arrays of Cells */
 
 static inline float from_bf16(uint16_t b) { uint32_t u = (uint32_t)b << 16; float f; memcpy(&f, &u, 4); return f; }
 
@@ -187,9 +187,9 @@ static void share(const Work *w, int64_t t) {
     }
 }
 
-/* Fill table (8 x C doubles: count, mean, m2, min, max, zeros, non-finite, saturated: 0 without ends), or, where table is null, the
- * COLUMNS numbers of summary. Returns 0, or 1 when memory ran out or the dtype is unknown. */
-int spp_sweep(const void *x, const Layout *l, int threads, const double *ends, double *table, double dead, double *summary) {
+/* Fill out: with a table of ROWS x C doubles (saturated: 0 without ends), or, where `whole`, with the TOTALS numbers of the tensor.
+ * Returns 0, or 1 when memory ran out or the dtype is unknown. */
+int spp_sweep(const void *x, const Layout *l, int threads, const double *ends, int whole, double *out) {
     const int64_t dtype = l->dtype;
     const int64_t outer = outer_count(l), pieces = (l->run + SEGMENT - 1) / SEGMENT, channels = l->channels;
     const enum walk walk = outer == 1 && l->run == 1 ? SINGLE : l->columns ? ACROSS : l->run <= SHORT ? BY_CHANNEL : IN_ORDER;
@@ -198,9 +198,9 @@ int spp_sweep(const void *x, const Layout *l, int threads, const double *ends, d
     if (threads < 1) threads = 1;
     if (dtype < 0 || dtype > 3 || !(spp_dtypes() >> dtype & 1)) return 1;
     const int64_t room = NUMBERS * channels;
-    double *memory = malloc(sizeof(double) * (size_t)(room * threads + (ends && !table ? channels : 0)));
+    double *memory = malloc(sizeof(double) * (size_t)(room * threads + (ends && whole ? channels : 0)));
     if (!memory) return 1;
-    double *beyond = !ends ? NULL : table ? table + 7 * channels : memory + room * threads;
+    double *beyond = !ends ? NULL : whole ? memory + room * threads : out + ROW_SATURATED * channels;
     const Cells cells = cells_in(memory, channels);
     if (walk == BY_CHANNEL) memset(cells.pivot, 0, sizeof(double) * (size_t)channels); /* each finds its own */
     else switch (dtype) {
@@ -223,32 +223,31 @@ int spp_sweep(const void *x, const Layout *l, int threads, const double *ends, d
         const Cells other = cells_in(memory + room * t, channels);
         merge_cells(&cells, &other, channels);
     }
-    if (!table) {
+    if (whole) {
         close_cells(&cells, walk, channels, cells.pivot, cells.square);
-        numbers(channels, cells.count, cells.pivot, cells.square, cells.low, cells.high, cells.zeros, cells.bad, beyond,
-                (double)l->repeats, dead, summary);
+        totals(channels, cells.count, cells.pivot, cells.square, cells.low, cells.high, cells.zeros, cells.bad, beyond,
+               (double)l->repeats, out);
     } else {
         const size_t size = sizeof(double) * (size_t)channels;
-        close_cells(&cells, walk, channels, table + channels, table + 2 * channels);
-        memcpy(table, cells.count, size);
-        memcpy(table + 3 * channels, cells.low, size);
-        memcpy(table + 4 * channels, cells.high, size);
-        memcpy(table + 5 * channels, cells.zeros, size);
-        memcpy(table + 6 * channels, cells.bad, size);
-        if (!ends) memset(table + 7 * channels, 0, size);
-        if (l->repeats != 1)
-            for (int64_t c = 0; c < channels; c++)
-                for (int row = 0; row < NUMBERS; row++)
-                    table[row * channels + c] *= row == 1 || row == 3 || row == 4 ? 1.0 : (double)l->repeats; /* not mean and extremes */
+        close_cells(&cells, walk, channels, out + ROW_MEAN * channels, out + ROW_M2 * channels);
+        memcpy(out + ROW_COUNT * channels, cells.count, size);
+        memcpy(out + ROW_MIN * channels, cells.low, size);
+        memcpy(out + ROW_MAX * channels, cells.high, size);
+        memcpy(out + ROW_ZEROS * channels, cells.zeros, size);
+        memcpy(out + ROW_NONFINITE * channels, cells.bad, size);
+        if (!ends) memset(out + ROW_SATURATED * channels, 0, size);
+        for (int row = 0; row < ROWS && l->repeats != 1; row++)
+            if (row != ROW_MEAN && row != ROW_MIN && row != ROW_MAX)
+                for (int64_t c = 0; c < channels; c++) out[row * channels + c] *= (double)l->repeats;
     }
     free(memory);
     return 0;
 }
 
-/* The numbers of `tensors` tensors, one after the other: out is tensors x COLUMNS. Returns how many were reduced before one failed. */
-int64_t spp_digests(int64_t tensors, const void *const *x, const Layout *const *layout, const int64_t *threads, double dead, double *out) {
-    for (int64_t i = 0; i < tensors; i++, out += COLUMNS)
-        if (spp_sweep(x[i], layout[i], (int)threads[i], NULL, NULL, dead, out)) return i;
+/* The numbers of `tensors` tensors, one after the other: out is tensors x TOTALS. Returns how many were reduced before one failed. */
+int64_t spp_totals(int64_t tensors, const void *const *x, const Layout *const *layout, const int64_t *threads, double *out) {
+    for (int64_t i = 0; i < tensors; i++, out += TOTALS)
+        if (spp_sweep(x[i], layout[i], (int)threads[i], NULL, 1, out)) return i;
     return tensors;
 }
 
@@ -266,13 +265,4 @@ void spp_moved(int64_t tensors, const void *const *before, const void *const *no
 #endif
             default: out[i] = NAN;
         }
-}
-
-/* The numbers of `readings` tables as spp_sweep makes them: out is readings x COLUMNS. */
-void spp_summary(int64_t readings, const double *const *tables, const int64_t *channels, double dead, double *out) {
-    for (int64_t r = 0; r < readings; r++, out += COLUMNS) {
-        const int64_t n = channels[r];
-        const double *t = tables[r];
-        numbers(n, t, t + n, t + 2 * n, t + 3 * n, t + 4 * n, t + 5 * n, t + 6 * n, t + 7 * n, 1.0, dead, out);
-    }
 }

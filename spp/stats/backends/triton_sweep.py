@@ -13,6 +13,18 @@ Types are missing here because Triton compiles these functions: they are not Pyt
 import triton
 import triton.language as tl
 
+from spp.stats.sums import Row
+
+# a kernel may read a global where that is a constexpr alone (triton 3)
+COUNT = tl.constexpr(int(Row.COUNT))
+MEAN = tl.constexpr(int(Row.MEAN))
+M2 = tl.constexpr(int(Row.M2))
+MIN = tl.constexpr(int(Row.MIN))
+MAX = tl.constexpr(int(Row.MAX))
+ZEROS = tl.constexpr(int(Row.ZEROS))
+NONFINITE = tl.constexpr(int(Row.NONFINITE))
+SATURATED = tl.constexpr(int(Row.SATURATED))
+
 
 @triton.jit
 def _elements_of_rows(row, n0, s0, n1, s1, n2, s2, n3, s3, n4, s4, DIMS: tl.constexpr):
@@ -146,14 +158,14 @@ def sweep(
     length = tl.num_programs(1).to(tl.int64) * channels
     at = part.to(tl.int64) * channels + channel
     times = repeats.to(tl.float64)
-    _write(out, 0, length, at, count * times, live)
-    _write(out, 1, length, at, mean, live)
-    _write(out, 2, length, at, m2 * times, live)
-    _write(out, 3, length, at, tl.min(low, 1), live)
-    _write(out, 4, length, at, tl.max(high, 1), live)
-    _write(out, 5, length, at, zeros * times, live)
-    _write(out, 6, length, at, (seen - count) * times, live)
-    _write(out, 7, length, at, tl.sum(beyond, 1) * times, live)
+    _write(out, COUNT, length, at, count * times, live)
+    _write(out, MEAN, length, at, mean, live)
+    _write(out, M2, length, at, m2 * times, live)
+    _write(out, MIN, length, at, tl.min(low, 1), live)
+    _write(out, MAX, length, at, tl.max(high, 1), live)
+    _write(out, ZEROS, length, at, zeros * times, live)
+    _write(out, NONFINITE, length, at, (seen - count) * times, live)
+    _write(out, SATURATED, length, at, tl.sum(beyond, 1) * times, live)
 
 
 @triton.jit
@@ -178,9 +190,9 @@ def merge(tables, out, parts, channels, fold, repeats, BLOCK_C: tl.constexpr, BL
         piece = begin + tl.arange(0, BLOCK_P)
         inside = live[:, None] & (piece < pieces)[None, :]
         at = (piece // fold).to(tl.int64)[None, :] * columns + (channel[:, None] * fold + (piece % fold)[None, :])
-        n = _read(tables, 0, length, at, inside, 0.0)
-        means = _read(tables, 1, length, at, inside, 0.0)
-        squares = _read(tables, 2, length, at, inside, 0.0)
+        n = _read(tables, COUNT, length, at, inside, 0.0)
+        means = _read(tables, MEAN, length, at, inside, 0.0)
+        squares = _read(tables, M2, length, at, inside, 0.0)
         more = tl.sum(n, 1)
         pivot = tl.sum(n * means, 1) / tl.maximum(more, 1.0)
         off = tl.where(n > 0, means - pivot[:, None], 0.0)
@@ -188,18 +200,18 @@ def merge(tables, out, parts, channels, fold, repeats, BLOCK_C: tl.constexpr, BL
         other_m2 = tl.sum(squares, 1) + tl.sum(n * off * off, 1) - more * rest * rest
         mean, m2 = _join(count, mean, m2, more, pivot + rest, tl.maximum(other_m2, 0.0))
         count += more
-        low = tl.minimum(low, tl.min(_read(tables, 3, length, at, inside, float("inf")), 1))
-        high = tl.maximum(high, tl.max(_read(tables, 4, length, at, inside, float("-inf")), 1))
-        zeros += tl.sum(_read(tables, 5, length, at, inside, 0.0), 1)
-        nonfinite += tl.sum(_read(tables, 6, length, at, inside, 0.0), 1)
-        beyond += tl.sum(_read(tables, 7, length, at, inside, 0.0), 1)
+        low = tl.minimum(low, tl.min(_read(tables, MIN, length, at, inside, float("inf")), 1))
+        high = tl.maximum(high, tl.max(_read(tables, MAX, length, at, inside, float("-inf")), 1))
+        zeros += tl.sum(_read(tables, ZEROS, length, at, inside, 0.0), 1)
+        nonfinite += tl.sum(_read(tables, NONFINITE, length, at, inside, 0.0), 1)
+        beyond += tl.sum(_read(tables, SATURATED, length, at, inside, 0.0), 1)
 
     times = repeats.to(tl.float64)
-    _write(out, 0, channels, channel, count * times, live)
-    _write(out, 1, channels, channel, mean, live)
-    _write(out, 2, channels, channel, m2 * times, live)
-    _write(out, 3, channels, channel, low, live)
-    _write(out, 4, channels, channel, high, live)
-    _write(out, 5, channels, channel, zeros * times, live)
-    _write(out, 6, channels, channel, nonfinite * times, live)
-    _write(out, 7, channels, channel, beyond * times, live)
+    _write(out, COUNT, channels, channel, count * times, live)
+    _write(out, MEAN, channels, channel, mean, live)
+    _write(out, M2, channels, channel, m2 * times, live)
+    _write(out, MIN, channels, channel, low, live)
+    _write(out, MAX, channels, channel, high, live)
+    _write(out, ZEROS, channels, channel, zeros * times, live)
+    _write(out, NONFINITE, channels, channel, nonfinite * times, live)
+    _write(out, SATURATED, channels, channel, beyond * times, live)

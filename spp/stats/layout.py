@@ -1,27 +1,11 @@
-"""What every kernel agrees on: the rows of a packed table, and a tensor as plain strided numbers."""
+"""A tensor as plain strided numbers, in the order of memory: what every backend begins with."""
 
 import math
-from collections.abc import Sequence
-from enum import IntEnum
 from functools import lru_cache
+from typing import NamedTuple
 
-import numpy as np
-import numpy.typing as npt
 import torch
 from torch import Tensor
-
-
-class Row(IntEnum):
-    """Rows of a packed ``(8, C)`` table."""
-
-    COUNT = 0
-    MEAN = 1
-    M2 = 2
-    MIN = 3
-    MAX = 4
-    ZEROS = 5
-    NONFINITE = 6
-    SATURATED = 7
 
 
 def plain(tensor: Tensor) -> Tensor:
@@ -55,6 +39,34 @@ def collapse(axes: list[tuple[int, int]]) -> list[tuple[int, int]]:
         else:
             folded.append((size, stride))
     return folded
+
+
+class Walk(NamedTuple):
+    """The axes of a tensor as a sweep goes over them.
+
+    Attributes:
+        channels: Number of channels.
+        stride: Elements from one to the next.
+        axes: Size and stride of the others, slowest first, folded where memory lays them end to end; sizes of 1 are dropped.
+        repeats: How often expanded axes, which are dropped too, repeat every element.
+    """
+
+    channels: int
+    stride: int
+    axes: list[tuple[int, int]]
+    repeats: int
+
+
+def walk_of(shape: tuple[int, ...], strides: tuple[int, ...], axis: int | None) -> Walk | None:
+    """How to go over a layout in the order of memory; None where there are no elements."""
+    if 0 in shape:
+        return None
+    rank = len(shape)
+    axis = axis % rank if axis is not None and rank else None
+    channels, stride = (shape[axis], strides[axis]) if axis is not None else (1, 0)
+    rest = [(n, s) for i, (n, s) in enumerate(zip(shape, strides, strict=True)) if i != axis and n != 1]
+    repeats = math.prod(n for n, s in rest if s == 0)
+    return Walk(channels, stride, collapse(sorted((ns for ns in rest if ns[1]), key=lambda ns: -ns[1])), repeats)
 
 
 def memory_order(tensor: Tensor, axis: int | None) -> tuple[Tensor, int]:
@@ -93,40 +105,3 @@ def _axes(
     strides = [s for _, s in outer_runs] + [channel_stride] + [s for _, s in inner_runs]
     whole = math.prod(n for n, _ in outer_runs), channel_size, math.prod(n for n, _ in inner_runs)
     return sizes, strides, repeats, whole
-
-
-def empty_table(channels: int, device: torch.device) -> Tensor:
-    """The table of nothing: the neutral element of merging."""
-    table = torch.zeros(len(Row), channels, dtype=torch.float64, device=device)
-    table[Row.MIN] = torch.inf
-    table[Row.MAX] = -torch.inf
-    return table
-
-
-def merge_packed(a: Tensor, b: Tensor) -> Tensor:
-    """Merge two ``(8, C)`` tables: counts add, means weigh by count, ``m2`` gains the spread between the means."""
-    out = a + b
-    n_a, n_b = a[Row.COUNT], b[Row.COUNT]
-    n = out[Row.COUNT].clamp(min=1)
-    delta = b[Row.MEAN] - a[Row.MEAN]
-    out[Row.MEAN] = a[Row.MEAN] + delta * (n_b / n)
-    out[Row.M2] += delta * delta * (n_a * n_b / n)
-    out[Row.MIN] = torch.minimum(a[Row.MIN], b[Row.MIN])
-    out[Row.MAX] = torch.maximum(a[Row.MAX], b[Row.MAX])
-    return out
-
-
-def on_host(tables: Sequence[Tensor]) -> npt.NDArray[np.float64]:
-    """All tables side by side as one ``(8, sum C)`` array; one transfer per device."""
-    if not tables:
-        return np.zeros((len(Row), 0))
-    devices = {t.device for t in tables}
-    if len(devices) == 1:
-        return np.asarray(torch.cat(list(tables), dim=1).cpu().numpy())
-    out: list[Tensor] = [torch.empty(0)] * len(tables)
-    for device in devices:
-        where = [i for i, t in enumerate(tables) if t.device == device]
-        whole = torch.cat([tables[i] for i in where], dim=1).cpu()
-        for i, part in zip(where, torch.split(whole, [tables[i].shape[1] for i in where], dim=1), strict=True):
-            out[i] = part
-    return np.asarray(torch.cat(out, dim=1).numpy())

@@ -1,0 +1,275 @@
+"""From sums to numbers. A statistic is a row: the sums it needs, a formula, and the column it fills.
+
+>>> import torch
+>>> from spp.stats.backends import reduce
+>>> numbers = summarize([reduce(torch.tensor([[1.0, 2.0], [3.0, 4.0]]), 1)])
+>>> float(numbers["acsm"][0]), float(numbers["acv"][0])
+(6.5, 1.0)
+
+A row of your own is registered once and then asked for by name, ``spp.trace(..., statistics=("spread",))``:
+
+>>> spread = Statistic("spread", ("min", "max"), lambda s: s["max"] - s["min"], Spec("float64", "spread", "max - min"))
+>>> register_statistic(spread).name
+'spread'
+>>> STATISTICS.unregister("spread")
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from spp.errors import InputError, UnknownNameError
+from spp.registry import Registry
+from spp.stats.extra import FOURTH, POWERS, kurtosis
+from spp.stats.sums import SUMS, Array, Sum, Sums, Total, totals
+
+Formula = Callable[[Mapping[str, Array]], npt.ArrayLike]
+Numbers = dict[str, npt.NDArray[Any]]
+
+
+@dataclass(frozen=True, slots=True)
+class Spec:
+    """What a column holds.
+
+    Attributes:
+        dtype: The pandas dtype, as its own name.
+        label: Axis label, with the unit in brackets where there is one.
+        meaning: One sentence; the documentation prints it.
+        categories: Allowed values of a closed category, else empty.
+        missing: Whether the column may be missing.
+    """
+
+    dtype: str
+    label: str
+    meaning: str
+    categories: tuple[str, ...] = ()
+    missing: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Statistic:
+    """A number about a tensor's values.
+
+    Attributes:
+        name: Of the column, and how it is asked for.
+        needs: The sums it is made of: names of :class:`~spp.stats.sums.Total` in lower case, which every backend gives at no
+            cost, names of :data:`~spp.stats.sums.SUMS`, or a :class:`~spp.stats.sums.Sum` of your own.
+        formula: ``{name of a sum: (R,)} -> (R,)``, in NumPy, over all rows at once. Divisions by zero are silent and give NaN
+            or infinity; sums of tensors without any finite element are 0, their extremes infinite.
+        column: What the column holds.
+        default: Whether every frame has it.
+    """
+
+    name: str
+    needs: tuple[str | Sum, ...]
+    formula: Formula
+    column: Spec
+    default: bool = False
+
+
+def _number(label: str, meaning: str) -> Spec:
+    return Spec("float64", label, meaning, missing=True)
+
+
+def _count(label: str, meaning: str) -> Spec:
+    return Spec("int64", label, meaning)
+
+
+def _row(name: str, needs: str, formula: Formula, column: Spec) -> Statistic:
+    return Statistic(name, tuple(needs.split()), formula, column, default=True)
+
+
+_ROWS = (
+    _row(
+        "channels",
+        "channels",
+        lambda s: s["channels"],
+        _count("channels", "number of channels the statistics average over"),
+    ),
+    _row(
+        "numel",
+        "count nonfinite",
+        lambda s: s["count"] + s["nonfinite"],
+        _count("elements", "number of elements, over all merged batches and ranks"),
+    ),
+    _row("mean", "sum count", lambda s: s["sum"] / s["count"], _number("mean", "mean over every element")),
+    _row(
+        "var",
+        "within between count",
+        lambda s: (s["within"] + s["between"]) / s["count"],
+        _number("variance", "biased variance over every element"),
+    ),
+    _row(
+        "std",
+        "within between count",
+        lambda s: np.sqrt((s["within"] + s["between"]) / s["count"]),
+        _number("standard deviation", "square root of the variance"),
+    ),
+    _row(
+        "mean_square",
+        "squares count",
+        lambda s: s["squares"] / s["count"],
+        _number("mean square", "mean of the squares over every element"),
+    ),
+    _row(
+        "rms",
+        "squares count",
+        lambda s: np.sqrt(s["squares"] / s["count"]),
+        _number("root mean square", "square root of the mean square"),
+    ),
+    # ACSM and ACV: Brock, De & Smith 2021, section 3
+    _row(
+        "acsm",
+        "squared_means live",
+        lambda s: s["squared_means"] / s["live"],
+        _number("average channel squared mean", "mean over channels of mean squared"),
+    ),
+    _row(
+        "acv",
+        "variances live",
+        lambda s: s["variances"] / s["live"],
+        _number("average channel variance", "mean over channels of the biased variance"),
+    ),
+    _row(
+        "min",
+        "min live",
+        lambda s: np.where(s["live"] > 0, s["min"], np.nan),
+        _number("minimum", "smallest finite element"),
+    ),
+    _row(
+        "max",
+        "max live",
+        lambda s: np.where(s["live"] > 0, s["max"], np.nan),
+        _number("maximum", "largest finite element"),
+    ),
+    _row(
+        "abs_max",
+        "min max live",
+        lambda s: np.where(s["live"] > 0, np.maximum(np.abs(s["min"]), np.abs(s["max"])), np.nan),
+        _number("largest magnitude", "largest magnitude of a finite element"),
+    ),
+    _row(
+        "zero_fraction",
+        "zeros count",
+        lambda s: s["zeros"] / s["count"],
+        _number("share of zeros", "share of exact zeros"),
+    ),
+    _row(
+        "dead_fraction",
+        "dead live",
+        lambda s: s["dead"] / s["live"],
+        _number(
+            "share of dead channels",
+            "share of channels whose spread is below 1e-6 of the tensor's rms, or that are all zero",
+        ),
+    ),
+    _row(
+        "saturated_fraction",
+        "saturated count",
+        lambda s: s["saturated"] / s["count"],
+        _number(
+            "share of saturated values",
+            "share of values within 1 % of a finite end of the activation's range; missing where there is none",
+        ),
+    ),
+    _row(
+        "nonfinite",
+        "nonfinite",
+        lambda s: s["nonfinite"],
+        _count("non-finite values", "how many elements are NaN or infinite"),
+    ),
+    Statistic(
+        "kurtosis",
+        (FOURTH.name,),
+        lambda s: kurtosis(s[FOURTH.name]),
+        _number("kurtosis", "fourth standardized moment, where asked for"),
+    ),
+)
+
+STATISTICS: Registry[Statistic] = Registry(
+    "statistic", {row.name: row for row in _ROWS}, describe=lambda row: row.column.meaning
+)
+"""Every statistic there is, in the order of the frame."""
+
+BUILT_IN = frozenset(STATISTICS)
+"""Those whose columns every frame has, if only with missing values."""
+
+for _sum in (FOURTH, POWERS):
+    SUMS.register(_sum.name, _sum)
+
+
+def register_statistic(statistic: Statistic, *, replace: bool = False) -> Statistic:
+    """Make a statistic known by its name, from inside or outside the package; returns it.
+
+    Sums of its own are registered with it. Over known sums it costs nothing; a new sum is computed by torch beside the sweep.
+
+    Args:
+        statistic: The row.
+        replace: Whether one of that name may be there already.
+
+    Raises:
+        InputError: The name is taken, or the column is not of numbers.
+        UnknownNameError: It needs a sum that nobody knows.
+    """
+    if statistic.column.dtype not in ("float64", "int64"):
+        raise InputError(
+            "a statistic is a column of float64 or int64",
+            received=statistic.column.dtype,
+            where=f"statistic {statistic.name!r}",
+        )
+    for need in statistic.needs:
+        if isinstance(need, Sum) and SUMS.get(need.name) is not need:
+            SUMS.register(need.name, need, replace=replace)
+        elif isinstance(need, str) and need not in _KNOWN and need not in SUMS:
+            raise UnknownNameError("sum", need, [*_KNOWN, *SUMS], where=f"statistic {statistic.name!r}")
+    return STATISTICS.register(statistic.name, statistic, replace=replace)
+
+
+def asked_for(statistics: Iterable[str | Statistic] | str | Statistic, *more: str) -> tuple[Statistic, ...]:
+    """The rows that are named, beyond those of every frame; rows that are not registered yet become so.
+
+    Raises:
+        UnknownNameError: There is no such statistic.
+        InputError: Another row has the name already.
+    """
+    every = [*([statistics] if isinstance(statistics, str | Statistic) else statistics), *more]
+    for row in every:
+        if isinstance(row, Statistic) and STATISTICS.get(row.name) is not row:
+            register_statistic(row)
+    rows = (row if isinstance(row, Statistic) else STATISTICS.row(row, where="statistics") for row in every)
+    return tuple({row.name: row for row in rows if not row.default}.values())
+
+
+def further_sums(statistics: Iterable[Statistic]) -> tuple[Sum, ...]:
+    """The sums that some statistics need beside those that every backend gives."""
+    names = dict.fromkeys(need.name if isinstance(need, Sum) else need for row in statistics for need in row.needs)
+    return tuple(SUMS[name] for name in names if name not in _KNOWN)
+
+
+def summarize(readings: Sequence[Sums] | Array, statistics: Iterable[Statistic] = ()) -> Numbers:
+    """Turn the sums of ``R`` readings into numbers, all rows at once.
+
+    Args:
+        readings: The sums, or their :func:`~spp.stats.sums.totals`, ``(R, 15)``.
+        statistics: Those asked for beyond the ones that every frame has.
+
+    Returns:
+        By the name of the statistic, ``(R,)``; NaN where a reading has no finite element.
+    """
+    whole = readings if isinstance(readings, np.ndarray) else totals(readings)
+    sums: dict[str, Array] = {total.name.lower(): whole[:, total] for total in Total}
+    rows = [row for row in STATISTICS.values() if row.default]
+    rows += [row for row in statistics if not row.default]
+    if not isinstance(readings, np.ndarray):
+        for one in further_sums(rows):
+            sums[one.name] = one.of_rows([reading.further[one.name] for reading in readings])
+    with np.errstate(divide="ignore", invalid="ignore"):
+        return {row.name: np.asarray(row.formula(sums)).astype(row.column.dtype) for row in rows}
+
+
+_KNOWN = frozenset(total.name.lower() for total in Total)
