@@ -9,18 +9,15 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, SupportsFloat
+from typing import Any, SupportsFloat
 
 import numpy as np
 import pandas as pd
 
 from spp.plot import outcomes
 from spp.plot.runs import Beside
-from spp.studies.study import Outcome, Results, Verdict
+from spp.studies.study import Figures, Outcome, Results, Verdict
 from spp.training.results import History
-
-if TYPE_CHECKING:
-    from spp.plot import SignalPlot
 
 TEN = 0.1
 """Accuracy of guessing one of ten classes."""
@@ -105,7 +102,7 @@ def at_best_rates(histories: pd.DataFrame, best: pd.DataFrame, by: Sequence[str]
 
 def tuning_figures(
     runs: pd.DataFrame, histories: pd.DataFrame, *, panels: str, run: Mapping[str, object], **options: Any
-) -> dict[str, SignalPlot]:
+) -> Figures:
     """Test accuracy over rates, of all runs; and validation accuracy over epochs, of those at the best rates."""
     shared: dict[str, Any] = {"by": "arm", "panels": panels, "chance": TEN, "run": run, **options}
     learning = "validation accuracy at the best rate"

@@ -9,7 +9,6 @@ import os
 import shutil
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -124,32 +123,23 @@ def _measured(
 
 
 def _work(name: str, measure: Callable[[Cell, Setup], Tables], cell: Cell, setup: Setup) -> tuple[Cell, Tables, float]:
-    """Measure one cell, on one thread."""
-    started = time.perf_counter()
-    with _one_thread():
-        try:
-            tables = measure(cell, setup)
-        # its message says what is wrong and what to do already
-        except SppError:
-            raise
-        except Exception as error:
-            raise StudyError(
-                "a cell of a study ends with its tables",
-                received=f"{type(error).__name__}: {error}",
-                where=f"{name}, {cell}",
-            ) from error
-    return cell, tables, time.perf_counter() - started
-
-
-@contextmanager
-def _one_thread() -> Iterator[None]:
-    # how many threads share a sum decides how it is rounded
-    before = torch.get_num_threads()
+    """Measure one cell, on one thread: how many share a sum decides how it is rounded."""
+    started, threads = time.perf_counter(), torch.get_num_threads()
     torch.set_num_threads(1)
     try:
-        yield
+        tables = measure(cell, setup)
+    # its message says what is wrong and what to do already
+    except SppError:
+        raise
+    except Exception as error:
+        raise StudyError(
+            "a cell of a study ends with its tables",
+            received=f"{type(error).__name__}: {error}",
+            where=f"{name}, {cell}",
+        ) from error
     finally:
-        torch.set_num_threads(before)
+        torch.set_num_threads(threads)
+    return cell, tables, time.perf_counter() - started
 
 
 class Shelf:

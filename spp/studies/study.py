@@ -19,9 +19,14 @@ import pandas as pd
 
 from spp.errors import InputError
 
+# SignalPlot loads matplotlib, which `spp study list` does without
 if TYPE_CHECKING:
-    # SignalPlot loads matplotlib, which `spp study list` does without
     from spp.plot import SignalPlot
+
+    Figures = dict[str, SignalPlot]
+else:
+    Figures = dict[str, Any]
+"""Figures by name."""
 
 Value = str | int | float | bool
 """What a parameter of a cell may be."""
@@ -240,4 +245,4 @@ class Study:
     cells: Callable[[Setup], Sequence[Cell]]
     measure: Callable[[Cell, Setup], Tables]
     tables: Callable[[Results, Setup], Tables]
-    figures: Callable[[Results, Setup], Mapping[str, SignalPlot]] | None = None
+    figures: Callable[[Results, Setup], Figures] | None = None

@@ -12,6 +12,8 @@ from spp.training.fitting import check_fit as check_fit
 from spp.training.fitting import fit as fit
 from spp.training.recipe import OPTIMIZERS as OPTIMIZERS
 from spp.training.recipe import SCHEDULES as SCHEDULES
+from spp.training.recipe import OptimizerRow as OptimizerRow
 from spp.training.recipe import Recipe as Recipe
+from spp.training.recipe import ScheduleRow as ScheduleRow
 from spp.training.results import Fitted as Fitted
 from spp.training.results import News as News

@@ -8,12 +8,14 @@ from pathlib import Path
 
 import pandas as pd
 import pytest
+from click.testing import CliRunner
 from pandas.testing import assert_frame_equal
 
-from spp.errors import InputError, StoreError
-from spp.studies import Cell, Progress, Setup, Study, StudyError, run
+from spp.errors import InputError, StoreError, UnknownNameError
+from spp.studies import STUDIES, Cell, Progress, Setup, Study, StudyError, find, names, run
 from spp.studies.publish import markdown
 from spp.studies.run import Shelf
+from spp_cli.study import study
 from tests.studies.conftest import MEASURED, measure
 
 
@@ -114,6 +116,22 @@ def test_a_damaged_cell_says_what_to_remove(tiny: Study, tmp_path: Path) -> None
 def test_jobs_are_at_least_one(tiny: Study, tmp_path: Path, jobs: int) -> None:
     with pytest.raises(InputError, match=f"jobs are a positive number, or -1 for one per core; got {jobs}"):
         run(tiny, tmp_path, jobs=jobs)
+
+
+def test_a_study_from_outside_is_run_by_its_name(tiny: Study, tmp_path: Path) -> None:
+    STUDIES.register("tiny", tiny)
+    try:
+        assert find("tiny") is tiny and names()[-1] == "tiny" and STUDIES.describe("tiny") == "A tiny study"
+        listed, ran = (
+            CliRunner().invoke(study, line.split(), catch_exceptions=False)
+            for line in ("list", f"run tiny --quick --seeds 1 --out {tmp_path / 'out'}")
+        )
+        assert "tiny              A tiny study\n" in listed.output
+        assert ran.exit_code == 0 and "T1 confirmed: BatchNorm gives unit variance." in ran.output
+    finally:
+        STUDIES.unregister("tiny")
+    with pytest.raises(UnknownNameError, match="unknown study 'tiny'"):
+        find("tiny")
 
 
 def test_folders_of_cells_are_told_apart() -> None:

@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from spp.errors import InputError, UnknownNameError
-from spp.training import OPTIMIZERS, SCHEDULES, Recipe
+from spp.training import OPTIMIZERS, SCHEDULES, OptimizerRow, Recipe, ScheduleRow, fit
 from spp.training.loop import apply_step
 from spp.training.recipe import make_optimizer, rate
 from tests.training import small
@@ -105,6 +105,18 @@ def test_agc_clips_all_but_the_classifier_before_the_step():
 
 def test_every_row_is_described():
     assert all(row.description for row in (*OPTIMIZERS.values(), *SCHEDULES.values()))
+
+
+def test_rows_from_outside_train_like_the_others():
+    OPTIMIZERS.register("rms", OptimizerRow(torch.optim.RMSprop, 0.01, 0.0, "scaled by its RMS", ("momentum",)))
+    SCHEDULES.register("half", ScheduleRow(lambda epoch, recipe: 0.5, "half of it"))
+    try:
+        recipe = Recipe(optimizer="rms", schedule="half", momentum=0.3, epochs=1, batch_size=600)
+        (group,) = make_optimizer(small.network(), recipe).param_groups
+        assert (group["lr"], group["momentum"]) == (0.01, 0.3) and OPTIMIZERS.describe("rms") == "scaled by its RMS"
+        assert fit(small.network(), small.digits(), recipe).history["lr"].tolist() == [0.005]
+    finally:
+        OPTIMIZERS.unregister("rms"), SCHEDULES.unregister("half")
 
 
 def test_differences_are_between_stored_and_own():

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -23,10 +23,7 @@ from spp.studies.evidence import (
     tuned,
     tuning_figures,
 )
-from spp.studies.study import Results, Setup, Tables, Verdict, claim
-
-if TYPE_CHECKING:
-    from spp.plot import SignalPlot
+from spp.studies.study import Figures, Results, Setup, Tables, Verdict, claim
 
 NONE, LSUV, AFFINE, MINUS, BATCH = "none", "lsuv", "affine", "batch_minus", "batch"
 ARMS = {
@@ -193,7 +190,7 @@ def start(results: Results) -> pd.DataFrame:
     return tabled(blocks, ["layers", "arm"], row)
 
 
-def figures(results: Results, setup: Setup) -> dict[str, SignalPlot]:
+def figures(results: Results, setup: Setup) -> Figures:
     """Accuracy over rates; how the arms learn at their best ones; and for each depth the signal at init."""
     facts = {"data": "digits" if setup.quick else "CIFAR-10"}
     names = {arm: name for arm, (name, _) in ARMS.items()}

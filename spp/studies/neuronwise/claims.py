@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -21,10 +21,7 @@ from spp.studies.evidence import (
     tuning_figures,
 )
 from spp.studies.neuronwise.networks import BATCH, CNN, COORDS, DAMPED, FFN, PLAIN
-from spp.studies.study import Results, Setup, Tables, Verdict, claim
-
-if TYPE_CHECKING:
-    from spp.plot import SignalPlot
+from spp.studies.study import Figures, Results, Setup, Tables, Verdict, claim
 
 SGD, ADAM = "sgd", "adam"
 NEAT, CHANGED = "standardized", "changed"
@@ -245,7 +242,7 @@ def _gradients(key: tuple[str, int, str], own: pd.DataFrame) -> dict[str, Any]:
     }
 
 
-def figures(results: Results, setup: Setup) -> dict[str, SignalPlot]:
+def figures(results: Results, setup: Setup) -> Figures:
     """Accuracy over rates, learning at the best ones, and what changed inputs do."""
     facts = {"data": "digits" if setup.quick else "CIFAR-10", "optimizer": SGD}
     neat, changed = runs(results), runs(results, inputs=CHANGED)

@@ -2,18 +2,13 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
 import numpy as np
 import pandas as pd
 
 from spp import plot
 from spp.plot.kinds.outcomes import values
 from spp.studies.nf_resnet.claims import ARMS, MEASURED, closed_form
-from spp.studies.study import Results, Setup, Tables
-
-if TYPE_CHECKING:
-    from spp.plot import SignalPlot
+from spp.studies.study import Figures, Results, Setup, Tables
 
 # whether the study is quick: side of the images, batch, and depths of the networks with the blocks of their stages
 SIZES: dict[bool, tuple[int, int, dict[int, tuple[int, ...]]]] = {
@@ -60,7 +55,7 @@ def _end(table: pd.DataFrame, stage: int, k: int) -> pd.DataFrame:
     return table[(table["stage"] == stage) & (table["k"] == k)]
 
 
-def figures(results: Results, setup: Setup) -> dict[str, SignalPlot]:
+def figures(results: Results, setup: Setup) -> Figures:
     """One for each arm and depth: the three statistics by block, measured and by theory."""
     side, batch, nets = SIZES[setup.quick]
     made = {}

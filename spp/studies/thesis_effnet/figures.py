@@ -2,17 +2,14 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import pandas as pd
 
 from spp import plot
 from spp.studies.evidence import frames, geometric, spread, tabled
-from spp.studies.study import Results, Setup, Tables
+from spp.studies.study import Figures, Results, Setup, Tables
 from spp.studies.thesis_effnet.claims import ARMS, RATES, SIDE, TABLE_1, TABLE_1_THESIS, TRAINED, best_rate
-
-if TYPE_CHECKING:
-    from spp.plot import SignalPlot
 
 QUICK_WIDTH = 0.25
 """Width multiplier of the networks that are trained in the quick study."""
@@ -69,7 +66,7 @@ def _beside_the_thesis(results: Results, arm: str, lr: float) -> str:
     return f"{spread(results.of('test', arm=arm, lr=lr)['accuracy'], 100)} (thesis: {mean:.1f} ± {deviation:.1f})"
 
 
-def figures(results: Results, setup: Setup) -> dict[str, SignalPlot]:
+def figures(results: Results, setup: Setup) -> Figures:
     """The signal at init, and from block to block; accuracy by learning rate; the thesis' figures 4 and 5, over training."""
     size = f" at {QUICK_WIDTH:g} of its width" if setup.quick else ""
     shape = {"input_shape": [3, SIDE, SIDE]}

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -12,12 +12,9 @@ from spp import plot
 from spp.frame.schema import Column
 from spp.plot.runs import Beside
 from spp.studies.evidence import frames, geometric, spread, tabled
-from spp.studies.study import Results, Setup, Tables
+from spp.studies.study import Figures, Results, Setup, Tables
 from spp.studies.thesis_ffn.claims import ARMS, SCALED, STEPS, at_equal_loss
 from spp.theory import batchnorm_gradient_factor, chi
-
-if TYPE_CHECKING:
-    from spp.plot import SignalPlot
 
 RATES = (0.1, 0.01, 0.001)
 """Of Adam, at which every arm is trained."""
@@ -85,11 +82,11 @@ def _around(logs: pd.Series[float]) -> str:
     return f"{math.exp(logs.mean()):.3g} ×/÷ {math.exp(logs.std(ddof=0)):.2f}" if len(logs) else ""
 
 
-def figures(results: Results, setup: Setup) -> dict[str, SignalPlot]:
+def figures(results: Results, setup: Setup) -> Figures:
     """Gradients at init; the poster's figures 1 to 3; accuracy by rate; the ratio over training."""
     names = {arm: one.label for arm, one in ARMS.items()}
     facts: dict[str, Any] = {"model": "FFN of 10 layers", "data": "digits" if setup.quick else "CIFAR-100"}
-    found: dict[str, SignalPlot] = {}
+    found: Figures = {}
     signals, evolution, test, scaling = (results[name] for name in ("signals", "evolution", "test", "scaling"))
     if len(signals):
         runs = {names[arm]: frames(signals, arm, {**facts, "data": "digits"}) for arm in ("none", "selu", "batch")}
