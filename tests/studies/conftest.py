@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+from typing import Any
+
 import pandas as pd
 import pytest
 import torch
 
 import spp
+from spp.plot import SignalPlot
 from spp.studies import Cell, Claim, Outcome, Results, Setup, Study, Verdict
 from spp.studies.trials import drawn, traced
 
@@ -54,6 +58,17 @@ TINY = Study(
 @pytest.fixture(autouse=True)
 def _as_in_every_cell() -> None:
     torch.set_num_threads(1)
+
+
+@pytest.fixture
+def drawn_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Figures are drawn as PNG alone, and their PDFs are empty: both are drawn in one study, and in the tests of plots."""
+    save = SignalPlot.save
+
+    def png(figure: SignalPlot, path: Path, **options: Any) -> None:
+        path.touch() if path.suffix == ".pdf" else save(figure, path, **options)
+
+    monkeypatch.setattr(SignalPlot, "save", png)
 
 
 @pytest.fixture

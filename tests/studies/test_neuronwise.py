@@ -239,6 +239,7 @@ def test_what_adam_leaves_is_compared_with_sgd(sgd: float, adam: float, outcome:
     assert JUDGES["N7"](results(epochs=found), Setup()).outcome is outcome
 
 
+@pytest.mark.usefixtures("drawn_once")
 def test_a_run_publishes_tables_and_verdicts(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(networks, "ROUNDS", 4)
     monkeypatch.setattr(study, "WARMED", 1)

@@ -75,7 +75,7 @@ def tiny(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(SIZES, False, (64, 4, {20: (1, 1, 1, 1)}))
 
 
-@pytest.mark.usefixtures("tiny")
+@pytest.mark.usefixtures("tiny", "drawn_once")
 def test_what_it_publishes_follows_from_its_cells(tmp_path: Path) -> None:
     cells = [Cell.of(part="signals", arm=arm, depth=20, seed=seed) for arm in ("bn", "nf_plain") for seed in (868, 67)]
     cells += [Cell.of(part="predict", arm="bn", depth=20, seed=0)]

@@ -126,10 +126,11 @@ def tiny(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(thesis_effnet, "images", lambda *given, **more: few(images(*given, **more)))
 
 
-@pytest.mark.usefixtures("tiny")
+@pytest.mark.usefixtures("tiny", "drawn_once")
 def test_what_it_publishes_follows_from_its_cells(
-    measured: Callable[[str], tuple[Cell, Tables]], tmp_path: Path
+    measured: Callable[[str], tuple[Cell, Tables]], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setitem(ARMS, "batch", replace(ARMS["batch"], batch=2))
     train = [Cell.of(part="train", arm=arm, lr=0.001, seed=868) for arm in ("batch", "none", "snmp")]
     found = results(measured("batch"), measured("none"), *((cell, STUDY.measure(cell, QUICK)) for cell in train))
     assert found["evolution"].query("mode == 'train'").groupby("arm")["step"].nunique().to_dict() == {

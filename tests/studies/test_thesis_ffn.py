@@ -90,7 +90,7 @@ def tiny(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(thesis_ffn, "data_of", lambda setup, seed: few(real(setup, seed)))
 
 
-@pytest.mark.usefixtures("tiny")
+@pytest.mark.usefixtures("tiny", "drawn_once")
 def test_what_it_publishes_follows_from_its_cells(at_init: tuple[Cell, Tables], tmp_path: Path) -> None:
     train = [Cell.of(part="train", arm=arm, lr=0.001, seed=868) for arm in ARMS]
     scaling = [Cell.of(part="scaling", arm=arm, lr=0.001, seed=seed) for arm in SCALED for seed in (868, 67)]
