@@ -165,7 +165,7 @@ def kill(news):
     if news.epoch == 2 and news.batch == 3:
         os.kill(os.getpid(), 9)
 
-fit(small.network(), small.digits(), Recipe(epochs=4, batch_size=200), every=1, watch={"flush": 0.0}, folder=sys.argv[1],
+fit(small.network(), small.digits(), Recipe(epochs=4, batch_size=200), every=4, watch={"flush": 0.0}, folder=sys.argv[1],
     report=kill)
 """
 
@@ -315,11 +315,11 @@ def test_a_checkpoint_of_something_else(tmp_path):
 
 @pytest.mark.parametrize("name", ["adam", "everything"])
 def test_a_watched_run_is_the_same_to_the_bit_and_holds_its_frame(name, whole):
-    plain, watched, recipe = whole(name), whole(name, every=5), RECIPES[name]
+    plain, watched, recipe = whole(name), whole(name, every=4), RECIPES[name]
     assert_same_run(plain, watched, [plain.folder, watched.folder])
     run = spp.load(watched.folder)
     training = run.frame[run.frame["mode"] == "train"]
-    assert sorted(set(training["step"])) == list(range(0, 6 * recipe.epochs, 5))
+    assert sorted(set(training["step"])) == list(range(0, 6 * recipe.epochs, 4))
     assert run.run["steps_per_epoch"] == 6 and run.run["test"] == watched.test
     pd.testing.assert_frame_equal(run.frame, watched.watch.frame)
     assert plain.watch is None
@@ -338,9 +338,9 @@ def test_a_killed_run_goes_on_from_its_last_epoch_to_the_same_bits_and_rows(whol
     assert in_a_process(KILLED, tmp_path / "parts") == -9
     assert len(pd.read_csv(tmp_path / "parts" / "history.csv")) == 2
     assert spp.load(tmp_path / "parts").frame["step"].max() > 11  # rows that the run resumed at step 12 measures again
-    one = whole("adam", every=1)
+    one = whole("adam", every=4)
     folders = [one.folder, tmp_path / "parts"]
-    other = fit(small.network(seed=4), small.digits(), RECIPES["adam"], every=1, folder=folders[1], resume=True)
+    other = fit(small.network(seed=4), small.digits(), RECIPES["adam"], every=4, folder=folders[1], resume=True)
     assert_same_run(one, other, folders)
     assert_same_rows(*folders)
 
