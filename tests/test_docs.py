@@ -113,8 +113,8 @@ def test_every_public_name_has_an_entry_in_the_reference():
     import spp
 
     pages = script("_ext/public_names.py").pages()
-    for name, value in vars(spp).items():
-        if not name.startswith("_") and not inspect.ismodule(value):
+    for name in dir(spp):
+        if not name.startswith("_") and not inspect.ismodule(getattr(spp, name)):
             assert any(re.search(rf":: spp(\.\w+)*\.{name}$", text, re.MULTILINE) for text in pages.values()), name
     entries = re.findall(r"^\.\. (?:auto\w+|py:data):: (\S+)$", "\n".join(pages.values()), re.MULTILINE)
     assert len(set(entries)) == len(entries)
