@@ -15,6 +15,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.utils.rnn import PackedSequence
 
+from spp import _torch
 from spp._pytree import describe, tensors_in
 from spp.errors import InputError
 
@@ -47,7 +48,7 @@ class Batch:
     @property
     def size(self) -> int | None:
         """Length of the first tensor's first axis."""
-        with torch._C.DisableTorchFunctionSubclass():
+        with _torch.unseen_by_subclasses():
             return next((len(t) for _, t in tensors_in((self.args, self.kwargs)) if t.dim()), None)
 
 
@@ -132,7 +133,7 @@ def to_device(batch: Batch, device: torch.device | None) -> Batch:
 
 
 def _handle(tensor: Tensor, device: torch.device | None) -> Tensor:
-    with torch._C.DisableTorchFunctionSubclass():  # subclasses see what the model does, not what is asked about them
+    with _torch.unseen_by_subclasses():  # subclasses see what the model does, not what is asked about them
         moves, inference = device is not None and tensor.device != device, tensor.is_inference()
         leaf, wanted = tensor.is_leaf, tensor.requires_grad
         # a subclass, or a tensor with attributes of the user's, would lose them

@@ -12,6 +12,7 @@ from collections.abc import Callable
 import torch
 from torch import Tensor, nn
 
+from spp import _torch
 from spp.layers import Layer, own
 from spp.vocabulary import LayerKind
 
@@ -98,7 +99,7 @@ def _unbatched_rank(module: nn.Module, layer: Layer) -> int | None:
 
 _PLAIN_DISPATCH = Tensor.__torch_dispatch__
 _ORDINARY = frozenset({Tensor, nn.Parameter})
-_is_transformed = torch._C._functorch.is_functorch_wrapped_tensor
+_is_transformed = _torch.is_transformed
 
 
 def is_reducible(tensor: Tensor) -> str:

@@ -16,6 +16,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from spp import _torch
 from spp._pytree import walk
 from spp.capture.channels import is_reducible
 from spp.capture.dataflow import Reading, version_of
@@ -180,7 +181,7 @@ class Gradients:
         """Whether the graph task that runs right now is the pass's own: the one in which the first hook, a root's, fired."""
         if self._stage.phase is not BACKWARD:
             return False
-        task = torch._C._current_graph_task_id()
+        task = _torch.graph_task()
         if self._task < 0:
             self._task = task
         return self._task == task

@@ -20,6 +20,7 @@ import torch
 from torch import Tensor, nn
 from torch.amp.grad_scaler import GradScaler
 
+from spp import _torch
 from spp.capture.dataflow import Value
 from spp.capture.sites import Call, Entry
 from spp.capture.stage import BACKWARD, IDLE, Stage, modes_active
@@ -112,7 +113,7 @@ class _ModuleCalls:
             entry = entries.get(id(module))
             if phase is BACKWARD:
                 # outside of any graph task it is another thread's own business
-                if entry is None or torch._C._current_graph_task_id() < 0:
+                if entry is None or _torch.graph_task() < 0:
                     return original(module, *args, **kwargs)
                 return observer.on_recompute(entry, original, args, kwargs)
             if get_ident() != stage.thread:
@@ -214,7 +215,7 @@ class _Additions:
 
     def _unseen(self, original: Original, a: Tensor, b: Tensor, args: Arguments, kwargs: Keywords) -> Any:
         """As above, with subclasses and modes seeing the addition itself and nothing of what is noted about it."""
-        with torch._C.DisableTorchFunction():
+        with _torch.unseen_functions():
             wanted = _summands(a, b)
             values, same_shape = (self._observer.before_sum(a, b), a.shape == b.shape) if wanted else (None, False)
         # what a subclass or a mode adds up to add its operands is the same sum once more
@@ -224,7 +225,7 @@ class _Additions:
         finally:
             self._inside = False
         if wanted and isinstance(out, Tensor):
-            with torch._C.DisableTorchFunction():
+            with _torch.unseen_functions():
                 self._observer.after_sum(values, out, same_shape)
         return out
 
@@ -242,7 +243,7 @@ def _operands(args: Arguments, kwargs: Keywords) -> tuple[Any, Any]:
     return (both[0], both[1]) if len(both) == 2 else (None, None)
 
 
-_transformed = torch._C._functorch.is_functorch_wrapped_tensor
+_transformed = _torch.is_transformed
 
 
 # -- a watched loop -----------------------------------------------------------------------------------------------------------
@@ -360,7 +361,7 @@ def _watched_backward(original: Original) -> Original:
     @wraps(original)
     def backward(tensors: Any, *args: Any, **kwargs: Any) -> Any:
         # inside another backward it is a reentrant checkpoint's
-        if torch._C._current_graph_task_id() >= 0:
+        if _torch.graph_task() >= 0:
             return original(tensors, *args, **kwargs)
         roots = [tensors] if isinstance(tensors, Tensor) else list(tensors)
         run: Run = partial(original, roots, *args, **kwargs)

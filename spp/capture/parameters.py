@@ -22,6 +22,7 @@ from torch.nn.parameter import UninitializedParameter
 from torch.nn.utils.spectral_norm import SpectralNorm
 from torch.nn.utils.weight_norm import WeightNorm
 
+from spp import _torch
 from spp.capture.channels import is_reducible, weight_axis
 from spp.capture.sites import Call, Entry, Site
 from spp.capture.stage import Depth, Stage
@@ -300,7 +301,6 @@ def is_sharded(tensor: Tensor) -> bool:
 def part_of(tensor: Any, axis: int | None) -> Part | str:
     """The local part of a ``DTensor`` whose channels lie along ``axis``, or why it cannot be measured."""
     from torch.distributed.tensor import Replicate, Shard
-    from torch.distributed.tensor._utils import compute_local_shape_and_global_offset
 
     mesh, placements = tensor.device_mesh, tensor.placements
     unknown = [str(p) for p in placements if type(p) not in (Shard, Replicate)]
@@ -313,7 +313,7 @@ def part_of(tensor: Any, axis: int | None) -> Part | str:
     if coordinate is None:
         nothing = local.flatten()[:0].reshape([0 if i == axis else 1 for i in range(tensor.dim())])
         return Part(nothing, 0, channels, False)
-    _, offset = compute_local_shape_and_global_offset(tensor.shape, mesh, placements)
+    _, offset = _torch.local_shape_and_offset(tensor)
     copies = (c for c, p in zip(coordinate, placements, strict=True) if isinstance(p, Replicate))
     return Part(local, offset[axis] if axis is not None else 0, channels, not any(copies))
 

@@ -22,6 +22,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from spp import _torch
 from spp._pytree import describe, describe_call, walk
 from spp.capture.channels import ChannelAxis, is_reducible
 from spp.capture.dataflow import DataFlow, Reading, Value
@@ -195,7 +196,7 @@ class Recorder:
         """Values wait until the forward has ended, when Python is at home in the caches again."""
         if not self._parameters.wanted:
             return
-        with torch._C.DisableTorchFunction():
+        with _torch.unseen_functions():
             for entry in self.entries:
                 if entry.selected and entry not in self._pass.calls:
                     self._note_parameters(entry, None)
@@ -293,7 +294,7 @@ class Recorder:
         """Note that a module is about to be called."""
         try:
             # subclasses and modes see what the model does, not what is noted about it
-            with torch._C.DisableTorchFunction():
+            with _torch.unseen_functions():
                 inputs = self._flow.inputs(args, kwargs)
         except Exception as error:
             self._fail(error)
@@ -314,7 +315,7 @@ class Recorder:
             call.depth = self._finished
             self._finished += 1
             call.leaves = call.leaves or 1
-            with torch._C.DisableTorchFunction():
+            with _torch.unseen_functions():
                 if call.number == 0 and self._parameters.wanted and entry.selected:
                     self._note_parameters(entry, call)
                 if isinstance(output, Tensor):

@@ -10,9 +10,8 @@ from enum import Enum
 
 import torch
 from torch import Tensor
-from torch._functorch.pyfunctorch import temporarily_clear_interpreter_stack
-from torch.utils._python_dispatch import _disable_current_modes
 
+from spp import _torch
 from spp.stats import backends
 from spp.stats.backends import native
 from spp.stats.sums import Room, Sum, Sums
@@ -85,14 +84,14 @@ class Stage:
         if forward:
             self.phase = IDLE
         try:
-            transformed = torch._C._functorch.peek_interpreter_stack() is not None
-            if transformed or torch._C._is_any_autocast_enabled() or modes_active():
+            transformed = _torch.transform() is not None
+            if transformed or _torch.autocasting() or modes_active():
                 with ExitStack() as stack:
                     if transformed:  # inside torch.func.grad even a plain tensor's copy would be a wrapper
-                        stack.enter_context(temporarily_clear_interpreter_stack())
+                        stack.enter_context(_torch.without_transforms())
                     stack.enter_context(torch.autocast(tensor.device.type, enabled=False))
-                    stack.enter_context(_disable_current_modes())
-                    stack.enter_context(torch._C.DisableTorchFunction())
+                    stack.enter_context(_torch.without_modes())
+                    stack.enter_context(_torch.unseen_functions())
                     return self._reduce(tensor, axis, ends)
             return self._reduce(tensor, axis, ends)
         finally:
@@ -117,4 +116,4 @@ def modes_active() -> bool:
     return bool(_function_modes() or _dispatch_modes())
 
 
-_function_modes, _dispatch_modes = torch._C._len_torch_function_stack, torch._C._len_torch_dispatch_stack
+_function_modes, _dispatch_modes = _torch.function_modes, _torch.dispatch_modes

@@ -19,6 +19,8 @@ from spp.capture.module_state import GENERATORS, ModuleState
 from spp.capture.tensor_state import TensorState
 from spp.errors import SppWarning
 
+from spp import _torch
+
 Restore = bool | Literal["all"]
 
 PATIENCE = 100_000
@@ -39,7 +41,7 @@ class Preserved:
 
     def cut(self) -> None:
         """Take the graph of a pass off whatever modules hold: it has been used up, and a further pass would run into it."""
-        with torch._C.DisableTorchFunctionSubclass():
+        with _torch.unseen_by_subclasses():
             self.tensors.cut()
             self.held.cut(self.tensors)
 
@@ -61,7 +63,7 @@ def preserved(model: nn.Module, loader: object, restore: Restore) -> Iterator[Pr
             restores parameters, which otherwise are only watched: one that the forward writes to is named in a warning.
     """
     # a subclass of Tensor sees what the model does with it, not what is noted about it
-    with torch._C.DisableTorchFunctionSubclass():
+    with _torch.unseen_by_subclasses():
         held = ModuleState(model)
         parameters = TensorState(held.parameters.values(), values=restore == "all", storage=True)
         state = Preserved(held, TensorState(held.tensors, values=bool(restore)))
@@ -73,7 +75,7 @@ def preserved(model: nn.Module, loader: object, restore: Restore) -> Iterator[Pr
         yield state
     finally:
         # one that fails does not keep the others from running; the last that is named runs first
-        with torch._C.DisableTorchFunctionSubclass(), ExitStack() as stack:
+        with _torch.unseen_by_subclasses(), ExitStack() as stack:
             stack.callback(random_state.restore)
             stack.callback(lambda: written.extend(parameters.restore()))
             stack.callback(state.tensors.restore)
@@ -97,13 +99,13 @@ def kept(batch: Iterable[Tensor], structure: Any = None) -> Iterator[None]:
         batch: The batch's own tensors.
         structure: The containers they came in.
     """
-    with torch._C.DisableTorchFunctionSubclass():
+    with _torch.unseen_by_subclasses():
         tensors, containers = TensorState(batch, values=True), ModuleState(structure)
     try:
         tensors.set_aside()
         yield
     finally:
-        with torch._C.DisableTorchFunctionSubclass(), ExitStack() as stack:
+        with _torch.unseen_by_subclasses(), ExitStack() as stack:
             stack.callback(tensors.restore)
             stack.callback(containers.restore)
 

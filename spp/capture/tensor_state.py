@@ -10,6 +10,8 @@ import torch
 from torch import Tensor
 from torch.nn.parameter import is_lazy
 
+from spp import _torch
+
 _BITS = {1: torch.uint8, 2: torch.int16, 4: torch.int32, 8: torch.int64}
 
 
@@ -132,9 +134,9 @@ class TensorState:
                 moved.append((tensor, version))
         if into:  # a BatchNorm writes three buffers; one call for all takes a sixth of the time
             with torch.no_grad():
-                torch._foreach_copy_(into, back)
+                _torch.copy_all(into, back)
         if moved:
-            torch._C._autograd._unsafe_set_version_counter(*zip(*moved, strict=True))
+            _torch.set_versions(*zip(*moved, strict=True))
 
 
 @dataclass(slots=True, eq=False)  # not frozen: there are hundreds, and that would take twice as long to make
@@ -184,7 +186,7 @@ class _Before:
             # torch does not detach views, and a view keeps its edge when its base is detached: the Python object gets a new one
             with torch.enable_grad():
                 fresh = base.as_strided(tensor.size(), tensor.stride(), tensor.storage_offset())
-            torch._C._swap_tensor_impl(tensor, fresh)
+            _torch.swap(tensor, fresh)
 
     def restore_leaf(self) -> None:
         """Put back what hangs on a leaf."""

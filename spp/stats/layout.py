@@ -7,6 +7,8 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from spp import _torch
+
 
 def plain(tensor: Tensor) -> Tensor:
     """The same numbers as a detached, strided, real ``torch.Tensor``.
@@ -16,7 +18,7 @@ def plain(tensor: Tensor) -> Tensor:
     the imaginary part of a conjugate, whose sign is only noted).
     """
     if type(tensor) is not Tensor and type(tensor) is not torch.nn.Parameter:
-        with torch._C.DisableTorchFunctionSubclass():
+        with _torch.unseen_by_subclasses():
             tensor = tensor.as_subclass(Tensor)
     tensor = tensor.detach()
     if tensor.is_quantized:

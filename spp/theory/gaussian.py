@@ -15,6 +15,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from spp import _torch
 from spp.errors import InputError
 from spp.nn.activations import ACTIVATIONS
 from spp.nn.gains import Array
@@ -39,7 +40,7 @@ class Nonlinearity:
     def value(self, x: Array) -> Array:
         """``gain * function(x)``."""
         # No default device either.
-        with torch.no_grad(), torch._C.DisableTorchFunction():
+        with torch.no_grad(), _torch.unseen_functions():
             out: Array = self.function(torch.from_numpy(np.ascontiguousarray(x))).numpy()
         return self.gain * out
 
@@ -49,7 +50,7 @@ class Nonlinearity:
 
     def both(self, x: Array) -> tuple[Array, Array]:
         """Value and slope at ``x``."""
-        with torch.enable_grad(), torch.inference_mode(False), torch._C.DisableTorchFunction():
+        with torch.enable_grad(), torch.inference_mode(False), _torch.unseen_functions():
             at = torch.from_numpy(np.ascontiguousarray(x)).clone().requires_grad_()
             out = self.function(at)
             if not out.requires_grad:  # a constant function

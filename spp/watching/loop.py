@@ -12,6 +12,7 @@ from typing import Any
 import torch
 from torch import nn
 
+from spp import _torch
 from spp.capture.interception import RootCall, untraced
 from spp.capture.schedule import Schedule
 from spp.capture.state import patient_collector
@@ -107,7 +108,7 @@ class Loop:
     # -- the root's calls -------------------------------------------------------------------------------------------------
 
     def _called(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
-        if self._inside or torch._C._current_graph_task_id() >= 0:  # the latter is a checkpoint's recomputation
+        if self._inside or _torch.graph_task() >= 0:  # the latter is a checkpoint's recomputation
             return self._call.original(args, kwargs)
         self.forwards += 1
         training = self._root.training

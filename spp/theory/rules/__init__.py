@@ -28,6 +28,7 @@ import torch
 from torch import Tensor
 from torch.utils._pytree import tree_flatten, tree_map, tree_map_only
 
+from spp import _torch
 from spp.theory.moments_state import MomentsState
 
 Ints = tuple[int, ...]
@@ -130,7 +131,7 @@ def _followed(func: Any, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> An
     symbols = [leaf for leaf in tree_flatten((args, kwargs))[0] if isinstance(leaf, Symbol)]
     place = symbols[0].place
     # Without this, every attribute that is read below would come back here.
-    with torch._C.DisableTorchFunctionSubclass():
+    with _torch.unseen_by_subclasses():
         if func is Tensor.device.__get__:
             return place
         # Models that branch on is_meta skip their computation there, which is what is to be followed.
