@@ -42,9 +42,6 @@ unseen_by_subclasses: NoFunctions = _private("torch._C", "DisableTorchFunctionSu
 without_modes: NoFunctions = _private("torch.utils._python_dispatch", "_disable_current_modes", nullcontext)
 """A context in which dispatch modes do not see torch's operations."""
 
-current_mode: Callable[[], Any] = _private("torch.utils._python_dispatch", "_get_current_dispatch_mode", lambda: None)
-"""The innermost dispatch mode, or None."""
-
 function_modes: Callable[[], int] = _private("torch._C", "_len_torch_function_stack", lambda: 0)
 dispatch_modes: Callable[[], int] = _private("torch._C", "_len_torch_dispatch_stack", lambda: 0)
 """How many modes of either kind are active."""

@@ -12,7 +12,6 @@ NAMES = {
     "torch._C.DisableTorchFunction": "unseen_functions",
     "torch._C.DisableTorchFunctionSubclass": "unseen_by_subclasses",
     "torch.utils._python_dispatch._disable_current_modes": "without_modes",
-    "torch.utils._python_dispatch._get_current_dispatch_mode": "current_mode",
     "torch._C._len_torch_function_stack": "function_modes",
     "torch._C._len_torch_dispatch_stack": "dispatch_modes",
     "torch._C._is_any_autocast_enabled": "autocasting",

@@ -15,11 +15,10 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from spp import _torch
 from spp.capture.module_state import GENERATORS, ModuleState
 from spp.capture.tensor_state import TensorState
 from spp.errors import SppWarning
-
-from spp import _torch
 
 Restore = bool | Literal["all"]
 
