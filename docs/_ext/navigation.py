@@ -17,7 +17,7 @@ GROUPS = {
     "In use": ("rules", "watch", "training", "integrations", "studies", "theory"),
     "What is bundled": ("networks", "norms", "neuronwise"),
     "Reference": ("cli", "api", "statistics", "compatibility", "performance"),
-    "The project": ("comparison", "design", "contributing", "changes"),
+    "The project": ("comparison", "contributing", "changes", "dev/design", "dev/lab-notes", "dev/structure"),
 }
 """Pages by group, in order. A name without a page is left out: a group may be written down before its last page is."""
 

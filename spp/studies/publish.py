@@ -14,7 +14,7 @@ from typing import Any
 import pandas as pd
 import torch
 
-import spp
+from spp._version import __version__
 from spp.errors import StoreError
 from spp.frame.files import put_table, put_text
 from spp.studies.study import Claim, Results, Setup, Study, Verdict
@@ -73,7 +73,7 @@ def publish(study: Study, setup: Setup, results: Results, folder: Path) -> Publi
         "cells": len(results.cells),
         "seconds": sum(results.seconds.values()),
         "machine": f"{platform.machine()}, {os.cpu_count()} cores",
-        "versions": {"spp": spp.__version__, "torch": torch.__version__, "python": platform.python_version()},
+        "versions": {"spp": __version__, "torch": torch.__version__, "python": platform.python_version()},
     }
     write_json(folder / "verdicts.json", {**facts, "claims": [_told(*pair) for pair in verdicts.items()]})
     put_text(folder / "README.md", page(study, setup, verdicts, tables, captions, facts))
