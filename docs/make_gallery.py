@@ -1,7 +1,9 @@
-"""Make the gallery: every kind of figure for six networks, as pictures in ``docs/gallery`` and a page around them.
+"""Make the gallery: every kind of figure for six networks, as pictures in ``docs/gallery`` and a page around some of them.
 
 python docs/make_gallery.py               # all of it; a few minutes on one core
 python docs/make_gallery.py ffn gpt2      # some of the networks; the page is left as it is
+
+Git keeps the pictures of ``KEPT`` alone: all of them would be a quarter of the repository.
 
 The tests draw the same figures from smaller inputs and look for texts that overlap.
 """
@@ -30,8 +32,8 @@ KINDS = ("layers", "blocks", "compare", "evolution", "channels", "distribution",
 WIDTHS = {"blocks": "single", "distribution": "single", "channels": "single"}
 """Width of each kind's pictures; the others go over both columns."""
 
-PIXELS = {"single": 680, "double": 1360}
-"""Width of the pictures on the page, so that the folder stays small; files that a user saves have 300 dots per inch."""
+KEPT = ("effnet_b0-none",)
+"""Networks whose pictures are kept in the repository and shown on the page; the others are made by who wants to see them."""
 
 STEPS = (0, 1, 2, 4, 8)
 """Training steps of the evolution figures."""
@@ -244,15 +246,18 @@ def figures(network: Network) -> Iterator[tuple[str, SignalPlot]]:
 
 def page(captions: dict[str, dict[str, str]], titles: dict[str, str]) -> str:
     """The text of ``docs/gallery.md`` around the pictures."""
+    from pictures import PIXELS  # beside this file
+
     parts = [
-        '# Gallery\n\nEvery kind of figure for six networks, at the size that a page gives it: `style="paper"`, one or both '
-        "columns wide. The sentence under a picture is its `caption`. Made by `python docs/make_gallery.py`; "
+        '# Gallery\n\nEvery kind of figure, at the size that a page gives it: `style="paper"`, one or both '
+        "columns wide. The sentence under a picture is its `caption`. Made by `python docs/make_gallery.py`, which makes "
+        "the same figures of five further networks (`ffn`, `resnet50`, `effnet_b0-batch`, `deep2000`, `gpt2`) beside them; "
         "[figures.md](figures.md) says how to draw each.\n"
     ]
     for name, of_kind in captions.items():
         parts.append(f"## {titles[name]}\n")
         for kind, caption in of_kind.items():
-            width = PIXELS[WIDTHS.get(kind, "double")] * 5 // 8
+            width = PIXELS[WIDTHS.get(kind, "double")]
             parts.append(
                 f'### {titles[name]}: {kind}\n\n<img src="gallery/{name}-{kind}.png" width="{width}" alt="{kind}">\n'
             )
@@ -260,23 +265,10 @@ def page(captions: dict[str, dict[str, str]], titles: dict[str, str]) -> str:
     return "\n".join(parts)
 
 
-def _small_png(figure: SignalPlot, path: Path) -> None:
-    """Save a picture with 256 colours, at the size of the page."""
-    from PIL import Image
-
-    draft = path.with_suffix(".draft.png")
-    figure.save(draft)
-    with Image.open(draft) as picture:
-        wide = PIXELS["double" if picture.width > 1200 else "single"]
-        fitted = picture.convert("RGB").resize(
-            (wide, round(picture.height * wide / picture.width)), Image.Resampling.LANCZOS
-        )
-        fitted.quantize(256, method=Image.Quantize.FASTOCTREE, dither=Image.Dither.NONE).save(path, optimize=True)
-    draft.unlink()
-
-
 def main(wanted: list[str]) -> None:
     """Make the pictures of the networks ``wanted``, all of them where none is named, and then the page too."""
+    from pictures import small_png  # beside this file
+
     folder = HERE / "gallery"
     folder.mkdir(exist_ok=True)
     captions: dict[str, dict[str, str]] = {}
@@ -285,8 +277,11 @@ def main(wanted: list[str]) -> None:
         if wanted and name not in wanted:
             continue
         for kind, figure in figures(network):
-            _small_png(figure, folder / f"{name}-{kind}.png")
-            captions.setdefault(name, {})[kind] = figure.caption
+            target = folder / f"{name}-{kind}.png"
+            figure.save(target)
+            small_png(target, target)
+            if name in KEPT:
+                captions.setdefault(name, {})[kind] = figure.caption
             print(name, kind, flush=True)
     if not wanted:
         titles = {name: network.title for name, network in found.items()}

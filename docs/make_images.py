@@ -53,18 +53,11 @@ def commands(page: Path, heading: str) -> list[list[str]]:
     return [shlex.split(line) for line in re.findall(r"^    spp (.*)$", section, re.MULTILINE)]
 
 
-def keep(file: Path, target: Path | None = None) -> None:
-    """Put a figure into the folder of images, with a palette: half the size, and no colour off by more than can be seen.
+def keep(file: Path) -> None:
+    """Put a figure into the folder of images."""
+    from pictures import small_png  # beside this file
 
-    Args:
-        file: The figure.
-        target: The file to make of it, in place of one of the same name in that folder.
-    """
-    from PIL import Image
-
-    with Image.open(file) as image:
-        few = image.convert("RGB").quantize(256, Image.Quantize.MAXCOVERAGE, dither=Image.Dither.NONE)
-        few.save(target or IMAGES / file.name, optimize=True)
+    small_png(file, IMAGES / file.name)
 
 
 def main() -> None:

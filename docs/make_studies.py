@@ -26,7 +26,7 @@ TABLE = re.compile(r"(?<=<!-- verdicts -->\n).*?(?=<!-- end -->)", re.DOTALL)
 
 def adopt(folder: Path) -> None:
     """Take over the page, the figures and the verdicts of one study."""
-    from make_images import keep  # beside this file
+    from pictures import small_png  # beside this file
 
     facts = json.loads((folder / "verdicts.json").read_text(encoding="utf-8"))
     name = facts["study"]
@@ -34,7 +34,7 @@ def adopt(folder: Path) -> None:
     page = (folder / "README.md").read_text(encoding="utf-8")
     for figure in sorted(set(re.findall(r"\]\(([^)]+\.png)\)", page))):
         target = f"{name}-{figure}"
-        keep(folder / figure, PAGES / target)
+        small_png(folder / figure, PAGES / target)
         page = page.replace(f"]({figure})", f"]({target})")
     command = f"    spp study run {name}{' --quick' if facts['setup']['quick'] else ' --data DIR'}"
     title, _, rest = page.partition("\n")

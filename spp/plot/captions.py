@@ -40,7 +40,8 @@ def caption(run: Facts, grid: Grid, kind: str, step: int, drawn: str = "") -> st
 
 def by_depth(run: Facts, grid: Grid, place: str = "module") -> str:
     """Return which statistics of which signals stand over how many places, which are called ``place``."""
-    panels = [panel for row in grid for panel in row if ":" not in panel.statistic]  # those are derived ones
+    # a colon marks a statistic that was derived from another panel's
+    panels = [panel for row in grid for panel in row if ":" not in panel.statistic]
     statistics = listed(dict.fromkeys(_statistic(panel) for panel in panels))
     signals = listed(dict.fromkeys(_signal_phrase(panel.signal, run) for panel in panels if panel.signal))
     size = grid[0][0].size
@@ -73,6 +74,7 @@ def _opening(run: Facts, step: int, kind: str) -> str:
 
 def entries(run: Facts) -> str:
     """Return the facts as ``key=value`` pairs, sorted by key, for a file's metadata."""
+    # metadata of all formats are plain text, and facts such as versions are mappings
     flat: dict[str, object] = {}
     for key, value in run.items():
         flat |= {f"{key}.{inner}": v for inner, v in value.items()} if isinstance(value, Mapping) else {key: value}

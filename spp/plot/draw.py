@@ -284,6 +284,7 @@ def _scale_x(panel: Outcomes, axes: Axes) -> None:
 
 def _joined(panel: Points, axes: Axes, look: Look, *, background: bool) -> Line2D:
     """Join the first tensor of each position; the line breaks where none is finite, and on a log axis at exact zeros."""
+    # zeros to rounding are passed over: a break at each norm would leave no line
     keep = panel.first & (panel.shown | ~panel.zero | (np.abs(panel.y) < SMALLEST))
     (line,) = axes.plot(
         panel.x[keep],
@@ -412,6 +413,7 @@ def _draw_shades(panel: Curves, curve: Curve, look: Look, axes: Axes, drawn: Dra
         style: dict[str, Any] = {"color": look.colour, "alpha": shade.strength, "linewidth": 0}
         sides = _on_axis(panel, low), _on_axis(panel, high)
         drawn.shades.append(axes.fill_between(curve.x, *sides, zorder=1.5, **style))
+        # matplotlib's own legend entry would have the line's hue, which differs from row to row
         if shade.label:
             drawn.handles[shade.label] = Patch(label=shade.label, **style | _neutral(curve, look))
 
@@ -432,6 +434,7 @@ def _draw_line(panel: Curves, curve: Curve, look: Look, index: int, axes: Axes, 
         "markeredgecolor": "white",
         "markeredgewidth": 0.3,
     }
+    # later lines over earlier ones, all of them between the bands and the marks
     drawn.curves += axes.plot(curve.x, y, markevery=marked, zorder=2.5 + 0.1 * index, **style)
     plain = {"marker": "none"} if curve.look is None else {}
     drawn.handles[curve.label] = Line2D([], [], label=curve.label, **style | plain | _neutral(curve, look))

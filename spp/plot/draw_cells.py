@@ -52,6 +52,7 @@ ZERO_WIDTH, WIDTH = 0.9, 0.92
 def _draw_heat(panel: Heat, axes: Axes) -> Drawn:
     """Draw cells by their colour; the colour bar takes its place from ``axes``."""
     drawn = begun(panel, axes)
+    # cells hide the bands of the stages; white lines between them take their place
     for band in drawn.bands:
         band.remove()
     drawn.bands.clear()
@@ -102,6 +103,7 @@ def _norm(panel: Heat, values: FloatArray) -> Normalize:
     if panel.scale is Scale.LOG:
         return LogNorm(low, high)
     if panel.scale is Scale.SYMLOG:
+        # symmetric, so that zero has the middle colour
         end = max(-low, high)
         return SymLogNorm(panel.threshold, vmin=-end, vmax=end)
     return Normalize(min(low, 0.0), max(high, 0.0) or 1.0)
@@ -150,6 +152,7 @@ def _draw_bars(panel: Bars, axes: Axes) -> Drawn:
     low, high = 0.0, 1.12 * float(shown.max())
     if panel.scale is Scale.LOG:
         axes.set_yscale("log")
+        # a bar on a log axis needs a foot: half of the smallest one
         low, high = float(shown.min()) / 2, 3 * float(shown.max())
         axes.yaxis.set_major_locator(FixedLocator(decades(low, high)))
         axes.yaxis.set_minor_locator(NullLocator())

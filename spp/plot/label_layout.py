@@ -76,6 +76,7 @@ def _fit_places(panel: Outcomes, axes: Axes, labelled: bool) -> None:
         ticks = MaxNLocator(6, steps=[1, 2, 5, 10], integer=whole).tick_values(*axes.get_xlim())
         low, high = axes.get_xlim()
         axes.set_xticks([tick for tick in ticks if low <= tick <= high])
+        # matplotlib writes a true minus sign on the axes that it labels itself
         axes.set_xticklabels([f"{tick:g}".replace("-", "−") for tick in axes.get_xticks()])
     else:
         for stride in range(2, len(panel.places) + 2):
@@ -86,6 +87,7 @@ def _fit_places(panel: Outcomes, axes: Axes, labelled: bool) -> None:
 
 
 def _side_by_side(axes: Axes) -> bool:
+    # measured in pixels by the renderer, since letters differ in width
     boxes = [label.get_window_extent() for label in axes.get_xticklabels()]
     return all(one.x1 + 0.4 * one.height < other.x0 for one, other in pairwise(boxes))
 
@@ -110,7 +112,8 @@ def fit_stage_names(axes: Axes, panel: Panel) -> list[Text]:
         return list(texts.values())
     names = list(shortened(full))
     first = None
-    for _ in full:  # the first name that stands says what the numbers count, and ousts its neighbour
+    # the first name that stands says what the numbers count, and ousts its neighbour
+    for _ in full:
         for text in texts.values():
             text.remove()
         texts = _settled(axes, panel.stages, names, first)
@@ -138,6 +141,7 @@ def fit_text(text: Text, words: str, length: float) -> None:
 
 def _broken(line: str, characters: int) -> list[str]:
     def broken(width: int) -> list[str]:
+        # names of layers are no words: a break inside would make two of one
         return textwrap.wrap(line, max(width, 1), break_long_words=False, break_on_hyphens=False)
 
     best = broken(characters)
@@ -173,7 +177,8 @@ def spread(wanted: Sequence[float], gap: float) -> list[float]:
 
     Less ``gap`` times the rank, this is isotonic regression: neighbours out of order share the mean of their places.
     """
-    pools: list[tuple[float, int]] = []  # mean and number of members
+    # mean and number of members
+    pools: list[tuple[float, int]] = []
     for rank, place in enumerate(wanted):
         mean, count = place - rank * gap, 1
         while pools and pools[-1][0] >= mean:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import base64
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -67,8 +66,7 @@ class SignalPlot:
         self.panels: tuple[Panel, ...] = tuple(panel for row in grid for panel in row)
         self.caption = captions.caption(run, grid, kind, step, says)
         self._grid, self._style, self._width = grid, style, width
-        made = _make(grid, style_named(style), width, captions.heading(run, step))
-        self.figure_, self.axes_, self.artists_ = made.figure, made.axes, made.artists
+        self.figure_, self.axes_, self.artists_ = _make(grid, style_named(style), width, captions.heading(run, step))
 
     def save(self, path: str | Path, *, style: str | None = None, width: str | float | None = None) -> Path:
         """Write the figure to ``path`` and return that path; the suffix (png, pdf, svg or pgf) is the format.
@@ -89,6 +87,7 @@ class SignalPlot:
             raise InputError(
                 f"a figure is saved as {', '.join(FORMATS)}", received=f"the suffix {target.suffix!r}", where=str(path)
             )
+        # all of it before the file is opened: what fails leaves no half-written one
         content = self._rendered(form, style or self._style, self._width if width is None else width)
         try:
             target.write_bytes(content)
@@ -120,6 +119,7 @@ class SignalPlot:
         self, include: object = None, exclude: object = None
     ) -> tuple[dict[str, str], dict[str, Any]]:
         """What a notebook shows: the picture, sharp also on a dense screen, and the caption for those who cannot see it."""
+        # a notebook shows a picture pixel by pixel, half as large on a dense screen, unless told its size (96 to the inch)
         width, height = (round(96 * inches) for inches in self.figure_.get_size_inches())
         picture = base64.b64encode(self.png()).decode()
         return (
@@ -130,10 +130,11 @@ class SignalPlot:
     def _rendered(self, form: str, style: str, width: str | float) -> bytes:
         chosen = style_named(style)
         heading = captions.heading(self.run, self.step)
+        # fonts and line widths are fixed when artists are made, so that another style needs new ones
         if (style, width) == (self._style, self._width):
             figure = self.figure_
         else:
-            figure = _make(self._grid, chosen, width, heading).figure
+            figure, _, _ = _make(self._grid, chosen, width, heading)
         about = {
             "title": heading or "signal propagation plot",
             "caption": self.caption,
@@ -143,49 +144,54 @@ class SignalPlot:
             return rendered(figure, form, about)
 
 
-@dataclass(frozen=True, slots=True)
-class _Made:
-    figure: Figure
-    axes: tuple[Axes, ...]
-    artists: tuple[Drawn, ...]
-
-
-def _make(grid: Grid, style: Style, width: str | float, title: str) -> _Made:
+def _make(
+    grid: Grid, style: Style, width: str | float, title: str
+) -> tuple[Figure, tuple[Axes, ...], tuple[Drawn, ...]]:
     """Lay out, draw, let matplotlib settle the margins, then fit in what depends on the size."""
     inches = style.width(width)
     page = _arranged(grid, inches, style)
-    rows, columns = len(page), max(len(row) for row in page)
     with applied(style):
-        heights = [max(panel.height for panel in row) for row in page]
-        row = style.row * (HIGH if rows == 1 else 1.0 if sum(heights) < 3.9 else LOW)
-        notes = sum(max(len(panel.note.splitlines()) for panel in line) for line in page)
-        # a note mostly breaks into two lines
-        over = 2 * NOTE * notes * style.small / 72
-        figure = Figure(figsize=(inches, sum(heights) * row + style.font * 0.09 + over), layout="constrained")
-        figure.set_layout_engine("constrained", w_pad=0.03, h_pad=0.03, hspace=0.02, wspace=0.02)
-        cells = figure.add_gridspec(rows, columns, height_ratios=heights)
-        axes = {panel: figure.add_subplot(cells[r, c]) for r, row in enumerate(page) for c, panel in enumerate(row)}
+        figure, axes = _empty(page, inches, style)
         drawn = {panel: draw_panel(panel, ax) for panel, ax in axes.items()}
         _dress(page, axes, style)
         _legend(figure, tuple(drawn.values()), style, inches)
         if style.title and title:
-            heading = figure.suptitle(title, fontsize=style.font)
-            fit_text(heading, title, 0.98 * figure.bbox.width)
-        texts = [text for ax in axes.values() for text in (ax.title, ax.xaxis.label, ax.yaxis.label, *ax.texts)]
-        words = {text: text.get_text() for text in texts}
-        engine = figure.get_layout_engine()
-        assert engine is not None
-        # what is fitted in changes the margins, and margins change what fits
-        for _ in range(2):
-            engine.execute(figure)
-            _fit(page, axes, words)
-        engine.execute(figure)
-        # each later draw would lay the page out anew, without the texts' breaks being fitted to it
-        figure.set_layout_engine("none")
-        for panel in page[0]:
-            fit_stage_names(axes[panel], panel)
+            fit_text(figure.suptitle(title, fontsize=style.font), title, 0.98 * figure.bbox.width)
+        _settle(figure, page, axes)
     ordered = [panel for row in grid for panel in row]
-    return _Made(figure, tuple(axes[panel] for panel in ordered), tuple(drawn[panel] for panel in ordered))
+    return figure, tuple(axes[panel] for panel in ordered), tuple(drawn[panel] for panel in ordered)
+
+
+def _empty(page: Grid, inches: float, style: Style) -> tuple[Figure, dict[Panel, Axes]]:
+    """Make a figure as high as its panels and notes ask, with an Axes for each panel."""
+    heights = [max(panel.height for panel in row) for row in page]
+    row = style.row * (HIGH if len(page) == 1 else 1.0 if sum(heights) < 3.9 else LOW)
+    notes = sum(max(len(panel.note.splitlines()) for panel in line) for line in page)
+    # a note mostly breaks into two lines
+    over = 2 * NOTE * notes * style.small / 72
+    # without pyplot, which would choose a backend, hold the figure and show it
+    figure = Figure(figsize=(inches, sum(heights) * row + style.font * 0.09 + over))
+    # the one layout that leaves room for a legend outside of the axes
+    figure.set_layout_engine("constrained", w_pad=0.03, h_pad=0.03, hspace=0.02, wspace=0.02)
+    cells = figure.add_gridspec(len(page), max(len(row) for row in page), height_ratios=heights)
+    return figure, {panel: figure.add_subplot(cells[r, c]) for r, row in enumerate(page) for c, panel in enumerate(row)}
+
+
+def _settle(figure: Figure, page: Grid, axes: dict[Panel, Axes]) -> None:
+    """Let matplotlib lay the page out and fit texts and labels into it."""
+    texts = [text for ax in axes.values() for text in (ax.title, ax.xaxis.label, ax.yaxis.label, *ax.texts)]
+    words = {text: text.get_text() for text in texts}
+    engine = figure.get_layout_engine()
+    assert engine is not None
+    # what is fitted in changes the margins, and margins change what fits
+    for _ in range(2):
+        engine.execute(figure)
+        _fit(page, axes, words)
+    engine.execute(figure)
+    # each later draw would lay the page out anew, without the texts' breaks being fitted to it
+    figure.set_layout_engine("none")
+    for panel in page[0]:
+        fit_stage_names(axes[panel], panel)
 
 
 def _arranged(grid: Grid, inches: float, style: Style) -> Grid:
@@ -212,6 +218,7 @@ def _dress(page: Grid, axes: dict[Panel, Axes], style: Style) -> None:
                 ax.set_ylabel(ax.get_ylabel().partition("\n")[2])
             if r < len(page) - 1 or (len(row) > 2 and c != len(row) // 2):
                 ax.set_xlabel("")
+    # each column's labels on one line, however wide the numbers beside the axes are
     next(iter(axes.values())).get_figure(root=True).align_ylabels()  # type: ignore[union-attr]
 
 

@@ -105,6 +105,7 @@ class XAxis:
     ticks: tuple[Tick, ...] = ()
 
 
+# compared by identity: panels are keys of the page's Axes, and arrays have no truth value to compare by
 @dataclass(frozen=True, slots=True, eq=False, kw_only=True)
 class Panel:
     """What every form of panel tells the page.
@@ -334,7 +335,8 @@ class Limit:
 
     x: float
     label: str
-    kind: str  # "range" of an activation or "format" of numbers
+    # "range" of an activation or "format" of numbers
+    kind: str
 
 
 @dataclass(frozen=True, slots=True, eq=False, kw_only=True)
@@ -374,6 +376,7 @@ def choose_scale(y: FloatArray, zero: BoolArray) -> tuple[Scale, float]:
         return Scale.LINEAR, 0.0
     if (values > 0).all():
         return Scale.LOG, 0.0
+    # twelve decades on either side of zero are more than an axis has room for
     smallest = max(float(magnitudes.min()), float(magnitudes.max()) * 1e-12)
     return Scale.SYMLOG, float(10.0 ** np.floor(np.log10(smallest)))
 

@@ -93,6 +93,7 @@ def shared(arms: Sequence[Arm]) -> dict[str, object]:
 
 
 def _several(given: Any) -> list[Any]:
+    # a frame with its facts is a tuple too
     return list(given) if isinstance(given, list | tuple) and not isinstance(given, Beside) else [given]
 
 
@@ -102,6 +103,7 @@ def _read(given: Any) -> tuple[pd.DataFrame, Mapping[str, object]]:
     if isinstance(given, str | Path):
         tables, run = saved.read(given)
         return one_mode(tables["frame"]), run
+    # by its attributes: runs are made by a room above this one
     frame, facts = getattr(given, "frame", None), getattr(given, "run", None)
     if isinstance(frame, pd.DataFrame) and isinstance(facts, Mapping):
         return one_mode(frame), facts
@@ -114,7 +116,8 @@ def _labels(items: Sequence[Any], runs: Sequence[Mapping[str, object]]) -> list[
     keys = [key for key in TELLING if len({str(run.get(key)) for run in runs}) > 1]
     labels = [", ".join(_told(key, run.get(key)) for key in keys) or str(run.get("model") or "run") for run in runs]
     twins = [(label, str(run.get("seed"))) for label, run in zip(labels, runs, strict=True)]
-    return [  # where nothing tells two runs apart, not even the seed, they are called by where they come from
+    # where nothing tells two runs apart, not even the seed, they are called by where they come from
+    return [
         label if twins.count(twin) == 1 else _origin(item, index, label)
         for index, (label, twin, item) in enumerate(zip(labels, twins, items, strict=True))
     ]

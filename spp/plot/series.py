@@ -128,6 +128,7 @@ def innermost(rows: pd.DataFrame, figure: str = "", where: str = "frame") -> pd.
     Raises:
         InputError: No module ran.
     """
+    # depth is missing for parameters of modules that were never called
     ran = rows[rows[Column.DEPTH].notna()]
     containers = {""} if ran[Column.NAME].nunique() > 1 else set()
     for name in ran[Column.NAME].unique():
@@ -148,6 +149,7 @@ def rows_of(leaves: pd.DataFrame, signal: Signal) -> pd.DataFrame:
     rows = leaves[leaves[Column.SIGNAL] == signal]
     if signal in PARAMETERS:
         rows = rows[rows[Column.SHAPE].str.contains("x")]
+    # stable, so that the first output of a call stays the first
     return rows.sort_values(Column.DEPTH, kind="stable")
 
 
@@ -201,6 +203,7 @@ def align(leaves: Sequence[pd.DataFrame]) -> Aligned:
         leaves: For each network, the rows of its innermost modules (``innermost``).
     """
     keys = [keys_of(rows.drop_duplicates(Column.DEPTH).sort_values(Column.DEPTH)) for rows in leaves]
+    # its order is kept as it is, so that most layers of most networks stand where they were run
     longest = max(keys, key=len)
     known = set(longest)
     if all(sum(key in known for key in one) >= ENOUGH * len(one) for one in keys):
@@ -244,6 +247,7 @@ def merged_order(sequences: Sequence[Sequence[K]]) -> list[K]:
 
 def keys_of(rows: pd.DataFrame) -> list[Key]:
     """The call that each row belongs to."""
+    # text, since names are categories, whose codes differ from frame to frame
     return list(zip(rows[Column.NAME].astype(str), rows[Column.CALL].astype(int), strict=True))
 
 

@@ -45,7 +45,8 @@ def stages(names: Sequence[str], least: int = 2) -> tuple[Span, ...]:
     """
     if len(names) < 2:
         return ()
-    keys = [1] * len(names)  # how many leading components name the stage of each layer
+    # how many leading components name the stage of each layer
+    keys = [1] * len(names)
     for _ in range(4):
         runs = _runs([_prefix(name, count) for name, count in zip(names, keys, strict=True)])
         dominant = {run.name for run in runs if (run.stop - run.start) * 2 > len(names)}
@@ -77,6 +78,7 @@ def ticks(names: Sequence[str], labels: Sequence[str]) -> tuple[Tick, ...]:
         Tick((span.start + span.stop - 1) / 2, span.start, brief(span.name, shared), int(span.start not in size_of))
         for span in blocks(names)
     ]
+    # labels are dropped from the end of this list on where there is no room for all
     found.sort(key=lambda tick: (tick.level, -size_of.get(tick.start, 0), tick.start))
     return (*found, *(Tick(x, x, label, 2) for x, label in enumerate(labels)))
 
@@ -100,7 +102,8 @@ def shortened(names: Sequence[str]) -> tuple[str, ...]:
 
 
 def _common_start(names: Sequence[str]) -> str:
-    low, high = min(names), max(names)  # all others lie between them, letter by letter
+    # all others lie between them, letter by letter
+    low, high = min(names), max(names)
     return low[: next((i for i, (a, b) in enumerate(zip(low, high, strict=False)) if a != b), len(low))]
 
 
@@ -138,7 +141,8 @@ def _block(name: str, shared: str) -> str:
 
 def _merge_tiny(runs: list[Span]) -> list[Span]:
     sizes = sorted(run.stop - run.start for run in runs for _ in range(run.start, run.stop))
-    typical = sizes[len(sizes) // 2]  # the size of the run that the median layer is in
+    # the size of the run that the median layer is in
+    typical = sizes[len(sizes) // 2]
     large = [index for index, run in enumerate(runs) if run.stop - run.start > typical * TINY]
     first, last = large[0], large[-1]
     merged = [_joined(runs[:first], "stem")] if first else []

@@ -24,6 +24,7 @@ def tag(name: str, *children: str, **attributes: object) -> str:
 
 def text(value: object) -> str:
     """Return ``value`` as text that a browser shows as it is; what UTF-8 cannot write (a lone surrogate) is replaced."""
+    # names of modules may be any string, and a file is written in UTF-8
     return escape(str(value).encode("utf-8", "replace").decode("utf-8"))
 
 
@@ -39,5 +40,6 @@ def definitions(pairs: Iterable[tuple[str, str]]) -> str:
 
 def layer(name: object) -> str:
     """Return a button that shows the layer called ``name`` in the plot and in the table."""
+    # browsers break lines at spaces alone, and names of layers have none
     shown = text(name).replace(".", ".<wbr>") or "the model itself"
     return tag("button", shown, type="button", class_="layer", data_layer=name, title="Show this layer")

@@ -78,30 +78,31 @@ def axes(kind: str, request: Request) -> list[dict[str, Any]]:
         request: The tables, and which panels to ask for: one for each signal.
     """
     found = []
-    table = request.blocks if kind == "blocks" else request.frame
-    for step in measured_steps(table):
+    for step in measured_steps(request.blocks if kind == "blocks" else request.frame):
         try:
             grid = FIGURES[kind](replace(request, step=step)).grid
         except InputError:
-            continue  # parameters alone: no module ran
-        panels = cast("list[Points]", [row[0] for row in grid])
-        first = panels[0]
-        labels = {round(tick.x): tick.text for tick in first.ticks if tick.level == _ALL_LABELS}
-        found.append(
-            {
-                "step": step,
-                "rows": [int(row) for panel in panels for row in panel.rows],
-                "x": [int(x) for panel in panels for x in panel.x],
-                "names": [name for panel in panels for name in panel.names],
-                "families": [FAMILIES.index(family) for panel in panels for family in panel.families],
-                "labels": [labels[x] for x in range(first.size)],
-                "stages": [(span.name, span.start, span.stop) for span in first.stages],
-                "ticks": [(float(tick.x), tick.text) for tick in first.ticks if tick.level < _ALL_LABELS],
-                "transitions": [int(x) for x in first.transitions],
-                "missing": {str(panel.signal): panel.message for panel in panels if not len(panel.rows)},
-            }
-        )
+            # parameters alone: no module ran
+            continue
+        found.append(_axis(step, cast("list[Points]", [row[0] for row in grid])))
     return found
+
+
+def _axis(step: int, panels: list[Points]) -> dict[str, Any]:
+    first = panels[0]
+    labels = {round(tick.x): tick.text for tick in first.ticks if tick.level == _ALL_LABELS}
+    return {
+        "step": step,
+        "rows": [int(row) for panel in panels for row in panel.rows],
+        "x": [int(x) for panel in panels for x in panel.x],
+        "names": [name for panel in panels for name in panel.names],
+        "families": [FAMILIES.index(family) for panel in panels for family in panel.families],
+        "labels": [labels[x] for x in range(first.size)],
+        "stages": [(span.name, span.start, span.stop) for span in first.stages],
+        "ticks": [(float(tick.x), tick.text) for tick in first.ticks if tick.level < _ALL_LABELS],
+        "transitions": [int(x) for x in first.transitions],
+        "missing": {str(panel.signal): panel.message for panel in panels if not len(panel.rows)},
+    }
 
 
 def marks(findings: pd.DataFrame) -> list[dict[str, str]]:
@@ -127,12 +128,14 @@ def table(frame: pd.DataFrame, columns: Mapping[Any, Spec]) -> dict[str, Any]:
 
 def as_json(data: object) -> str:
     """Return ``data`` as compact JSON in ASCII that is safe inside a ``script`` element, whatever its strings hold."""
+    # a browser ends a script at "</script", also inside of a string, and NaN is no JSON
     text = json.dumps(data, separators=(",", ":"), allow_nan=False)
     return text.replace("<", "\\u003c").replace(">", "\\u003e").replace("&", "\\u0026")
 
 
 def _cells(column: pd.Series[Any], spec: Spec) -> dict[str, Any]:
     if spec.dtype in ("str", "category"):
+        # the categories of the frame have levels that do not occur
         codes, levels = pd.factorize(column.astype("str"))
         return {"kind": "text", **_folded("codes", [int(code) for code in codes]), "levels": [str(v) for v in levels]}
     kind = {"bool": "flag", "float64": "number"}.get(spec.dtype, "integer")
@@ -153,5 +156,6 @@ def _cell(value: Any, kind: str) -> float | int | str | None:
         return int(value)
     if math.isinf(value):
         return "inf" if value > 0 else "-inf"
+    # the digits of float64 would make the page twice as large
     short = float(f"{value:.{DIGITS}g}")
     return int(short) if short.is_integer() and abs(short) < 10**DIGITS else short

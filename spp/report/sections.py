@@ -119,6 +119,7 @@ def findings(table: pd.DataFrame | None, frame: pd.DataFrame) -> str:
 
 def _finding(row: Mapping[Any, Any]) -> str:
     severity, rule = Severity(row[FindingColumn.SEVERITY]), str(row[FindingColumn.RULE])
+    # a run may hold findings of a rule that is not registered here
     described = RULES[rule].description if rule in RULES else None
     name = tag("code", text(rule), class_="rule", title=described)
     where = layer(row[FindingColumn.NAME]) if row[FindingColumn.NAME] else "whole network"
@@ -169,6 +170,7 @@ def not_measured(unmeasured: pd.DataFrame) -> str:
     keys = [UnmeasuredColumn.REASON, UnmeasuredColumn.SIGNAL]
     entries = []
     for (reason, signal), rows in unmeasured.groupby(keys, sort=False, observed=True):
+        # a module has a row for each call and output
         names = list(dict.fromkeys(rows[UnmeasuredColumn.NAME].astype(str)))
         more = f" and {len(names) - MOST_NAMES:,} more" if len(names) > MOST_NAMES else ""
         what = Signal(str(signal)).replace("_", " ") if len(rows) == 1 else PLURAL[Signal(str(signal))]

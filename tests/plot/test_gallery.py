@@ -82,11 +82,21 @@ def test_the_check_can_fail(gallery: ModuleType) -> None:
     assert isinstance(axes.patch, Rectangle)
 
 
-def test_the_page_shows_every_picture_that_was_made() -> None:
+def test_the_page_shows_every_picture_that_is_kept(gallery: ModuleType) -> None:
     page = (DOCS / "gallery.md").read_text()
     shown = set(re.findall(r'src="gallery/([^"]+)"', page))
-    assert shown == {path.name for path in (DOCS / "gallery").glob("*.png")}
-    for name in NAMES:
+    kept = [path for name in gallery.KEPT for path in (DOCS / "gallery").glob(f"{name}-*.png")]
+    assert shown == {path.name for path in kept}
+    for name in gallery.KEPT:
         assert {
             f"{name}-{kind}.png" for kind in ("layers", "compare", "evolution", "channels", "distribution")
         } <= shown
+
+
+def test_the_pictures_of_all_pages_are_small() -> None:
+    sizes = {
+        path: path.stat().st_size
+        for folder in ("gallery", "images", "studies")
+        for path in (DOCS / folder).glob("*.png")
+    }
+    assert sizes and max(sizes.values()) <= 60_000

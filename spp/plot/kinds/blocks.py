@@ -55,6 +55,7 @@ def _axis(rows: pd.DataFrame) -> tuple[tuple[str, ...], XAxis]:
     several = names.duplicated(keep=False).to_numpy()
     count = rows.groupby(names.to_numpy()).cumcount().to_numpy() + 1
     labels = tuple(f"{name} #{k}" if many else name for name, k, many in zip(names, count, several, strict=True))
+    # stages are read off the names of layers, and a block is named like a module that holds some
     bands = stages([f"{name}.merge" for name in names], least=1)
     starts = {span.start for span in bands} or {0}
     ticks = [Tick(x, x, label, level) for x, label in enumerate(labels) for level in (2, 0 if x in starts else 1)]
@@ -64,7 +65,8 @@ def _axis(rows: pd.DataFrame) -> tuple[tuple[str, ...], XAxis]:
 def _panel(rows: pd.DataFrame, signal: Signal, statistic: str, labels: tuple[str, ...], axis: XAxis) -> Points:
     short, columns = DRAWN[statistic]
     y = rows[columns[signal]].to_numpy(dtype=np.float64)
-    share = rows[DRAWN["acsm"][1][signal]] + rows[DRAWN["acv"][1][signal]]  # the mean square after the merge
+    # the mean square after the merge
+    share = rows[DRAWN["acsm"][1][signal]] + rows[DRAWN["acv"][1][signal]]
     zero = zeros(y, None if statistic == "branch_acv" else share.to_numpy(dtype=np.float64))
     scale, threshold = choose_scale(y, zero)
     full = BLOCK_COLUMNS[columns[Signal.ACTIVATION]].label

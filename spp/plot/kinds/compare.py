@@ -203,6 +203,7 @@ def _difference(panel: Curves, axis: Aligned) -> Curves:
     first, *others = lines
     curves = tuple(compared(first, other, ratio=ratio) for other in others) if not panel.message else ()
     scale, threshold = scale_of("difference", curves)
+    # ratios of 0.3 and 3 are equally far from one, which a linear axis does not show
     if ratio and scale is Scale.LINEAR:
         scale = _ratio_scale(curves)
     notes = [str(divergence(first, other, ratio=ratio)) for other in others] if curves else []

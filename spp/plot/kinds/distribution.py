@@ -107,6 +107,7 @@ def _panel(rows: pd.DataFrame, exponents: pd.DataFrame, name: str, signal: Signa
         & (exponents[ExponentColumn.CALL] == row[Column.CALL])
         & (exponents[ExponentColumn.OUTPUT] == row[Column.OUTPUT])
     ]
+    # exponents count what is finite and not zero
     zeros = finite - int(counted[ExponentColumn.COUNT].sum())
     powers = counted[ExponentColumn.EXPONENT].to_numpy(dtype=np.int64)
     signs = counted[ExponentColumn.SIGN].to_numpy(dtype=np.int64)
@@ -139,6 +140,7 @@ def place(value: float, low: int) -> float:
 
     Magnitudes below 2^low stand at the end of the strip that belongs to zero.
     """
+    # np.log2 of zero is minus infinity, and powers below the smallest have no place of their own
     magnitude = abs(value)
     if magnitude < 2.0**low:
         return 0.0 if value == 0 else float(np.copysign(1.0, value))

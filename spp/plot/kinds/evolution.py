@@ -70,6 +70,7 @@ def evolution(request: Request) -> Drawing:
     lines = _lines([frame], request.steps)
     leaves = innermost(frame, "the evolution figure")
     axis = align([leaves[leaves[Column.STEP] == step] for step in measured])
+    # a layer may be missing from some steps, but stands at one place in all of them
     places = {key: place for one in axis.places for key, place in one.items()}
     grid: list[tuple[Panel, ...]] = []
     for statistic in statistics:

@@ -74,28 +74,24 @@ def outcomes(
     if scale is Scale.LOG and (table[y] < 0).any():
         raise InputError("a log axis is for numbers that are not negative", received=f"{table[y].min():g}", where=y)
     places = _places(table[x], axis)
+    common = {
+        "statistic": y,
+        "x_axis": XAxis(f"{_words(xlabel or x)}{SUFFIX[Scale.LOG] if axis is Axis.LOG else ''}", len(places)),
+        "ylabel": f"{ylabel or _words(y)}{SUFFIX[scale]}",
+        "scale": scale,
+        "baseline": chance,
+        "level": "" if chance is None else f"chance ({chance:g})",
+        "room": _room(table[y], scale),
+        "axis": axis,
+        "places": tuple((place, name) for name, place in places.values()),
+    }
     made = []
     for sheet, own in sheets.items():
         curves = []
         for look, line in enumerate(lines):
             rows = own if by is None else own[own[by] == line]
             curves.append(_curve(rows, x, y, y if line is None else str(line), look, places))
-        made.append(
-            Outcomes(
-                statistic=y,
-                x_axis=XAxis(f"{_words(xlabel or x)}{SUFFIX[Scale.LOG] if axis is Axis.LOG else ''}", len(places)),
-                note="" if sheet is None else str(sheet),
-                ylabel=f"{ylabel or _words(y)}{SUFFIX[scale]}",
-                message="" if any(np.isfinite(curve.y).any() for curve in curves) else "no finite result",
-                curves=tuple(curve for curve in curves if len(curve.x)),
-                scale=scale,
-                baseline=chance,
-                level="" if chance is None else f"chance ({chance:g})",
-                room=_room(table[y], scale),
-                axis=axis,
-                places=tuple((place, name) for name, place in places.values()),
-            )
-        )
+        made.append(_panel(curves, "" if sheet is None else str(sheet), common))
     row = 2 if len(made) == 4 else IN_A_ROW
     grid = tuple(tuple(made[first : first + row]) for first in range(0, len(made), row))
     return Drawing(grid, says=_says(table, made, x, y, by, panels)).plot("outcomes", run or {}, style, width)
@@ -121,6 +117,12 @@ def _parts(table: pd.DataFrame, column: str | None, most: int, what: str) -> dic
     if len(found) > most:
         raise InputError(f"at most {most} {what} can be told apart in one figure", received=str(len(found)))
     return found
+
+
+def _panel(curves: Sequence[Curve], note: str, common: Mapping[str, Any]) -> Outcomes:
+    message = "" if any(np.isfinite(curve.y).any() for curve in curves) else "no finite result"
+    # a line of which this panel has no run has no place in its legend either
+    return Outcomes(note=note, message=message, curves=tuple(curve for curve in curves if len(curve.x)), **common)
 
 
 def _says(

@@ -86,6 +86,7 @@ def _predicted(drawn: pd.DataFrame, leaves: pd.DataFrame, column: Column) -> Flo
     """A column's numbers at the rows that are drawn, else at the activation of the same call."""
     if column not in leaves:
         return np.full(len(drawn), np.nan)
+    # predictions of gradients stand on their own rows or, of a frame without gradients, on those of activations
     own = drawn[column].to_numpy(dtype=np.float64)
     activations = rows_of(leaves, Signal.ACTIVATION).drop_duplicates(Column.DEPTH).set_index(Column.DEPTH)
     there = activations[column].reindex(drawn[Column.DEPTH]).to_numpy(dtype=np.float64)
@@ -95,6 +96,7 @@ def _predicted(drawn: pd.DataFrame, leaves: pd.DataFrame, column: Column) -> Flo
 def _farthest(measured: Curve, predicted: Curve) -> str:
     """Measured over predicted, at the layer where they are farthest apart."""
     use = np.isfinite(measured.y) & np.isfinite(predicted.y) & ~measured.zero & ~predicted.zero
+    # a ratio is asked for, and its logarithm
     use &= (measured.y > 0) & (predicted.y > 0)
     if not use.any():
         return ""
