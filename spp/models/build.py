@@ -210,11 +210,13 @@ def _config_of(model: nn.Module) -> Config:
 
 
 def _initialized(row: Config, network: Callable[[Any], nn.Module]) -> nn.Module:
+    # once the whole network is there: an init may look at all of it, as fixup counts the branches
     model = initialize_(network(row), row.init)
     if row.head_init is not None:
         initialize_(model.get_submodule("head"), row.head_init)
     if isinstance(row, ConvConfig) and row.zero_gamma:
         zero_gamma_(model)
+    # last, since the layers are to keep the weights that were drawn
     if row.norm == NEURONWISE:
         neuronwise_(model, **dict(row.norm_options))
     return model

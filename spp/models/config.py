@@ -39,6 +39,7 @@ class Config:
     """
 
     name: str
+    # prose is no setting: a row with another description is still the same configuration
     description: str = field(compare=False)
     input_shape: tuple[int, ...] = (3, 224, 224)
     num_classes: int = 1000
@@ -63,6 +64,7 @@ class Config:
             INITS.row(self.head_init)
         if self.gain is not None:
             GAINS.row(self.gain)
+        # frozen dataclasses take a value in __post_init__ this way alone
         object.__setattr__(self, "norm_options", self._pairs("norm_options"))
         check_norm_options(self.norm, dict(self.norm_options))
         if self.norm_options and NORMS.row(self.norm).weights is None:
@@ -112,6 +114,7 @@ class Config:
     def _pairs(self, key: str) -> tuple[tuple[str, Any], ...]:
         value = getattr(self, key)
         try:
+            # pairs, since a configuration is compared and hashed
             return tuple(sorted(dict(value).items()))
         except (TypeError, ValueError) as error:
             raise self._error(f"{key} is a mapping from option to value", received=repr(value)) from error
@@ -189,6 +192,7 @@ class ConvConfig(Config):
 
     def change(self, **changes: Any) -> Self:
         """This row with some fields changed; a new ``residual`` brings the norm and the init that belong to it."""
+        # only where the rule is another: naming the present one again changes nothing
         rule = changes.get("residual", self.residual)
         if rule != self.residual:
             changes.setdefault("residual_options", ())

@@ -78,6 +78,7 @@ class EfficientNetConfig(ConvConfig):
     def scale_channels(self, channels: int) -> int:
         """``channels`` times the width, rounded to a multiple of 8 that is not more than 10 % smaller."""
         wanted = channels * self.width_multiplier
+        # the reference code's rule, which decides the published parameter counts
         rounded = max(8, int(wanted + 4) // 8 * 8)
         return rounded + 8 if rounded < 0.9 * wanted else rounded
 
@@ -130,6 +131,7 @@ class MBConv(ResidualBlock):
         layers["project"] = parts.make_conv(width, outputs, 1)
         layers["project_norm"] = parts.make_norm(outputs, activated=False)
         self.pre_act = parts.make_act(after_norm=False) if preactivation else None
+        # added in the order of the forward pass, in which inits draw
         self.layers = tuple(name for name, layer in layers.items() if layer is not None)
         for name in self.layers:
             self.add_module(name, layers[name])
@@ -143,6 +145,7 @@ class MBConv(ResidualBlock):
         """``(N, inputs, H, W)`` to ``(N, outputs, H / stride, W / stride)``."""
         out: Tensor = x if self.pre_act is None else self.pre_act(x)
         out = out if self.beta == 1 else out * (1 / self.beta)
+        # by name and not by children(), among which pre_act is too
         for name in self.layers:
             out = getattr(self, name)(out)
         if self.merges:
@@ -176,11 +179,13 @@ class EfficientNet(Chain):
                 member = MBConv(
                     parts, channels, stage, outputs, stride=stride, preactivation=config.preactivation, beta=beta
                 )
+                # a block that changes width or size has no skip at all, not even a projection
                 if stride == 1 and channels == outputs:
                     rate = config.drop_path * index / blocks
                     member.set_residual(config.residual, outputs, options=options, drop_rate=rate)
                     expected.identity_skip()
                 else:
+                    # the thesis scales by alpha here too, and its variance falls to alpha^2
                     expected.no_skip()
                 members.append(member)
                 channels, index = outputs, index + 1

@@ -86,6 +86,7 @@ class Layer(Chain):
         self.linear = parts.make_linear(inputs, outputs)
         self.norm = parts.make_norm(outputs)
         self.act = parts.make_act()
+        # no child at rate 0, so that a trace has no row for a layer that does nothing
         if dropout:
             self.dropout = parts.make_dropout(dropout)
 

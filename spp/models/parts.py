@@ -63,6 +63,7 @@ class Parts:
     def make_norm(self, channels: int, *, activated: bool = True) -> nn.Module:
         """The norm for ``channels``; ``activated`` says whether ``make_act`` follows directly."""
         config = self.config
+        # options are the configuration's norm's: they mean nothing to another, and those of rules go to the convolutions
         own = self._norm == config.norm and NORMS[config.norm].weights is None
         return make_norm(
             self._norm,
@@ -76,6 +77,7 @@ class Parts:
 
     def make_act(self, *, after_norm: bool = True) -> nn.Module:
         """A fresh activation; directly behind a norm that brings its own, an identity."""
+        # an identity and not None: the place keeps its name in state dicts and traces
         if after_norm and NORMS[self._norm].activates:
             return nn.Identity()
         return make_activation(self.config.activation, self.config.activation_gain)
@@ -85,6 +87,7 @@ class Parts:
         config = self.config
         if not isinstance(config, ConvConfig) or config.se == "none" or not config.se_ratio:
             return None
+        # EfficientNet counts from the block's input, not from the expanded width
         squeezed = max(1, int(block_channels * config.se_ratio))
         return SqueezeExcite(channels, squeezed, config.activation, scale=config.se, weight_norm=config.se_weight_norm)
 
@@ -129,6 +132,7 @@ class Stem(Chain):
     ) -> None:
         super().__init__()
         self.conv = parts.make_conv(inputs, outputs, kernel, stride=stride)
+        # children are called in the order in which they are added
         if activated:
             self.norm = parts.make_norm(outputs)
             self.act = parts.make_act()
@@ -152,6 +156,7 @@ class Head(Chain):
         super().__init__()
         self.pool = nn.AdaptiveAvgPool2d(1)
         self.flatten = nn.Flatten()
+        # left out at rate 0, so that a trace has no row for a layer that does nothing
         drop = parts.make_dropout(dropout)
         if drop is not None:
             self.dropout = drop

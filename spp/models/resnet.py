@@ -58,6 +58,7 @@ class ResNetConfig(ConvConfig):
     shortcut: str = "projection"
     order: str = "norm_act"
 
+    # it chooses the class of the network, so it is not to be changed by an argument of build
     fixed = ConvConfig.fixed | {"preactivation"}
 
     def __post_init__(self) -> None:
@@ -191,6 +192,7 @@ class Projection(Chain):
 
     def __init__(self, parts: Parts, inputs: int, outputs: int, stride: int) -> None:
         super().__init__()
+        # where only the width changes there is nothing to pool
         pooled = stride > 1 and _config(parts).shortcut == "pool"
         if pooled:
             self.pool = _pool(stride)
@@ -221,6 +223,7 @@ def _config(parts: Parts) -> ResNetConfig:
 
 def _pool(stride: int) -> nn.Module:
     """Average pooling over the pixels that a stride would choose from."""
+    # as a stride does, ceil_mode keeps the last row of a map with an odd side, and padding is not counted
     return nn.AvgPool2d(stride, stride, ceil_mode=True, count_include_pad=False)
 
 
@@ -249,12 +252,14 @@ class PreBlock(ResidualBlock):
 
     def activated(self, norm: nn.Module, act: nn.Module, x: Tensor) -> Tensor:
         """``act(norm(x))``, or ``norm(act(x))`` where the norm stands last."""
+        # no module of its own: rows of a trace keep the names norm1 and act1
         out: Tensor = norm(act(x)) if self.norm_last else act(norm(x))
         return out
 
     def entered(self, x: Tensor) -> tuple[Tensor, Tensor]:
         """The block's input, activated and divided by its expected spread, and what its skip is."""
         out = self.activated(self.norm1, self.act1, x)
+        # the projection sees the divided input too: its variance is 1 again
         out = out if self.beta == 1 else out * (1 / self.beta)
         return out, x if self.shortcut is None else self.shortcut(out)
 

@@ -182,6 +182,7 @@ def _efficientnets() -> list[EfficientNetConfig]:
         )
         for number, (width, depth_multiplier, side, dropout) in EFFICIENTNETS.items()
     ]
+    # the thesis' arms are all of B0
     b0 = rows[0]
     arms = [
         replace(b0, name=f"{b0.name}_{arm}", description=f"EfficientNet-B0, {description}", **fields)

@@ -165,4 +165,5 @@ def make_activation(name: str, scale: str | float = "none") -> nn.Module:
     """
     factor = gain(name, scale) if isinstance(scale, str) else scale
     row = ACTIVATIONS.row(name)
+    # a gain of 1 to the twelve digits that gains are computed to is none
     return row.make() if abs(factor - 1) < 1e-12 else ScaledActivation(name, factor)

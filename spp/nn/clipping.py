@@ -55,6 +55,7 @@ def clip_grad_agc_(
 
 
 def _unit_norm(x: Tensor) -> Tensor:
+    # squares of float16 numbers overflow beyond 255
     wide = x.float() if x.dtype in (torch.float16, torch.bfloat16) else x
     axes = tuple(range(1, x.ndim)) if x.ndim > 1 else None
     norm: Tensor = torch.linalg.vector_norm(wide, dim=axes, keepdim=True)

@@ -107,6 +107,7 @@ def normal_nodes(kinks: Iterable[float] = (), *, widest: float = WIDEST) -> tupl
         widest: Width of the widest panel.
     """
     ends = sorted({-REACH, REACH, *(kink for kink in kinks if abs(kink) < REACH)})
+    # A panel ends at each kink: Gauss-Legendre converges fast on smooth pieces only.
     edges = np.concatenate([np.linspace(a, b, max(2, int(np.ceil((b - a) / widest)) + 1)) for a, b in pairwise(ends)])
     nodes, weights = np.polynomial.legendre.leggauss(NODES)
     half, middle = np.diff(edges) / 2, (edges[1:] + edges[:-1]) / 2
@@ -130,6 +131,7 @@ def gain_of(function: Callable[[Tensor], Tensor], kind: str, *, kinks: Iterable[
     if row.kept is None:
         return 1.0
     kept = row.kept(*moments(function, kinks=kinks))
+    # also where it is NaN
     if not kept > 1e-12:
         raise InputError(f"gain {kind!r} needs an activation that passes a signal on", received=f"{kept:g} of it")
     return float(kept**-0.5)

@@ -266,6 +266,7 @@ def zero_gamma_(model: M) -> M:
     for name, block in _blocks(model, "zero-gamma needs a network with").items():
         norm = block.get_submodule(block.branch_norm) if block.branch_norm else None
         scale = getattr(norm, "weight", None)
+        # where the weights are standardized, the gain of the last convolution is the branch's scale
         if scale is None:
             scale = getattr(block.get_submodule(block.branch[-1]), "gain", None)
         if scale is None:
@@ -331,6 +332,7 @@ def lsuv_(
     if orthogonal:
         initialize_(model, "orthogonal")
     done: dict[str, LayerVariance] = {}
+    # in training mode the pass moves BatchNorm's statistics
     kept = [(buffer, buffer.clone()) for buffer in model.buffers()]
     with ExitStack() as stack:
         for name, layer in model.named_modules():
@@ -356,6 +358,7 @@ class _Rescale:
     steps: int
 
     def __call__(self, layer: nn.Module, args: Any, kwargs: Any, output: Tensor) -> Tensor:
+        # a layer that runs several times is set at its first call
         if self.name in self.done:
             return output
         gain = getattr(layer, "gain", None)
@@ -364,6 +367,7 @@ class _Rescale:
         step = 0
         while abs(variance - 1) >= self.tolerance and step < self.steps:
             scaled.div_(variance**0.5)
+            # forward and not a call, which would come here again
             output = layer.forward(*args, **kwargs)
             variance, step = self._variance(output), step + 1
         self.done[self.name] = LayerVariance(before, variance, step)

@@ -444,6 +444,7 @@ class EvoNormB0(_Channelwise):
         if self.training and x.numel():
             var = functional.batch_moments(_needs_a_batch(self, x))[1]
             n = x.numel() // x.shape[1]
+            # running statistics are unbiased, as BatchNorm's are
             with torch.no_grad():
                 self.running_var.lerp_((var * (n / (n - 1))).to(self.running_var.dtype), self.momentum)
         return functional.evo_norm_b0(x, var, self.v, self.weight, self.bias, eps=self.eps)

@@ -76,7 +76,8 @@ def recognize(module: nn.Module) -> Recognized | str | None:
     if known is not None or not norm:
         return known
     if any(name not in FUSED for name, _ in module.named_children()):
-        return None  # a block with a norm in its name; its parts are looked at one by one
+        # a block with a norm in its name; its parts are looked at one by one
+        return None
     return _by_trial(module)
 
 
@@ -180,6 +181,7 @@ def _computes(module: nn.Module, channels: int, last: bool, scale: Tensor | None
             m.training = training
     if not isinstance(out, Tensor) or out.shape != given.shape:
         return False
+    # half precision keeps three digits; a wrong formula is off by tens of percent
     tolerance = 2e-2 if like.dtype in (torch.float16, torch.bfloat16) else 1e-3
     wide = x.double()
     factor = None if scale is None else scale.detach().double()

@@ -145,6 +145,7 @@ def replace_norm(model: nn.Module, name: str, **options: Any) -> Replacement:
             continue
         new[id(module)], swap = outcome
         replaced.append(swap)
+    # Replaced last, and by identity: named_modules gives a shared module once, and its second place is to have the same layer.
     notes = _keep_off_the_fast_path(model, new)
     for parent in list(model.modules()):
         for key, child in parent._modules.items():
@@ -175,6 +176,7 @@ def _swap(
             **_own_epsilon(module, row),
             **options,
         )
+        # the old norm does not say its number of axes, and torch's BatchNorm1d refuses maps
         if isinstance(layer, nn.BatchNorm1d) and not isinstance(module, nn.BatchNorm1d):
             layer = ChannelsFirst(layer)
     kept, lost = _take_over(layer, found, module)
@@ -203,6 +205,7 @@ def _take_over(layer: nn.Module, found: Recognized, module: nn.Module) -> tuple[
         if value is None:
             continue
         if isinstance(getattr(target, key, None), nn.Parameter):
+            # a frozen norm's scale is a buffer, which stays untrained as a parameter without gradient
             frozen = not isinstance(value, nn.Parameter)
             setattr(target, key, nn.Parameter(value.clone(), requires_grad=False) if frozen else value)
             kept.append(key)
@@ -211,6 +214,7 @@ def _take_over(layer: nn.Module, found: Recognized, module: nn.Module) -> tuple[
     if found.running is not None and isinstance(getattr(target, "running_mean", None), Tensor):
         mean, var = found.running
         target.get_buffer("running_mean").data = mean.clone()
+        # its running scale is a mean of standard deviations, as in the paper
         if isinstance(target, BatchRenorm):
             target.running_std.data = (var + target.eps).sqrt()
         else:
@@ -246,7 +250,8 @@ def _standardize(
         return "its class is not one of torch's plain convolutions"
     if conv.weight[0].numel() == 1 and WEIGHT_NORMS[rule].centred:
         return "each output has a single input, which centring would make zero"
-    with torch.device("meta"):  # its tensors are the old layer's
+    # nothing is allocated or drawn: its tensors are the old layer's
+    with torch.device("meta"):
         layer = cls(
             conv.in_channels,
             conv.out_channels,
@@ -273,6 +278,7 @@ def _keep_off_the_fast_path(model: nn.Module, new: dict[int, nn.Module]) -> tupl
     changed = 0
     for layer in model.modules():
         if isinstance(layer, nn.TransformerEncoderLayer) and {id(layer.norm1), id(layer.norm2)} & set(new):
+            # 0 is torch's own mark for an activation that the fused kernel does not have (torch 2.13)
             layer.activation_relu_or_gelu = 0
             changed += 1
     return (f"fused evaluation switched off in {changed} TransformerEncoderLayer",) if changed else ()

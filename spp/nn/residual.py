@@ -127,6 +127,7 @@ def check_residual_options(name: str, options: Mapping[str, Any]) -> dict[str, f
     for key, value in options.items():
         if key not in defaults:
             raise UnknownNameError("option", key, defaults, where=where)
+        # True is an int to Python, and nobody means it as 1
         if isinstance(value, bool) or not isinstance(value, int | float) or not abs(value) < float("inf"):
             raise InputError(f"option {key!r} is a finite number", received=repr(value), where=where)
     return {**defaults, **options}
@@ -249,6 +250,7 @@ class ResidualBlock(nn.Module):
         self.residual_options = check_residual_options(rule, options or {})
         for name, value in row.parameters(channels, self.residual_options).items():
             self.register_parameter(name, nn.Parameter(value))
+        # one before and one behind each layer, but for the ends, which bias_in and bias_out are
         if row.biased:
             self.biases = nn.Parameter(torch.zeros(2 * len(self.branch) - 2))
 
@@ -268,6 +270,7 @@ class ResidualBlock(nn.Module):
     def weigh_branch(self, x: Tensor) -> Tensor:
         """The branch as it is added: dropped, then weighted."""
         row = RESIDUALS[self.rule]
+        # Dropped before it is scaled, as in Brock et al.'s code.
         x = functional.stochastic_depth(x, self.drop_rate, training=self.training, rescale=row.rescales)
         weight = row.weights(self, self.residual_options)[0]
         x = x if weight is None else x * weight

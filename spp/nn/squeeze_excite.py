@@ -77,6 +77,7 @@ class SqueezeExcite(nn.Module):
         apply = SE_SCALINGS.row(scale).apply
         if apply is None:
             raise UnknownNameError("gate", scale, [name for name, row in SE_SCALINGS.items() if row.apply is not None])
+        # not "apply", which would hide nn.Module's method of that name
         self.scale, self.apply_gate = scale, apply
         self.pool = nn.AdaptiveAvgPool2d(1)
         self.reduce = _map(channels, squeezed, weight_norm)

@@ -122,6 +122,7 @@ class _Standardized(nn.Module):
         if gain and not row.gain:
             fit = ", ".join(name for name, other in WEIGHT_NORMS.items() if other.gain)
             raise InputError(f"weight norm {rule!r} has no gain", remedy=f"Rules with a gain: {fit}.")
+        # by name, so that layers can be pickled although rules are lambdas
         self.rule, self.options = rule, dict(options or {})
         wanted = row.gain if gain is None else gain
         self.gain = nn.Parameter(self.weight.detach().new_ones(len(self.weight))) if wanted else None

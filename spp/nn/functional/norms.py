@@ -183,6 +183,7 @@ def batch_renorm(
     """
     (mean, std), (running_mean, running_std) = batch, running
     bound_r, bound_d = (torch.as_tensor(value, dtype=std.dtype, device=std.device) for value in (r_max, d_max))
+    # constants for the gradient, as the paper has them
     r = (std.detach() / running_std).clamp(bound_r.reciprocal(), bound_r)
     d = ((mean.detach() - running_mean) / running_std).clamp(-bound_d, bound_d)
     normalized = (x - per_channel(mean, x)) * per_channel(r / std, x) + per_channel(d, x)

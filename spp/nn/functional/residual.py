@@ -17,6 +17,7 @@ def stochastic_depth(x: Tensor, rate: float, *, training: bool, rescale: bool = 
         training: Whether to drop at all; if not, ``x`` itself is returned.
         rescale: Whether kept samples are scaled; the NF-ResNets of Brock et al. (2021) leave them as they are.
     """
+    # nothing is drawn at rate 0, so that the random state stays
     if not training or rate == 0:
         return x
     keep = 1 - rate

@@ -80,6 +80,7 @@ def centred_normalized_weight(weight: Tensor, gain: Tensor | None = None) -> Ten
         weight: ``(C_out, C_in / groups, *kernel)``.
         gain: ``(C_out,)`` or None for 1.
     """
+    # a floor of 0 would divide constant rows by zero
     return scaled_standardized_weight(weight, gain, floor=torch.finfo(wide(weight).dtype).tiny)
 
 

@@ -184,7 +184,8 @@ def followers(model: nn.Module, layers: Mapping[str, nn.Module], batch: Any) -> 
     else:
         try:
             uses, never = _in_graph(model, _Tracer().trace(model)), "was not met in symbolic tracing"
-        except Exception as error:  # whatever a model's own code raises when it meets symbolic values
+        # whatever a model's own code raises when it meets symbolic values
+        except Exception as error:
             why = f"{type(error).__name__} in symbolic tracing"
             never = f"what follows it is unknown ({why}); pass batch= to find out by a forward pass"
             uses = _in_sequentials(model, layers)
@@ -231,6 +232,7 @@ def _uses(model: nn.Module, node: fx.Node) -> Iterable[Use]:
     for user in node.users:
         if user.op == "call_module":
             module = model.get_submodule(str(user.target))
+            # looked through, since it hands on the very values
             if type(module) is nn.Identity:
                 yield from _uses(model, user)
             else:

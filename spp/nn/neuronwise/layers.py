@@ -133,7 +133,8 @@ class NeuronwiseLayer(nn.Module):
 
     def outer(self) -> LinearOuter | ConvOuter:
         """How this kind of layer sums neuron times input."""
-        raise NotImplementedError  # linear layers and convolutions each have their own; this class is no layer by itself
+        # linear layers and convolutions each have their own; this class is no layer by itself
+        raise NotImplementedError
 
     def tap(self, x: Tensor, z: Tensor, weight: Tensor) -> Tensor:
         """Outputs ``z`` of the layer with a detached weight, made to give weight and bias their gradient.

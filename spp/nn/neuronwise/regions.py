@@ -140,6 +140,7 @@ class Nonlinearity:
                 received=type(activation).__name__,
                 remedy=f"Known kinds: {known}. For another, pass Nonlinearity(name, derivative).",
             )
+        # the name is the repr, so that it tells the constants
         return cls(repr(activation).replace(", inplace=True", "").replace("inplace=True", ""), make(activation))
 
     def region(self, z: Tensor, weighting: str) -> Tensor:

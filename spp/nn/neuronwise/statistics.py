@@ -81,7 +81,8 @@ class ConvOuter:
 
         It is the weight gradient that torch computes for the output gradient ``a``, so patches are never built.
         """
-        weight = a.new_empty(1).expand(self.shape)  # only its shape is read
+        # convolution_backward reads the shape of the weight alone where only its gradient is wanted
+        weight = a.new_empty(1).expand(self.shape)
         none = [0] * len(self.stride)
         wanted = (False, True, False)
         result: Tensor = torch.ops.aten.convolution_backward(
@@ -153,7 +154,8 @@ def smallest_mass(dtype: torch.dtype) -> float:
 def blocks(rows: int, elements: int, at_least: int) -> Iterator[slice]:
     """Slices of the sample axis that hold about ``BLOCK`` of ``elements`` in all, or ``at_least`` where that is more."""
     size = max(1, rows * max(BLOCK, at_least) // max(elements, 1))
-    for start in range(0, max(rows, 1), size):  # an empty batch is one empty block
+    # an empty batch is one empty block, whose sums are zeros
+    for start in range(0, max(rows, 1), size):
         yield slice(start, start + size)
 
 
@@ -186,9 +188,11 @@ def measure(
     pivot = x.mean(samples, dtype=dtype) if x.numel() else x.new_zeros(x.shape[1], dtype=dtype)
     bias = delta.sum(samples, dtype=dtype)
     cut = list(blocks(len(x), max(x.numel(), p.numel()), len(pivot) * p.shape[1]))
-    borrowed = p.dtype == dtype  # saved for this backward pass and perhaps another: not to be overwritten
+    # A tensor that was saved for backward may be asked for again (retain_graph): it is not to be overwritten.
+    borrowed = p.dtype == dtype
+    # at once where it fits, since numbers are faster to sum than truth values
     if len(cut) == 1:
-        p = as_numbers(p, dtype)  # at once, since numbers are faster to sum than truth values
+        p = as_numbers(p, dtype)
     mass = p.sum(samples, dtype=dtype)
     count = mass.new_tensor(p.numel() // max(p.shape[1], 1))
     if sync:
