@@ -8,6 +8,7 @@ along either channel axis, with scale ``w``, ``1 + w`` or none. What fits none o
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -169,28 +170,32 @@ def _computes(module: nn.Module, channels: int, last: bool, scale: Tensor | None
     # Large, so that no eps matters, and with a mean, which tells LayerNorm from RMSNorm.
     x = (10 * torch.sin(1.7 * count + 0.3) + 4).reshape(shape).to(like)  # (..., channels)
     given = x if last else x.movedim(-1, 1)
-    flags = {m: m.training for m in module.modules()}
-    module.eval()
-    try:
-        # forward and not a call, which would run the user's hooks
-        out = module.forward(given.clone())
-    except Exception:
-        return False
-    finally:
-        for m, training in flags.items():
-            m.training = training
+    out = _output(module, given)
     if not isinstance(out, Tensor) or out.shape != given.shape:
         return False
     # half precision keeps three digits; a wrong formula is off by tens of percent
     tolerance = 2e-2 if like.dtype in (torch.float16, torch.bfloat16) else 1e-3
     wide = x.double()
-    factor = None if scale is None else scale.detach().double()
-    shift = None if bias is None else bias.detach().double()
+    factor, shift = (None if t is None else t.detach().double() for t in (scale, bias))
     rms = F.rms_norm(wide, (channels,), factor, 0.0)
-    for candidate in (F.layer_norm(wide, (channels,), factor, shift, 0.0), rms if shift is None else rms + shift):
-        expected = candidate if last else candidate.movedim(-1, 1)
-        act = getattr(module, "act", None)
-        expected = act(expected.to(like)).double() if isinstance(act, nn.Module) else expected
-        if torch.allclose(out.double(), expected, rtol=tolerance, atol=tolerance):
-            return True
-    return False
+    expected = [F.layer_norm(wide, (channels,), factor, shift, 0.0), rms if shift is None else rms + shift]
+    if not last:
+        expected = [candidate.movedim(-1, 1) for candidate in expected]
+    act = getattr(module, "act", None)
+    if isinstance(act, nn.Module):
+        expected = [act(candidate.to(like)).double() for candidate in expected]
+    return any(torch.allclose(out.double(), candidate, rtol=tolerance, atol=tolerance) for candidate in expected)
+
+
+def _output(module: nn.Module, x: Tensor) -> Any:
+    """What the module makes of ``x`` in evaluation mode; None where it raises."""
+    flags = {m: m.training for m in module.modules()}
+    module.eval()
+    try:
+        # forward and not a call, which would run the user's hooks
+        return module.forward(x.clone())
+    except Exception:
+        return None
+    finally:
+        for m, training in flags.items():
+            m.training = training

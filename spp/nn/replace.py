@@ -162,23 +162,7 @@ def _swap(
         return f"{name} is norm and activation in one, and no activation is fused with this norm"
     if row.spatial and found.dims is None:
         return f"{name} takes statistics over space, and the module does not say that it has any"
-    layer: nn.Module
-    if row.weights is not None:
-        bare = found.weight is None and found.bias is None
-        layer = nn.Identity() if bare else AffineLayer(found.channels, channel_axis=-1 if found.last else 1)
-    else:
-        layer = make_norm(
-            name,
-            found.channels,
-            dims=1 if found.dims is None else found.dims,
-            activated=fused,
-            channels_last=found.last,
-            **_own_epsilon(module, row),
-            **options,
-        )
-        # the old norm does not say its number of axes, and torch's BatchNorm1d refuses maps
-        if isinstance(layer, nn.BatchNorm1d) and not isinstance(module, nn.BatchNorm1d):
-            layer = ChannelsFirst(layer)
+    layer = _stand_in(module, found, name, row, options, fused=fused)
     kept, lost = _take_over(layer, found, module)
     layer = _like(layer, module, found)
     if found.drop is not None or found.act is not None:
@@ -189,12 +173,22 @@ def _swap(
     return layer, Swap(path, type(module).__name__, _inner(layer), kept, lost)
 
 
-def _own_epsilon(module: nn.Module, row: Norm) -> dict[str, float]:
-    """BatchNorm's eps and momentum, for another norm of that family."""
-    if not (row.batch and isinstance(module, _BatchNorm)):
-        return {}
-    momentum = {} if module.momentum is None else {"batch_momentum": module.momentum}
-    return {"batch_eps": module.eps, **momentum}
+def _stand_in(
+    module: nn.Module, found: Recognized, name: str, row: Norm, options: dict[str, Any], *, fused: bool
+) -> nn.Module:
+    """A new layer for the place of the old one, with its own parameters still."""
+    if row.weights is not None:
+        bare = found.weight is None and found.bias is None
+        return nn.Identity() if bare else AffineLayer(found.channels, channel_axis=-1 if found.last else 1)
+    own = {}
+    # BatchNorm's eps and momentum are right for another norm of that family alone
+    if row.batch and isinstance(module, _BatchNorm):
+        own = {"batch_eps": module.eps} | ({} if module.momentum is None else {"batch_momentum": module.momentum})
+    dims = 1 if found.dims is None else found.dims
+    layer = make_norm(name, found.channels, dims=dims, activated=fused, channels_last=found.last, **own, **options)
+    # the old norm does not say its number of axes, and torch's BatchNorm1d refuses maps
+    lost = isinstance(layer, nn.BatchNorm1d) and not isinstance(module, nn.BatchNorm1d)
+    return ChannelsFirst(layer) if lost else layer
 
 
 @torch.no_grad()
