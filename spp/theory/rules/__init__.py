@@ -35,34 +35,11 @@ Ints = tuple[int, ...]
 R = TypeVar("R", bound=Callable[..., Any])
 
 
-@dataclass(frozen=True)
-class TensorRule:
-    """What theory does for one of torch's functions.
+RULES: dict[Any, Callable[[tuple[Any, ...], Mapping[str, Any], Any], Any]] = {}
+"""By torch's function: from its arguments, by position and by name, and its result as a meta tensor (or a list) to moments.
 
-    Attributes:
-        function: From the arguments to the moments of the result, a list of them where there are several results, or None where
-            the arguments go beyond the rule.
-        several: Whether more than one argument may carry moments.
-        wants_result: Whether it takes the keyword ``result``, the result (or a list of results) as a meta tensor.
-    """
-
-    function: Callable[..., MomentsState | list[MomentsState] | None]
-    several: bool
-    wants_result: bool
-
-    def apply(self, args: tuple[Any, ...], kwargs: Mapping[str, Any], result: Any) -> Any:
-        """The moments of the result; None where the rule does not hold."""
-        if "input" in kwargs:  # torch's own name for the first argument, whatever the rule calls it
-            args, kwargs = (kwargs["input"], *args), {k: v for k, v in kwargs.items() if k != "input"}
-        args, kwargs = tree_map(_moments, args), tree_map(_moments, dict(kwargs))
-        carrying = sum(isinstance(leaf, MomentsState) for leaf in tree_flatten((args, kwargs))[0])
-        if not self.several and (carrying > 1 or not args or not isinstance(args[0], MomentsState)):
-            return None
-        return self.function(*args, **kwargs, **({"result": result} if self.wants_result else {}))
-
-
-RULES: dict[Any, TensorRule] = {}
-"""Torch's functions that theory has a rule for. Importing the modules of this package enters theirs."""
+Importing the modules of this package enters their rules.
+"""
 
 
 def rule(*functions: Any, several: bool = False) -> Callable[[R], R]:
@@ -79,8 +56,19 @@ def rule(*functions: Any, several: bool = False) -> Callable[[R], R]:
     """
 
     def enter(found: R) -> R:
-        entry = TensorRule(found, several, "result" in signature(found).parameters)
-        RULES.update(dict.fromkeys(functions, entry))
+        wants_result = "result" in signature(found).parameters
+
+        def applied(args: tuple[Any, ...], kwargs: Mapping[str, Any], result: Any) -> Any:
+            # Torch's own name for the first argument is input, whatever the rule calls it.
+            if "input" in kwargs:
+                args, kwargs = (kwargs["input"], *args), {k: v for k, v in kwargs.items() if k != "input"}
+            args, kwargs = tree_map(_moments, args), tree_map(_moments, dict(kwargs))
+            carrying = sum(isinstance(leaf, MomentsState) for leaf in tree_flatten((args, kwargs))[0])
+            if not several and (carrying > 1 or not args or not isinstance(args[0], MomentsState)):
+                return None
+            return found(*args, **kwargs, **({"result": result} if wants_result else {}))
+
+        RULES.update(dict.fromkeys(functions, applied))
         return found
 
     return enter
@@ -171,7 +159,7 @@ def _ruled(func: Any, args: Any, kwargs: Any, result: Any, symbols: list[Symbol]
     name = getattr(func, "__name__", str(func))
     if func not in RULES:
         return f"no rule for {name}"
-    found = RULES[func].apply(args, kwargs, result)
+    found = RULES[func](args, kwargs, result)
     if found is None or (isinstance(found, MomentsState) and not isfinite(found.second)):
         return f"no rule for {name} of these tensors"
     return found

@@ -24,17 +24,17 @@ from spp.theory.rules import rule
 
 # Where a profile or the channels have more values than that, a map is interpolated between so many.
 KNOTS = 33
+# Channels whose scales spread less than that are mapped by the local power law.
 NEARLY = 0.2
-"""Channels whose scales spread less than that are mapped by the local power law."""
 Function = Callable[[Tensor], Tensor]
+# Functions of torch.nn.functional or torch that jump, or whose slope jumps, and where.
 AT_ZERO = ("relu", "leaky_relu", "elu", "celu", "selu", "softsign", "abs")
 KINKS = dict.fromkeys(AT_ZERO, (0.0,)) | {"relu6": (0.0, 6.0), "hardswish": (-3.0, 3.0), "hardsigmoid": (-3.0, 3.0)}
-"""Functions of ``torch.nn.functional`` or ``torch`` that jump, or whose slope jumps, and where."""
+# Further functions of one tensor.
 SMOOTH = (
-    *("gelu", "silu", "mish", "softplus", "logsigmoid", "tanhshrink", "sigmoid", "tanh", "erf", "sin", "cos", "exp"),
-    *("square", "neg", "expm1", "atan", "sqrt", "rsqrt", "reciprocal"),
+    "gelu silu mish softplus logsigmoid tanhshrink sigmoid tanh erf sin cos exp square neg expm1 atan sqrt rsqrt "
+    "reciprocal"
 )
-"""Further functions of one tensor."""
 
 
 def unary(x: MomentsState, function: Function, kinks: tuple[float, ...] = ()) -> MomentsState:
@@ -187,7 +187,7 @@ def _function_rule(
     return unary(x, lambda u: function(u, *args, **options), kinks)
 
 
-for _name, _kinks in (KINKS | dict.fromkeys(SMOOTH, ())).items():
+for _name, _kinks in (KINKS | dict.fromkeys(SMOOTH.split(), ())).items():
     # torch spells one function up to six times; methods and in-place forms reach __torch_function__ as themselves.
     _forms = [
         getattr(_room, form, None) for _room in (F, torch, Tensor) for form in (_name, f"{_name}_", f"__{_name}__")

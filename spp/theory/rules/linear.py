@@ -35,7 +35,7 @@ def linear(x: MomentsState, weight: Tensor, bias: Tensor | None = None) -> Momen
     out = _mixed(x, shape, len(shape) - 1, w[:, :, None], bias, x.root[None], 1)
 
     def back(g: Gradient) -> Gradient:
-        sent = (w.square() * g.channels[:, None]).sum(0)  # (inputs,)
+        sent = g.channels @ w.square()  # (inputs,)
         spread = g.spread + 2 * _gradient_overlap(x, g) / x.width
         return replace(g, profile=g.profile * float(sent.mean()), channels=unit(sent), spread=spread)
 
@@ -131,7 +131,7 @@ def _mixed(
         mean=float(mean),
         pooled=float(pooled),
         between=float(between),
-        channels=unit(scaled.square().sum((1, 2))),
+        channels=unit(torch.linalg.vector_norm(scaled, dim=(1, 2)).square()),
         spread=x.spread + 2 * x.overlap() / len(w),
         lengths=x.lengths * kept + 2 * unlike / len(w),
         scatter=x.scatter * kept + unlike**2 / len(w),
@@ -140,7 +140,9 @@ def _mixed(
 
 
 def _gram(rows: Tensor, count: int) -> Tensor:
-    return rows.T @ rows / count
+    # BLAS is slow at matrices of one row; a single tap is most layers.
+    product = rows[:, 0] @ rows[:, 0] if rows.shape[1] == 1 else rows.T @ rows
+    return product.reshape(rows.shape[1], -1) / count
 
 
 def _quadratic(matrix: Tensor, u: Tensor) -> Tensor:
