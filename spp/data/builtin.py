@@ -96,6 +96,7 @@ def digit_pixels() -> tuple[InMemory, Scale]:
     bunch = load_digits()
     images = torch.from_numpy(bunch.images)  # (1797, 8, 8) float64, whole numbers
     scale = Scale((images.mean().item(),), (images.std(correction=0).item(),))
+    # Whole numbers up to 16, which uint8 holds exactly.
     return InMemory(images.to(torch.uint8).unsqueeze(1), torch.from_numpy(bunch.target).long()), scale
 
 

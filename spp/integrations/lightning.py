@@ -52,6 +52,7 @@ class SignalPropagation(Callback):
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Begin to watch, after the sanity check of the validation."""
+        # Not in setup: the sanity check of the validation would be watched, and a resumed trainer has no global step yet.
         model = _network(pl_module, self._network)
         options = {"start": trainer.global_step, **self._options}
         self.watch = watch(model, trainer.optimizers[self._optimizer], **options).start()
@@ -88,6 +89,7 @@ def _network(module: Any, name: str | None) -> nn.Module:
                 "the network is a module inside the LightningModule", received=repr(name), where="network"
             ) from error
         return found
+    # A forward that is Lightning's own raises; training_step then calls a child, whose calls are the passes.
     if type(module).forward is not LightningModule.forward:
         return module  # type: ignore[no-any-return]
     children = [child for _, child in module.named_children() if any(True for _ in child.parameters())]

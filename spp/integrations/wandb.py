@@ -22,8 +22,8 @@ try:
 except ImportError as error:
     raise MissingExtraError("wandb", "wandb", purpose="spp.integrations.wandb") from error
 
+# The axis of everything that is sent: W&B refuses a step of its own counter that has passed, and others log to it too.
 STEP = "spp/step"
-"""The axis of everything that is sent: the run's own counter is left to whoever else logs to it."""
 
 
 class WandB(Board):
