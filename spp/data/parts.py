@@ -43,7 +43,7 @@ class Part(Dataset[tuple[Tensor, Tensor]]):
         return len(self.indices)
 
     def __getitem__(self, index: int) -> tuple[Tensor, Tensor]:
-        # range() takes negative indices and raises IndexError, which ends a loop over a data set; tensors do neither.
+        # range() counts negative indices from the end and raises IndexError beyond it, which ends a loop over a data set.
         inputs, targets = self.batch(torch.tensor([range(len(self))[index]]))
         return inputs[0], targets[0]
 

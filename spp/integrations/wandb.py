@@ -22,7 +22,7 @@ try:
 except ImportError as error:
     raise MissingExtraError("wandb", "wandb", purpose="spp.integrations.wandb") from error
 
-# The axis of everything that is sent: W&B refuses a step of its own counter that has passed, and others log to it too.
+# The axis of everything that is sent: W&B drops a step of its own counter that has passed, and others log to it too.
 STEP = "spp/step"
 
 
