@@ -5,7 +5,6 @@ tqdm is not on the list of ``import spp``: torch itself loads it where it is ins
 
 import subprocess
 import sys
-import time
 from importlib.util import find_spec
 
 import pytest
@@ -63,14 +62,14 @@ def test_the_command_line_answers_without_the_library(arguments):
     assert not {"spp", "torch", "numpy", "pandas", "matplotlib", "seaborn", "rich", "tqdm"} & loaded
 
 
-def test_help_is_instant():
-    """Well under half a second on top of Python's own start; the best of three, since machines are shared."""
+def test_help_imports_click_and_the_standard_library_alone():
+    """This is what makes it instant: an allow-list, since a clock would say more of the machine than of the command."""
+    (bare,) = loaded_by("import click")
+    (loaded,) = loaded_by("from spp_cli.main import cli\ntry:\n    cli(['--help'])\nexcept SystemExit:\n    pass")
+    assert loaded - bare <= {"spp_cli", *sys.stdlib_module_names}
 
-    def seconds(*arguments: str) -> float:
-        started = time.perf_counter()
-        subprocess.run([sys.executable, *arguments], capture_output=True, check=True)
-        return time.perf_counter() - started
 
-    bare = min(seconds("-c", "pass") for _ in range(3))
-    helped = min(seconds("-c", "from spp_cli.main import cli; cli(['--help'])") for _ in range(3))
-    assert helped - bare < 0.4
+def test_the_package_runs_as_a_module():
+    script = "import sys, runpy; sys.argv = ['spp', '--help']; runpy.run_module('spp', run_name='__main__')"
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
+    assert done.stdout.startswith("Usage: python -m spp [OPTIONS] COMMAND")

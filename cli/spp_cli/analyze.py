@@ -2,26 +2,42 @@
 
 from __future__ import annotations
 
-import json
+import math
 import sys
 import time
-from dataclasses import asdict
+from collections.abc import Sequence
+from itertools import pairwise
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
 
-from spp_cli.console import jsonable, plain_warnings
-from spp_cli.device import pick_device
-from spp_cli.options import Request, analyze_options, argv
+from spp_cli import inputs
+from spp_cli.console import as_json, bars_for, device_of, make_console, records
+from spp_cli.folders import claim
+from spp_cli.options import OPTIONS, Call, Command, call_of, take, words_for
 
 if TYPE_CHECKING:
+    import pandas as pd
     import torch
+    from rich.console import Console
+    from rich.table import Table
 
+    from spp.diagnosis import Finding, Findings
     from spp.models.sources import Plan
     from spp.run import Run
-    from spp_cli.inputs import Samples
 
+MOST_ROWS = 70
+"""Components that are listed; of more, the first and the last ones."""
+
+MOST_BARS = 16
+"""Width of a sparkline; longer components are thinned to it."""
+
+MOST_NOTES = 3
+"""Facts that are told of a network without trouble, the most striking ones."""
+
+COLOURS = {"error": "bold red", "warning": "yellow", "note": "cyan"}
+"""Of the severities, the worst first."""
 
 EXAMPLES = """\b
 Examples:
@@ -31,10 +47,11 @@ Examples:
 """
 
 
-@click.command(short_help="Run one model, write its numbers and its plots.", epilog=EXAMPLES)
-@analyze_options
-def analyze(**given: Any) -> None:
-    """Run one model: one forward and one backward pass per batch.
+@click.command(cls=Command, short_help="Trace one model, write its numbers and its plots.", epilog=EXAMPLES)
+@take(*OPTIONS)
+@click.pass_context
+def analyze(ctx: click.Context, /, **given: Any) -> None:
+    """Trace one model: one forward and one backward pass per batch.
 
     Prints what ran, a table along the network, and what is wrong: the worst first, with the layer where it begins and what
     to type against it. A network without trouble gets its most striking facts instead. Writes to the run folder:
@@ -43,103 +60,99 @@ def analyze(**given: Any) -> None:
     (an interactive page that opens offline, where the extra `report` is installed), and run.json (what is needed to run it
     again).
     """
-    request = Request(**given)
-    with plain_warnings():
-        _run(request)
-
-
-def _run(request: Request) -> None:
-    from spp.diagnosis import notes
     from spp.errors import InputError
-    from spp_cli import findings, inputs, networks, summary
-    from spp_cli.folders import claim
 
-    device = pick_device(request.device)
-    samples = inputs.read_file(request)
-    plan = networks.plan(request, None if samples is None else tuple(samples.inputs.shape[1:]))
-    if request.theory and plan.vocabulary is not None:
-        raise InputError("--theory predicts networks of images and features", received=request.model, where="--theory")
-    with claim(plan.label, request.out, overwrite=request.overwrite) as folder:
+    call = call_of(ctx)
+    device = inputs.pick_device(call.device)
+    samples = inputs.read_file(call)
+    plan = inputs.plan_network(call, None if samples is None else tuple(samples.inputs.shape[1:]))
+    if call.theory and plan.vocabulary is not None:
+        raise InputError("--theory predicts networks of images and features", received=call.model, where="--theory")
+    with claim(plan.label, call.out, overwrite=call.overwrite) as folder:
         if samples is None:
-            samples = inputs.fitting(request, plan)
-        trace = traced(request, plan, samples, device)
-        files = _write(trace, folder, figures=not request.no_figures, report=not request.no_report)
-    facts = notes(trace.frame)
-    if request.as_json:
-        report = {
-            "folder": str(folder),
-            "files": files,
-            "run": trace.run,
-            "findings": findings.records(trace.findings),
-            "facts": [
-                {"severity": fact.value, "theme": fact.statistic, "where": fact.name, "sentence": fact.message}
-                for fact in facts
-            ],
-            "components": summary.component_rows(trace),
-        }
-        click.echo(json.dumps(jsonable(report), indent=2, allow_nan=False))
-    elif request.quiet:
+            samples = inputs.fitting(call, plan)
+        trace = traced(call, plan, samples, device)
+        files = _write(trace, folder, figures=not call.no_figures, report=not call.no_report)
+    _tell(call, trace, folder, files)
+    # last, since a CI that fails wants the run folder all the more
+    if call.fail_on is not None and trace.findings.worst(call.fail_on):
+        ctx.exit(1)
+
+
+def _tell(call: Call, trace: Run, folder: Path, files: list[str]) -> None:
+    if call.quiet and not call.as_json:
         click.echo(str(folder))
-    else:
-        summary.show(trace, facts, folder, files)
-        if "report.html" not in files and not (request.no_figures or request.no_report):
+        return
+    if not call.as_json:
+        show(trace, folder, files)
+        if "report.html" not in files and not (call.no_figures or call.no_report):
             click.echo('For report.html, an interactive page: pip install "torch-spp[report]"', err=True)
-    if request.fail_on is not None and findings.count(trace.findings, request.fail_on):
-        raise SystemExit(1)
+        return
+    report = {
+        "folder": str(folder),
+        "files": files,
+        "run": trace.info,
+        "findings": records(trace.findings),
+        "facts": [
+            {"severity": fact.value, "theme": fact.statistic, "where": fact.name, "sentence": fact.message}
+            for fact in trace.findings.notes[:MOST_NOTES]
+        ],
+        "components": component_rows(trace),
+    }
+    click.echo(as_json(report))
 
 
-def traced(request: Request, plan: Plan, samples: Samples, device: str) -> Run:
-    """Build the network, trace it, and add to ``trace.run`` what it takes to do it again."""
+def traced(call: Call, plan: Plan, samples: inputs.Samples, device: str) -> Run:
+    """Build the network, trace it, and add to ``trace.info`` what it takes to do it again."""
     import torch
 
     import spp
-    from spp_cli import inputs, networks
 
-    model = networks.build(request, plan, device)
-    if request.loss == "probe":
+    model = inputs.build_network(call, plan, device)
+    if call.loss == "probe":
         samples = inputs.Samples(samples.inputs, None)
-    batches = inputs.Batches(samples, request.batch_size, plan.names)
+    # building takes no part: what is told is what measuring costs
     started = time.perf_counter()
     trace = spp.trace(
         model,
-        batches,
-        include=list(request.include) or None,
-        exclude=list(request.exclude) or None,
-        seed=request.seed,
-        progress=request.batches > 1 and not request.quiet and sys.stderr.isatty(),
-        exponents=request.exponents,
-        channels=request.channels,
+        inputs.Batches(samples, call.batch_size, plan.names),
+        include=list(call.include) or None,
+        exclude=list(call.exclude) or None,
+        seed=call.seed,
+        progress=call.batches > 1 and not call.quiet and sys.stderr.isatty(),
+        exponents=call.exponents,
+        channels=call.channels,
     )
-    if request.theory:
-        _predict(trace, model, samples, request)
-    trace.run.update(
+    if call.theory:
+        _predict(trace, model, samples, call)
+    trace.info.update(
         spp.models.recipe_of(model),
-        data=request.data if plan.vocabulary is None else "tokens",
+        data=call.data if plan.vocabulary is None else "tokens",
         input_shape=list(plan.shape),
         threads=torch.get_num_threads(),
         seconds=round(time.perf_counter() - started, 3),
-        arguments=asdict(request),
-        argv=argv(request),
+        arguments=vars(call),
+        argv=words_for(analyze, call),
     )
     return trace
 
 
-def _predict(trace: Run, model: torch.nn.Module, samples: Samples, request: Request) -> None:
+def _predict(trace: Run, model: torch.nn.Module, samples: inputs.Samples, call: Call) -> None:
     """Add what theory expects to ``trace.frame``: of unit normal noise, or of the data as they are."""
     from spp.theory import attach, predict
 
-    first = samples.inputs[: request.batch_size]
-    trace.frame = attach(trace.frame, predict(model, tuple(first.shape) if request.data == "gaussian" else first))
+    first = samples.inputs[: call.batch_size]
+    trace.frame = attach(trace.frame, predict(model, tuple(first.shape) if call.data == "gaussian" else first))
 
 
 def _write(trace: Run, folder: Path, *, figures: bool, report: bool) -> list[str]:
     """Save the trace, its figures and, where plotly is installed, its report; return the names of the files.
 
-    The numbers come first: a figure that fails must not take them along. ``claim`` has made sure that what is replaced
-    is an empty folder, or a run that the user gave up with ``--overwrite``.
+    The numbers come first: a figure that fails must not take them along.
     """
     from spp.report import available
 
+    # ``claim`` has made sure that this is an empty folder, or a run that the user gave up
     trace.save(folder, overwrite=True)
     wanted = {"layers": True, "blocks": not trace.blocks.empty, "theory": "acv_predicted" in trace.frame}
     for kind, stem in (("layers", "spp"), ("blocks", "spp-blocks"), ("theory", "spp-theory")):
@@ -150,3 +163,151 @@ def _write(trace: Run, folder: Path, *, figures: bool, report: bool) -> list[str
     if figures and report and available():
         trace.report(folder / "report.html")
     return sorted(path.name for path in folder.iterdir() if path.is_file())
+
+
+def show(trace: Run, folder: Path, files: list[str]) -> None:
+    """Print the summary of ``trace`` to standard output."""
+    console = make_console()
+    for line in heading(trace.info):
+        # no markup: a model's name may hold brackets, which rich would take for a style
+        console.print(line, markup=False)
+    rows = component_rows(trace)
+    if rows:
+        console.print()
+        console.print(table(rows, console))
+        console.print(
+            "ACSM: average channel squared mean; ACV: average channel variance, both at the end of the component; "
+            "gradient: mean square there; leaves: log mean square of the activations inside, one scale for all.",
+            style="dim",
+        )
+    console.print()
+    show_findings(trace.findings, console)
+    if not trace.findings.worst("warning"):
+        console.print(_numbered(trace.findings.notes[:MOST_NOTES]))
+    unmeasured = len(trace.unmeasured)
+    if unmeasured:
+        what = "1 tensor was" if unmeasured == 1 else f"{unmeasured} tensors were"
+        console.print(f"{what} not measured; unmeasured.parquet says why.", markup=False)
+    console.print()
+    # in a pipe a path is never broken over two lines: somebody may cut it out
+    console.print(f"{folder}: {' '.join(files)}", markup=False, soft_wrap=not console.is_terminal)
+
+
+def heading(run: dict[str, Any]) -> list[str]:
+    """Three lines that say what ran, and on what."""
+    settings = [
+        f"{key} {run[key]}" for key in ("norm", "activation", "init", "residual", "se") if run.get(key) is not None
+    ]
+    shape = "x".join(str(size) for size in run["input_shape"])
+    batches = f", {run['batches']} batches of " if run["batches"] > 1 else " "
+    mode = "training" if run["training"] else "evaluation"
+    took = f"traced in {run['seconds']:.1f} s"
+    if "replaced" in run:
+        left = f", {len(run['left'])} left as they were (run.json says why)" if run["left"] else ""
+        settings.append(f"{run['replaced']} layers replaced{left}")
+    return [
+        f"{run['model']}: {', '.join([*settings, mode + ' mode'])}",
+        f"{run['parameters']:,} parameters, seed {run['seed']}, {device_of(run)}, {took}",
+        f"{run['data']}{batches}{run['batch_size']} x {shape}, loss {run['loss'] or 'none'}",
+    ]
+
+
+def component_rows(trace: Run) -> list[dict[str, Any]]:
+    """One record per component along the network: its name and, at its end, the statistics of the table."""
+    from spp.diagnosis.main_path import components
+    from spp.frame.schema import ComponentColumn as Column
+
+    inside, powers = components(trace.frame), _leaf_powers(trace.frame)
+    shown = [*(Column.NAME, Column.DEPTH, Column.ACSM, Column.ACV), *(Column.BRANCH_ACV, Column.GRADIENT_MEAN_SQUARE)]
+    rows = records(trace.components[shown].rename(columns={Column.NAME: "component"}))
+    for row in rows:
+        row["leaves"] = [powers[leaf] for leaf in inside[row["component"]] if leaf in powers]
+    return rows
+
+
+def table(rows: list[dict[str, Any]], console: Console) -> Table:
+    """The rows of ``component_rows`` as a table for ``console``."""
+    from rich import box
+    from rich.table import Table
+
+    made = Table(box=box.SIMPLE_HEAD, pad_edge=False, show_edge=False)
+    # the only column that gives way where the terminal is narrow
+    made.add_column("component", overflow="ellipsis", min_width=9)
+    shown = {"acsm": "ACSM", "acv": "ACV", "branch_acv": "branch ACV", "gradient_mean_square": "gradient"}
+    shown = {key: title for key, title in shown.items() if any(row[key] is not None for row in rows)}
+    for title in shown.values():
+        made.add_column(title, justify="right", no_wrap=True)
+    made.add_column("leaves", no_wrap=True)
+    # one scale for all components, so that bars can be compared down the table
+    finite = [power for row in rows for power in row["leaves"] if math.isfinite(power)]
+    low, high = (min(finite), max(finite)) if finite else (0.0, 0.0)
+    bars = bars_for(console.encoding)
+    cut = len(rows) - MOST_ROWS
+    for index, row in enumerate(rows):
+        if cut > 0 and MOST_ROWS // 2 <= index < MOST_ROWS // 2 + cut:
+            if index == MOST_ROWS // 2:
+                made.add_row(f"({cut} more)")
+            continue
+        line = sparkline(row["leaves"], low, high, bars)
+        made.add_row(row["component"], *(_number(row[key]) for key in shown), line)
+    return made
+
+
+def sparkline(powers: list[float], low: float, high: float, bars: str) -> str:
+    """One bar per value, from the lowest for ``low`` to the highest for ``high``; ``!`` where a value is not finite.
+
+    More than ``MOST_BARS`` values are thinned by taking the mean of neighbours.
+    """
+    if len(powers) > MOST_BARS:
+        edges = [round(index * len(powers) / MOST_BARS) for index in range(MOST_BARS + 1)]
+        groups = [powers[start:stop] for start, stop in pairwise(edges)]
+        powers = [sum(group) / len(group) for group in groups]
+    # all values alike have no step: every bar is the lowest then
+    step = (high - low) / (len(bars) - 1) or 1.0
+    return "".join(bars[round((power - low) / step)] if math.isfinite(power) else "!" for power in powers)
+
+
+def show_findings(findings: Findings, console: Console) -> None:
+    """Print the findings as a list: severity, rule and layer, the sentence, and what to try."""
+    from rich.table import Table
+    from rich.text import Text
+
+    numbers = {severity: len([f for f in findings if f.severity == severity]) for severity in COLOURS}
+    parts = [f"{number} {severity}{'' if number == 1 else 's'}" for severity, number in numbers.items() if number]
+    console.print(Text(f"Diagnosis: {', '.join(parts) or 'nothing to report'}."))
+    made = Table.grid(padding=(0, 1))
+    made.add_column(no_wrap=True)
+    made.add_column()
+    for finding in findings:
+        text = Text.assemble((finding.rule, "bold"), f"  {finding.message}")
+        if finding.remedy:
+            text.append(f"\nTry: {finding.remedy}")
+        made.add_row(Text(finding.severity, style=COLOURS[finding.severity]), text)
+    if len(findings):
+        console.print(made)
+
+
+def _numbered(facts: Sequence[Finding]) -> Table:
+    """The facts as a list whose lines are indented beside their number."""
+    from rich.table import Table
+    from rich.text import Text
+
+    made = Table.grid(padding=(0, 1))
+    for number, fact in enumerate(facts, start=1):
+        made.add_row(f"{number}.", Text(str(fact)))
+    return made
+
+
+def _leaf_powers(frame: pd.DataFrame) -> dict[str, float]:
+    """log10 of the mean square of each leaf's activation, at its first call; a zero counts as not finite."""
+    from spp.frame.schema import Column
+    from spp.vocabulary import Signal
+
+    rows = frame[(frame[Column.SIGNAL] == Signal.ACTIVATION) & frame[Column.LEAF]].drop_duplicates(Column.NAME)
+    pairs = zip(rows[Column.NAME].astype(str), rows[Column.MEAN_SQUARE], strict=True)
+    return {name: math.log10(value) if value > 0 and math.isfinite(value) else -math.inf for name, value in pairs}
+
+
+def _number(value: float | None) -> str:
+    """Three digits, as ``0.341`` or ``1.2e-17``; empty for what does not exist."""
+    return "" if value is None or math.isnan(value) else f"{value:.3g}"

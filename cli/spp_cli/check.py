@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-import json
 import math
 from typing import TYPE_CHECKING, Any
 
 import click
 
-from spp_cli.console import make_console, plain_warnings
+from spp_cli.console import as_json as to_json
+from spp_cli.console import make_console, records
+from spp_cli.options import Command, option, take
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -18,6 +19,8 @@ if TYPE_CHECKING:
 MOST = 25
 """Layers that are listed, the first ones of many; ``--json`` lists all."""
 
+FOLDER = click.Path(file_okay=False)
+
 EXAMPLES = """\b
 Examples:
   spp analyze --model resnet50 --out runs/now
@@ -26,31 +29,23 @@ Examples:
 """
 
 
-@click.command(short_help="Compare a run with its baseline; exit 1 if a layer's signal moved.", epilog=EXAMPLES)
-@click.argument("run", type=click.Path(file_okay=False))
-@click.option(
-    "--baseline",
-    required=True,
-    metavar="RUN",
-    type=click.Path(file_okay=False),
-    help="What it should be like.",
+@click.command(
+    cls=Command, short_help="Compare a run with its baseline; exit 1 if a layer's signal moved.", epilog=EXAMPLES
 )
-@click.option(
-    "--seeds",
-    multiple=True,
-    metavar="RUN",
-    type=click.Path(file_okay=False),
-    help="A further run of the baseline with another seed; repeatable. They tell how far a seed moves each layer.",
+@click.argument("run", type=FOLDER)
+@take(
+    *("baseline", "seeds", "tolerance", "as_json"),
+    baseline=option("What it should be like.", FOLDER, "RUN", required=True),
+    seeds=option(
+        "A further run of the baseline with another seed; repeatable. They tell how far a seed moves each layer.",
+        FOLDER,
+        "RUN",
+        multiple=True,
+    ),
+    tolerance=option(
+        "Relative change of an rms that is allowed in any case.", click.FloatRange(min=0, min_open=True), "X", 0.01
+    ),
 )
-@click.option(
-    "--tolerance",
-    type=click.FloatRange(min=0, min_open=True),
-    default=0.01,
-    show_default=True,
-    metavar="X",
-    help="Relative change of an rms that is allowed in any case.",
-)
-@click.option("--json", "as_json", is_flag=True, help="Print one JSON object instead of text.")
 def check(run: str, baseline: str, seeds: tuple[str, ...], tolerance: float, as_json: bool) -> None:
     """Compare the signals of RUN with those of a baseline, layer by layer.
 
@@ -61,24 +56,22 @@ def check(run: str, baseline: str, seeds: tuple[str, ...], tolerance: float, as_
     import spp
     from spp.diagnosis import compare
 
-    with plain_warnings():
-        found = compare(
-            spp.load(run), spp.load(baseline), seeds=[spp.load(folder) for folder in seeds], tolerance=tolerance
-        )
+    others = [spp.load(folder) for folder in seeds]
+    found = compare(spp.load(run), spp.load(baseline), seeds=others, tolerance=tolerance)
     if as_json:
-        click.echo(json.dumps(_report(found), indent=2, allow_nan=False))
+        click.echo(to_json(_report(found)))
     else:
         _show(found, make_console())
+    # click's own exit code for usage is 2, so that 1 says one thing only
     if not found.same:
         raise SystemExit(1)
 
 
 def _report(found: Regression) -> dict[str, Any]:
-    moved = [{str(key): _plain(value) for key, value in row.items()} for row in found.moved.to_dict("records")]
     return {
         "same": found.same,
         "compared": len(found.layers),
-        "moved": moved,
+        "moved": records(found.moved),
         "missing": list(found.missing),
         "added": list(found.added),
         "differing": list(found.differing),
@@ -145,11 +138,3 @@ def _change(value: float, sign: str = "+") -> str:
     if sign == "±":
         return f"± {100 * value:.2g} %" if value < 1 else f"x {1 + value:.3g}"
     return f"{100 * value:+.3g} %" if -0.5 < value < 1 else f"x {1 + value:.3g}"
-
-
-def _plain(value: Any) -> Any:
-    if hasattr(value, "item"):
-        value = value.item()
-    if isinstance(value, float):
-        return value if math.isfinite(value) else None
-    return value if isinstance(value, str | int | bool) else None

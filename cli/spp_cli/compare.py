@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import json
 import sys
-from collections.abc import Iterator
 from contextlib import AbstractContextManager, nullcontext
 from itertools import product
 from pathlib import Path
@@ -12,9 +10,11 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from spp_cli.console import jsonable, plain_warnings
-from spp_cli.device import pick_device
-from spp_cli.options import Request, repeatable
+from spp_cli import inputs
+from spp_cli.analyze import traced
+from spp_cli.console import as_json
+from spp_cli.folders import claim
+from spp_cli.options import OPTIONS, Call, Command, call_of, take
 
 if TYPE_CHECKING:
     from spp.plot import SignalPlot
@@ -23,8 +23,8 @@ if TYPE_CHECKING:
 VARIED = ("model", "norm", "activation", "init", "residual", "se", "seed")
 """Options that may be repeated: every combination is one run."""
 
-LEFT_OUT = ("fail_on", "no_report", "theory")
-"""Options of ``spp analyze`` that say nothing about a comparison."""
+LEFT_OUT = {"theory": False, "no_report": True, "fail_on": None}
+"""Options of ``spp analyze`` that say nothing about a comparison, and what each of its runs has for them."""
 
 FACTS = "compare.json"
 """What the folder of a comparison holds beside its runs and the figure."""
@@ -37,89 +37,82 @@ Examples:
 """
 
 
-@click.command(short_help="Run several models, norms or seeds; draw them in one figure.", epilog=EXAMPLES)
-@repeatable(
-    VARIED,
-    without=LEFT_OUT,
-    helps={
-        "out": "Folder of the comparison; runs/compare-MODEL if left out, numbered where that is taken.",
-        "overwrite": "Replace the comparison that is in --out.",
-        "no_figures": "Write the numbers only.",
-        "quiet": "Print only the folder.",
-    },
+@click.command(
+    cls=Command, short_help="Trace several models, norms or seeds; draw them in one figure.", epilog=EXAMPLES
 )
-def compare(**given: Any) -> None:
-    """Run every combination of the repeated options and draw all of them in one figure.
+@take(
+    *(name for name in OPTIONS if name not in LEFT_OUT),
+    repeated=VARIED,
+    out={"help": "Folder of the comparison; runs/compare-MODEL if left out, numbered where that is taken."},
+    overwrite={"help": "Replace the comparison that is in --out."},
+    no_figures={"help": "Write the numbers only."},
+    quiet={"help": "Print only the folder."},
+)
+@click.pass_context
+def compare(ctx: click.Context, /, **given: Any) -> None:
+    """Trace every combination of the repeated options and draw all of them in one figure.
 
     The first run is what the others are compared with. Prints where each of them parts from it, and by which factor. Writes a
     folder with one run folder for each, compare.png and compare.pdf, and compare.json.
     """
-    with plain_warnings():
-        _run(given)
-
-
-def _run(given: dict[str, Any]) -> None:
     import spp.plot
-    from spp_cli import inputs, networks
-    from spp_cli.analyze import traced
 
-    requests = list(_requests(given))
-    device = pick_device(given["device"])
-    samples = inputs.read_file(requests[0])
+    call = call_of(ctx)
+    calls = _calls(call)
+    device = inputs.pick_device(call.device)
+    samples = inputs.read_file(call)
     shape = None if samples is None else tuple(samples.inputs.shape[1:])
-    plans = [networks.plan(request, shape) for request in requests]  # all names are looked up before anything is traced
-    names = _names(requests, [plan.label for plan in plans])
+    # all names are looked up before anything is traced
+    plans = [inputs.plan_network(one, shape) for one in calls]
+    names = _names(calls, [plan.label for plan in plans])
     traces: list[Run] = []
-    with _folder("compare-" + "-".join(given["model"]).replace(":", ".").replace("/", "."), given) as folder:
-        for number, (request, plan, name) in enumerate(zip(requests, plans, names, strict=True), start=1):
-            if sys.stderr.isatty() and not request.quiet:
-                click.echo(f"tracing {name} ({number} of {len(requests)})", err=True)
-            batch = samples or inputs.fitting(request, plan)
-            traces.append(traced(request, plan, batch, device))
-            traces[-1].save(folder / name, overwrite=given["overwrite"])
+    with _folder("compare-" + "-".join(call.model).replace(":", ".").replace("/", "."), call) as folder:
+        for number, (one, plan, name) in enumerate(zip(calls, plans, names, strict=True), start=1):
+            if sys.stderr.isatty() and not call.quiet:
+                click.echo(f"tracing {name} ({number} of {len(calls)})", err=True)
+            traces.append(traced(one, plan, samples or inputs.fitting(one, plan), device))
+            traces[-1].save(folder / name, overwrite=call.overwrite)
+        # even without files it is drawn up: the caption and the partings are read off its panels
         figure = spp.plot.compare(traces)
-        files = [] if given["no_figures"] else [figure.save(folder / f"compare{end}").name for end in (".png", ".pdf")]
+        files = [] if call.no_figures else [figure.save(folder / f"compare{end}").name for end in (".png", ".pdf")]
         report = {
             "folder": str(folder),
             "files": files,
-            "runs": [{"folder": name, "run": trace.run} for name, trace in zip(names, traces, strict=True)],
+            "runs": [{"folder": name, "run": trace.info} for name, trace in zip(names, traces, strict=True)],
             "caption": figure.caption,
             "partings": _partings(figure),
         }
-        text = json.dumps(jsonable(report), indent=2, allow_nan=False)
+        text = as_json(report)
         (folder / FACTS).write_text(text + "\n", encoding="utf-8")
-    if given["as_json"]:
+    if call.as_json:
         click.echo(text)
-    elif given["quiet"]:
+    elif call.quiet:
         click.echo(str(folder))
     else:
         _show(report)
 
 
-def _requests(given: dict[str, Any]) -> Iterator[Request]:
-    """One request per combination, seeds varying fastest."""
-    left = dict.fromkeys(LEFT_OUT, None) | {"no_report": True, "theory": False}
-    for values in product(*(given[name] or (None,) for name in VARIED)):
-        yield Request(**{**given, **left, **dict(zip(VARIED, values, strict=True))})
+def _calls(call: Call) -> list[Call]:
+    """One call of ``spp analyze`` per combination, seeds varying fastest."""
+    combinations = product(*(getattr(call, name) or (None,) for name in VARIED))
+    return [Call(**vars(call) | LEFT_OUT | dict(zip(VARIED, values, strict=True))) for values in combinations]
 
 
-def _names(requests: list[Request], labels: list[str]) -> list[str]:
+def _names(calls: list[Call], labels: list[str]) -> list[str]:
     """A folder for each run: model and norm, and whatever else was given more than once."""
-    varied = [name for name in VARIED[2:] if len({getattr(request, name) for request in requests}) > 1]
+    varied = [name for name in VARIED[2:] if len({getattr(one, name) for one in calls}) > 1]
     return [
-        "-".join([label, *(f"{name if name == 'seed' else ''}{getattr(request, name)}" for name in varied)])
-        for request, label in zip(requests, labels, strict=True)
+        "-".join([label, *(f"{name if name == 'seed' else ''}{getattr(one, name)}" for name in varied)])
+        for one, label in zip(calls, labels, strict=True)
     ]
 
 
-def _folder(label: str, given: dict[str, Any]) -> AbstractContextManager[Path]:
+def _folder(label: str, call: Call) -> AbstractContextManager[Path]:
     """The comparison's folder, new or given up with ``--overwrite``."""
-    from spp_cli.folders import claim
-
-    out = given["out"]
-    if out is not None and given["overwrite"] and (Path(out) / FACTS).is_file():
-        return nullcontext(Path(out))
-    return claim(label, out, overwrite=given["overwrite"])
+    # a folder of an earlier comparison holds runs, so that ``claim`` would refuse it as something else than a run
+    if call.out is not None and call.overwrite and (Path(call.out) / FACTS).is_file():
+        return nullcontext(Path(call.out))
+    return claim(label, call.out, overwrite=call.overwrite)
 
 
 def _partings(figure: SignalPlot) -> list[dict[str, str]]:

@@ -1,7 +1,8 @@
-"""Where text goes: a terminal with its width and colours, or a pipe with neither."""
+"""Where text goes: a terminal with its width and colours, a pipe with neither, or JSON."""
 
 from __future__ import annotations
 
+import json
 import math
 import sys
 import warnings
@@ -12,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 if TYPE_CHECKING:
+    import pandas as pd
     from rich.console import Console
 
 PIPE_WIDTH = 80
@@ -24,6 +26,7 @@ def make_console() -> Console:
     """A console on standard output that adds no highlighting of its own."""
     from rich.console import Console
 
+    # in a pipe rich takes $COLUMNS, so that a log would depend on the terminal it was started from
     return Console(highlight=False, width=None if sys.stdout.isatty() else PIPE_WIDTH)
 
 
@@ -43,17 +46,46 @@ def plain_warnings() -> Iterator[None]:
     def show(message: Warning | str, *rest: Any, **more: Any) -> None:
         click.echo(f"Warning: {message}", err=True)
 
+    # how they are shown, not which: a filter of the user's still holds
     with warnings.catch_warnings():
         warnings.showwarning = show
         yield
 
 
-def jsonable(value: Any) -> Any:
-    """``value`` as JSON knows it: numbers that are not finite become null."""
+def device_of(facts: dict[str, Any]) -> str:
+    """As ``cuda:0``, or ``cpu (2 threads)``."""
+    if facts["device"] != "cpu":
+        return str(facts["device"])
+    return f"cpu ({facts['threads']} thread{'' if facts['threads'] == 1 else 's'})"
+
+
+def show_names(described: dict[str, str]) -> None:
+    """Print one line per name, descriptions below each other."""
+    width = max(map(len, described), default=0)
+    for name, text in described.items():
+        click.echo(f"{name:<{width}}  {text}")
+
+
+def as_json(value: Any, *, ascii_only: bool = True) -> str:
+    """``value`` as a JSON text; numbers that are not finite are null, which JSON knows."""
+    return json.dumps(_plain(value), indent=2, ensure_ascii=ascii_only, allow_nan=False)
+
+
+def records(table: pd.DataFrame) -> list[dict[str, Any]]:
+    """The rows of a table; what is missing is None."""
+    # as objects first: a column of numbers would turn None back into NaN
+    rows = table.astype(object).where(table.notna(), None).to_dict("records")
+    return [{str(key): _plain(value) for key, value in row.items()} for row in rows]
+
+
+def _plain(value: Any) -> Any:
     if isinstance(value, dict):
-        return {str(key): jsonable(item) for key, item in value.items()}
+        return {str(key): _plain(item) for key, item in value.items()}
     if isinstance(value, list | tuple):
-        return [jsonable(item) for item in value]
+        return [_plain(item) for item in value]
+    if hasattr(value, "item"):
+        # a scalar of NumPy's
+        value = value.item()
     if isinstance(value, float) and not math.isfinite(value):
         return None
     return value if isinstance(value, str | int | float | bool | None) else str(value)

@@ -31,7 +31,8 @@ def claim(label: str, out: str | None, *, overwrite: bool = False) -> Iterator[P
         yield folder
     except BaseException:
         for path in reversed(made):
-            with suppress(OSError):  # not empty: something was written, which is worth keeping
+            # not empty: something was written, which is worth keeping
+            with suppress(OSError):
                 path.rmdir()
         raise
 
@@ -40,6 +41,7 @@ def _given(folder: Path, overwrite: bool, made: list[Path]) -> Path:
     from spp.errors import InputError
     from spp.frame.runs import check_writable
 
+    # the rename would leave the user's shell in a folder that is gone
     if folder.resolve() == Path.cwd().resolve():
         raise InputError(
             "a run folder is renamed into place as a whole, so it is not the current folder",
@@ -55,7 +57,8 @@ def _given(folder: Path, overwrite: bool, made: list[Path]) -> Path:
             remedy="Choose another folder, or add --overwrite.",
         )
     if folder.is_dir():
-        check_writable(folder, overwrite=overwrite)  # refuses a folder that holds something else than a run
+        # --overwrite gives up a run, nothing else: a folder of other things is refused
+        check_writable(folder, overwrite=overwrite)
     _make(folder, made, exist_ok=True)
     return folder
 
@@ -64,6 +67,7 @@ def _numbered(folder: Path, made: list[Path]) -> Path:
     """The first of ``folder``, ``folder-2``, ... that nobody has; making it claims it, also against another process."""
     for number in count(1):
         candidate = folder if number == 1 else folder.with_name(f"{folder.name}-{number}")
+        # made, not looked for: of two processes that look, both would find it free
         with suppress(FileExistsError):
             _make(candidate, made, exist_ok=False)
             return candidate

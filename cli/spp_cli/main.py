@@ -18,10 +18,11 @@ COMMANDS = {
     "compare": "spp_cli.compare:compare",
     "train": "spp_cli.train:train",
     "plot": "spp_cli.plotting:plot",
+    "report": "spp_cli.plotting:report",
     "check": "spp_cli.check:check",
     "study": "spp_cli.study:study",
     "list": "spp_cli.listing:list_names",
-    "info": "spp_cli.info:info",
+    "info": "spp_cli.listing:info",
 }
 """Name of each command and where it is."""
 
@@ -43,6 +44,7 @@ class LazyGroup(click.Group):
         """The command of that name, or None."""
         if cmd_name not in COMMANDS:
             return None
+        # click asks for each one to write the help, which is why their files may import click alone
         module, _, attribute = COMMANDS[cmd_name].partition(":")
         command: click.Command = getattr(import_module(module), attribute)
         return command
@@ -51,6 +53,7 @@ class LazyGroup(click.Group):
         self, ctx: click.Context, args: list[str]
     ) -> tuple[str | None, click.Command | None, list[str]]:
         """The command that ``args`` begin with; an unknown name is answered with the nearest ones."""
+        # click suggests near options, but no near commands
         name = args[0]
         if name not in COMMANDS and not name.startswith("-"):
             near = get_close_matches(name, COMMANDS, n=1)
@@ -63,7 +66,8 @@ class LazyGroup(click.Group):
         try:
             return super().invoke(ctx)
         except Exception as error:
-            errors = sys.modules.get("spp.errors")  # not loaded: then the error cannot be one of these
+            # asked for in this way, since importing it would load the library: unloaded, it cannot have raised anything
+            errors = sys.modules.get("spp.errors")
             if errors is not None and isinstance(error, errors.SppError):
                 raise Refusal(str(error)) from error
             raise

@@ -1,12 +1,16 @@
-"""The options of ``spp analyze``, as one record that ``run.json`` keeps, and the options that other commands share."""
+"""Every option that more than one command takes, declared once, and the record of a call that ``run.json`` keeps."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+import sys
+from collections.abc import Callable, Iterable
+from pathlib import Path
+from types import SimpleNamespace
 from typing import Any, TypeVar
 
 import click
+
+from spp_cli.console import plain_warnings
 
 F = TypeVar("F", bound=Callable[..., Any])
 
@@ -15,66 +19,75 @@ DEVICES = ("auto", "cpu", "cuda")
 FAIL_ON = ("warning", "error")
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Request:
-    """One call of ``spp analyze``: every option under its own name, as the user gave it or by default."""
-
-    model: str
-    norm: str | None
-    activation: str | None
-    init: str | None
-    residual: str | None
-    se: str | None
-    num_classes: int | None
-    image_size: tuple[int, int] | None
-    checkpoint: str | None
-    eval_mode: bool
-    data: str
-    tokens: int | None
-    data_dir: str | None
-    batch_size: int
-    batches: int
-    seed: int
-    loss: str
-    include: tuple[str, ...]
-    exclude: tuple[str, ...]
-    exponents: bool
-    channels: bool
-    theory: bool
-    device: str
-    out: str | None
-    overwrite: bool
-    no_figures: bool
-    no_report: bool
-    fail_on: str | None
-    as_json: bool
-    quiet: bool
+class Call(SimpleNamespace):
+    """The options of one call, each under its own name, as the user gave it or by default."""
 
 
-def image_size(ctx: click.Context, param: click.Parameter, value: str | None) -> tuple[int, int] | None:
-    """``224`` or ``224x160`` (height x width) as a pair of pixels."""
-    if value is None:
-        return None
-    parts = value.lower().split("x")
-    if len(parts) > 2 or not all(part.isascii() and part.isdigit() and int(part) > 0 for part in parts):
-        raise click.BadParameter(f"{value!r} is no size in pixels, as 224, or height x width, as 224x160.", ctx, param)
-    return int(parts[0]), int(parts[-1])
+class Command(click.Command):
+    """A command of ``spp``: it takes ``--plugin``, and each warning of the library becomes one line."""
+
+    def __init__(self, *args: Any, **more: Any) -> None:
+        super().__init__(*args, **more)
+        # appended here, so that no command can forget it and it stands last in every help
+        text = "Module to import first, which registers norms, networks, data or rules of your own; repeatable."
+        self.params.append(
+            click.Option(
+                ["--plugin"], multiple=True, metavar="MODULE", help=text, expose_value=False, callback=_keep_plugins
+            )
+        )
+
+    def invoke(self, ctx: click.Context) -> Any:
+        """Load the plugins, and run the command."""
+        load_named(ctx.meta.get(PLUGINS, ()))
+        # a plugin's own warnings are its business, and come as Python shows them
+        with plain_warnings():
+            return super().invoke(ctx)
 
 
-def argv(request: Request) -> list[str]:
-    """The words after ``spp`` that ask for ``request``; defaults are spelled out, so that later ones do not matter."""
-    return words_for(analyze_options(click.Command("analyze")), request)
+PLUGINS = "spp_cli.plugins"
 
 
-def words_for(command: click.Command, request: object) -> list[str]:
-    """The name of ``command`` and the words that give its options the values in ``request``."""
+def _keep_plugins(ctx: click.Context, param: click.Parameter, value: tuple[str, ...]) -> None:
+    # not among the parameters of the function: most commands have no use for the names
+    ctx.meta[PLUGINS] = value
+
+
+def load_named(plugins: Iterable[str]) -> None:
+    """Import the plugins that are installed, and these, which may lie in the current folder.
+
+    Raises:
+        InputError: One cannot be imported.
+    """
+    from spp.plugins import load_plugins
+
+    if plugins:
+        import_from_here()
+    load_plugins(plugins, where="--plugin")
+
+
+def import_from_here() -> None:
+    """Let modules of the current folder be imported: a console script's path begins at its own folder instead."""
+    if (here := str(Path.cwd())) not in sys.path:
+        sys.path.insert(0, here)
+
+
+def call_of(ctx: click.Context) -> Call:
+    """The options of a call, in the order in which the command declares them."""
+    # click orders its parameters as they were typed; a run's record is to look the same however that was
+    given = {**ctx.params, "plugin": ctx.meta.get(PLUGINS, ())}
+    return Call(**{str(option.name): given[str(option.name)] for option in ctx.command.params})
+
+
+def words_for(command: click.Command, call: Call) -> list[str]:
+    """The words after ``spp`` that ask for ``call``; defaults are spelled out, so that later ones do not matter."""
     words = [str(command.name)]
     for option in command.params:
-        name, value = option.opts[0], getattr(request, str(option.name))
+        # opts[0] is the long name: -q would be read, but not understood
+        name, value = option.opts[0], getattr(call, str(option.name))
         if value is True:
             words.append(name)
         elif isinstance(value, tuple) and option.multiple:
-            words += [word for item in value for word in (name, item)]
+            words += [word for item in value for word in (name, str(item))]
         elif isinstance(value, tuple):
             words += [name, "x".join(str(side) for side in value)]
         elif value is not None and value is not False:
@@ -82,179 +95,121 @@ def words_for(command: click.Command, request: object) -> list[str]:
     return words
 
 
-def repeatable(
-    names: tuple[str, ...], without: tuple[str, ...] = (), helps: Mapping[str, str] | None = None
-) -> Callable[[F], F]:
-    """Add every option of ``Request`` but those of ``without``; those of ``names`` may be given several times.
+def image_size(ctx: click.Context, param: click.Parameter, value: str | None) -> tuple[int, int] | None:
+    """``224`` or ``224x160`` (height x width) as a pair of pixels."""
+    if value is None:
+        return None
+    parts = value.lower().split("x")
+    # isdigit takes the digits of every script, int too: 224 is to be typed one way only
+    if len(parts) > 2 or not all(part.isascii() and part.isdigit() and int(part) > 0 for part in parts):
+        raise click.BadParameter(f"{value!r} is no size in pixels, as 224, or height x width, as 224x160.", ctx, param)
+    return int(parts[0]), int(parts[-1])
 
-    A repeated option is a tuple, empty (or with the default alone) where it is left out. ``helps`` has other texts.
+
+COUNT = click.IntRange(min=1)
+
+
+def option(text: str, kind: Any = None, metavar: str | None = None, default: Any = None, **more: Any) -> dict[str, Any]:
+    """How an option is declared: its help, type, what stands for its value in the help, default, and more of click's own."""
+    declared = {"type": kind, "metavar": metavar, "default": default, "help": text, **more}
+    # click tells a default that is left out from None, which it would show
+    return {name: value for name, value in declared.items() if value is not None}
+
+
+def named(table: str, text: str, **more: Any) -> dict[str, Any]:
+    """An option whose value is a name in one of the library's tables, which the shell completes."""
+
+    def complete(ctx: click.Context, param: click.Parameter, incomplete: str) -> list[str]:
+        from spp_cli.listing import names
+
+        return [name for name in names(table) if name.startswith(incomplete)]
+
+    return option(text, shell_complete=complete, **{"metavar": "NAME", **more})
+
+
+OPTIONS: dict[str, dict[str, Any]] = {
+    "model": named(
+        "models",
+        "A bundled network (`spp list models`), torchvision:NAME, timm:NAME, transformers:CONFIG.json, or "
+        "package.module:factory, a callable returning a torch module. Weights are random: nothing is downloaded.",
+        required=True,
+    ),
+    "norm": named(
+        "norms",
+        "Normalization (`spp list norms`); the network's own if left out. In a network of your own, norms are "
+        "replaced.",
+    ),
+    "activation": named("activations", "Activation (`spp list activations`)."),
+    "init": named("inits", "Initialization (`spp list inits`)."),
+    "residual": named("residuals", "Residual rule: plain, skipinit, rezero, layerscale, nf, sqrt2, mp, mp_learned."),
+    "se": named("gates", "Squeeze-and-excitation: plain, doubled, magnitude or none."),
+    "num_classes": option("Number of outputs.", COUNT, "N"),
+    "image_size": option(
+        "Pixels, as 224 or 224x160; the network's own if left out.", metavar="SIZE", callback=image_size
+    ),
+    "checkpoint": option(
+        "Weights to load: a state dict saved by torch (nothing else is unpickled).",
+        click.Path(exists=True, dir_okay=False),
+        "FILE",
+    ),
+    "eval_mode": option("Trace in evaluation mode (default: training mode).", flags=("--eval",), is_flag=True),
+    "data": named(
+        "data",
+        "gaussian, digits, cifar10, cifar100, a folder of images with one subfolder per class, or a .npy or .pt file "
+        "with the samples along its first axis.",
+        metavar="NAME|FILE|FOLDER",
+        default="gaussian",
+    ),
+    "tokens": option(
+        "Length of the random texts that a language model is given; 128 if left out, or what it takes at most.",
+        COUNT,
+        "N",
+    ),
+    "data_dir": option("Folder with the binary version of CIFAR; ./data if left out.", click.Path(), "DIR"),
+    "batch_size": option("Samples per batch.", COUNT, "N", 32),
+    "batches": option("Batches, merged exactly.", COUNT, "N", 1),
+    "seed": option("Of weights, data and probe.", click.IntRange(min=0, max=2**63 - 1), "N", 0),
+    "loss": option(
+        "What is propagated backwards: auto takes cross_entropy where the data have targets, else a random probe.",
+        click.Choice(LOSSES),
+        default="auto",
+    ),
+    "include": option("Observe only modules of these names; repeatable.", metavar="GLOB", multiple=True),
+    "exclude": option("Leave out modules of these names; repeatable.", metavar="GLOB", multiple=True),
+    "exponents": option("Count values by power of two, for `spp plot --kind distribution`.", is_flag=True),
+    "channels": option("Keep the spread over channels, for `spp plot --kind channels`.", is_flag=True),
+    "theory": option("Predict every layer too, and draw the prediction over what was measured.", is_flag=True),
+    "device": option("Where to compute.", click.Choice(DEVICES), default="auto"),
+    "out": option("Run folder; runs/MODEL-NORM if left out, numbered where that is taken.", click.Path(), "DIR"),
+    "overwrite": option("Replace the run that is in --out.", is_flag=True),
+    "no_figures": option("Write the numbers only: no figures, no report.", is_flag=True),
+    "no_report": option("Write no report.html.", is_flag=True),
+    "fail_on": option("Exit with 1 if the diagnosis finds anything this bad or worse.", click.Choice(FAIL_ON)),
+    "as_json": option("Print one JSON object instead of text.", flags=("--json",), is_flag=True),
+    "quiet": option("Print only the run folder.", flags=("--quiet", "-q"), is_flag=True),
+}
+"""What ``spp analyze`` takes, in the order of its help, and other commands take parts of."""
+
+
+def take(*names: str, repeated: Iterable[str] = (), **changed: dict[str, Any]) -> Callable[[F], F]:
+    """Add options of the table to a command.
+
+    Args:
+        names: Which, in this order; others than those of the table are declared by ``changed`` alone.
+        repeated: Those that may be given several times; each is a tuple then, of the default alone where it is left out.
+        changed: What is different for this command, by the option's name.
     """
 
-    def decorate(command: F) -> F:
-        for option in analyze_options(click.Command("analyze")).params:
-            assert isinstance(option, click.Option)
-            option.help = (helps or {}).get(str(option.name), option.help)
-            if option.name in names:
-                usual = (option.default,) if option.show_default else None
-                option = click.Option(
-                    option.opts,
-                    multiple=True,
-                    required=option.required,
-                    type=option.type,
-                    metavar=option.metavar,
-                    default=usual,
-                    show_default=bool(usual),
-                    help=f"{option.help} Repeatable.",
-                )
-            if option.name not in without:
-                known: list[click.Parameter] = command.__dict__.setdefault("__click_params__", [])
-                known.append(option)
-        return command
-
-    return decorate
-
-
-def analyze_options(command: F) -> F:
-    """Add every option of ``Request`` to ``command``."""
-    return options_of(*_OPTIONS)(command)
-
-
-def options_of(*options: Callable[[F], F]) -> Callable[[F], F]:
-    """A decorator that adds options to a command, in this order."""
-
     def add(command: F) -> F:
-        for option in reversed(options):
-            command = option(command)
+        # decorators go from the inside out: the one that is applied last comes first in the help
+        for name in reversed(names):
+            declared = OPTIONS.get(name, {}) | changed.get(name, {})
+            flags = declared.pop("flags", (f"--{name.replace('_', '-')}",))
+            if name in repeated:
+                declared |= {"multiple": True, "help": f"{declared['help']} Repeatable."}
+                if "default" in declared:
+                    declared["default"] = (declared["default"],)
+            command = click.option(*flags, name, show_default="default" in declared, **declared)(command)
         return command
 
     return add
-
-
-def model_option(*, required: bool) -> Callable[[F], F]:
-    """``--model``."""
-    return click.option(
-        "--model",
-        required=required,
-        metavar="NAME",
-        help="A bundled network (`spp list models`), torchvision:NAME, timm:NAME, transformers:CONFIG.json, or "
-        "package.module:factory, a callable returning a torch module. Weights are random: nothing is downloaded.",
-    )
-
-
-def seed_option(text: str) -> Callable[[F], F]:
-    """``--seed``, with what it is the seed of."""
-    return click.option(
-        "--seed", type=click.IntRange(min=0, max=2**63 - 1), default=0, show_default=True, metavar="N", help=text
-    )
-
-
-NETWORK = (
-    click.option(
-        "--norm",
-        metavar="NAME",
-        help="Normalization (`spp list norms`); the network's own if left out. In a network of your own, norms are replaced.",
-    ),
-    click.option("--activation", metavar="NAME", help="Activation (`spp list activations`)."),
-    click.option("--init", metavar="NAME", help="Initialization (`spp list inits`)."),
-    click.option(
-        "--residual",
-        metavar="NAME",
-        help="Residual rule: plain, skipinit, rezero, layerscale, nf, sqrt2, mp, mp_learned.",
-    ),
-    click.option("--se", metavar="NAME", help="Squeeze-and-excitation: plain, doubled, magnitude or none."),
-    click.option("--num-classes", type=click.IntRange(min=1), metavar="N", help="Number of outputs."),
-    click.option(
-        "--image-size",
-        callback=image_size,
-        metavar="SIZE",
-        help="Pixels, as 224 or 224x160; the network's own if left out.",
-    ),
-    click.option(
-        "--checkpoint",
-        metavar="FILE",
-        type=click.Path(exists=True, dir_okay=False),
-        help="Weights to load: a state dict saved by torch (nothing else is unpickled).",
-    ),
-)
-"""What the network is, after its name."""
-
-DATA_DIR = click.option(
-    "--data-dir",
-    metavar="DIR",
-    type=click.Path(),
-    help="Folder with the binary version of CIFAR; ./data if left out.",
-)
-
-DEVICE = click.option(
-    "--device", type=click.Choice(DEVICES), default="auto", show_default=True, help="Where to compute."
-)
-OVERWRITE = click.option("--overwrite", is_flag=True, help="Replace the run that is in --out.")
-JSON = click.option("--json", "as_json", is_flag=True, help="Print one JSON object instead of text.")
-QUIET = click.option("--quiet", "-q", is_flag=True, help="Print only the run folder.")
-
-_OPTIONS = (
-    model_option(required=True),
-    *NETWORK,
-    click.option("--eval", "eval_mode", is_flag=True, help="Trace in evaluation mode (default: training mode)."),
-    click.option(
-        "--data",
-        default="gaussian",
-        show_default=True,
-        metavar="NAME|FILE|FOLDER",
-        help="gaussian, digits, cifar10, cifar100, a folder of images with one subfolder per class, or a .npy or .pt file "
-        "with the samples along its first axis.",
-    ),
-    click.option(
-        "--tokens",
-        type=click.IntRange(min=1),
-        metavar="N",
-        help="Length of the random texts that a language model is given; 128 if left out, or what it takes at most.",
-    ),
-    DATA_DIR,
-    click.option(
-        "--batch-size",
-        type=click.IntRange(min=1),
-        default=32,
-        show_default=True,
-        metavar="N",
-        help="Samples per batch.",
-    ),
-    click.option(
-        "--batches",
-        type=click.IntRange(min=1),
-        default=1,
-        show_default=True,
-        metavar="N",
-        help="Batches, merged exactly.",
-    ),
-    seed_option("Of weights, data and probe."),
-    click.option(
-        "--loss",
-        type=click.Choice(LOSSES),
-        default="auto",
-        show_default=True,
-        help="What is propagated backwards: auto takes cross_entropy where the data have targets, else a random probe.",
-    ),
-    click.option("--include", multiple=True, metavar="GLOB", help="Observe only modules of these names; repeatable."),
-    click.option("--exclude", multiple=True, metavar="GLOB", help="Leave out modules of these names; repeatable."),
-    click.option("--exponents", is_flag=True, help="Count values by power of two, for `spp plot --kind distribution`."),
-    click.option("--channels", is_flag=True, help="Keep the spread over channels, for `spp plot --kind channels`."),
-    click.option(
-        "--theory", is_flag=True, help="Predict every layer too, and draw the prediction over what was measured."
-    ),
-    DEVICE,
-    click.option(
-        "--out",
-        metavar="DIR",
-        type=click.Path(),
-        help="Run folder; runs/MODEL-NORM if left out, numbered where that is taken.",
-    ),
-    OVERWRITE,
-    click.option("--no-figures", is_flag=True, help="Write the numbers only: no figures, no report."),
-    click.option("--no-report", is_flag=True, help="Write no report.html."),
-    click.option(
-        "--fail-on", type=click.Choice(FAIL_ON), help="Exit with 1 if the diagnosis finds anything this bad or worse."
-    ),
-    JSON,
-    QUIET,
-)

@@ -1,4 +1,4 @@
-"""``spp plot``: any figure of a saved run, drawn again without the model."""
+"""``spp plot`` and ``spp report``: any figure of a saved run, or its page, made again without the model."""
 
 from __future__ import annotations
 
@@ -6,6 +6,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
+
+from spp_cli.options import Command, named, option, take
 
 if TYPE_CHECKING:
     from spp.plot import SignalPlot
@@ -29,22 +31,26 @@ def width(ctx: click.Context, param: click.Parameter, value: str) -> str | float
         raise click.BadParameter(f"{value!r} is neither single, double nor a number of inches.", ctx, param) from None
 
 
-@click.command(short_help="Draw a saved run again, or several in one figure.", epilog=EXAMPLES)
+def several(flag: str, text: str, kind: Any = None, **more: Any) -> dict[str, Any]:
+    """An option that may be given several times."""
+    return option(text, kind, flags=(flag,), multiple=True, **more)
+
+
+@click.command(cls=Command, short_help="Draw a saved run again, or several in one figure.", epilog=EXAMPLES)
 @click.argument("runs", metavar="RUN...", nargs=-1, required=True, type=click.Path())
-@click.option("--kind", metavar="NAME", help="layers, blocks, compare, evolution, channels, distribution or theory.")
-@click.option("--signal", "signals", multiple=True, metavar="NAME", help="activation, gradient, ...; repeatable.")
-@click.option("--statistic", "statistics", multiple=True, metavar="NAME", help="acsm, acv, mean, ...; repeatable.")
-@click.option("--step", "steps", multiple=True, type=int, help="Training step; of an evolution, a line; repeatable.")
-@click.option("--layer", "layers", multiple=True, metavar="NAME", help="Module whose distribution to draw; repeatable.")
-@click.option("--format", "formats", multiple=True, type=click.Choice(FORMATS), help="png if left out; repeatable.")
-@click.option("--style", type=click.Choice(STYLES), default="notebook", show_default=True, help="Fonts and sizes.")
-@click.option(
-    "--width", callback=width, default="double", show_default=True, metavar="single|double|INCHES", help="Final width."
+@take(
+    *("kind", "signals", "statistics", "steps", "layers", "formats", "style", "width", "out", "latex"),
+    kind=named("kinds", "layers, blocks, compare, evolution, channels, distribution or theory."),
+    signals=several("--signal", "activation, gradient, ...; repeatable.", metavar="NAME"),
+    statistics=several("--statistic", "acsm, acv, mean, ...; repeatable.", metavar="NAME"),
+    steps=several("--step", "Training step; of an evolution, a line; repeatable.", int),
+    layers=several("--layer", "Module whose distribution to draw; repeatable.", metavar="NAME"),
+    formats=several("--format", "png if left out; repeatable.", click.Choice(FORMATS)),
+    style=option("Fonts and sizes.", click.Choice(STYLES), default="notebook"),
+    width=option("Final width.", str, "single|double|INCHES", "double", callback=width),
+    out=option("The file, or its folder; the run folder if left out.", click.Path(), "FILE|DIR"),
+    latex=option("Print the figure environment for a LaTeX document.", is_flag=True),
 )
-@click.option(
-    "--out", metavar="FILE|DIR", type=click.Path(), help="The file, or its folder; the run folder if left out."
-)
-@click.option("--latex", is_flag=True, help="Print the figure environment for a LaTeX document.")
 def plot(
     runs: tuple[str, ...], style: str, width: str | float, formats: tuple[str, ...], out: str | None, **given: Any
 ) -> None:
@@ -59,8 +65,22 @@ def plot(
         drawn.save(file)
         click.echo(str(file), err=latex)
     if latex:
+        # what LaTeX sets itself before what it merely places
         best = next((file for file in files if file.suffix in (".pgf", ".pdf")), files[0])
         click.echo(drawn.latex(best))
+
+
+@click.command(cls=Command, short_help="Write the interactive page of a saved run.")
+@click.argument("run", type=click.Path(file_okay=False))
+@take("out", out=option("The page; report.html in the run if left out.", click.Path(dir_okay=False), "FILE"))
+def report(run: str, out: str | None) -> None:
+    """Write the interactive page of a saved run, without its model: findings, plot, table, facts in one HTML file.
+
+    Prints the file. It opens offline; a page that is there already is replaced. Needs the extra `report`.
+    """
+    import spp
+
+    click.echo(str(spp.load(run).report(Path(run) / "report.html" if out is None else out)))
 
 
 def _drawn(runs: tuple[str, ...], style: str, width: str | float, given: dict[str, Any]) -> SignalPlot:

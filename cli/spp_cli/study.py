@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from spp_cli.console import jsonable, plain_warnings
+from spp_cli.console import as_json as to_json
+from spp_cli.options import COUNT, Command, option, take
 
 if TYPE_CHECKING:
     from spp.studies import Progress, Published
@@ -27,8 +28,8 @@ def study() -> None:
     """Run the published experiments again, and read which of their claims held."""
 
 
-@study.command("list")
-@click.option("--json", "as_json", is_flag=True, help="Print one JSON object instead of text.")
+@study.command("list", cls=Command)
+@take("as_json")
 def list_studies(as_json: bool) -> None:
     """List the studies and the claims that they judge."""
     from spp import studies
@@ -44,7 +45,7 @@ def list_studies(as_json: bool) -> None:
             }
             for one in found
         }
-        click.echo(json.dumps(report, indent=2, ensure_ascii=False))
+        click.echo(to_json(report, ascii_only=False))
         return
     width = max((len(one.name) for one in found), default=0)
     for one in found:
@@ -53,37 +54,18 @@ def list_studies(as_json: bool) -> None:
             click.echo(f"{'':<{width}}  {claim.name}: {claim.text}")
 
 
-@study.command("run", epilog=EXAMPLES)
+@study.command("run", cls=Command, epilog=EXAMPLES)
 @click.argument("name", metavar="NAME")
-@click.option("--quick", is_flag=True, help="The smaller experiment: scikit-learn's digits, a CPU, minutes.")
-@click.option("--data", metavar="DIR", type=click.Path(), help="Folder with CIFAR's binary version, for the full size.")
-@click.option(
-    "--seeds", type=click.IntRange(min=1), metavar="N", help="How many seeds; the study's own number if left out."
+@take(
+    *("quick", "cifar", "seeds", "out", "jobs", "backend", "device", "as_json"),
+    quick=option("The smaller experiment: scikit-learn's digits, a CPU, minutes.", is_flag=True),
+    cifar=option("Folder with CIFAR's binary version, for the full size.", click.Path(), "DIR", flags=("--data",)),
+    seeds=option("How many seeds; the study's own number if left out.", COUNT, "N"),
+    out={"help": "Folder of the study; studies/NAME, or studies/NAME-quick, if left out."},
+    jobs=option("Cells at a time; -1 for one per core.", int, "N", 1),
+    backend=option("Of joblib: loky, or dask or ray for a cluster.", str, "NAME", "loky"),
+    device={"help": "auto is a GPU where torch sees one; for --quick, the CPU."},
 )
-@click.option(
-    "--out",
-    metavar="DIR",
-    type=click.Path(),
-    help="Folder of the study; studies/NAME, or studies/NAME-quick, if left out.",
-)
-@click.option(
-    "--jobs", type=int, default=1, show_default=True, metavar="N", help="Cells at a time; -1 for one per core."
-)
-@click.option(
-    "--backend",
-    default="loky",
-    show_default=True,
-    metavar="NAME",
-    help="Of joblib: loky, or dask or ray for a cluster.",
-)
-@click.option(
-    "--device",
-    type=click.Choice(["auto", "cpu", "cuda"]),
-    default="auto",
-    show_default=True,
-    help="auto is a GPU where torch sees one; for --quick, the CPU.",
-)
-@click.option("--json", "as_json", is_flag=True, help="Print one JSON object instead of text.")
 def run_study(name: str, **given: Any) -> None:
     """Run a study, or go on with it: a finished cell is never run again.
 
@@ -92,14 +74,14 @@ def run_study(name: str, **given: Any) -> None:
     """
     from spp import studies
     from spp.studies import Setup
-    from spp_cli.device import pick_device
+    from spp_cli.inputs import pick_device
 
     found = studies.find(name)
     size = "" if not given["quick"] else "-quick"
     out = Path(given["out"] or Path("studies") / f"{name}{size}")
     setup = Setup(
         quick=given["quick"],
-        data=None if given["data"] is None else Path(given["data"]),
+        data=None if given["cifar"] is None else Path(given["cifar"]),
         seeds=given["seeds"],
         device="cpu" if given["quick"] and given["device"] == "auto" else pick_device(given["device"]),
     )
@@ -111,8 +93,9 @@ def run_study(name: str, **given: Any) -> None:
         click.echo()
     bar = Bar(silent=silent)
     try:
-        with plain_warnings(), bar:
+        with bar:
             published = studies.run(found, out, setup, jobs=given["jobs"], backend=given["backend"], report=bar)
+    # joblib raises it in the middle of a batch of cells; those that are done lie on the disk
     except KeyboardInterrupt:
         click.echo(f"\nInterrupted; {bar.done} of {bar.total} cells are kept. Type the same line to go on.", err=True)
         sys.exit(130)
@@ -171,7 +154,7 @@ def duration(seconds: float) -> str:
 def _show(published: Published, *, as_json: bool) -> None:
     if as_json:
         facts = json.loads((published.folder / "verdicts.json").read_text(encoding="utf-8"))
-        click.echo(json.dumps(jsonable({"folder": str(published.folder), **facts, "files": published.files}), indent=2))
+        click.echo(to_json({"folder": str(published.folder), **facts, "files": published.files}))
         return
     from spp.studies.publish import markdown
 

@@ -3,25 +3,37 @@
 from __future__ import annotations
 
 import json
+import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import asdict, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
 from click.core import ParameterSource
 
-from spp_cli.console import plain_warnings
-from spp_cli.device import pick_device
-from spp_cli.options import words_for
-from spp_cli.train_options import CALL, FREE, TrainRequest, train_options
+from spp_cli import inputs
+from spp_cli.folders import claim
+from spp_cli.options import COUNT, Call, Command, call_of, load_named, option, take, words_for
+from spp_cli.training_report import Report
 
 if TYPE_CHECKING:
     from torch import nn
 
     from spp.data import Splits
     from spp.models.sources import Plan
+    from spp.training import Recipe
+
+OPTIMIZERS = ("sgd", "adam", "adamw")
+SCHEDULES = ("constant", "step", "cosine")
+PRECISIONS = ("float32", "bfloat16", "float16")
+AUGMENTATIONS = ("none", "crop", "crop_flip")
+
+OF_THE_CALL = ("device", "out", "overwrite", "resume", "as_json", "quiet")
+"""Options of one call, which say nothing of the run."""
+
+FREE = (*OF_THE_CALL, "epochs", "keep_going", "data_dir", "plugin")
+"""Options that may have another value when a run is resumed."""
 
 EXAMPLES = """\b
 Examples:
@@ -31,8 +43,78 @@ Examples:
 """
 
 
-@click.command(short_help="Train one network, write its history and checkpoints.", epilog=EXAMPLES)
-@train_options
+def steps(ctx: click.Context, param: click.Parameter, value: str | int) -> int | str:
+    """A number of steps, or one of the words."""
+    text = str(value)
+    if text in ("epoch", "log", "never"):
+        return text
+    if not (text.isascii() and text.isdigit() and int(text) > 0):
+        raise click.BadParameter(f"{text!r} is neither a positive number of steps nor epoch, log or never.", ctx, param)
+    return int(text)
+
+
+POSITIVE = click.FloatRange(min=0, min_open=True)
+NOT_NEGATIVE = click.FloatRange(min=0)
+SHARE = click.FloatRange(min=0, max=1, max_open=True)
+
+OPTIONS: dict[str, dict[str, Any]] = {
+    "model": {"required": False},
+    "norm": {},
+    "activation": {},
+    "init": {},
+    "residual": {},
+    "se": {},
+    "num_classes": {},
+    "image_size": {},
+    "checkpoint": {},
+    "data": option(
+        "digits, cifar10, cifar100, or a folder of images with one subfolder per class.",
+        metavar="NAME|FOLDER",
+        default="digits",
+    ),
+    "data_dir": {},
+    "validation": option("Of the training images, held back to find the best epoch.", SHARE, "SHARE", 0.2),
+    "epochs": option("Passes over the data.", COUNT, "N", 20),
+    "batch_size": {"default": 128, "help": "Images per step."},
+    "optimizer": option("What takes the steps.", click.Choice(OPTIMIZERS), default="adam"),
+    "lr": option("Learning rate; 0.1 with sgd, else 0.001, if left out.", POSITIVE, "RATE"),
+    "momentum": option("Of sgd.", SHARE, "M", 0.9),
+    "nesterov": option("Let sgd look ahead.", is_flag=True),
+    "weight_decay": option("Weight decay; 0.01 with adamw, else 0, if left out.", NOT_NEGATIVE, "DECAY"),
+    "agc": option("Clip gradients adaptively, as NFNets do with 0.01.", POSITIVE, "CLIP"),
+    "schedule": option("Of the learning rate.", click.Choice(SCHEDULES), default="constant"),
+    "warmup": option("Let the rate grow to its value in so many epochs.", NOT_NEGATIVE, "EPOCHS", 0.0),
+    "step_size": option("Between drops of --schedule step.", COUNT, "EPOCHS", 10),
+    "gamma": option("Factor of such a drop.", POSITIVE, "G", 0.1),
+    "label_smoothing": option("Of the target, spread over all classes.", SHARE, "SHARE", 0.0),
+    "precision": option("Of the forward pass; float16 on a GPU only.", click.Choice(PRECISIONS), default="float32"),
+    "augment": option("Of training images; crop_flip with CIFAR, else none, if left out.", click.Choice(AUGMENTATIONS)),
+    "seed": {"help": "Of weights, validation images, order, augmentation and dropout."},
+    "keep_going": option("Train on where the loss is not finite, instead of stopping.", is_flag=True),
+    "every": option(
+        "Steps that are measured: every N-th, the first of each epoch, ten in each factor of ten, or none.",
+        metavar="N|epoch|log|never",
+        default="epoch",
+        callback=steps,
+    ),
+    "include": {"help": "Measure only modules of these names; repeatable."},
+    "exclude": {},
+    "device": {},
+    "out": {"help": "Run folder; runs/MODEL-NORM-DATA if left out, numbered where that is taken."},
+    "overwrite": {},
+    "resume": option(
+        "Go on with the run in --out, with the options it began with; --epochs may be raised. A run that does not "
+        "exist yet is begun.",
+        is_flag=True,
+    ),
+    "as_json": {},
+    "quiet": {},
+}
+"""What ``spp train`` takes, in the order of its help: what is new, and what is different from ``spp analyze``."""
+
+
+@click.command(cls=Command, short_help="Train one network, write its history and checkpoints.", epilog=EXAMPLES)
+@take(*OPTIONS, **OPTIONS)
 @click.pass_context
 def train(ctx: click.Context, /, **given: Any) -> None:
     """Train one network, on images that are on this machine.
@@ -42,49 +124,57 @@ def train(ctx: click.Context, /, **given: Any) -> None:
     epoch), parts (every statistic of every tensor, at the steps that --every names), checkpoints/last.pt and best.pt, and
     run.json (what is needed to run it again). Ctrl-C saves the run; --resume goes on with it, to the same bits on CPU.
     """
-    with plain_warnings():
-        ctx.exit(_run(ctx, TrainRequest(**given)))
-
-
-def _run(ctx: click.Context, request: TrainRequest) -> int:
     from spp.training import check_fit, fit
     from spp.training.interrupts import Interrupted
-    from spp_cli import networks, training_report
 
-    before = _begun(request)
+    call = call_of(ctx)
+    before = _begun(call)
     if before is not None:
-        request = _continued(ctx, request, before)
-    elif not request.model:
+        call = _continued(ctx, call, before)
+        load_named(call.plugin)
+    elif not call.model:
         raise click.UsageError("Missing option '--model'.", ctx)
-    device, recipe = pick_device(request.device), request.recipe
-    data, plan = _plan(request)
-    with _folder(request, plan, resumed=before is not None) as folder:
-        model = networks.build(request, plan, device)
+    device, recipe = inputs.pick_device(call.device), recipe_of(call)
+    data, plan = _plan(call)
+    with _folder(call, plan, resumed=before is not None) as folder:
+        model = inputs.build_network(call, plan, device)
         check_fit(model, data, recipe, device)
-        facts = _facts(request, model, device)
-        report = training_report.Report(request, folder)
-        report.begin(model, data, facts)
+        facts = _facts(call, model, device)
+        report = Report(call, folder)
+        report.begin(model, data, recipe, facts)
         try:
             with report:
                 fitted = fit(
                     model,
                     data,
                     recipe,
-                    every=None if request.every == "never" else request.every,
-                    watch={"include": list(request.include) or None, "exclude": list(request.exclude) or None},
+                    every=None if call.every == "never" else call.every,
+                    watch={"include": list(call.include) or None, "exclude": list(call.exclude) or None},
                     folder=folder,
-                    resume=request.resume,
+                    resume=call.resume,
                     facts=facts,
                     report=report,
                 )
         except Interrupted as stop:
             click.echo(f"Interrupted, and saved. Go on with: spp train --resume --out {folder}", err=True)
-            return 128 + stop.number
+            # what a shell gives a process that a signal ended
+            ctx.exit(128 + stop.number)
     report.end(fitted)
-    return 0 if fitted.stopped is None else 1
+    ctx.exit(0 if fitted.stopped is None else 1)
 
 
-def _begun(request: TrainRequest) -> dict[str, Any] | None:
+def recipe_of(call: Call) -> Recipe:
+    """The options that say how to train: the fields of the recipe, by the same names.
+
+    Raises:
+        InputError: Some do not go together.
+    """
+    from spp.training import Recipe
+
+    return Recipe(**{name: getattr(call, name) for name in Recipe.__slots__})
+
+
+def _begun(call: Call) -> dict[str, Any] | None:
     """The options of the run that is to be resumed; None where there is none yet.
 
     Raises:
@@ -92,13 +182,13 @@ def _begun(request: TrainRequest) -> dict[str, Any] | None:
     """
     from spp.errors import InputError, StoreError
 
-    if not request.resume:
+    if not call.resume:
         return None
-    if request.out is None:
+    if call.out is None:
         raise InputError("a run is resumed from its folder", received="no --out", where="--resume")
-    file = Path(request.out) / "run.json"
+    file = Path(call.out) / "run.json"
     if not file.is_file():
-        if request.model:
+        if call.model:
             return None
         raise InputError(
             "there is a run to resume", received=f"no {file}", where="--resume", remedy="Give --model to begin one."
@@ -113,82 +203,79 @@ def _begun(request: TrainRequest) -> dict[str, Any] | None:
     return arguments
 
 
-def _continued(ctx: click.Context, request: TrainRequest, before: dict[str, Any]) -> TrainRequest:
+def _continued(ctx: click.Context, call: Call, before: dict[str, Any]) -> Call:
     """The options that the run began with; those of this call in place of them where that is possible.
 
     Raises:
         InputError: An option was given that would make it another run.
+        StoreError: ``run.json`` holds something else than the options of a run.
     """
     from spp.errors import InputError, StoreError
 
-    size = before.get("image_size")
-    before = {**before, "image_size": None if size is None else tuple(size)}
-    before |= {name: tuple(before.get(name, ())) for name in ("include", "exclude")}
+    if unknown := set(before) - set(vars(call)):
+        received = f"unknown ones: {', '.join(sorted(unknown))}"
+        raise StoreError("run.json holds the options of a run", received=received, where=str(call.out))
+    # JSON has lists where click has tuples; what an earlier version did not know is as it is by default
+    before = {name: tuple(value) if isinstance(value, list) else value for name, value in before.items()}
+    # a default is no wish: only what was typed can contradict the run
     typed = {name for name in before if ctx.get_parameter_source(name) is ParameterSource.COMMANDLINE}
-    changed = [name for name in typed - set(FREE) if getattr(request, name, None) != before[name]]
+    changed = sorted(name for name in typed - set(FREE) if getattr(call, name) != before[name])
     if changed:
-        options = {str(option.name): option.opts[0] for option in ctx.command.params}
-        pairs = [
-            f"{options[name]} {getattr(request, name)}, not {before[name] or 'left out'}" for name in sorted(changed)
-        ]
+        flags = {str(option.name): option.opts[0] for option in ctx.command.params}
+        pairs = [f"{flags[name]} {getattr(call, name)}, not {before[name] or 'left out'}" for name in changed]
         raise InputError(
             "a resumed run keeps the options it began with",
             received="; ".join(pairs),
             where="--resume",
             remedy="Leave them out, or begin a new run.",
         )
-    own = {name: getattr(request, name) for name in (*CALL, *(typed & set(FREE)))}
-    try:
-        return replace(TrainRequest(**before), **own)
-    except TypeError as error:
-        raise StoreError("run.json holds the options of a run", received=str(error), where=str(request.out)) from error
+    own = {name: getattr(call, name) for name in (*OF_THE_CALL, *(typed & set(FREE)))}
+    return Call(**vars(call) | before | own)
 
 
-def _plan(request: TrainRequest) -> tuple[Splits, Plan]:
+def _plan(call: Call) -> tuple[Splits, Plan]:
     """The images, and the network that takes them: as large as they are unless ``--image-size`` says otherwise."""
     from spp import models
     from spp.data import splits
     from spp.errors import InputError
-    from spp_cli import networks
 
-    if request.model.partition(":")[0] == "transformers":
+    prefix, colon, _ = call.model.partition(":")
+    if prefix == "transformers":
         raise InputError(
             "spp train trains networks that take a tensor of images",
-            received=request.model,
+            received=call.model,
             where="--model",
             remedy="Watch transformers' own trainer: spp.integrations.transformers.",
         )
+    # of CIFAR and digits the size is known; images of a folder are resized to what the network is made for
     shape: tuple[int, ...] | None = None
-    if request.image_size is not None:
-        shape = (3, *request.image_size)
-    elif Path(request.data).expanduser().is_dir():
-        if ":" not in request.model:
-            shape = models.config(request.model).input_shape
-        elif request.model.partition(":")[0] in models.SOURCES:
-            shape = networks.plan(request, None).shape
-    data = splits(request.data, folder=request.data_dir, shape=shape, validation=request.validation, seed=request.seed)
-    wanted = request if request.num_classes is not None else replace(request, num_classes=len(data.classes))
-    return data, networks.plan(wanted, data.shape)
+    if call.image_size is not None:
+        shape = (3, *call.image_size)
+    elif Path(call.data).expanduser().is_dir():
+        if not colon:
+            shape = models.config(call.model).input_shape
+        elif prefix in models.SOURCES:
+            shape = inputs.plan_network(call, None).shape
+    data = splits(call.data, folder=call.data_dir, shape=shape, validation=call.validation, seed=call.seed)
+    classes = len(data.classes) if call.num_classes is None else call.num_classes
+    return data, inputs.plan_network(Call(**vars(call) | {"num_classes": classes}), data.shape)
 
 
 @contextmanager
-def _folder(request: TrainRequest, plan: Plan, *, resumed: bool) -> Iterator[Path]:
+def _folder(call: Call, plan: Plan, *, resumed: bool) -> Iterator[Path]:
     """The run folder, empty unless a run goes on in it."""
-    import shutil
-
-    from spp_cli.folders import claim
-
     if resumed:
-        yield Path(str(request.out))
+        yield Path(str(call.out))
         return
-    label = f"{plan.label}-{Path(request.data).name}"
-    with claim(label, request.out, overwrite=request.overwrite) as folder:
-        for old in folder.iterdir():  # a run that the user gave up with --overwrite: claim refuses anything else
+    label = f"{plan.label}-{Path(call.data).name}"
+    with claim(label, call.out, overwrite=call.overwrite) as folder:
+        # a run that the user gave up with --overwrite: claim refuses anything else
+        for old in folder.iterdir():
             shutil.rmtree(old) if old.is_dir() else old.unlink()
         yield folder
 
 
-def _facts(request: TrainRequest, model: nn.Module, device: str) -> dict[str, Any]:
+def _facts(call: Call, model: nn.Module, device: str) -> dict[str, Any]:
     """What it takes to run it again."""
     import torch
 
@@ -197,9 +284,9 @@ def _facts(request: TrainRequest, model: nn.Module, device: str) -> dict[str, An
     return {
         "command": "train",
         **models.recipe_of(model),
-        "data": request.data,
+        "data": call.data,
         "device": device,
         "threads": torch.get_num_threads(),
-        "arguments": asdict(request),
-        "argv": words_for(train, request),
+        "arguments": vars(call),
+        "argv": words_for(train, call),
     }

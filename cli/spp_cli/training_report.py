@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import math
 import sys
 from pathlib import Path
@@ -11,14 +10,14 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from spp_cli.console import jsonable
+from spp_cli.console import as_json, device_of
+from spp_cli.options import Call
 
 if TYPE_CHECKING:
     from torch import nn
 
     from spp.data import Splits
-    from spp.training import Fitted, News
-    from spp_cli.train_options import TrainRequest
+    from spp.training import Fitted, News, Recipe
 
 TITLES = "epoch     loss  accuracy  val. loss  val. accuracy        lr  seconds"
 
@@ -27,26 +26,26 @@ class Report:
     """Called with the news of a run; prints unless ``--json`` or ``--quiet`` were given.
 
     Args:
-        request: The options.
+        call: The options.
         folder: Of the run.
     """
 
-    def __init__(self, request: TrainRequest, folder: Path) -> None:
-        self._request, self._folder = request, folder
-        self._silent = request.as_json or request.quiet
+    def __init__(self, call: Call, folder: Path) -> None:
+        self._call, self._folder = call, folder
+        self._silent = call.as_json or call.quiet
         self._bar: Any = None
 
-    def begin(self, model: nn.Module, data: Splits, facts: dict[str, Any]) -> None:
+    def begin(self, model: nn.Module, data: Splits, recipe: Recipe, facts: dict[str, Any]) -> None:
         """Say what runs."""
         if not self._silent:
-            for line in heading(self._request, model, data, facts):
+            for line in heading(self._call, model, data, recipe, facts):
                 click.echo(line)
             click.echo()
 
     def __enter__(self) -> Report:
         if not self._silent:
             click.echo(TITLES)
-        if not self._request.quiet and sys.stderr.isatty():
+        if not self._call.quiet and sys.stderr.isatty():
             from tqdm import tqdm
 
             self._bar = tqdm(unit="step", leave=False, dynamic_ncols=True)
@@ -60,39 +59,43 @@ class Report:
         """Move the bar, and print the line of an epoch that has ended."""
         if self._bar is not None:
             done = news.epoch * news.batches + news.batch
-            if self._bar.total is None:  # steps of an earlier session took none of this one's time
+            # steps of an earlier session took none of this one's time
+            if self._bar.total is None:
                 self._bar.total, self._bar.initial = news.epochs * news.batches, done - 1
             self._bar.n = done
             self._bar.set_description(f"epoch {news.epoch}", refresh=False)
             worst = f", {in_short(news.finding)}" if news.finding else ""
             self._bar.set_postfix_str(f"loss {news.loss:.3g}, accuracy {percent(news.accuracy)}{worst}", refresh=False)
+            # update(0) draws ten times a second at most, refresh() in any case
             self._bar.refresh() if news.row is not None else self._bar.update(0)
         if news.row is not None and not self._silent:
             line = epoch_line(news.row)
             if self._bar is None:
                 click.echo(line)
             else:
+                # past the bar, which is drawn again below the line
                 self._bar.write(line, file=sys.stdout)
 
     def end(self, fitted: Fitted) -> None:
         """Say how it went and what lies where."""
         folder = self._folder
         files = sorted(path.name + "/" * path.is_dir() for path in folder.iterdir() if not path.name.startswith("."))
-        if self._request.as_json:
+        if self._call.as_json:
             from spp.frame.files import read_facts
 
             report = {
                 "folder": str(folder),
                 "files": files,
+                # as the training left it on the disk, where the end was written last
                 "run": read_facts(folder, str(folder)),
                 "history": fitted.history.to_dict(orient="records"),
                 "test": fitted.test,
                 "finding": fitted.finding,
                 "stopped": fitted.stopped,
             }
-            click.echo(json.dumps(jsonable(report), indent=2, allow_nan=False))
+            click.echo(as_json(report))
             return
-        if self._request.quiet:
+        if self._call.quiet:
             click.echo(str(folder))
         else:
             click.echo()
@@ -103,25 +106,23 @@ class Report:
             click.echo(f"Error: {fitted.stopped}, so the run was stopped there.{_where(fitted)}", err=True)
 
 
-def heading(request: TrainRequest, model: nn.Module, data: Splits, facts: dict[str, Any]) -> list[str]:
+def heading(call: Call, model: nn.Module, data: Splits, recipe: Recipe, facts: dict[str, Any]) -> list[str]:
     """Three lines that say what runs, on what, and how."""
     from spp.data.parts import count
 
-    recipe = request.recipe
     parameters = sum(p.numel() for p in model.parameters())
     settings = [f"{key} {facts[key]}" for key in ("norm", "activation", "init") if facts.get(key) is not None]
-    threads = f" ({facts['threads']} threads)" if facts["device"] == "cpu" else ""
     shape = "x".join(str(side) for side in data.shape)
     extras = [f"AGC {recipe.agc:g}"] if recipe.agc is not None else []
     if recipe.precision != "float32":
         extras.append(recipe.precision)
     how = ", ".join([f"{recipe.optimizer} at lr {recipe.learning_rate:g}", f"schedule {recipe.schedule}", *extras])
     return [
-        ", ".join([f"{request.model}: {parameters:,} parameters", *settings]),
-        f"{request.data}: {len(data.train):,} images of {shape} to learn from, {len(data.validation):,} for validation, "
+        ", ".join([f"{call.model}: {parameters:,} parameters", *settings]),
+        f"{call.data}: {len(data.train):,} images of {shape} to learn from, {len(data.validation):,} for validation, "
         f"{len(data.test):,} for the test",
         f"{recipe.epochs} epochs of {count(data.train, recipe.batch_size)} steps of {recipe.batch_size} images, {how}, "
-        f"seed {recipe.seed}, {facts['device']}{threads}",
+        f"seed {recipe.seed}, {device_of(facts)}",
     ]
 
 

@@ -1,3 +1,4 @@
+import io
 import json
 from dataclasses import dataclass
 from pathlib import Path
@@ -34,6 +35,35 @@ def spp(tmp_path, monkeypatch):
         return Done(result.exit_code, result.stdout, result.stderr)
 
     return run
+
+
+@pytest.fixture
+def undrawn(monkeypatch):
+    """Figures become empty files, for tests of which ones are written: drawing takes most of a run's time."""
+
+    def save(self: Any, path: str | Path) -> Path:
+        Path(path).write_bytes(b"")
+        return Path(path)
+
+    monkeypatch.setattr("spp.plot.page.SignalPlot.save", save)
+
+
+class Terminal(io.StringIO):
+    """Standard error of somebody who looks at it."""
+
+    def isatty(self) -> bool:
+        return True
+
+
+@pytest.fixture
+def terminal(monkeypatch):
+    """Put one in place of standard error: called in the test, since pytest puts its own there when a test begins."""
+
+    def put() -> Terminal:
+        monkeypatch.setattr("sys.stderr", shown := Terminal())
+        return shown
+
+    return put
 
 
 TINY = ("analyze", "--model", "ffn", "--batch-size", "4", "--no-figures")

@@ -2,8 +2,6 @@
 
 import json
 import os
-import subprocess
-import sys
 from pathlib import Path
 
 import pandas as pd
@@ -111,7 +109,7 @@ def test_run_json_is_enough_to_run_it_again(ran, spp):
     )
 
 
-def test_networks_without_residual_blocks_get_no_block_figure(spp, tiny):
+def test_networks_without_residual_blocks_get_no_block_figure(spp, tiny, undrawn):
     done = spp(*(word for word in tiny if word != "--no-figures"))
     assert done.code == 0
     assert sorted(path.name for path in Path("runs/ffn-batch_minus").iterdir()) == [
@@ -140,7 +138,16 @@ def test_numbers_without_figures(spp, tiny):
     assert found == [name for name in FILES if not name.startswith("spp") and name != "report.html"]
 
 
-def test_figures_without_a_report(spp, tiny):
+def test_the_page_of_a_saved_run_is_written_again(spp, ran):
+    folder = ran[0] / "runs" / "resnet18_cifar-batch"
+    before = (folder / "report.html").read_bytes()
+    assert spp("report", folder, "--out", "page.html").out == "page.html\n"
+    assert Path("page.html").read_bytes() == before
+    done = spp("report", "nowhere")
+    assert done.code == 2 and "got no such folder" in done.err
+
+
+def test_figures_without_a_report(spp, tiny, undrawn):
     words = [word for word in tiny if word != "--no-figures"]
     done = spp(*words, "--no-report")
     assert done.err == ""
@@ -148,7 +155,7 @@ def test_figures_without_a_report(spp, tiny):
     assert "spp.png" in names and "report.html" not in names
 
 
-def test_without_plotly_it_says_once_how_to_get_the_report(spp, tiny, monkeypatch):
+def test_without_plotly_it_says_once_how_to_get_the_report(spp, tiny, monkeypatch, undrawn):
     monkeypatch.setattr("spp.report.available", lambda: False)
     done = spp(*(word for word in tiny if word != "--no-figures"))
     assert done.code == 0
@@ -224,21 +231,17 @@ def test_a_selection_of_nothing_is_bad_input(spp, tiny):
     assert not Path("runs").exists()
 
 
-def test_no_progress_bar_in_a_pipe(tmp_path, tiny):
-    code = f"from spp_cli.main import cli; cli({[*tiny, '--batches', '3', '--quiet']})"
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=tmp_path, check=True)
-    assert (done.stdout, done.stderr) == ("runs/ffn-batch_minus\n", "")
+def test_no_progress_bar_in_a_pipe(spp, tiny):
+    done = spp(*tiny, "--batches", "3", "--quiet")
+    assert (done.out, done.err) == ("runs/ffn-batch_minus\n", "")
 
 
-def test_a_progress_bar_on_a_terminal(tmp_path, tiny):
-    """On a pseudo-terminal, since only that looks like one from inside; it ends full."""
-    termios = pytest.importorskip("termios", reason="no pseudo-terminals on this system")
-    above, below = os.openpty()
-    termios.tcsetwinsize(below, (24, 80))
-    code = f"from spp_cli.main import cli; cli({[*tiny, '--batches', '3', '--json']})"
-    done = subprocess.run([sys.executable, "-c", code], stdout=subprocess.PIPE, stderr=below, cwd=tmp_path, check=True)
-    os.close(below)
-    shown = os.read(above, 100_000).decode()
-    os.close(above)
-    assert "3/3" in shown
-    assert json.loads(done.stdout)["run"]["batches"] == 3
+def test_a_progress_bar_on_a_terminal(terminal, tiny, tmp_path, monkeypatch, capsys):
+    """It ends full, and standard output is JSON alone."""
+    monkeypatch.chdir(tmp_path)
+    shown = terminal()
+    with pytest.raises(SystemExit) as stop:
+        cli([*tiny, "--batches", "3", "--json"])
+    assert stop.value.code == 0
+    assert "3/3" in shown.getvalue()
+    assert json.loads(capsys.readouterr().out)["run"]["batches"] == 3

@@ -11,7 +11,7 @@ from spp_cli.compare import VARIED, compare
 TINY = ("compare", "--model", "ffn", "--batch-size", "4")
 
 
-def test_every_norm_is_a_run_and_a_line(spp):
+def test_every_norm_is_a_run_and_a_line(spp, undrawn):
     done = spp(*TINY, "--norm", "none", "--norm", "batch")
     assert done.code == 0, done.err
     folder = Path("runs/compare-ffn")
@@ -72,7 +72,7 @@ def test_a_model_is_needed(spp):
 def test_the_options_are_those_of_analyze_in_its_order():
     names = [parameter.name for parameter in compare.params]
     assert names[0] == "model" and "fail_on" not in names and "no_report" not in names
-    assert {option.name for option in compare.params if option.multiple} == {*VARIED, "include", "exclude"}
+    assert {option.name for option in compare.params if option.multiple} == {*VARIED, "include", "exclude", "plugin"}
 
 
 @pytest.mark.parametrize("name", VARIED)

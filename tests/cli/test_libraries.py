@@ -92,13 +92,13 @@ def test_the_norms_of_a_librarys_network_are_replaced(spp):
 
 def test_sizes_are_the_networks_own(spp):
     foreign.torchvision()
-    from spp_cli import networks
+    from spp_cli import inputs
     from spp_cli.analyze import analyze
-    from spp_cli.options import Request
+    from spp_cli.options import call_of
 
     def shape(*words: str) -> tuple[int, ...]:
         with analyze.make_context("analyze", list(words)) as context:
-            return networks.plan(Request(**context.params), None).shape
+            return inputs.plan_network(call_of(context), None).shape
 
     assert shape("--model", "torchvision:resnet50") == (3, 224, 224)
     assert shape("--model", "torchvision:inception_v3") == (3, 299, 299)

@@ -37,12 +37,10 @@ def test_errors_of_the_library_are_one_line(spp):
 
 
 def test_a_bug_is_not_dressed_up_as_bad_input(spp, tiny, monkeypatch):
-    import spp as library
-
     def broken(*_):
         raise ZeroDivisionError("a bug")
 
-    monkeypatch.setattr(library.diagnosis, "notes", broken)
+    monkeypatch.setattr("spp_cli.analyze.show", broken)
     with pytest.raises(ZeroDivisionError, match="a bug"):
         spp(*tiny)
 

@@ -1,22 +1,22 @@
 """Options become a record, and the record becomes the same words again."""
 
-import click
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from spp_cli.analyze import analyze
-from spp_cli.options import Request, argv
+from spp_cli.options import Call, call_of, words_for
 
 
-def parsed(words: list[str]) -> Request:
-    return Request(**click.Context(analyze).command.make_context("analyze", words[1:]).params)
+def parsed(words: list[str]) -> Call:
+    return call_of(analyze.make_context("analyze", words[1:]))
 
 
 NAMES = st.none() | st.sampled_from(["batch", "none", "group"])
 SIDES = st.integers(1, 600)
 
 
+@settings(deadline=None)
 @given(
     norm=NAMES,
     num_classes=st.none() | SIDES,
@@ -27,13 +27,12 @@ SIDES = st.integers(1, 600)
     out=st.none() | st.just("some folder/x"),
 )
 def test_a_request_can_be_asked_for_again(norm, num_classes, image_size, globs, seed, flags, out):
-    plain = parsed(["analyze", "--model", "ffn"])
-    fields = {name: getattr(plain, name) for name in Request.__slots__}
+    fields = vars(parsed(["analyze", "--model", "ffn"]))
     fields |= {"norm": norm, "num_classes": num_classes, "image_size": image_size, "seed": seed, "out": out}
-    fields |= {"include": globs, "exclude": globs[::-1]}
+    fields |= {"plugin": globs, "include": globs, "exclude": globs[::-1]}
     fields |= dict(zip(("eval_mode", "as_json", "overwrite"), flags, strict=True))
-    request = Request(**fields)
-    assert parsed(argv(request)) == request
+    call = Call(**fields)
+    assert parsed(words_for(analyze, call)) == call
 
 
 @pytest.mark.parametrize(("text", "size"), [("224", (224, 224)), ("224x160", (224, 160)), ("7X9", (7, 9))])

@@ -8,8 +8,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from rich.console import Console
 
+from spp_cli.analyze import MOST_BARS, MOST_ROWS, sparkline, table
 from spp_cli.console import ASCII_BARS, BARS, bars_for
-from spp_cli.summary import MOST_BARS, MOST_ROWS, sparkline, table
 
 FINITE = st.floats(-30, 30)
 

@@ -153,6 +153,7 @@ def load_library(asked: Asked, library: str) -> ModuleType:
         InputError: It is, but cannot be imported, as a torchvision that was built for another torch.
     """
     purpose = f"{asked.spelled('model')} {library}:..."
+    # looked for before it is imported: an ImportError may as well come from something that the library needs
     if find_spec(library) is None:
         raise MissingExtraError(library, library, purpose=purpose)
     try:

@@ -44,6 +44,7 @@ def load_checkpoint(model: nn.Module, path: str | Path, spelled: Callable[[str],
         raise InputError(
             "a checkpoint is a mapping of names to tensors", received=type(state).__name__, where=str(path)
         )
+    # torch's own message lists every key over hundreds of lines
     own = model.state_dict()
     shapes = [
         f"{key} {_shape(state[key])} instead of {_shape(own[key])}"

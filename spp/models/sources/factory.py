@@ -27,6 +27,7 @@ def factory(asked: Asked) -> Plan:
     found, changes, norm = _find(asked), dict(asked.changes), None
     if "norm" in changes and not _takes(found, "norm"):
         norm = changes.pop("norm")
+    # before the call: a TypeError from inside the factory is another trouble
     try:
         inspect.signature(found).bind(**changes)
     except TypeError as error:

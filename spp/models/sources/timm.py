@@ -19,6 +19,7 @@ def timm(asked: Asked) -> Plan:
     if not library.is_model(name):
         where = asked.spelled("model")
         raise UnknownNameError("timm model", name, library.list_models(), where=where, listing="timm.list_models()")
+    # some networks have no pretrained configuration, hence no size or number of classes that they are made for
     default = library.get_pretrained_cfg(name)
     own = SHAPE if default is None else tuple(default.input_size)
     number = classes if classes is not None else CLASSES if default is None else default.num_classes

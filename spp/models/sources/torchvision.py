@@ -18,6 +18,7 @@ FIXED = {"vit_": "image_size", "maxvit_": "input_size"}
 
 def torchvision(asked: Asked) -> Plan:
     """Classifiers of torchvision, with random weights."""
+    # the top first: it is what says that its compiled operators do not fit this torch
     load_library(asked, "torchvision")
     asked.check({"norm", "num_classes"})
     models, name, shape = import_module("torchvision.models"), asked.name, asked.shape

@@ -45,6 +45,7 @@ def transformers(asked: Asked) -> Plan:
     match kind.main_input_name:
         case "input_ids":
             shape = _text(asked, config)
+            # an encoder-decoder shifts its labels into the decoder's input, and without labels wants the latter
             names = ("input_ids", "decoder_input_ids") if config.is_encoder_decoder else ("input_ids",)
             vocabulary = config.get_text_config().vocab_size
         case "pixel_values":
@@ -83,6 +84,7 @@ def _config(path: str) -> Any:
     if not isinstance(content, dict) or not isinstance(content.get("model_type"), str):
         received = "an object without one" if isinstance(content, dict) else type(content).__name__
         raise InputError(rule, received=received, where=path)
+    # AutoConfig.from_pretrained would ask the hub where the file is not as it expects
     known = import_module("transformers.models.auto.configuration_auto").CONFIG_MAPPING
     if content["model_type"] not in known:
         listing = "transformers.CONFIG_MAPPING"
@@ -135,6 +137,7 @@ def _text(asked: Asked, config: Any) -> tuple[int, ...]:
 def _image(asked: Asked, config: Any) -> tuple[int, ...]:
     own: Any = getattr(config, "image_size", None)
     size = asked.shape[-2:] if asked.shape is not None else _pair(own or PIXELS)
+    # position embeddings are made for one size, so that another one has to be known before
     if own is not None and tuple(size) != _pair(own):
         config.image_size = size[0] if size[0] == size[1] else list(size)
     return (getattr(config, "num_channels", 3), *size)
