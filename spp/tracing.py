@@ -14,11 +14,9 @@ from torch import nn
 from torch.nn.parallel import DistributedDataParallel
 from torch.nn.parameter import UninitializedParameter
 
-from spp.capture.channels import ChannelAxis
-from spp.capture.facts import module_facts
 from spp.capture.parameters import parameters_in
 from spp.capture.recorder import Recorder
-from spp.capture.sites import Entry, Selection, roster
+from spp.capture.sites import ChannelAxis, Entry, Selection, roster
 from spp.capture.stage import Depth
 from spp.capture.state import Restore, kept, patient_collector, preserved, set_aside
 from spp.errors import InputError
@@ -28,11 +26,11 @@ from spp.frame.build import (
     build_channels,
     build_exponents,
     build_frame,
-    build_modules,
+    module_columns,
     table_of,
     unmeasured_columns,
 )
-from spp.frame.schema import BLOCK_COLUMNS, UNMEASURED_COLUMNS
+from spp.frame.schema import BLOCK_COLUMNS, MODULE_COLUMNS, UNMEASURED_COLUMNS
 from spp.objective import Batch, LossFunction, Objective, batches_of, is_iterable_of_batches, to_device
 from spp.run import Run, describe_model, no_channels, no_exponents
 from spp.stats import backends
@@ -121,13 +119,13 @@ def trace(
                     measured.add(recorder.run(forward, aim, set_aside, keep_graph=state.has_history))
                 seen.note(one, objective)
         # the other tables are built when they are looked at; what they need of modules is taken now
-        modules = module_facts(entries, measured.calls, measured.inputs)
+        modules = module_columns(entries, measured.calls, measured.inputs)
         blocks, unmeasured = block_columns(measured), unmeasured_columns(measured.unmeasured)
         frame = build_frame(measured.rows, {merge.block for merge in measured.merges}, statistics=beyond)
         return Run(
             frame,
             lambda: table_of(blocks, BLOCK_COLUMNS),
-            lambda: build_modules(modules),
+            lambda: table_of(modules, MODULE_COLUMNS),
             lambda: table_of(unmeasured, UNMEASURED_COLUMNS),
             {
                 **describe_model(model, parameters),

@@ -12,8 +12,8 @@ from hypothesis import strategies as st
 from torch import nn
 
 import spp
-from spp.capture.schedule import schedule_of
 from spp.frame.schema import UNMEASURED_COLUMNS, WATCH_BLOCK_COLUMNS, WATCH_COLUMNS, check
+from spp.watching.loop import schedule_of
 from tests.watching.loops import Net, batches, plain, train
 
 

@@ -18,9 +18,8 @@ from torch import Tensor
 
 from spp import _torch
 from spp._pytree import walk
-from spp.capture.channels import is_reducible
 from spp.capture.dataflow import Reading, version_of
-from spp.capture.sites import Call, Site
+from spp.capture.sites import Call, Site, is_reducible
 from spp.capture.stage import BACKWARD, Stage
 from spp.stats.sums import Sums
 

@@ -23,8 +23,7 @@ from torch.nn.utils.spectral_norm import SpectralNorm
 from torch.nn.utils.weight_norm import WeightNorm
 
 from spp import _torch
-from spp.capture.channels import is_reducible, weight_axis
-from spp.capture.sites import Call, Entry, Site
+from spp.capture.sites import Call, Entry, Site, is_reducible, weight_axis
 from spp.capture.stage import Depth, Stage
 from spp.capture.unmeasured import Unmeasured, no_weight_gradient, unmeasured
 from spp.stats import backends

@@ -24,13 +24,12 @@ from torch import Tensor, nn
 
 from spp import _torch
 from spp._pytree import describe, describe_call, walk
-from spp.capture.channels import ChannelAxis, is_reducible
 from spp.capture.dataflow import DataFlow, Reading, Value
 from spp.capture.gradients import Gradients
 from spp.capture.interception import boundary, eager, hold_calls, release_calls
 from spp.capture.parameters import ParameterReader, Readings, computed_weights, leaves_outside
 from spp.capture.residual import Merge, Merges
-from spp.capture.sites import Call, Entry, Placer, Site
+from spp.capture.sites import Call, ChannelAxis, Entry, Placer, Site, is_reducible
 from spp.capture.stage import FORWARD, IDLE, Depth, Stage
 from spp.capture.unmeasured import Unmeasured, never_called, no_gradient, unmeasured, unregistered
 from spp.errors import SppError, TraceError

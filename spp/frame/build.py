@@ -10,9 +10,12 @@ from typing import Any, TypeVar
 import numpy as np
 import numpy.typing as npt
 import pandas as pd
+from torch import Tensor
 
 from spp._pytree import dtype_name, shape_name
-from spp.capture.facts import ModuleFacts
+from spp.capture.dataflow import wiring
+from spp.capture.parameters import parameters_of
+from spp.capture.sites import Call, Entry
 from spp.capture.unmeasured import Unmeasured
 from spp.errors import InputError
 from spp.frame.accumulate import Accumulator, Row
@@ -22,7 +25,6 @@ from spp.frame.schema import (
     CHANNEL_STATISTICS,
     COLUMNS,
     EXPONENT_COLUMNS,
-    MODULE_COLUMNS,
     STATISTICS,
     UNMEASURED_COLUMNS,
     BlockColumn,
@@ -207,11 +209,53 @@ def _known(readings: Sequence[Sums | None]) -> Numbers:
     return out
 
 
-def build_modules(facts: Sequence[ModuleFacts]) -> pd.DataFrame:
-    """One row per module, with the facts that explain its signals."""
-    columns: dict[ModuleColumn, object] = {c: [getattr(fact, c) for fact in facts] for c in ModuleColumn}
-    columns[ModuleColumn.ALIASES] = [" ".join(fact.aliases) for fact in facts]
-    return table_of(columns, MODULE_COLUMNS)
+def module_columns(
+    entries: Sequence[Entry], calls: Mapping[str, tuple[int | None, int]], inputs: Mapping[str, list[Call]]
+) -> dict[ModuleColumn, object]:
+    """The columns of ``modules``: facts that explain signals, so that a diagnosis needs neither the model nor torch.
+
+    They are taken while the modules are at hand; :func:`table_of` makes the table when it is asked for.
+
+    Args:
+        entries: The roster.
+        calls: Depth of the first call and number of calls, by name.
+        inputs: The calls of one pass, by name, for the wiring.
+    """
+    own = [parameters_of(entry.module) for entry in entries]
+    layers, seen = [entry.layer for entry in entries], [calls.get(entry.name, (None, 0)) for entry in entries]
+    return {
+        ModuleColumn.NAME: [e.name for e in entries],
+        ModuleColumn.ALIASES: [" ".join(e.aliases) for e in entries],
+        ModuleColumn.TYPE: [e.type for e in entries],
+        ModuleColumn.KIND: [layer.kind for layer in layers],
+        ModuleColumn.DEPTH: [depth for depth, _ in seen],
+        ModuleColumn.CALLS: [number for _, number in seen],
+        ModuleColumn.LEAF: [e.leaf for e in entries],
+        ModuleColumn.TRAINING: [bool(e.module.training) for e in entries],
+        ModuleColumn.PARAMETERS: [sum(p.numel() for _, p in named) for named in own],
+        ModuleColumn.TRAINABLE: [sum(p.numel() for _, p in named if p.requires_grad) for named in own],
+        ModuleColumn.FAN_IN: [layer.fan_in for layer in layers],
+        ModuleColumn.FAN_OUT: [layer.fan_out for layer in layers],
+        ModuleColumn.GROUPS: [layer.groups for layer in layers],
+        ModuleColumn.EPS: [layer.eps for layer in layers],
+        ModuleColumn.ACTIVATION: [layer.activation for layer in layers],
+        ModuleColumn.TIED: _tied(entries, own),
+        ModuleColumn.INPUTS: [wiring(inputs[e.name]) if e.name in inputs else None for e in entries],
+    }
+
+
+def _tied(entries: Sequence[Entry], own: Sequence[Sequence[tuple[str, Tensor]]]) -> list[str | None]:
+    """For each module the parameters that an earlier one has too, as ``name=owner.name``."""
+    owner: dict[int, str] = {}
+    tied: list[str | None] = []
+    for entry, named in zip(entries, own, strict=True):
+        shared = []
+        for name, parameter in named:
+            known = owner.setdefault(id(parameter), qualified := f"{entry.name}.{name}" if entry.name else name)
+            if known is not qualified:
+                shared.append(f"{name}={known}")
+        tied.append(" ".join(shared) or None)
+    return tied
 
 
 def build_unmeasured(rows: Sequence[Unmeasured]) -> pd.DataFrame:

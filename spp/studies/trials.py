@@ -11,7 +11,6 @@ import pandas as pd
 import torch
 from torch import Tensor, nn
 
-from spp.capture.schedule import Every
 from spp.data import Part, Splits, splits
 from spp.errors import InputError
 from spp.models import build
@@ -19,6 +18,7 @@ from spp.studies.study import Setup, Tables
 from spp.tracing import trace
 from spp.training import News, Recipe, fit
 from spp.training.results import History
+from spp.watching import Every
 
 T = TypeVar("T")
 

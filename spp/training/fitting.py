@@ -15,7 +15,6 @@ import pandas as pd
 import torch
 from torch import nn
 
-from spp.capture.schedule import Every
 from spp.capture.state import RandomState
 from spp.data import Splits
 from spp.diagnosis import Severity, find
@@ -32,7 +31,7 @@ from spp.training.interrupts import Interrupted, deferred
 from spp.training.loop import Report, Trainer
 from spp.training.recipe import Recipe
 from spp.training.results import Fitted, History, history_frame
-from spp.watching import Watch, watch
+from spp.watching import Every, Watch, watch
 
 NONFINITE = "nonfinite"
 """Where a run keeps the trace of the batch that ended it."""

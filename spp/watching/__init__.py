@@ -19,16 +19,15 @@ import torch
 from torch import nn
 from torch.nn.parallel import DistributedDataParallel
 
-from spp.capture.channels import ChannelAxis
-from spp.capture.schedule import Every, Schedule, schedule_of
-from spp.capture.sites import Selection, roster
+from spp.capture.sites import ChannelAxis, Selection, roster
 from spp.errors import InputError, SppWarning
 from spp.frame.runs import WATCH, RunWriter
 from spp.run import Run, describe_model, no_channels, no_exponents
 from spp.vocabulary import ALL, Signal, chosen
 from spp.watching.collect import Collector, Keeper, Listener
 from spp.watching.distributed import Ranks
-from spp.watching.loop import Loop
+from spp.watching.loop import Every as Every
+from spp.watching.loop import Loop, Schedule, schedule_of
 from spp.watching.sample import Settings
 
 if TYPE_CHECKING:

@@ -12,14 +12,20 @@ from typing import Any
 
 import pandas as pd
 
-from spp.capture.facts import ModuleFacts, module_facts
 from spp.capture.parameters import parameters_of
 from spp.capture.sites import Entry
 from spp.capture.unmeasured import Unmeasured
 from spp.errors import SppError, SppWarning
-from spp.frame.build import build_modules, build_unmeasured
+from spp.frame.build import build_unmeasured, module_columns, table_of
 from spp.frame.runs import NEXT_STEP, RunWriter
-from spp.frame.schema import UNMEASURED_COLUMNS, WATCH_BLOCK_COLUMNS, WATCH_COLUMNS, UnmeasuredColumn
+from spp.frame.schema import (
+    MODULE_COLUMNS,
+    UNMEASURED_COLUMNS,
+    WATCH_BLOCK_COLUMNS,
+    WATCH_COLUMNS,
+    ModuleColumn,
+    UnmeasuredColumn,
+)
 from spp.frame.steps import History, Sampled, joined, sampled
 from spp.watching.distributed import Ranks
 from spp.watching.sample import Finished
@@ -42,7 +48,8 @@ class Keeper:
         self._writer, self._patience, self._flushed = writer, patience, time.monotonic()
         self._written: dict[str, pd.DataFrame] = {}
         self.history = History()
-        self.facts: list[ModuleFacts] = []
+        self._module_columns: dict[ModuleColumn, object] = module_columns([], {}, {})
+        self._stale = True
         self._unmeasured: list[pd.DataFrame] = []
         self._known: set[object] = set()
         self._shapes: Shapes | None = None
@@ -58,10 +65,10 @@ class Keeper:
             self.history.add(one)
             self._note(measured.unmeasured)
             new.append(one)
-        if not self.facts:
+        if self._stale:
             first = next(iter(finished.measured.values()), None)
             seen = ({}, {}) if first is None else (first.calls, first.inputs)
-            self.facts = module_facts(finished.entries, *seen)
+            self._module_columns, self._stale = module_columns(finished.entries, *seen), False
             self._modules = None
         for tables in (self.history.tables_of([one]) for one in (new if self.listeners else ())):
             for listener in self.listeners:
@@ -129,7 +136,7 @@ class Keeper:
     def modules(self) -> pd.DataFrame:
         """One row per module."""
         if self._modules is None:
-            self._modules = build_modules(self.facts)
+            self._modules = table_of(self._module_columns, MODULE_COLUMNS)
         return self._modules
 
     @property
@@ -153,7 +160,7 @@ class Keeper:
                 f"the model that is watched has changed before step {finished.step}: {difference(self._shapes, now)}; "
             )
             warnings.warn(message + "the rows from here on are about the changed model.", SppWarning, stacklevel=2)
-            self.facts = []
+            self._stale = True
         self._shapes = now
 
 

@@ -10,11 +10,10 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from spp.capture.channels import ChannelAxis
 from spp.capture.interception import SampledStep
 from spp.capture.parameters import ParameterReader, Readings, UpdateSums, parameters_of
 from spp.capture.recorder import MODES, Pass, Policy, Recorder
-from spp.capture.sites import Entry, Selection, roster
+from spp.capture.sites import ChannelAxis, Entry, Selection, roster
 from spp.capture.stage import Depth, Stage
 from spp.capture.state import patient_collector
 from spp.capture.unmeasured import unmeasured

@@ -8,7 +8,7 @@ import torch
 
 import spp
 from spp.frame import build
-from spp.frame.schema import BLOCK_COLUMNS
+from spp.frame.schema import BLOCK_COLUMNS, MODULE_COLUMNS
 from spp.run import SHOWN_ROWS
 
 from .frames import RUN, network
@@ -29,7 +29,10 @@ def test_a_trace_shows_its_layers() -> None:
 
 def shown(frame: pd.DataFrame, facts: dict[str, object]) -> str:
     """The HTML of a run that holds nothing but a frame."""
-    blocks, modules = pd.DataFrame(columns=list(BLOCK_COLUMNS)), build.build_modules([])
+    blocks, modules = (
+        pd.DataFrame(columns=list(BLOCK_COLUMNS)),
+        build.table_of(build.module_columns([], {}, {}), MODULE_COLUMNS),
+    )
     return spp.Run(frame, blocks, modules, build.build_unmeasured([]), facts)._repr_html_()
 
 
