@@ -382,40 +382,41 @@ _TURNS = {"t", "T", "mT", "transpose"}
 def _by_structure(module: nn.Module) -> LayerRow:
     """The row of a layer that no table and no name knows, from its parameters and what its ``forward`` names."""
     named = _names_in_forward(cast(Any, type(module)))
-    weight, sizes = _matrix(module), {len(p) for p in module._parameters.values() if p is not None and p.dim() == 1}
     row = LayerRow(type(module), LayerKind.OTHER)
+    weight = _matrix(module)
     if weight is not None:
-        if named & {"conv1d", "conv2d", "conv3d"}:
-            return replace(row, kind=LayerKind.CONVOLUTION, fans=_conv_fans)
-        if "embedding" in named:
-            return replace(row, kind=LayerKind.EMBEDDING)
-        if weight.dim() == 2 and named & _PRODUCTS:
-            # F.linear takes (outputs, inputs) and works on the last axis. With other products the bias shows which side is
-            # which, and without a bias whether the weight is transposed first.
-            rows, columns = weight.shape
-            turned = "linear" not in named and (
-                columns in sizes and rows not in sizes if sizes and rows != columns else not named & _TURNS
-            )
-            return replace(
-                row,
-                kind=LayerKind.LINEAR,
-                channel_layout="last" if "linear" in named else "inherit",
-                fans=_fans_by_transposed_shape if turned else _linear_fans,
-                unit_axis=int(turned),
-            )
+        return _of_matrix(module, row, weight, named)
+    if named & _PRODUCTS:
         return row
-    if named & _NORMALIZES and not named & _PRODUCTS:
+    if named & _NORMALIZES:
         return replace(row, kind=LayerKind.NORM)
     if module._parameters:
         return row
-    if named & {"softmax", "log_softmax"} and not named & _PRODUCTS:
+    if named & {"softmax", "log_softmax"}:
         return replace(row, kind=LayerKind.SOFTMAX)
-    functions = {canonical_activation(name) for name in named} - {None}
-    if functions and not named & (_PRODUCTS | _RESHAPES):
-        return replace(row, kind=LayerKind.ACTIVATION)
-    if named & _RESHAPES and not named & _PRODUCTS:
-        return replace(row, kind=LayerKind.RESHAPE)
-    return row
+    if named & _RESHAPES:
+        pure = not any(map(canonical_activation, named))
+        return replace(row, kind=LayerKind.RESHAPE) if pure else row
+    return replace(row, kind=LayerKind.ACTIVATION) if any(map(canonical_activation, named)) else row
+
+
+def _of_matrix(module: nn.Module, row: LayerRow, weight: Tensor, named: frozenset[str]) -> LayerRow:
+    """The row of a layer with one parameter of rank 2 or more."""
+    if named & {"conv1d", "conv2d", "conv3d"}:
+        return replace(row, kind=LayerKind.CONVOLUTION, fans=_conv_fans)
+    if "embedding" in named:
+        return replace(row, kind=LayerKind.EMBEDDING)
+    if weight.dim() != 2 or not named & _PRODUCTS:
+        return row
+    if "linear" in named:  # F.linear takes (outputs, inputs) and works on the last axis
+        return replace(row, kind=LayerKind.LINEAR, channel_layout="last", fans=_linear_fans)
+    # With other products the bias shows which side is which, and without a bias whether the weight is transposed first.
+    outputs, inputs = weight.shape
+    biases = {len(p) for p in module._parameters.values() if p is not None and p.dim() == 1}
+    known = bool(biases) and outputs != inputs
+    turned = inputs in biases and outputs not in biases if known else not named & _TURNS
+    fans = _fans_by_transposed_shape if turned else _linear_fans
+    return replace(row, kind=LayerKind.LINEAR, fans=fans, unit_axis=int(turned))
 
 
 @lru_cache(maxsize=1024)

@@ -310,7 +310,12 @@ def test_a_layer_registered_from_outside_is_known_everywhere(tmp_path):
 
     assert layer_of(Mystery()).kind is LayerKind.OTHER
     register_layer(
-        Mystery, kind="linear", fans=lambda m: (len(m.table), 4), channel_layout="last", output_range=(0.0, 1.0)
+        Mystery,
+        kind="linear",
+        fans=lambda m: (len(m.table), 4),
+        channel_layout="last",
+        output_range=(0.0, 1.0),
+        unit_axis=1,
     )
     run = spp.trace(nn.Sequential(Mystery(), nn.ReLU()), torch.randn(8, 6))
     fact = run.modules.set_index("name").loc["0"]
@@ -318,6 +323,8 @@ def test_a_layer_registered_from_outside_is_known_everywhere(tmp_path):
     assert set(run.frame.query("name == '0'").kind) == {"linear"}
     assert run.frame.query("name == '0' and signal == 'activation'").saturated_fraction.notna().all()
     assert spp.load(run.save(tmp_path / "run")).modules.kind.tolist() == run.modules.kind.tolist()
+    weight = run.frame.query("name == '0' and output == 'table' and signal == 'weight'").iloc[0]
+    assert weight.channels == 4
     register_layer(
         lambda m: isinstance(m, Mystery), kind="gate", name="mysteries"
     )  # a predicate goes before what classes say

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import random
 from collections import Counter, OrderedDict, defaultdict, deque
+from collections.abc import Iterable
 from operator import is_
 from typing import Any
 
@@ -23,6 +24,7 @@ GENERATORS = (torch.Generator, np.random.Generator, np.random.RandomState, rando
 
 _PLAIN = frozenset({bool, int, float, complex, str, bytes, type(None), torch.Size, torch.dtype, torch.device, type})
 _CONTAINERS = frozenset({dict, OrderedDict, defaultdict, Counter, list, set, deque})
+_INDEXED = _CONTAINERS - {set}
 _REGISTERED = frozenset({"_parameters", "_modules"})
 _LONG = 4096
 """Longer containers are remembered but not looked into: vocabularies and tables hold no tensors one by one."""
@@ -82,28 +84,30 @@ class ModuleState:
                 self.parameters[f"{prefix}.{name}" if prefix else name] = parameter
 
     def _look(self, value: Any, hidden: list[nn.Module], deeper: bool = True) -> None:
-        if type(value) in _CONTAINERS or isinstance(value, tuple):
-            if not isinstance(value, tuple):
-                if id(value) in self._seen:
-                    return
-                self._seen.add(id(value))
-                self._containers.append((value, value.copy() if value else None))
-            if deeper and len(value) <= _LONG:
-                for item in list(value.values()) if isinstance(value, dict) else list(value):
-                    if type(item) not in _PLAIN:
-                        self._look(item, hidden)
-        elif isinstance(value, nn.Module):
-            if id(value) not in self._seen:
-                hidden.append(value)
-        elif isinstance(value, Tensor):
-            if not isinstance(value, nn.Parameter) and id(value) not in self._seen:
-                self._seen.add(id(value))
-                self.tensors.append(value)
+        if isinstance(value, tuple):
+            self._look_into(value, hidden)
         elif isinstance(value, np.ndarray):
             if not value.dtype.hasobject:
                 self._arrays.append((value, value.copy()))
         elif isinstance(value, GENERATORS):
             self.generators.append(value)
+        elif id(value) in self._seen:
+            return
+        elif type(value) in _CONTAINERS:
+            self._seen.add(id(value))
+            self._containers.append((value, value.copy() if value else None))
+            if deeper and len(value) <= _LONG:
+                self._look_into(value.values() if isinstance(value, dict) else value, hidden)
+        elif isinstance(value, nn.Module):
+            hidden.append(value)
+        elif isinstance(value, Tensor) and not isinstance(value, nn.Parameter):
+            self._seen.add(id(value))
+            self.tensors.append(value)
+
+    def _look_into(self, items: Iterable[Any], hidden: list[nn.Module]) -> None:
+        for item in list(items):
+            if type(item) not in _PLAIN:
+                self._look(item, hidden)
 
     def restore(self) -> None:
         """Put back classes, attributes, the entries of containers and the values of arrays; tensors' values not."""
@@ -141,15 +145,15 @@ class ModuleState:
 
 
 def _cut(value: Any, known: TensorState, seen: set[int]) -> Any:
-    kind = type(value)
     if isinstance(value, Tensor):
         return value if value.grad_fn is None or known.had(value) else value.detach()
-    if isinstance(value, tuple) and (kind is tuple or hasattr(kind, "_make")):
+    if isinstance(value, tuple):
         items = [_cut(item, known, seen) for item in value]
         if all(map(is_, items, value)):
             return value
-        return tuple(items) if kind is tuple else kind._make(items)
-    if kind in _CONTAINERS and kind is not set and id(value) not in seen and len(value) <= _LONG:
+        # a named tuple is made of one argument a field
+        return tuple(items) if type(value) is tuple else type(value)(*items)
+    if type(value) in _INDEXED and id(value) not in seen and len(value) <= _LONG:
         seen.add(id(value))
         for key, item in list(value.items() if isinstance(value, dict) else enumerate(value)):
             if type(item) not in _PLAIN:

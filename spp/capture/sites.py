@@ -356,7 +356,9 @@ def weight_axis(layer: Layer, parameter: str, rank: int) -> int | None:
     """The axis of a parameter along which the output units lie; None for a scalar."""
     if rank == 0:
         return None
-    return layer.unit_axis if rank > 1 and parameter.startswith("weight") else 0
+    # a linear layer found by its structure may call its matrix anything
+    called = parameter.startswith("weight") or layer.kind is LayerKind.LINEAR
+    return layer.unit_axis if rank > 1 and called else 0
 
 
 def _unbatched_rank(module: nn.Module, layer: Layer) -> int | None:
