@@ -175,7 +175,7 @@ def networks(*, small: bool = False) -> dict[str, Network]:
             the numbers.
     """
     image: dict[str, Any] = {"data": "gaussian", "init": "he"}
-    resnet: dict[str, Any] = {"widths": (16, 32, 64, 128)} if small else {}
+    resnet: dict[str, Any] = {"widths": (8, 16, 32, 64)} if small else {}
     effnet: dict[str, Any] = {"width_multiplier": 0.5} if small else {}
     found = {
         "ffn": Network(

@@ -214,11 +214,16 @@ def align(leaves: Sequence[pd.DataFrame]) -> Aligned:
         names = [name for name, _ in order]
         places = tuple({key: place[key] for key in one} for one in keys)
         return Aligned(True, places, labels, XAxis(XLABEL, len(order), stages(names), ticks(names, labels)))
-    last = len(longest) - 1
+    return _by_depth(keys, len(longest))
+
+
+def _by_depth(keys: Sequence[Sequence[Key]], size: int) -> Aligned:
+    """Spread every network's layers evenly over an axis of ``size`` places, with ticks at its quarters."""
+    last = size - 1
     quarters = [last * part / 4 for part in range(5)]
     marks = tuple(Tick(x, int(x), f"{part / 4:g}", level) for part, x in enumerate(quarters) for level in (2, 0))
     spread = tuple({key: rank * last / max(len(one) - 1, 1) for rank, key in enumerate(one)} for one in keys)
-    return Aligned(False, spread, (), XAxis(BY_DEPTH, len(longest), ticks=marks))
+    return Aligned(False, spread, (), XAxis(BY_DEPTH, size, ticks=marks))
 
 
 def merged_order(sequences: Sequence[Sequence[K]]) -> list[K]:

@@ -45,7 +45,15 @@ def stages(names: Sequence[str], least: int = 2) -> tuple[Span, ...]:
     """
     if len(names) < 2:
         return ()
-    # how many leading components name the stage of each layer
+    keys = _leading(names, least)
+    shared = _shared(names)
+    runs = _runs([_prefix(name, count) for name, count in zip(names, keys, strict=True)])
+    merged = [Span(brief(run.name, shared), run.start, run.stop) for run in _merge_tiny(runs)]
+    return tuple(merged) if 1 < len(merged) <= MOST_STAGES and len(merged) * least <= len(names) else ()
+
+
+def _leading(names: Sequence[str], least: int) -> list[int]:
+    """How many leading components name the stage of each layer."""
     keys = [1] * len(names)
     for _ in range(4):
         runs = _runs([_prefix(name, count) for name, count in zip(names, keys, strict=True)])
@@ -58,10 +66,7 @@ def stages(names: Sequence[str], least: int = 2) -> tuple[Span, ...]:
         if opened == keys or len(children) > MOST_STAGES or len(children) * least > len(names):
             break
         keys = opened
-    shared = _shared(names)
-    runs = _runs([_prefix(name, count) for name, count in zip(names, keys, strict=True)])
-    merged = [Span(brief(run.name, shared), run.start, run.stop) for run in _merge_tiny(runs)]
-    return tuple(merged) if 1 < len(merged) <= MOST_STAGES and len(merged) * least <= len(names) else ()
+    return keys
 
 
 def blocks(names: Sequence[str]) -> tuple[Span, ...]:

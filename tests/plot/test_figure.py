@@ -169,7 +169,7 @@ def test_saving_twice_gives_the_same_bytes(tmp_path: Path, kind: str, suffix: st
 
 
 def test_files_carry_the_facts(tmp_path: Path) -> None:
-    plot = _plot("ffn", style="paper")
+    plot = _plot("ffn", style="paper", signals="activation")
     pdf = plot.save(tmp_path / "a.pdf").read_bytes()
     assert b"/FontType 42" in pdf or b"/CIDFontType2" in pdf
     assert b"/Type3" not in pdf and b"CreationDate" not in pdf
@@ -194,9 +194,9 @@ def test_the_caption_is_one_sentence_with_the_facts() -> None:
 
 
 def test_style_and_width_change_the_size(tmp_path: Path) -> None:
-    plot = _plot("ffn", style="paper", width="single")
+    plot = _plot("ffn", style="paper", width="single", signals="activation")
     assert plot.figure_.get_size_inches()[0] == STYLES["paper"].single
-    assert _plot("one", width=5.5).figure_.get_size_inches()[0] == 5.5
+    assert _plot("one", width=5.5, signals="activation").figure_.get_size_inches()[0] == 5.5
     narrow = plot.save(tmp_path / "n.png").read_bytes()
     wide = plot.save(tmp_path / "w.png", width="double").read_bytes()
     assert int.from_bytes(wide[16:20], "big") > 1.9 * int.from_bytes(narrow[16:20], "big")
@@ -208,10 +208,10 @@ def test_matplotlib_is_left_as_it_was(tmp_path: Path) -> None:
 
     before, open_before = dict(matplotlib.rcParams), plt.get_fignums()
     with matplotlib.rc_context({"font.size": 40, "axes.facecolor": "black"}):
-        odd = _plot("ffn", style="paper").save(tmp_path / "odd.png").read_bytes()
-    plain = _plot("ffn", style="paper").save(tmp_path / "plain.png").read_bytes()
+        odd = _plot("ffn", style="paper", signals="activation").save(tmp_path / "odd.png").read_bytes()
+    plain = _plot("ffn", style="paper", signals="activation").save(tmp_path / "plain.png").read_bytes()
     assert odd == plain
-    data, metadata = _plot("ffn")._repr_mimebundle_()
+    data, metadata = _plot("ffn", signals="activation")._repr_mimebundle_()
     assert base64.b64decode(data["image/png"]).startswith(b"\x89PNG")
     assert data["text/plain"].startswith("<SignalPlot layers: Signal propagation plot of testnet")
     assert metadata["image/png"]["width"] == 9 * 96 and "seed 7" in metadata["image/png"]["alt"]
@@ -220,6 +220,7 @@ def test_matplotlib_is_left_as_it_was(tmp_path: Path) -> None:
 
 
 def test_wrong_input_is_one_clear_line(tmp_path: Path) -> None:
+    one = _plot("one", signals="activation")
     known = "layers, blocks, compare, evolution, channels, distribution, theory"
     with pytest.raises(
         UnknownNameError, match=rf"^kind: unknown kind 'layer'\. Did you mean 'layers'\? Known: {known}\.$"
@@ -232,9 +233,9 @@ def test_wrong_input_is_one_clear_line(tmp_path: Path) -> None:
     with pytest.raises(InputError, match=r"between 1 and 50 inches; got 0\.2"):
         _plot(width=0.2)
     with pytest.raises(InputError, match=r"saved as png, pdf, svg, pgf; got the suffix '\.gif'"):
-        _plot("one").save(tmp_path / "a.gif")
+        one.save(tmp_path / "a.gif")
     with pytest.raises(InputError, match=r"No such file or directory"):
-        _plot("one").save(tmp_path / "nowhere" / "a.png")
+        one.save(tmp_path / "nowhere" / "a.png")
 
 
 def test_any_set_of_signals_and_statistics() -> None:

@@ -23,7 +23,10 @@ PARTS = ["findings", "explorer", "rows", "run", "unmeasured"]
 def test_the_parts_stand_in_their_order(residual, parsed):
     page = parsed(residual.html())
     assert [found["id"] for found in page.having("section")] == PARTS
-    assert "resnet18_cifar" in page.text and "norm batch · batch 2 of 3×16×16" in page.text
+    assert (
+        "resnet18_cifar" in page.text
+        and "norm batch · init he_fan_out · activation relu · batch 2 of 3×16×16" in page.text
+    )
 
 
 def test_nothing_is_loaded_from_anywhere(residual, parsed):

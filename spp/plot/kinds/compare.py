@@ -196,11 +196,7 @@ def _difference(panel: Curves, axis: Aligned) -> Curves:
     """Every line against the first, and in the note where they diverge."""
     assert panel.signal is not None
     ratio = panel.statistic in POSITIVE
-    lines = panel.curves
-    if not axis.by_name and not panel.message:
-        parts = min(PARTS, *(len(curve.x) for curve in lines))
-        lines = tuple(binned(curve, panel.size, parts, log=ratio) for curve in lines)
-    first, *others = lines
+    first, *others = panel.curves if panel.message or axis.by_name else _parts(panel, ratio=ratio)
     curves = tuple(compared(first, other, ratio=ratio) for other in others) if not panel.message else ()
     scale, threshold = scale_of("difference", curves)
     # ratios of 0.3 and 3 are equally far from one, which a linear axis does not show
@@ -220,6 +216,12 @@ def _difference(panel: Curves, axis: Aligned) -> Curves:
         threshold=threshold,
         baseline=1.0 if ratio else None,
     )
+
+
+def _parts(panel: Curves, *, ratio: bool) -> tuple[Curve, ...]:
+    """The lines' means over parts of the depth, since no two layers of their networks face each other."""
+    parts = min(PARTS, *(len(curve.x) for curve in panel.curves))
+    return tuple(binned(curve, panel.size, parts, log=ratio) for curve in panel.curves)
 
 
 def _ratio_scale(curves: Sequence[Curve]) -> Scale:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -71,8 +71,6 @@ def outcomes(
     if table.empty:
         raise InputError("a figure needs at least one result", received="an empty frame", where="table")
     axis, scale = axis_of(table[x], xscale), Scale(yscale)
-    if scale is Scale.LOG and (table[y] < 0).any():
-        raise InputError("a log axis is for numbers that are not negative", received=f"{table[y].min():g}", where=y)
     places = _places(table[x], axis)
     common = {
         "statistic": y,
@@ -85,13 +83,7 @@ def outcomes(
         "axis": axis,
         "places": tuple((place, name) for name, place in places.values()),
     }
-    made = []
-    for sheet, own in sheets.items():
-        curves = []
-        for look, line in enumerate(lines):
-            rows = own if by is None else own[own[by] == line]
-            curves.append(_curve(rows, x, y, y if line is None else str(line), look, places))
-        made.append(_panel(curves, "" if sheet is None else str(sheet), common))
+    made = [_panel(own, sheet, (x, y, by), lines, places, common) for sheet, own in sheets.items()]
     row = 2 if len(made) == 4 else IN_A_ROW
     grid = tuple(tuple(made[first : first + row]) for first in range(0, len(made), row))
     return Drawing(grid, says=_says(table, made, x, y, by, panels)).plot("outcomes", run or {}, style, width)
@@ -119,10 +111,26 @@ def _parts(table: pd.DataFrame, column: str | None, most: int, what: str) -> dic
     return found
 
 
-def _panel(curves: Sequence[Curve], note: str, common: Mapping[str, Any]) -> Outcomes:
-    message = "" if any(np.isfinite(curve.y).any() for curve in curves) else "no finite result"
-    # a line of which this panel has no run has no place in its legend either
-    return Outcomes(note=note, message=message, curves=tuple(curve for curve in curves if len(curve.x)), **common)
+def _panel(
+    rows: pd.DataFrame,
+    sheet: object,
+    columns: tuple[str, str, str | None],
+    lines: Iterable[Any],
+    places: Mapping[Any, tuple[str, float]],
+    common: Mapping[str, Any],
+) -> Outcomes:
+    x, y, by = columns
+    curves = []
+    for look, line in enumerate(lines):
+        own = rows if by is None else rows[rows[by] == line]
+        curves.append(_curve(own, x, y, y if line is None else str(line), look, places))
+    return Outcomes(
+        note="" if sheet is None else str(sheet),
+        message="" if any(np.isfinite(curve.y).any() for curve in curves) else "no finite result",
+        # a line of which this panel has no run has no place in its legend either
+        curves=tuple(curve for curve in curves if len(curve.x)),
+        **common,
+    )
 
 
 def _says(
@@ -177,9 +185,12 @@ def axis_of(column: pd.Series[Any], asked: str | None = None) -> Axis:
     positive = bool((numbers > 0).all())
     if asked == Axis.LOG and not positive:
         raise InputError("a log axis is for positive numbers", received=f"{numbers.min():g}", where="xscale")
-    if asked is not None:
-        return Axis(asked)
-    if not positive or len(numbers) < 2:
+    return Axis(asked) if asked is not None else _evener(numbers) if positive else Axis.LINEAR
+
+
+def _evener(numbers: FloatArray) -> Axis:
+    """The axis on which positive numbers are spaced more evenly."""
+    if len(numbers) < 2:
         return Axis.LINEAR
     if len(numbers) == 2:
         return Axis.LOG if numbers[1] >= 8 * numbers[0] else Axis.LINEAR
@@ -225,6 +236,9 @@ def _curve(rows: pd.DataFrame, x: str, y: str, label: str, look: int, places: Ma
 
 def _room(results: pd.Series[float], scale: Scale) -> tuple[float, ...]:
     """The extremes of all panels, which have one axis."""
+    if scale is Scale.LOG and (results < 0).any():
+        received = f"{results.min():g}"
+        raise InputError("a log axis is for numbers that are not negative", received=received, where=str(results.name))
     numbers = results.to_numpy(dtype=np.float64)
     numbers = numbers[np.isfinite(numbers) & ((numbers > 0) | (scale is not Scale.LOG))]
     return (float(numbers.min()), float(numbers.max())) if numbers.size else ()
