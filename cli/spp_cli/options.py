@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 from collections.abc import Callable, Iterable
 from pathlib import Path
@@ -58,9 +59,10 @@ def load_named(plugins: Iterable[str]) -> None:
     Raises:
         InputError: One cannot be imported.
     """
-    from spp.plugins import load_plugins
+    from spp.plugins import VARIABLE, load_plugins
 
-    if plugins:
+    # an installed plugin is on the path already; the current folder goes there for those that are named alone
+    if plugins or os.environ.get(VARIABLE):
         import_from_here()
     load_plugins(plugins, where="--plugin")
 

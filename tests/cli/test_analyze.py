@@ -49,7 +49,7 @@ def test_the_run_folder_holds_everything(ran):
     assert (folder / "spp-blocks.pdf").read_bytes().startswith(b"%PDF")
 
 
-def test_theory_is_added_and_drawn_where_asked_for(spp, tmp_path):
+def test_theory_is_added_and_drawn_where_asked_for(spp, tmp_path, undrawn):
     done = spp("analyze", "--model", "ffn", "--batch-size", "4", "--theory", "--no-report", "--out", "run")
     assert done.code == 0, done.err
     folder = tmp_path / "run"

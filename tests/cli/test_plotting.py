@@ -126,7 +126,7 @@ def test_a_run_of_a_later_version_or_without_rows_is_said_in_one_line(spp, runs)
     assert "a figure needs at least one measured tensor; got an empty frame" in _line(spp("plot", "empty"))
 
 
-def test_training_runs_beside_each_other(spp, runs):
+def test_training_runs_beside_each_other(spp, runs, request):
     words = ("train", "--model", "ffn", "--epochs", "2", "--batch-size", "600", "--include", "*.act")
     for norm in ("batch", "batch_minus"):
         assert spp(*words, "--norm", norm, "--out", norm).code == 0
@@ -134,6 +134,7 @@ def test_training_runs_beside_each_other(spp, runs):
     done = spp("plot", "batch_minus", "batch", *figure, "--step", "0", "--step", "2", "--out", "both.svg")
     assert done.out == "both.svg\n"
     assert "norm batch_minus and norm batch beside each other" in Path("both.svg").read_text()
+    request.getfixturevalue("undrawn")
     assert spp("plot", "batch", *figure).out == "batch/evolution-gradient-mean_square.png\n"
     line = _line(spp("plot", "batch_minus", "batch", *figure, "--step", "1"))
     assert line == "Error: step: a figure draws a step that was measured; got step 1. Steps: 0, 2."

@@ -80,7 +80,6 @@ def test_a_norm_of_a_plugin_is_a_norm_like_others(spp, tiny, module):
 
 def test_plugins_of_the_environment(spp, module, monkeypatch):
     monkeypatch.setenv("SPP_PLUGINS", f"{module(ZOO)}, json")
-    monkeypatch.syspath_prepend(Path.cwd())
     assert "zoo" in spp("list", "sources", "--json").json
 
 
