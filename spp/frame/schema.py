@@ -16,7 +16,7 @@ from typing import TypeVar
 import pandas as pd
 
 from spp.errors import InputError
-from spp.stats.statistics import BUILT_IN, Statistic
+from spp.stats.statistics import BUILT_IN, Statistic, number
 from spp.stats.statistics import STATISTICS as ROWS
 from spp.stats.statistics import Spec as Spec
 from spp.vocabulary import LayerKind, Role, Severity, Signal
@@ -83,32 +83,25 @@ class Column(Described):
     MODE = "mode", Spec("category", "mode", "whether the root was training or evaluating", ("train", "eval"))
     UPDATE_RATIO = (
         "update_ratio",
-        Spec(
-            "float64",
+        number(
             "update ratio",
             "size of the optimizer's update of a weight, relative to the weight before it: ||w' - w|| / ||w||",
-            missing=True,
         ),
     )
     ACSM_PREDICTED = (
         "acsm_predicted",
-        Spec("float64", "ACSM (theory)", "the ACSM that mean-field theory expects, of an activation", missing=True),
+        number("ACSM (theory)", "the ACSM that mean-field theory expects, of an activation"),
     )
-    ACV_PREDICTED = (
-        "acv_predicted",
-        Spec("float64", "ACV (theory)", "the ACV that mean-field theory expects, of an activation", missing=True),
-    )
+    ACV_PREDICTED = "acv_predicted", number("ACV (theory)", "the ACV that mean-field theory expects, of an activation")
     GRADIENT_PREDICTED = (
         "gradient_predicted",
-        Spec("float64", "gradient mean square (theory)", "the mean square it expects, of a gradient", missing=True),
+        number("gradient mean square (theory)", "the mean square it expects, of a gradient"),
     )
     LOG_SPREAD_PREDICTED = (
         "log_spread_predicted",
-        Spec(
-            "float64",
+        number(
             "spread of the log (theory)",
             "standard deviation of the natural log of the mean square that it expects over draws of the weights",
-            missing=True,
         ),
     )
 
@@ -145,20 +138,14 @@ class BlockColumn(Described):
     BRANCH = "branch", Spec("str", "branch", "module whose output ends the residual branch")
     SKIP = "skip", Spec("str", "skip", "module whose output is the skip, empty for the network's input", missing=True)
     TRANSITION = "transition", Spec("bool", "transition", "whether the skip goes through modules of the block")
-    ACSM = "acsm", Spec("float64", "average channel squared mean", "ACSM after the merge", missing=True)
-    ACV = "acv", Spec("float64", "average channel variance", "ACV after the merge", missing=True)
-    BRANCH_ACV = (
-        "branch_acv",
-        Spec("float64", "residual branch ACV", "ACV at the end of the branch, before the merge", missing=True),
-    )
-    GRADIENT_ACSM = (
-        "gradient_acsm",
-        Spec("float64", "gradient ACSM", "ACSM of the gradient after the merge", missing=True),
-    )
-    GRADIENT_ACV = "gradient_acv", Spec("float64", "gradient ACV", "ACV of the gradient after the merge", missing=True)
+    ACSM = "acsm", number("average channel squared mean", "ACSM after the merge")
+    ACV = "acv", number("average channel variance", "ACV after the merge")
+    BRANCH_ACV = "branch_acv", number("residual branch ACV", "ACV at the end of the branch, before the merge")
+    GRADIENT_ACSM = "gradient_acsm", number("gradient ACSM", "ACSM of the gradient after the merge")
+    GRADIENT_ACV = "gradient_acv", number("gradient ACV", "ACV of the gradient after the merge")
     GRADIENT_BRANCH_ACV = (
         "gradient_branch_acv",
-        Spec("float64", "gradient branch ACV", "ACV of the gradient at the end of the branch", missing=True),
+        number("gradient branch ACV", "ACV of the gradient at the end of the branch"),
     )
     MODE = "mode", Spec("category", "mode", "whether the root was training or evaluating", ("train", "eval"))
 
@@ -174,17 +161,14 @@ class ComponentColumn(Described):
     NAME = "name", Spec("str", "component", "qualified name of the block, the layer or the container")
     KIND = "kind", Spec("category", "kind", "what it does to a signal, see `spp.layers`", tuple(LayerKind))
     DEPTH = "depth", Spec("Int64", "depth", "depth of its output", missing=True)
-    ACSM = "acsm", Spec("float64", "ACSM", "average channel squared mean of its output", missing=True)
-    ACV = "acv", Spec("float64", "ACV", "average channel variance of its output", missing=True)
-    BRANCH_ACV = "branch_acv", Spec("float64", "branch ACV", "ACV at the end of its last residual branch", missing=True)
+    ACSM = "acsm", number("ACSM", "average channel squared mean of its output")
+    ACV = "acv", number("ACV", "average channel variance of its output")
+    BRANCH_ACV = "branch_acv", number("branch ACV", "ACV at the end of its last residual branch")
     GRADIENT_MEAN_SQUARE = (
         "gradient_mean_square",
-        Spec("float64", "gradient mean square", "mean square of the gradient at its output", missing=True),
+        number("gradient mean square", "mean square of the gradient at its output"),
     )
-    WEIGHT_MEAN_SQUARE = (
-        "weight_mean_square",
-        Spec("float64", "weight mean square", "mean square of all its parameters", missing=True),
-    )
+    WEIGHT_MEAN_SQUARE = "weight_mean_square", number("weight mean square", "mean square of all its parameters")
     NONFINITE = "nonfinite", Spec("int64", "non-finite", "NaN and infinite elements of its output")
 
 
@@ -207,7 +191,7 @@ class ModuleColumn(Described):
     FAN_IN = "fan_in", Spec("Int64", "fan in", "inputs of one output unit", missing=True)
     FAN_OUT = "fan_out", Spec("Int64", "fan out", "output units one input reaches, over the kernel", missing=True)
     GROUPS = "groups", Spec("Int64", "groups", "groups of a convolution or group norm", missing=True)
-    EPS = "eps", Spec("float64", "eps", "the constant a norm adds to the variance", missing=True)
+    EPS = "eps", number("eps", "the constant a norm adds to the variance")
     ACTIVATION = "activation", Spec("str", "activation", "name of the nonlinearity, if it is one", missing=True)
     TIED = "tied", Spec("str", "tied", "parameters it shares, as name=owner.name", missing=True)
     INPUTS = (
@@ -271,11 +255,11 @@ class ChannelColumn(Described):
     OUTPUT = "output", Spec("str", "output", "which output, or the parameter's name")
     SIGNAL = "signal", Spec("category", "signal", "which signal", tuple(Signal))
     STATISTIC = "statistic", Spec("category", "statistic", "which number of each channel", CHANNEL_STATISTICS)
-    P10 = "p10", Spec("float64", "10 % quantile", "a tenth of the channels lie below", missing=True)
-    P50 = "p50", Spec("float64", "median", "half of the channels lie below", missing=True)
-    P90 = "p90", Spec("float64", "90 % quantile", "nine tenths of the channels lie below", missing=True)
-    MIN = "min", Spec("float64", "minimum", "the smallest channel's", missing=True)
-    MAX = "max", Spec("float64", "maximum", "the largest channel's", missing=True)
+    P10 = "p10", number("10 % quantile", "a tenth of the channels lie below")
+    P50 = "p50", number("median", "half of the channels lie below")
+    P90 = "p90", number("90 % quantile", "nine tenths of the channels lie below")
+    MIN = "min", number("minimum", "the smallest channel's")
+    MAX = "max", number("maximum", "the largest channel's")
 
 
 CHANNEL_COLUMNS: dict[ChannelColumn, Spec] = {c: c.spec for c in ChannelColumn}
@@ -290,7 +274,7 @@ class FindingColumn(Described):
     DEPTH = "depth", Spec("Int64", "depth", "depth of that leaf; missing where there is none", missing=True)
     SIGNAL = "signal", Spec("category", "signal", "which signal shows it", tuple(Signal), missing=True)
     STATISTIC = "statistic", Spec("str", "statistic", "what `value` measures", missing=True)
-    VALUE = "value", Spec("float64", "value", "the number that was found", missing=True)
+    VALUE = "value", number("value", "the number that was found")
     EXPECTED = "expected", Spec("str", "expected", "what the rule would have taken", missing=True)
     MESSAGE = "message", Spec("str", "message", "the finding in a sentence or two")
     REMEDY = "remedy", Spec("str", "remedy", "what to try, options of the command line between backticks")

@@ -44,6 +44,7 @@ def fourth_moments(tensor: Tensor) -> Tensor:
     count = finite.sum().to(torch.float64)
     values = torch.where(finite, values, 0)
     mean = values.sum() / count.clamp(min=1)
+    # about the mean, and then about what rounding has left of it
     centred = torch.where(finite, values - mean, 0)
     mean = mean + centred.sum() / count.clamp(min=1)
     square = centred * centred
@@ -96,20 +97,17 @@ def signed_exponents(tensor: Tensor) -> Tensor:
     values = plain(tensor)
     if values.dtype in (torch.float16, torch.bfloat16) or values.element_size() == 1:
         values = values.to(torch.float32)
+    # frexp gives mantissas from 0.5 to 1
     k = torch.frexp(values).exponent.to(torch.int64) - 1
     counted = torch.isfinite(values) & (values != 0)
     index = (k - LOWEST).clamp(0, BINS - 1) + BINS * (values > 0)
     index = torch.where(counted, index, 2 * BINS)
     counts = torch.zeros(2 * BINS + 1, dtype=torch.int64, device=values.device)
+    # an expanded 1, since ones of the tensor's size would be its size in int64
     counts.scatter_add_(
         0, index.flatten(), torch.ones((), dtype=torch.int64, device=values.device).expand(index.numel())
     )
     return counts[:-1].view(2, BINS)
-
-
-def exponents(tensor: Tensor) -> Tensor:
-    """How many elements lie in each ``[2^k, 2^(k+1))`` by magnitude; the sum of :func:`signed_exponents` over the signs."""
-    return signed_exponents(tensor).sum(0)
 
 
 @dataclass(frozen=True, slots=True)
@@ -128,16 +126,6 @@ FORMATS: dict[str, Format] = {
 }
 """Half of the smallest subnormal, and the first power of two above the largest number. A histogram by powers of two cannot see
 the rest of the last binade: (464, 512) for e4m3, (61440, 65536) for e5m2, (65520, 65536) for float16."""
-
-
-def lost(histogram: Tensor, number_format: Format) -> tuple[float, float]:
-    """Shares of the non-zero finite values that a format would flush to zero and overflow; NaN where there are none."""
-    total = int(histogram.sum())
-    if not total:
-        return float("nan"), float("nan")
-    low = histogram[: max(0, number_format.flush - LOWEST)].sum()
-    high = histogram[number_format.overflow - LOWEST :].sum()
-    return float(low) / total, float(high) / total
 
 
 def _scaled_powers(histogram: Tensor, factor: float) -> Tensor:

@@ -18,6 +18,7 @@ def plain(tensor: Tensor) -> Tensor:
     the imaginary part of a conjugate, whose sign is only noted).
     """
     if type(tensor) is not Tensor and type(tensor) is not torch.nn.Parameter:
+        # else the subclass itself would be asked, and answer with one of its own
         with _torch.unseen_by_subclasses():
             tensor = tensor.as_subclass(Tensor)
     tensor = tensor.detach()
@@ -29,6 +30,7 @@ def plain(tensor: Tensor) -> Tensor:
         return tensor.abs()
     if not tensor.is_floating_point():
         return tensor.to(torch.float64)
+    # x.conj().imag is x.imag with a bit that says "negative", which those who read memory do not see (torch 2.13)
     return tensor.resolve_neg()
 
 
@@ -68,6 +70,7 @@ def walk_of(shape: tuple[int, ...], strides: tuple[int, ...], axis: int | None) 
     channels, stride = (shape[axis], strides[axis]) if axis is not None else (1, 0)
     rest = [(n, s) for i, (n, s) in enumerate(zip(shape, strides, strict=True)) if i != axis and n != 1]
     repeats = math.prod(n for n, s in rest if s == 0)
+    # slowest first: what lies together in memory is read together
     return Walk(channels, stride, collapse(sorted((ns for ns in rest if ns[1]), key=lambda ns: -ns[1])), repeats)
 
 
@@ -81,6 +84,7 @@ def memory_order(tensor: Tensor, axis: int | None) -> tuple[Tensor, int]:
     if tensor.numel() == 0:
         return tensor.new_empty(0, 1 if axis is None else tensor.shape[axis], 1), 1
     sizes, strides, repeats, shape = _axes(tensor.shape, tensor.stride(), axis)
+    # as_strided, not permute and reshape: it never copies, and expanded axes can be left out
     view = tensor.as_strided(sizes, strides)
     return (view if len(sizes) == 3 else view.reshape(shape)), repeats
 
@@ -99,6 +103,7 @@ def _axes(
         rest = [(n, s) for i, (n, s) in enumerate(zip(shape, stride, strict=True)) if i != axis]
     repeats = math.prod(n for n, s in rest if s == 0 and n > 1)
     kept = sorted(((n, s) for n, s in rest if n != 1 and not (s == 0 and repeats > 1)), key=lambda ns: -ns[1])
+    # the stride of an axis of one element says nothing
     lone_channel = channel_size == 1
     outer = [ns for ns in kept if ns[1] >= channel_stride and not lone_channel]
     inner = [ns for ns in kept if not (ns[1] >= channel_stride and not lone_channel)]

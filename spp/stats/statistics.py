@@ -72,122 +72,72 @@ class Statistic:
     default: bool = False
 
 
-def _number(label: str, meaning: str) -> Spec:
+def number(label: str, meaning: str) -> Spec:
+    """A column of numbers, some of which may be missing."""
     return Spec("float64", label, meaning, missing=True)
-
-
-def _count(label: str, meaning: str) -> Spec:
-    return Spec("int64", label, meaning)
 
 
 def _row(name: str, needs: str, formula: Formula, column: Spec) -> Statistic:
     return Statistic(name, tuple(needs.split()), formula, column, default=True)
 
 
+def _ratio(name: str, part: str, whole: str, label: str, meaning: str) -> Statistic:
+    return Statistic(name, (part, whole), lambda s: s[part] / s[whole], number(label, meaning), default=True)
+
+
+def _var(s: Mapping[str, Array]) -> Array:
+    return (s["within"] + s["between"]) / s["count"]
+
+
+def _if_any(s: Mapping[str, Array], values: Array) -> Array:
+    # the extremes of nothing are infinite, so that they merge
+    return np.where(s["live"] > 0, values, np.nan)
+
+
+_CHANNELS = Spec("int64", "channels", "number of channels the statistics average over")
+_NUMEL = Spec("int64", "elements", "number of elements, over all merged batches and ranks")
+_NONFINITE = Spec("int64", "non-finite values", "how many elements are NaN or infinite")
+_DEAD = "share of channels whose spread is below 1e-6 of the tensor's rms, or that are all zero"
+_SATURATED = "share of values within 1 % of a finite end of the activation's range; missing where there is none"
+
 _ROWS = (
-    _row(
-        "channels",
-        "channels",
-        lambda s: s["channels"],
-        _count("channels", "number of channels the statistics average over"),
-    ),
-    _row(
-        "numel",
-        "count nonfinite",
-        lambda s: s["count"] + s["nonfinite"],
-        _count("elements", "number of elements, over all merged batches and ranks"),
-    ),
-    _row("mean", "sum count", lambda s: s["sum"] / s["count"], _number("mean", "mean over every element")),
-    _row(
-        "var",
-        "within between count",
-        lambda s: (s["within"] + s["between"]) / s["count"],
-        _number("variance", "biased variance over every element"),
-    ),
+    _row("channels", "channels", lambda s: s["channels"], _CHANNELS),
+    _row("numel", "count nonfinite", lambda s: s["count"] + s["nonfinite"], _NUMEL),
+    _ratio("mean", "sum", "count", "mean", "mean over every element"),
+    _row("var", "within between count", _var, number("variance", "biased variance over every element")),
     _row(
         "std",
         "within between count",
-        lambda s: np.sqrt((s["within"] + s["between"]) / s["count"]),
-        _number("standard deviation", "square root of the variance"),
+        lambda s: np.sqrt(_var(s)),
+        number("standard deviation", "square root of the variance"),
     ),
-    _row(
-        "mean_square",
-        "squares count",
-        lambda s: s["squares"] / s["count"],
-        _number("mean square", "mean of the squares over every element"),
-    ),
+    _ratio("mean_square", "squares", "count", "mean square", "mean of the squares over every element"),
     _row(
         "rms",
         "squares count",
         lambda s: np.sqrt(s["squares"] / s["count"]),
-        _number("root mean square", "square root of the mean square"),
+        number("root mean square", "square root of the mean square"),
     ),
     # ACSM and ACV: Brock, De & Smith 2021, section 3
-    _row(
-        "acsm",
-        "squared_means live",
-        lambda s: s["squared_means"] / s["live"],
-        _number("average channel squared mean", "mean over channels of mean squared"),
-    ),
-    _row(
-        "acv",
-        "variances live",
-        lambda s: s["variances"] / s["live"],
-        _number("average channel variance", "mean over channels of the biased variance"),
-    ),
-    _row(
-        "min",
-        "min live",
-        lambda s: np.where(s["live"] > 0, s["min"], np.nan),
-        _number("minimum", "smallest finite element"),
-    ),
-    _row(
-        "max",
-        "max live",
-        lambda s: np.where(s["live"] > 0, s["max"], np.nan),
-        _number("maximum", "largest finite element"),
-    ),
+    _ratio("acsm", "squared_means", "live", "average channel squared mean", "mean over channels of mean squared"),
+    _ratio("acv", "variances", "live", "average channel variance", "mean over channels of the biased variance"),
+    _row("min", "min live", lambda s: _if_any(s, s["min"]), number("minimum", "smallest finite element")),
+    _row("max", "max live", lambda s: _if_any(s, s["max"]), number("maximum", "largest finite element")),
     _row(
         "abs_max",
         "min max live",
-        lambda s: np.where(s["live"] > 0, np.maximum(np.abs(s["min"]), np.abs(s["max"])), np.nan),
-        _number("largest magnitude", "largest magnitude of a finite element"),
+        lambda s: _if_any(s, np.maximum(np.abs(s["min"]), np.abs(s["max"]))),
+        number("largest magnitude", "largest magnitude of a finite element"),
     ),
-    _row(
-        "zero_fraction",
-        "zeros count",
-        lambda s: s["zeros"] / s["count"],
-        _number("share of zeros", "share of exact zeros"),
-    ),
-    _row(
-        "dead_fraction",
-        "dead live",
-        lambda s: s["dead"] / s["live"],
-        _number(
-            "share of dead channels",
-            "share of channels whose spread is below 1e-6 of the tensor's rms, or that are all zero",
-        ),
-    ),
-    _row(
-        "saturated_fraction",
-        "saturated count",
-        lambda s: s["saturated"] / s["count"],
-        _number(
-            "share of saturated values",
-            "share of values within 1 % of a finite end of the activation's range; missing where there is none",
-        ),
-    ),
-    _row(
-        "nonfinite",
-        "nonfinite",
-        lambda s: s["nonfinite"],
-        _count("non-finite values", "how many elements are NaN or infinite"),
-    ),
+    _ratio("zero_fraction", "zeros", "count", "share of zeros", "share of exact zeros"),
+    _ratio("dead_fraction", "dead", "live", "share of dead channels", _DEAD),
+    _ratio("saturated_fraction", "saturated", "count", "share of saturated values", _SATURATED),
+    _row("nonfinite", "nonfinite", lambda s: s["nonfinite"], _NONFINITE),
     Statistic(
         "kurtosis",
         (FOURTH.name,),
         lambda s: kurtosis(s[FOURTH.name]),
-        _number("kurtosis", "fourth standardized moment, where asked for"),
+        number("kurtosis", "fourth standardized moment, where asked for"),
     ),
 )
 
@@ -263,11 +213,13 @@ def summarize(readings: Sequence[Sums] | Array, statistics: Iterable[Statistic] 
     """
     whole = readings if isinstance(readings, np.ndarray) else totals(readings)
     sums: dict[str, Array] = {total.name.lower(): whole[:, total] for total in Total}
+    # read anew each time: somebody may have registered a row since
     rows = [row for row in STATISTICS.values() if row.default]
     rows += [row for row in statistics if not row.default]
     if not isinstance(readings, np.ndarray):
         for one in further_sums(rows):
             sums[one.name] = one.of_rows([reading.further[one.name] for reading in readings])
+    # a tensor without finite elements is divided by zero, and is NaN
     with np.errstate(divide="ignore", invalid="ignore"):
         return {row.name: np.asarray(row.formula(sums)).astype(row.column.dtype) for row in rows}
 

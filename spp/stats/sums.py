@@ -116,6 +116,7 @@ class Sum:
     def of_rows(self, values: Sequence[Tensor]) -> Array:
         """Those of whole tensors, ``(R,)`` or ``(R, ...)``, after one transfer to the host a row."""
         found = [value.to(torch.float64).cpu().numpy() for value in values]
+        # with a function of its own it is about the whole tensor, and there are no channels to go over
         if not isinstance(self.merge, str):
             return np.stack(found) if found else np.empty(0)
         across = _ACROSS[self.merge]
@@ -139,7 +140,8 @@ class Room:
     __slots__ = ("_address", "_block", "_room", "_size", "_used")
 
     def __init__(self, size: int = 1 << 16) -> None:
-        self._size, self._room, self._used, self._address = size, -1, 0, 0  # not even room for nothing
+        # -1: not even room for nothing, which a network without parameters asks for
+        self._size, self._room, self._used, self._address = size, -1, 0, 0
 
     def take(self, numbers: int) -> tuple[Tensor, int, int]:
         """Room for so many numbers: a block, where in it they begin, and the address of that.
@@ -149,7 +151,7 @@ class Room:
         start = self._used
         if start + numbers > self._room:
             start, self._room = 0, max(numbers, self._size)
-            # on the CPU, whatever torch.set_default_device says
+            # on the CPU, whatever torch.set_default_device says; pages that nobody writes to are never given out
             self._block = torch.empty(self._room, dtype=torch.float64, device="cpu")
             self._address = self._block.data_ptr()
         self._used = start + numbers
@@ -220,6 +222,7 @@ class Sums:
                 remedy="Pass channel_axis= so that the channel axis has the same length in every batch.",
             )
         both = self.further.keys() & other.further.keys()
+        # & keeps no order, which nobody reads
         further = {name: SUMS[name].merged(self.further[name], other.further[name]) for name in both}
         return Sums.of_table(merge_tables(self.table, other.table), further)
 
@@ -234,7 +237,8 @@ class Sums:
             numbers = self._numbers * factor**_TOTAL_DEGREES
             return Sums(numbers, self.channels, whole=True, further=further)
         table = self.table.clone()
-        for row in Row:  # one by one: a vector of powers made on the host would have to wait for the device
+        # one by one: a vector of powers made on the host would have to wait for the device
+        for row in Row:
             if degree := _DEGREE.get(row.name.lower()):
                 table[row] *= factor**degree
         return Sums.of_table(table, further)
@@ -252,6 +256,7 @@ def merge_tables(a: Tensor, b: Tensor) -> Tensor:
     """Merge two ``(8, C)`` tables: counts add, means weigh by count, ``m2`` gains the spread between the means."""
     out = a + b
     n_a, n_b = a[Row.COUNT], b[Row.COUNT]
+    # a channel without any element on either side stays empty instead of becoming NaN
     n = out[Row.COUNT].clamp(min=1)
     delta = b[Row.MEAN] - a[Row.MEAN]
     out[Row.MEAN] = a[Row.MEAN] + delta * (n_b / n)
@@ -266,6 +271,7 @@ def totals(readings: Sequence[Sums]) -> Array:
     out = np.empty((len(readings), len(Total)))
     blocks: dict[int, list[int]] = defaultdict(list)
     for i, one in enumerate(readings):
+        # no object has the identity 0
         blocks[id(one._block) if one.whole else 0].append(i)
     by_channel = blocks.pop(0, [])
     for here in blocks.values():
@@ -304,7 +310,8 @@ def _totals_of(tables: Array, sizes: npt.NDArray[np.int64]) -> Array:
 
     def across(ufunc: np.ufunc, values: Array, nothing: float = 0.0) -> Array:
         found = np.full(len(sizes), nothing)
-        if len(starts):  # reduceat takes an empty stretch for its first element, so these are left out
+        # reduceat takes an empty stretch for its first element, so these are left out
+        if len(starts):
             found[filled] = ufunc.reduceat(values, starts)
         return found
 
@@ -322,8 +329,10 @@ def _totals_of(tables: Array, sizes: npt.NDArray[np.int64]) -> Array:
     out[:, Total.MIN] = across(np.minimum, tables[Row.MIN], np.inf)
     out[:, Total.MAX] = across(np.maximum, tables[Row.MAX], -np.inf)
     elements = np.maximum(out[:, Total.COUNT], 1)
+    # about the mean of all, not from squares: a mean far above the spread would leave no digits
     off = mean - np.repeat(out[:, Total.SUM] / elements, sizes)
     out[:, Total.BETWEEN] = across(np.add, count * off * off)
+    # squared, so that nothing has to be rooted; 0 where all is zero, which the zeros tell
     limit = np.repeat(DEAD_SPREAD**2 * out[:, Total.SQUARES] / elements, sizes)
     dead = (count > 0) & ((m2 < limit * count) | (tables[Row.ZEROS] == count))
     out[:, Total.DEAD] = across(np.add, dead.astype(np.float64))

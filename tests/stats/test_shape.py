@@ -5,17 +5,18 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from torch import nn
 
+import spp
+from spp.frame.precision import lost_shares
 from spp.stats.backends import reduce
 from spp.stats.extra import (
     FORMATS,
     HIGHEST,
     LOWEST,
     POWERS,
-    exponents,
     fourth_moments,
     kurtosis,
-    lost,
     merge_fourth,
     signed_exponents,
 )
@@ -57,12 +58,12 @@ def test_fourth_moments_merge_exactly(sizes, seed, offset):
 
 def test_exponents_count_by_powers_of_two():
     x = torch.tensor([0.0, 1.0, 1.5, -2.0, 0.25, float("inf"), float("nan"), 2.0**-149, -(2.0**127)])
-    counts = exponents(x)
+    counts = signed_exponents(x).sum(0)
     found = {LOWEST + i: int(n) for i, n in enumerate(counts.tolist()) if n}
     assert found == {0: 2, 1: 1, -2: 1, -149: 1, 127: 1}
-    ends = exponents(torch.tensor([1e-300, 1e300], dtype=torch.float64))
+    ends = signed_exponents(torch.tensor([1e-300, 1e300], dtype=torch.float64)).sum(0)
     assert ends[0] == 1 and ends[-1] == 1 and len(ends) == HIGHEST - LOWEST + 1
-    assert torch.equal(exponents(torch.cat([x, x[1:4]])), counts + exponents(x[1:4]))
+    assert torch.equal(signed_exponents(torch.cat([x, x[1:4]])).sum(0), counts + signed_exponents(x[1:4]).sum(0))
 
 
 def test_exponents_are_counted_for_either_sign_and_merge_exactly():
@@ -74,7 +75,6 @@ def test_exponents_are_counted_for_either_sign_and_merge_exactly():
         (0, 1, 1),
         (1, 0, 1),
     ]
-    assert torch.equal(counts.sum(0), exponents(x))
     assert torch.equal(signed_exponents(torch.cat([x, x])), 2 * counts)
     scaled = reduce(x, None, further=[POWERS]).scaled(0.25).further[POWERS.name]
     assert torch.equal(scaled, signed_exponents(x * 0.25))
@@ -91,7 +91,8 @@ def test_what_a_format_loses_is_what_torchs_cast_loses(name):
     last = 2.0 ** (FORMATS[name].overflow - 1)
     # the last binade is cut where the format's largest number lies, not at a power of two
     x = x[(x < last) | (x >= 2 * last)]
-    flushed, overflowed = lost(exponents(x), FORMATS[name])
+    run = spp.trace(nn.Identity(), x, signals="activation", exponents=True)
+    ((flushed, overflowed),) = lost_shares(run.exponents, name)[["flushed", "overflowed"]].to_numpy().tolist()
     cast = x.to(CASTS[name]).float()
     assert flushed == pytest.approx((cast == 0).float().mean().item(), abs=1e-4)
     largest = torch.finfo(CASTS[name]).max

@@ -60,6 +60,7 @@ def reduce(
             received=f"axis {axis} for shape {tuple(tensor.shape)}",
             where="channel_axis",
         )
+    # plain() may make numbers anew, which would otherwise join the graph
     with torch.no_grad():
         values = plain(tensor)
         sums = _reduced(values, axis if tensor.dim() else None, ends, whole, Room(0) if room is None else room)
@@ -95,4 +96,5 @@ def path_of(device: torch.device | str) -> str:
     return "native" if device.type == "cpu" and uses_native() else "reference"
 
 
+# asked of the environment once a pass, not once a tensor
 _native: bool | None = None

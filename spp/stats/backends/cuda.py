@@ -21,24 +21,24 @@ from spp.stats.layout import walk_of
 from spp.stats.sums import Row
 
 DTYPES = frozenset({torch.float32, torch.float64, torch.bfloat16, torch.float16})
+# Axes a channel's rows may have, after those that memory lays end to end are folded.
 AXES = 5
-"""Axes a channel's rows may have, after those that memory lays end to end are folded."""
+# Elements that a program holds at a time.
 TILE = 1024
-"""Elements that a program holds at a time."""
+# Lengths of a tile's rows; few, since each is a kernel to compile.
 RUNS = (1, 64, 256, 1024)
-"""Lengths of a tile's rows; few, since each is a kernel to compile."""
+# Runs shorter than this are taken as neighbouring columns where they lie side by side, and joined when tables merge.
 SHORT = 32
-"""Runs shorter than this are taken as neighbouring columns where they lie side by side, and joined when tables merge."""
+# Programs that share a tensor where it has enough tiles; fixed, so that every device gives the same bits.
 PROGRAMS = 4096
-"""Programs that share a tensor where it has enough tiles; fixed, so that every device gives the same bits."""
+# Tiles that a program takes at least where there are enough.
 WORTH = 4
-"""Tiles that a program takes at least where there are enough."""
+# Tiles that a program takes fewer than: it counts them in 16 bits.
 PACKED = 1 << 15
-"""Tiles that a program takes fewer than: it counts them in 16 bits."""
+# Tiles in the pipeline from memory, by bytes of a number: enough to be on their way while others are added up.
 STAGES = {2: 5, 4: 3, 8: 3}
-"""Tiles in the pipeline from memory, by bytes of a number: enough to be on their way while others are added up."""
+# Offsets from here on need 64 bits.
 REACH = 2**31 - 1 - 2 * TILE
-"""Offsets from here on need 64 bits."""
 
 
 class Status(NamedTuple):
@@ -140,7 +140,8 @@ def reduce(tensor: Tensor, axis: int | None, ends: tuple[float, float] | None = 
     if kernels is not None:
         try:
             return launch(kernels, tensor, axis, ends)
-        except Exception as error:  # the compiler, the assembler, the driver: each has its own
+        # the compiler, the assembler, the driver: each has its own
+        except Exception as error:
             _KERNELS.give_up(error)
     if wanted == "require":
         raise InputError(
@@ -167,6 +168,7 @@ def launch(
     if plan is None:
         return None
     if tensor.is_cuda and tensor.get_device() != torch.cuda.current_device():
+        # triton launches on the current device, wherever the tensors are
         with torch.cuda.device(tensor.device):
             return _launch(kernels, tensor, plan, axis, ends)
     return _launch(kernels, tensor, plan, axis, ends)
@@ -176,7 +178,8 @@ def _launch(
     kernels: ModuleType, tensor: Tensor, plan: Plan, axis: int | None, ends: tuple[float, float] | None
 ) -> Tensor:
     double = tensor.dtype is torch.float64
-    inside = ends is not None and not double  # a kernel's numbers are float32, and so are the ends it is given
+    # a kernel's numbers are float32 (triton 3), and so are the ends it is given
+    inside = ends is not None and not double
     low, high = _rounded(ends, tensor.dtype) if inside and ends is not None else (0.0, 0.0)
     merges = plan.parts * plan.fold > 1
     columns, rows, run = plan.blocks
@@ -265,6 +268,7 @@ def _blocks(columns: int, run: int, outer: int, tile: int) -> tuple[int, int, in
 @lru_cache(maxsize=256)
 def _rounded(ends: tuple[float, float], dtype: torch.dtype) -> tuple[float, float]:
     """The ends as torch compares them with values of ``dtype``."""
+    # device="cpu": torch.set_default_device may say otherwise, and then this would wait
     low, high = torch.tensor(ends, dtype=dtype, device="cpu").tolist()
     return low, high
 

@@ -17,12 +17,12 @@ from spp._cbuild import Library, Source, Status
 from spp.stats.layout import walk_of
 from spp.stats.sums import DEAD_SPREAD, Room, Row, Sums, Total
 
+# What the sweep reads, by its number there.
 DTYPES = {torch.float32: 0, torch.float64: 1, torch.bfloat16: 2, torch.float16: 3}
-"""What the sweep reads, by its number there."""
 
 DIMS = 6
+# Elements below which one thread works alone, as in torch.
 GRAIN = 1 << 15
-"""Elements below which one thread works alone, as in torch."""
 Dims = ctypes.c_int64 * DIMS
 
 
@@ -75,6 +75,7 @@ def plan_of(shape: tuple[int, ...], strides: tuple[int, ...], axis: int | None, 
     return Plan(layout, ctypes.addressof(layout), channels, numel > GRAIN)
 
 
+# What C knows of the tables of :mod:`spp.stats.sums`.
 DEFINES = (
     *(f"-DROW_{row.name}={row:d}" for row in Row),
     *(f"-DTOTAL_{total.name}={total:d}" for total in Total),
@@ -82,10 +83,9 @@ DEFINES = (
     f"-DTOTALS={len(Total)}",
     f"-DDEAD_SPREAD={DEAD_SPREAD}",
 )
-"""What C knows of the tables of :mod:`spp.stats.sums`."""
 SOURCE = Source(Path(__file__).with_name("sweep.c"), ("walk.h", "narrow.h", "wide.h", "numbers.h"), DEFINES)
+# Seconds that the first trace waits for the compiler at most; a later one finds what came out after that.
 PATIENCE = 3.0
-"""Seconds that the first trace waits for the compiler at most; a later one finds what came out after that."""
 
 
 class Functions(NamedTuple):
@@ -112,6 +112,7 @@ class Sweep(Library):
     def _bind(self, library: ctypes.CDLL) -> str:
         functions = Functions(library.spp_sweep, library.spp_totals, library.spp_moved)
         pointer, whole, number = ctypes.c_void_p, ctypes.c_int64, ctypes.c_int
+        # without these ctypes takes a Python integer for a C int and cuts addresses in half
         functions.sweep.argtypes = [pointer, pointer, number, pointer, number, pointer]
         functions.totals.argtypes = [whole, pointer, pointer, pointer, pointer]
         functions.moved.argtypes = [whole, pointer, pointer, pointer, pointer, number, pointer]
@@ -152,6 +153,7 @@ def _self_test(functions: Functions) -> str:
 
 Ends = tuple[float, float]
 _ends = ctypes.c_double * 2
+# a subclass may keep its numbers elsewhere, and the same type is the fastest question
 _ORDINARY = frozenset({Tensor, torch.nn.Parameter})
 
 
@@ -160,6 +162,7 @@ def plan_for(tensor: Tensor, axis: int | None) -> Plan | None:
     if type(tensor) not in _ORDINARY or not tensor.is_cpu:
         return None
     dtype = LIBRARY.readable.get(tensor.dtype)
+    # is_neg: the sign of the imaginary part of a conjugate is a bit beside the numbers
     if dtype is None or tensor.layout is not torch.strided or tensor.is_neg():
         return None
     return plan_of(tensor.shape, tensor.stride(), axis, dtype)
@@ -178,6 +181,7 @@ def reduce(tensor: Tensor, axis: int | None, ends: Ends | None, room: Room, *, w
     plan = plan_for(tensor, axis)
     if plan is None or not (address := _address(tensor)):
         return None
+    # one look-up of the global for all that follows: this runs at every output of every module
     known = LIBRARY
     block, start, out = room.take(len(Total) if whole else len(Row) * plan.channels)
     threads = torch.get_num_threads() if plan.large and known.threaded else 1
@@ -197,10 +201,12 @@ def reduce_all(tensors: Sequence[Tensor], axes: Sequence[int | None], room: Room
             return None
         rows.append((address, plan.address, most if plan.large else 1))
         channels.append(plan.channels)
+    # a row of each kind of number, in one stretch, is an array in C
     columns = np.array(rows, dtype=np.int64).reshape(-1, 3).T.copy()
     block, start, out = room.take(len(Total) * len(rows))
     done = known.functions.totals(len(rows), *(column.ctypes.data for column in columns), out)
-    if done < len(rows):  # memory ran out
+    # memory ran out
+    if done < len(rows):
         return None
     return [Sums(block, many, start + len(Total) * i, whole=True) for i, many in enumerate(channels)]
 
@@ -213,8 +219,8 @@ def _address(tensor: Tensor) -> int:
         return 0
 
 
+# Bytes that small tensors share: a copy of each by itself costs more than the copying.
 ROOM = 1 << 20
-"""Bytes that small tensors share: a copy of each by itself costs more than the copying."""
 
 
 class Copies:
@@ -223,6 +229,7 @@ class Copies:
     def __init__(self, tensors: Sequence[Tensor], plans: Sequence[Plan]) -> None:
         self._plans = list(plans)
         self._layouts = list(map(_layout, tensors))
+        # whole lines of the cache, so that no two threads compare one
         lines = [-(-tensor.nbytes // 64) for tensor in tensors]
         room = Room(8 * min(ROOM // 64, sum(lines)))
         found = [room.take(8 * many) for many in lines]

@@ -31,35 +31,35 @@ from torch import Tensor
 from spp.stats.layout import memory_order
 from spp.stats.sums import DEAD_SPREAD, Array, Room, Row, Sums, Total, empty_table, merge_tables
 
+# Elements worked on at a time: with the scratch buffer 2 MiB of float32, which a core's second-level cache holds.
 CHUNK = 1 << 18
-"""Elements worked on at a time: with the scratch buffer 2 MiB of float32, which a core's second-level cache holds."""
 
+# The same on other devices, where a piece costs some twenty launches and, in float64, some 100 MiB.
 DEVICE_CHUNK = 1 << 22
-"""The same on other devices, where a piece costs some twenty launches and, in float64, some 100 MiB."""
 
+# Up to so many elements float64 costs less than what float32 needs to be safe.
 SMALL = 1 << 13
-"""Up to so many elements NumPy's reductions, in float64, cost less than the calls of torch's."""
 
+# Inner runs shorter than this are slow to reduce over the last axis.
 SHORT = 64
-"""Inner runs shorter than this are slow to reduce over the last axis."""
 
+# Inner runs shorter than this are laid side by side first, where a channel has several: small copies for long runs.
 PACKED = 128
-"""Inner runs shorter than this are laid side by side first, where a channel has several: small copies for long runs."""
 
+# Runs longer than this are cut, so that a float32 sum keeps its digits.
 LONG = 1 << 15
-"""Runs longer than this are cut, so that a float32 sum keeps its digits."""
 
+# Spreads whose squares neither underflow nor overflow float32.
 SAFE = (1e-15, 1e15)
-"""Spreads whose squares neither underflow nor overflow float32."""
 
+# Where |mean| exceeds this many standard deviations, float32 sums lose too many digits.
 TILT = 256.0
-"""Where |mean| exceeds this many standard deviations, float32 sums lose too many digits."""
 
 _scratch = threading.local()
 
 
 def reduce(tensor: Tensor, axis: int | None, ends: tuple[float, float] | None = None) -> Tensor:
-    """Reduce a real, strided ``tensor`` to its ``(8, C)`` table; see :func:`spp.stats.backends.reduce_channels`."""
+    """Reduce a real, strided ``tensor`` to its ``(8, C)`` table; see :func:`spp.stats.backends.reduce`."""
     x, repeats = memory_order(tensor, axis)
     if x.numel() == 0:
         return empty_table(x.shape[1], x.device)
@@ -75,10 +75,8 @@ def reduce(tensor: Tensor, axis: int | None, ends: tuple[float, float] | None = 
 def _table(x: Tensor) -> Tensor:
     if x.device.type != "cpu":
         return _on_device(x)
-    if x.shape[0] == x.shape[2] == 1:
-        return _single(x.reshape(-1))
-    if x.numel() <= SMALL and (table := _small(x)) is not None:
-        return table
+    if x.numel() <= SMALL or x.shape[0] == x.shape[2] == 1:
+        return _masked(x)
     for wide in (False, True):
         table = _pieces(x, wide=wide or x.dtype is torch.float64)
         if table is not None:
@@ -211,40 +209,6 @@ def buffer(like: Tensor, kind: torch.dtype, purpose: str = "work") -> Tensor:
     return buffer[:size].view(like.shape)
 
 
-def _single(x: Tensor) -> Tensor:
-    """One element a channel, as in a bias."""
-    values = np.asarray(x.to(torch.float64).numpy())
-    finite = np.isfinite(values)
-    table = np.zeros((len(Row), len(values)))
-    table[Row.COUNT] = finite
-    table[Row.MEAN] = np.where(finite, values, 0)
-    table[Row.MIN] = np.where(finite, values, np.inf)
-    table[Row.MAX] = np.where(finite, values, -np.inf)
-    table[Row.ZEROS] = values == 0
-    table[Row.NONFINITE] = ~finite
-    return torch.from_numpy(table)
-
-
-def _small(x: Tensor) -> Tensor | None:
-    """The table of few elements; None where one is not finite."""
-    values = np.asarray(x.to(torch.float64).numpy())
-    with np.errstate(invalid="ignore"):
-        low, high = values.min((0, 2)), values.max((0, 2))
-    if not (np.isfinite(low).all() and np.isfinite(high).all()):
-        return None
-    count = x.shape[0] * x.shape[2]
-    mean = values.sum((0, 2)) / count
-    off = values - mean[None, :, None]
-    shift = off.sum((0, 2)) / count
-    table = np.zeros((len(Row), x.shape[1]))
-    table[Row.COUNT] = count
-    table[Row.MEAN] = mean + shift
-    table[Row.M2] = np.maximum(np.einsum("ock,ock->c", off, off) - count * shift * shift, 0)
-    table[Row.MIN], table[Row.MAX] = low, high
-    table[Row.ZEROS] = count - np.count_nonzero(values, axis=(0, 2))
-    return torch.from_numpy(table)
-
-
 def saturated(x: Tensor, axis: int | None, ends: tuple[float, float]) -> Tensor:
     """How many finite values of each channel lie at or beyond either end, ``(C,)`` float64."""
     beyond = ((x <= ends[0]) | (x >= ends[1])) & (x.abs() != torch.inf)
@@ -283,17 +247,17 @@ def _masked(x: Tensor) -> Tensor:
 
 _ZERO = np.float32(0)
 
+# Up to so many elements NumPy in float64 costs less than the calls of torch's.
 FEW = 4096
-"""Up to so many elements NumPy in float64 costs less than the calls of torch's."""
 
+# Up to this ratio of squared means to variances, over all channels, squares of the values as they are lose no digits.
 LEVEL = 1.0
-"""Up to this ratio of squared means to variances, over all channels, squares of the values as they are lose no digits."""
 
+# The same for a single channel, so that one that hardly varies is seen to.
 STEEP = 16.0
-"""The same for a single channel, so that one that hardly varies is seen to."""
 
+# Elements whose squares ``vector_norm`` may add up: it does so in float32, one by one, and of equal ones loses digits.
 PART = 256
-"""Elements whose squares ``vector_norm`` may add up: it does so in float32, one by one, and of equal ones loses digits."""
 
 
 def reduce_whole(tensor: Tensor, axis: int | None, ends: tuple[float, float] | None, room: Room) -> Sums | None:
@@ -462,7 +426,8 @@ class _Extremes:
 
     def add(self, part: Tensor) -> None:
         """Take in a piece of at most ``CHUNK`` elements; a NaN stays."""
-        values = part.numpy()  # which compares into booleans five times as fast as torch
+        # NumPy compares into booleans five times as fast as torch (2.13, NumPy 2.4)
+        values = part.numpy()
         low, high = float(values.min()), float(values.max())
         self.low = low if low < self.low or low != low else self.low
         self.high = high if high > self.high or high != high else self.high

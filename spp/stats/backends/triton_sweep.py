@@ -54,7 +54,8 @@ def _first_mean(values, finite, DOUBLE: tl.constexpr):
     low = tl.min(tl.where(finite, values, float("inf")), 1).to(tl.float64)
     high = tl.max(tl.where(finite, values, float("-inf")), 1).to(tl.float64)
     mean = tl.sum(tl.where(finite, values, 0.0).to(tl.float64), 1) / tl.maximum(many, 1).to(tl.float64)
-    return tl.where(many > 0, tl.minimum(tl.maximum(mean, low), high), 0.0)  # equal values are exactly their own mean
+    # between the extremes: equal values are exactly their own mean
+    return tl.where(many > 0, tl.minimum(tl.maximum(mean, low), high), 0.0)
 
 
 @triton.jit
@@ -123,7 +124,8 @@ def sweep(
     first = part * per
     last = tl.minimum(first + per, tl.cdiv(outer, BLOCK_O) * across)
 
-    packed = tl.zeros([BLOCK_C, BLOCK_O * BLOCK_R], tl.int32)  # finite values, and 2^16 times the zeros among them
+    # finite values, and 2^16 times the zeros among them: one register less
+    packed = tl.zeros([BLOCK_C, BLOCK_O * BLOCK_R], tl.int32)
     beyond, total = packed, packed.to(tl.float64)
     squares, pivot = total, tl.zeros([BLOCK_C], tl.float64)
     low = tl.full([BLOCK_C, BLOCK_O * BLOCK_R], float("inf"), tl.float64 if DOUBLE else tl.float32)
@@ -155,6 +157,7 @@ def sweep(
     shift = sums / tl.maximum(count, 1).to(tl.float64)
     mean = pivot + shift
     m2 = tl.maximum(tl.sum(squares, 1) - sums * shift, 0.0)
+    # 64 bits: programs times channels times rows may be more than 2^31
     length = tl.num_programs(1).to(tl.int64) * channels
     at = part.to(tl.int64) * channels + channel
     times = repeats.to(tl.float64)
