@@ -262,40 +262,35 @@ def untraced(hook: Original) -> Original:
 
 
 class RootCall:
-    """Hands every call of a module to ``called(args, kwargs)``, which makes it by :meth:`original` or otherwise.
+    """Has every call of a module answered by ``called``, which makes it by :attr:`original` or otherwise.
 
     The call is taken at ``_compiled_call_impl``. A forward pre-hook would do, but ``torch.compile`` would compile it into the
     graph, and fused paths such as that of ``nn.TransformerEncoder`` ask whether a module has hooks.
     """
 
-    def __init__(self, module: nn.Module, called: Callable[[Arguments, Keywords], Any]) -> None:
+    def __init__(self, module: nn.Module, called: Callable[..., Any]) -> None:
         self._module, self._called = module, called
         self._own: Any = None
-        self._shim: Any = None
 
     def install(self) -> None:
         """Stand in the way of the module's calls."""
         self._own = self._module.__dict__.get(COMPILED_CALL)
-        called = self._called
-
-        def shim(*args: Any, **kwargs: Any) -> Any:
-            return called(args, kwargs)
-
-        self._module.__dict__[COMPILED_CALL] = self._shim = shim
+        self._module.__dict__[COMPILED_CALL] = self._called
 
     def remove(self) -> None:
         """Leave the module as it was; where somebody has compiled it meanwhile, theirs stays."""
-        if self._module.__dict__.get(COMPILED_CALL) is not self._shim:
+        if self._module.__dict__.get(COMPILED_CALL) is not self._called:
             return
         if self._own is None:
             del self._module.__dict__[COMPILED_CALL]
         else:
             self._module.__dict__[COMPILED_CALL] = self._own
 
-    def original(self, args: Arguments, kwargs: Keywords) -> Any:
-        """Make the call as if nobody watched."""
+    @property
+    def original(self) -> Original:
+        """What makes the call as if nobody watched."""
         own: Original = self._module._call_impl if self._own is None else self._own
-        return own(*args, **kwargs)
+        return own
 
 
 class SampledStep:

@@ -113,9 +113,10 @@ class Loop:
 
     # -- the root's calls -------------------------------------------------------------------------------------------------
 
-    def _called(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
-        if self._inside or _torch.graph_task() >= 0:  # the latter is a checkpoint's recomputation
-            return self._call.original(args, kwargs)
+    def _called(self, *args: Any, **kwargs: Any) -> Any:
+        # a call inside a backward pass is a checkpoint's recomputation
+        if self._inside or _torch.graph_task() >= 0:
+            return self._call.original(*args, **kwargs)
         self.forwards += 1
         training = self._root.training
         if self._optimizer is None and training:
@@ -123,16 +124,17 @@ class Loop:
         sample = self._sample
         if not training and (self._optimizer is None or sample is None or not torch.is_grad_enabled()):
             if self._evaluation_due and not self._paused and not self._failed:
-                return self._evaluated(args, kwargs)
-            return self._call.original(args, kwargs)
+                return self._evaluated(lambda: nn.Module.__call__(self._called_module, *args, **kwargs))
+            return self._call.original(*args, **kwargs)
         self._seen = True
         if sample is not None and not sample.gathered:
             self._safely(sample.prepare)
             sample = self._sample
         if sample is None or sample.gathered:
-            return self._call.original(args, kwargs)
+            return self._call.original(*args, **kwargs)
         self._inside = True
         try:
+            # looked up when it is called: by then the observing function stands there
             output = sample.forward(lambda: nn.Module.__call__(self._called_module, *args, **kwargs))
         finally:
             self._inside = False
@@ -140,11 +142,10 @@ class Loop:
             self._stop(sample.failed)
         return output
 
-    def _evaluated(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+    def _evaluated(self, run: Callable[[], Any]) -> Any:
         self._evaluation_due = False
         self._inside = True
         try:
-            run = lambda: nn.Module.__call__(self._called_module, *args, **kwargs)  # noqa: E731
             output, found = evaluation(self._settings, self.step, run)
         finally:
             self._inside = False
