@@ -14,7 +14,6 @@ from collections.abc import Iterator, Mapping
 import numpy as np
 import pandas as pd
 
-from spp.frame.build import table_of
 from spp.frame.schema import COMPONENT_COLUMNS, BlockColumn, Column, ComponentColumn
 from spp.vocabulary import LEARNED, Signal
 
@@ -86,7 +85,7 @@ def component_table(frame: pd.DataFrame, blocks: pd.DataFrame) -> pd.DataFrame:
     squares = (weights[Column.MEAN_SQUARE] * weights[Column.NUMEL]).groupby(weights[Column.NAME].map(owner)).sum()
     branch = merges.set_index(BlockColumn.BLOCK)[BlockColumn.BRANCH_ACV]
     columns: dict[ComponentColumn, object] = {
-        ComponentColumn.NAME: names,
+        ComponentColumn.NAME: pd.array(names, dtype="str"),
         ComponentColumn.KIND: stream[Column.KIND].array,
         ComponentColumn.DEPTH: stream[Column.DEPTH].array,
         ComponentColumn.ACSM: stream[Column.ACSM].to_numpy(),
@@ -96,7 +95,7 @@ def component_table(frame: pd.DataFrame, blocks: pd.DataFrame) -> pd.DataFrame:
         ComponentColumn.WEIGHT_MEAN_SQUARE: (squares / sizes).reindex(names).to_numpy(np.float64),
         ComponentColumn.NONFINITE: stream[Column.NONFINITE].to_numpy(),
     }
-    return table_of(columns, COMPONENT_COLUMNS)
+    return pd.DataFrame({str(column): columns[column] for column in COMPONENT_COLUMNS}, copy=False)
 
 
 def _blocks(frame: pd.DataFrame, types: dict[str, str]) -> set[str]:
