@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from importlib import import_module
 from typing import Any
 
 import click
 
 from spp_cli.console import as_json as to_json
 from spp_cli.console import show_names
-from spp_cli.options import Command, take
+from spp_cli.options import Command, table_at, take
 
 TABLES = {
     "models": ("spp.models:MODELS", "bundled networks, for --model"),
@@ -46,8 +45,7 @@ LIBRARIES = ("torch", "numpy", "pandas", "pyarrow", "matplotlib", "scikit-learn"
 
 def names(kind: str) -> dict[str, str]:
     """Every name of ``kind`` with its description, in the order of its table."""
-    module, _, attribute = TABLES[kind][0].partition(":")
-    table: Any = getattr(import_module(module), attribute)
+    table = table_at(TABLES[kind][0])
     if callable(table):
         table = table()
     return {name: _describe(table, name) for name in table}

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import sys
 from collections.abc import Callable, Iterable
+from importlib import import_module
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any, TypeVar
@@ -118,33 +119,39 @@ def option(text: str, kind: Any = None, metavar: str | None = None, default: Any
     return {name: value for name, value in declared.items() if value is not None}
 
 
+def table_at(place: str) -> Any:
+    """A table of the library, as ``spp.nn:NORMS``, imported when it is asked for."""
+    module, _, attribute = place.partition(":")
+    return getattr(import_module(module), attribute)
+
+
 def named(table: str, text: str, **more: Any) -> dict[str, Any]:
     """An option whose value is a name in one of the library's tables, which the shell completes."""
 
     def complete(ctx: click.Context, param: click.Parameter, incomplete: str) -> list[str]:
-        from spp_cli.listing import names
-
-        return [name for name in names(table) if name.startswith(incomplete)]
+        return [name for name in table_at(table) if name.startswith(incomplete)]
 
     return option(text, shell_complete=complete, **{"metavar": "NAME", **more})
 
 
 OPTIONS: dict[str, dict[str, Any]] = {
     "model": named(
-        "models",
+        "spp.models:MODELS",
         "A bundled network (`spp list models`), torchvision:NAME, timm:NAME, transformers:CONFIG.json, or "
         "package.module:factory, a callable returning a torch module. Weights are random: nothing is downloaded.",
         required=True,
     ),
     "norm": named(
-        "norms",
+        "spp.nn:NORMS",
         "Normalization (`spp list norms`); the network's own if left out. In a network of your own, norms are "
         "replaced.",
     ),
-    "activation": named("activations", "Activation (`spp list activations`)."),
-    "init": named("inits", "Initialization (`spp list inits`)."),
-    "residual": named("residuals", "Residual rule: plain, skipinit, rezero, layerscale, nf, sqrt2, mp, mp_learned."),
-    "se": named("gates", "Squeeze-and-excitation: plain, doubled, magnitude or none."),
+    "activation": named("spp.nn:ACTIVATIONS", "Activation (`spp list activations`)."),
+    "init": named("spp.nn:INITS", "Initialization (`spp list inits`)."),
+    "residual": named(
+        "spp.nn:RESIDUALS", "Residual rule: plain, skipinit, rezero, layerscale, nf, sqrt2, mp, mp_learned."
+    ),
+    "se": named("spp.nn:SE_SCALINGS", "Squeeze-and-excitation: plain, doubled, magnitude or none."),
     "num_classes": option("Number of outputs.", COUNT, "N"),
     "image_size": option(
         "Pixels, as 224 or 224x160; the network's own if left out.", metavar="SIZE", callback=image_size
@@ -156,7 +163,7 @@ OPTIONS: dict[str, dict[str, Any]] = {
     ),
     "eval_mode": option("Trace in evaluation mode (default: training mode).", flags=("--eval",), is_flag=True),
     "data": named(
-        "data",
+        "spp.data:SOURCES",
         "gaussian, digits, cifar10, cifar100, a folder of images with one subfolder per class, or a .npy or .pt file "
         "with the samples along its first axis.",
         metavar="NAME|FILE|FOLDER",
