@@ -71,11 +71,11 @@ def test_a_kind_from_outside_is_drawn_by_name(run: spp.Trace) -> None:
 
 
 def test_a_kind_from_outside_is_drawn_on_the_command_line(run: spp.Trace) -> None:
-    import my_figures  # noqa: F401
-
-    done = CliRunner().invoke(cli, ["plot", "saved", "--kind", "mykind"])
+    done = CliRunner().invoke(cli, ["plot", "saved", "--plugin", "my_figures", "--kind", "mykind"])
     assert done.exit_code == 0, done.output
     assert Path("saved/mykind.png").read_bytes().startswith(b"\x89PNG")
+    listed = CliRunner().invoke(cli, ["list", "kinds"])
+    assert "The largest magnitude of each layer's activations." in listed.output
 
 
 def test_a_name_is_taken_once() -> None:
