@@ -131,36 +131,28 @@ def applied(style: Style) -> Iterator[None]:
     unchanged afterwards.
     """
     thin = style.font / 14
-    parameters: dict[str, object] = {
+    ticks = {
+        "labelsize": style.small,
+        "color": INK,
+        "major.width": thin,
+        "minor.width": thin * 0.8,
+        "major.size": style.font * 0.35,
+        "minor.size": style.font * 0.2,
+    }
+    parameters: dict[str, object] = {f"{axis}tick.{name}": value for axis in "xy" for name, value in ticks.items()}
+    parameters |= dict.fromkeys(("font.size", "axes.labelsize", "axes.titlesize"), style.font)
+    parameters |= dict.fromkeys(("text.color", "axes.labelcolor", "axes.edgecolor"), INK)
+    parameters |= dict.fromkeys(("figure.dpi", "savefig.dpi"), style.dpi)
+    parameters |= {
         "font.family": FONT,
-        "font.size": style.font,
-        "axes.labelsize": style.font,
-        "axes.titlesize": style.font,
         "figure.titlesize": style.font + 1,
-        "xtick.labelsize": style.small,
-        "ytick.labelsize": style.small,
         "legend.fontsize": style.small,
-        "text.color": INK,
-        "axes.labelcolor": INK,
-        "axes.edgecolor": INK,
-        "xtick.color": INK,
-        "ytick.color": INK,
         "axes.linewidth": thin,
-        "xtick.major.width": thin,
-        "ytick.major.width": thin,
-        "xtick.minor.width": thin * 0.8,
-        "ytick.minor.width": thin * 0.8,
-        "xtick.major.size": style.font * 0.35,
-        "ytick.major.size": style.font * 0.35,
-        "xtick.minor.size": style.font * 0.2,
-        "ytick.minor.size": style.font * 0.2,
         "lines.linewidth": style.font / 9,
         "axes.spines.top": False,
         "axes.spines.right": False,
         "axes.axisbelow": True,
         "legend.frameon": False,
-        "figure.dpi": style.dpi,
-        "savefig.dpi": style.dpi,
         "savefig.facecolor": "white",
         # TrueType: Type 3 fonts, matplotlib's default, are refused by publishers
         "pdf.fonttype": 42,

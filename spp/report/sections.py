@@ -183,23 +183,17 @@ def not_measured(unmeasured: pd.DataFrame) -> str:
 
 def facts(run: Run) -> str:
     """Return every fact of the run, and the command that repeats it where there is one."""
-    simple = {
-        key: value
-        for key, value in run.items()
-        if value is not None and not isinstance(value, Mapping) and key != "argv"
-    }
+    nested = {key: value for key, value in sorted(run.items()) if isinstance(value, Mapping)}
+    simple = {key: value for key, value in run.items() if value is not None and key not in (*nested, "argv")}
     order = [key for key in FIRST if key in simple] + sorted(key for key in simple if key not in FIRST)
     parts = [definitions((_label(key), _value(simple[key])) for key in order)]
     argv = run.get("argv")
     if isinstance(argv, list) and argv:
         command = tag("code", text(shlex.join(["spp", *map(str, argv)])), id="command")
         parts.append(tag("div", tag("h3", "To run it again"), tag("pre", command), class_="again"))
-    for key, value in sorted(run.items()):
-        if isinstance(value, Mapping) and value:
-            pairs = definitions(
-                (_label(name), _value(inner)) for name, inner in sorted(value.items()) if inner is not None
-            )
-            parts.append(tag("details", tag("summary", text(_label(key).capitalize())), pairs))
+    for key, value in ((key, value) for key, value in nested.items() if value):
+        pairs = definitions((_label(name), _value(inner)) for name, inner in sorted(value.items()) if inner is not None)
+        parts.append(tag("details", tag("summary", text(_label(key).capitalize())), pairs))
     return _section("The run", "what was traced, and how", "".join(parts), "run")
 
 
