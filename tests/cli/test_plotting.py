@@ -75,7 +75,7 @@ def test_neither_model_nor_tensor_is_made(runs, tmp_path):
     script = (
         "import sys, torch\n"
         "def forbidden(*a, **k): raise AssertionError('a tensor was made or a module called')\n"
-        "import spp\n"
+        "import spp.plot, spp.run\n"  # modules may have tables of constants; what counts is the drawing
         "torch.Tensor.__add__ = torch.tensor = torch.empty = torch.zeros = forbidden\n"
         "torch.nn.Module.__call__ = torch.nn.Module.__init__ = forbidden\n"
         "from spp_cli.main import cli\n"
