@@ -142,7 +142,7 @@ class Run:
 
     @property
     def run(self) -> dict[str, Any]:
-        """The facts by their name of version 1; the same dictionary as :attr:`info`."""
+        """The facts by their name of version 1; the same dictionary as ``info``."""
         return self.info
 
     def _table(self, name: str) -> pd.DataFrame:

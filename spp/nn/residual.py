@@ -28,6 +28,16 @@ LAYER_SCALE = 1e-5
 """Where LayerScale starts (Touvron et al. 2021; deeper networks start lower)."""
 
 
+def no_parameters(channels: int, options: Mapping[str, Any]) -> Mapping[str, Tensor]:
+    """The parameters of a rule that learns nothing."""
+    return {}
+
+
+def no_weights(block: ResidualBlock, options: Mapping[str, Any]) -> tuple[Any, Any]:
+    """The plain sum: neither branch nor skip is multiplied with anything."""
+    return None, None
+
+
 @dataclass(frozen=True, slots=True)
 class Residual:
     """A row of ``RESIDUALS``.
@@ -43,8 +53,8 @@ class Residual:
     """
 
     description: str
-    parameters: Callable[[int, Mapping[str, Any]], Mapping[str, Tensor]] = lambda channels, options: {}
-    weights: Callable[[ResidualBlock, Mapping[str, Any]], tuple[Any, Any]] = lambda block, options: (None, None)
+    parameters: Callable[[int, Mapping[str, Any]], Mapping[str, Tensor]] = no_parameters
+    weights: Callable[[ResidualBlock, Mapping[str, Any]], tuple[Any, Any]] = no_weights
     defaults: Mapping[str, Any] = field(default_factory=dict)
     biased: bool = False
     rescales: bool = True

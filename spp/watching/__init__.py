@@ -1,9 +1,11 @@
 """``spp.watch``: the frame of a trace over the steps of your own training loop, which stays as it is.
 
-with spp.watch(model, optimizer, every=100) as watch:
-    train(model, optimizer)
-watch.frame
-watch.plot()
+::
+
+    with spp.watch(model, optimizer, every=100) as watch:
+        train(model, optimizer)
+    watch.frame
+    watch.plot()
 """
 
 from __future__ import annotations
