@@ -59,9 +59,9 @@ def _describe(table: Any, name: str) -> str:
 
 def statistics() -> Mapping[str, str]:
     """What is computed from a tensor."""
-    from spp.frame.schema import COLUMNS, STATISTICS
+    from spp.frame.schema import statistic_columns
 
-    return {str(column): COLUMNS[column].meaning for column in STATISTICS}
+    return {name: spec.meaning for name, spec in statistic_columns().items()}
 
 
 @click.command("list", cls=Command, short_help="List the names that other commands take.")

@@ -292,6 +292,11 @@ def further_statistics() -> dict[str, Statistic]:
     return {name: row for name, row in ROWS.items() if name not in BUILT_IN}
 
 
+def statistic_columns() -> dict[str, Spec]:
+    """What every column of a statistic holds: those of every frame, then those of statistics registered since."""
+    return {str(c): c.spec for c in STATISTICS} | {name: row.column for name, row in further_statistics().items()}
+
+
 def check(frame: pd.DataFrame, columns: Mapping[_C, Spec]) -> pd.DataFrame:
     """Return ``frame`` if it has exactly ``columns``, in order, with their dtypes; else raise.
 

@@ -14,7 +14,7 @@ from enum import StrEnum
 import numpy as np
 import numpy.typing as npt
 
-from spp.frame.schema import COLUMNS, Column
+from spp.frame.schema import COLUMNS, Column, Spec, statistic_columns
 from spp.layers import kind_of_name
 from spp.plot.stages import Span, Tick
 from spp.vocabulary import LayerKind, Signal
@@ -34,7 +34,7 @@ place, squared) and means zero."""
 SMALLEST = 1e-300
 """Magnitudes below are zero: float64 runs out of digits there, and an axis out of ticks."""
 
-SHORT: dict[Column, str] = {Column.ACSM: "ACSM", Column.ACV: "ACV"}
+SHORT: dict[str, str] = {Column.ACSM: "ACSM", Column.ACV: "ACV"}
 """Statistics that the literature calls by an abbreviation (Brock, De & Smith 2021)."""
 
 BOUNDED = (Column.ZERO_FRACTION, Column.DEAD_FRACTION, Column.SATURATED_FRACTION)
@@ -412,15 +412,18 @@ def zeros(y: FloatArray, mean_square: FloatArray | None = None) -> BoolArray:
 
 def short(statistic: str) -> str:
     """Return how axis labels call a statistic: its abbreviation where the literature has one."""
-    column = Column(statistic)
-    return SHORT.get(column, COLUMNS[column].label)
+    return SHORT.get(statistic) or _label(statistic)
 
 
 def title(statistic: str) -> str:
     """Return a statistic's name in full, as ``ACSM, average channel squared mean``."""
-    column = Column(statistic)
-    label = COLUMNS[column].label
-    return f"{SHORT[column]}, {label}" if column in SHORT else label
+    label = _label(statistic)
+    return f"{SHORT[statistic]}, {label}" if statistic in SHORT else label
+
+
+def _label(statistic: str) -> str:
+    described: dict[str, Spec] = statistic_columns() | {str(column): spec for column, spec in COLUMNS.items()}
+    return described[statistic].label
 
 
 def ylabel(what: str, signal: Signal, scale: Scale) -> str:

@@ -13,7 +13,7 @@ import numpy as np
 import pandas as pd
 
 from spp.errors import InputError, UnknownNameError
-from spp.frame.schema import STATISTICS, Column, UnmeasuredColumn
+from spp.frame.schema import STATISTICS, Column, UnmeasuredColumn, statistic_columns
 from spp.plot.panels import PLURAL, BoolArray, Curve, Curves, FloatArray, Scale, XAxis, scale_of, short, ylabel, zeros
 from spp.plot.stages import Tick, stages, ticks
 from spp.vocabulary import Signal
@@ -71,9 +71,17 @@ def as_signals(
     return tuple(map(Signal, chosen(asked, default, known, "signal")))
 
 
-def as_statistics(asked: Sequence[str] | str | None, default: Sequence[Column]) -> tuple[Column, ...]:
-    """Return the statistics asked for, by the names of the frame's columns; raises as ``chosen`` does."""
-    return tuple(map(Column, chosen(asked, default, STATISTICS, "statistic")))
+def as_statistics(
+    asked: Sequence[str] | str | None, default: Sequence[Column], frames: Iterable[pd.DataFrame]
+) -> tuple[Column, ...]:
+    """Return the statistics asked for, by the names of the frames' columns; raises as ``chosen`` does."""
+    drawn = list(frames)
+    known = [name for name in statistic_columns() if name in STATISTICS or all(name in frame for frame in drawn)]
+    # the column of a registered statistic has no member of Column; its name serves wherever a member's would
+    names: list[Any] = [
+        Column(name) if name in STATISTICS else name for name in chosen(asked, default, known, "statistic")
+    ]
+    return tuple(names)
 
 
 # -- which rows a figure shows ------------------------------------------------------------------------------------------------

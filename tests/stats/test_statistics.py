@@ -75,6 +75,14 @@ def test_registered_statistics_have_columns_and_the_rest_stays_as_it_is(register
     assert weights["negative_fraction"].item() == (model[3].weight < 0).double().mean().item()
 
 
+def test_they_are_drawn_where_the_frame_has_them(registered):
+    run = spp.trace(network(), torch.randn(4, 3, 6, 6), statistics=("spread",))
+    drawn = run.plot("layers", statistics=("spread",))
+    assert "spread" in drawn.axes_[0].get_ylabel()
+    with pytest.raises(UnknownNameError, match="unknown statistic 'negative_fraction'"):
+        run.plot("layers", statistics=("negative_fraction",))
+
+
 def test_sums_of_ones_own_merge_over_batches(registered, kernels):
     model, batch = network().double(), torch.randn(8, 3, 6, 6, dtype=torch.float64)
     whole = spp.trace(model, batch, statistics="negative_fraction").frame

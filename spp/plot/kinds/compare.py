@@ -114,7 +114,7 @@ def comparison(
         InputError: No runs, more labels than can be told apart, or runs of one label with different layers.
         UnknownNameError: A signal or statistic that does not exist.
     """
-    rows, columns = as_signals(signals, ROWS), as_statistics(statistics, COLUMNS_DRAWN)
+    rows, columns = as_signals(signals, ROWS), as_statistics(statistics, COLUMNS_DRAWN, [arm.frame for arm in arms])
     labels = list(dict.fromkeys(arm.label for arm in arms))
     if not labels:
         raise InputError("a comparison needs at least one run", received="none", where="runs")

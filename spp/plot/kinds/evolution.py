@@ -57,7 +57,7 @@ def evolution(request: Request) -> Drawing:
     middle and the last step when left out).
     """
     frame = request.frame
-    signals, statistics = as_signals(request.signals, ROWS), as_statistics(request.statistics, COLUMNS_DRAWN)
+    signals, statistics = as_signals(request.signals, ROWS), as_statistics(request.statistics, COLUMNS_DRAWN, [frame])
     at_step(frame, None)
     measured = measured_steps(frame)
     if len(measured) < 2:
@@ -111,7 +111,7 @@ def side_by_side(
         InputError: Too many runs or steps, or a step that one of the runs did not measure.
         UnknownNameError: A signal or statistic that does not exist.
     """
-    rows, columns = as_signals(signals, ROWS), as_statistics(statistics, COLUMNS_DRAWN)
+    rows, columns = as_signals(signals, ROWS), as_statistics(statistics, COLUMNS_DRAWN, [arm.frame for arm in arms])
     if not 1 <= len(arms) <= MOST_COLUMNS:
         raise InputError(f"one to {MOST_COLUMNS} runs fit beside each other", received=str(len(arms)), where="runs")
     lines = _lines([arm.frame for arm in arms], steps)

@@ -23,7 +23,10 @@ def layers(request: Request) -> Drawing:
     Position on the x axis is the rank of a module's call in execution order; containers of other modules that ran are left
     out, and so are parameters of rank below 2. Takes ``signals``, ``statistics`` and ``step``.
     """
-    signals, statistics = as_signals(request.signals, ROWS), as_statistics(request.statistics, COLUMNS_DRAWN)
+    signals, statistics = (
+        as_signals(request.signals, ROWS),
+        as_statistics(request.statistics, COLUMNS_DRAWN, [request.frame]),
+    )
     rows, step = request.at_step()
     # rows are known by their positions from here on: the report looks its numbers up by them
     leaves = innermost(rows.set_axis(np.flatnonzero(request.frame[Column.STEP] == step)), "the layers figure")
