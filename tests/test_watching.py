@@ -116,17 +116,21 @@ def test_a_model_that_changes_its_shape_is_followed_with_one_warning():
     assert rows["step"].tolist() == [0, 1, 2, 3] and rows["channels"].tolist() == [8, 8, 12, 12]
 
 
-def test_micro_batches_that_do_not_fit_each_other_cost_a_warning_not_the_training():
-    model = nn.Sequential(nn.Conv1d(1, 1, 1))
+def test_micro_batches_whose_channels_differ_in_number_merge_as_whole_tensors():
+    model = nn.Sequential(nn.Conv1d(1, 1, 1), nn.ReLU())
     optimizer = sgd(model)
+    inputs = [torch.randn(2, 1, length) for length in (5, 7, 5)]
     with spp.watch(model, optimizer, every=1, channel_axis=-1) as watch:
-        for length in (5, 7):
-            model(torch.randn(2, 1, length)).sum().backward()
-        with pytest.warns(
-            spp.SppWarning, match=r"step 0, forward 2 of 2 is left out .*equally many channels; got 5 and 7"
-        ):
+        for _ in range(2):
+            for x in inputs:
+                model(x).sum().backward()
             optimizer.step()
-    assert watch.step == 1 and len(watch.frame)
+            optimizer.zero_grad()
+    rows = watch.frame.query("signal in ('activation', 'gradient') and name == '0'")
+    assert rows["numel"].tolist() == [34] * 4 and (rows["channels"] == 0).all()
+    assert rows["rms"].notna().all() and rows[["acsm", "acv", "dead_fraction"]].isna().all().all()
+    reasons = watch.unmeasured.query("signal == 'activation'")
+    assert reasons["name"].tolist() == ["0", "1", ""] and reasons["reason"].str.contains("channel_axis=").all()
 
 
 @pytest.mark.parametrize("when", ["activation", "schedule", "selection"])

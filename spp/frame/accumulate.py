@@ -10,8 +10,7 @@ import torch
 from spp.capture.recorder import Pass
 from spp.capture.residual import Merge
 from spp.capture.sites import Call, Site
-from spp.capture.unmeasured import Unmeasured
-from spp.errors import InputError
+from spp.capture.unmeasured import VARYING, Unmeasured
 from spp.stats.sums import Sums
 from spp.vocabulary import LayerKind, Role, Signal
 
@@ -122,7 +121,7 @@ class Accumulator:
             key = (row.name, row.call, row.output, row.signal)
             known = self._rows.setdefault(key, row)
             if known is not row and adds(row):
-                known.sums = _added(known, row.sums)
+                self._add(known, row.sums)
         for merge in merges:
             self._merges.setdefault((merge.block, merge.call, merge.number), merge)
 
@@ -135,7 +134,7 @@ class Accumulator:
         key, entry = _key(site, signal), site.entry
         row = self._rows.get(key)
         if row is not None:
-            row.sums = _added(row, sums)
+            self._add(row, sums)
             return
         self._rows[key] = Row(
             *key[:3],
@@ -152,6 +151,11 @@ class Accumulator:
             site.sharded,
             hidden,
         )
+
+    def _add(self, row: Row, sums: Sums) -> None:
+        before, row.sums = row.sums, row.sums.merge(sums)
+        if row.sums.varying and not before.varying:
+            self.unmeasured.append(Unmeasured(row.name, row.type, row.call, row.output, row.signal, VARYING))
 
 
 def _key(site: Site, signal: Signal) -> Key:
@@ -171,12 +175,3 @@ def _merge_row(merge: Merge) -> MergeRow:
         after=None if after is None else _key(after, Signal.ACTIVATION),
         branch_end=None if end is None else _key(end, Signal.ACTIVATION),
     )
-
-
-def _added(row: Row, sums: Sums) -> Sums:
-    """The row's sums and further ones; an error says which row it is about."""
-    try:
-        return row.sums.merge(sums)
-    except InputError as error:
-        error.where = f"module {row.name!r} ({row.type}), {row.signal}"
-        raise

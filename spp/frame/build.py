@@ -136,7 +136,7 @@ def build_channels(rows: Sequence[Row], step: int = 0) -> pd.DataFrame:
         rows: What was measured, merged over batches.
         step: The training step, 0 for a trace.
     """
-    kept = [row for row in rows if not row.sums.whole]
+    kept = [row for row in rows if not (row.sums.whole or row.sums.varying)]
     numbers = np.full((2 * len(kept), len(_QUANTILES)), np.nan)
     for i, row in enumerate(kept):
         count, mean, m2 = (row.sums[name].cpu().numpy() for name in ("count", "mean", "m2"))

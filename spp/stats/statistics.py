@@ -91,10 +91,12 @@ def _var(s: Mapping[str, Array]) -> Array:
 
 def _if_any(s: Mapping[str, Array], values: Array) -> Array:
     # the extremes of nothing are infinite, so that they merge
-    return np.where(s["live"] > 0, values, np.nan)
+    return np.where(s["count"] > 0, values, np.nan)
 
 
-_CHANNELS = Spec("int64", "channels", "number of channels the statistics average over")
+_CHANNELS = Spec(
+    "int64", "channels", "number of channels the statistics average over; 0 where it varies between batches"
+)
 _NUMEL = Spec("int64", "elements", "number of elements, over all merged batches and ranks")
 _NONFINITE = Spec("int64", "non-finite values", "how many elements are NaN or infinite")
 _DEAD = "share of channels whose spread is below 1e-6 of the tensor's rms, or that are all zero"
@@ -121,11 +123,11 @@ _ROWS = (
     # ACSM and ACV: Brock, De & Smith 2021, section 3
     _ratio("acsm", "squared_means", "live", "average channel squared mean", "mean over channels of mean squared"),
     _ratio("acv", "variances", "live", "average channel variance", "mean over channels of the biased variance"),
-    _row("min", "min live", lambda s: _if_any(s, s["min"]), number("minimum", "smallest finite element")),
-    _row("max", "max live", lambda s: _if_any(s, s["max"]), number("maximum", "largest finite element")),
+    _row("min", "min count", lambda s: _if_any(s, s["min"]), number("minimum", "smallest finite element")),
+    _row("max", "max count", lambda s: _if_any(s, s["max"]), number("maximum", "largest finite element")),
     _row(
         "abs_max",
-        "min max live",
+        "min max count",
         lambda s: _if_any(s, np.maximum(np.abs(s["min"]), np.abs(s["max"]))),
         number("largest magnitude", "largest magnitude of a finite element"),
     ),

@@ -1,8 +1,9 @@
 """What is kept of a tensor: sums that merge exactly, of each of its channels or of the whole.
 
 Nothing else of a tensor is kept: memory grows with channels, not with activations. The sums of each channel (:class:`Row`)
-merge with those of another batch or rank; from them follow those of the whole tensor (:class:`Total`), which is all that the
-formulas of :mod:`spp.stats.statistics` ask for. Where nothing will be merged, a backend may give the latter alone.
+merge with those of another batch or rank, as one channel where the number of channels varies. From them follow those of the
+whole tensor (:class:`Total`), which is all that the formulas of :mod:`spp.stats.statistics` ask for. Where nothing will be
+merged, a backend may give the latter alone.
 
 >>> import torch
 >>> from spp.stats.backends import reduce
@@ -26,7 +27,6 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from spp.errors import InputError
 from spp.registry import Registry
 
 Array = npt.NDArray[np.float64]
@@ -122,6 +122,12 @@ class Sum:
         across = _ACROSS[self.merge]
         return np.array([across.reduce(value) if value.size else np.nan for value in found], dtype=np.float64)
 
+    def of_whole(self, value: Tensor) -> Tensor:
+        """That of the whole tensor, from those of its channels, as of one channel."""
+        if not isinstance(self.merge, str) or not value.numel():
+            return value
+        return torch.from_numpy(np.atleast_1d(_ACROSS[self.merge].reduce(value.cpu().numpy()))).to(value)
+
 
 SUMS: Registry[Sum] = Registry("sum", describe=lambda one: one.name)
 """The sums beside those of :class:`Total`, by name."""
@@ -168,9 +174,11 @@ class Sums:
         start: Where in the memory they begin.
         whole: Whether it holds the numbers of the whole tensor alone; they cannot be merged.
         further: The sums of :data:`SUMS` that were asked for.
+        varying: Whether tensors of different numbers of channels were merged: then they are one channel, and nothing is known
+            of each.
     """
 
-    __slots__ = ("_block", "_start", "channels", "further", "whole")
+    __slots__ = ("_block", "_start", "channels", "further", "varying", "whole")
 
     def __init__(
         self,
@@ -180,14 +188,15 @@ class Sums:
         *,
         whole: bool = False,
         further: Mapping[str, Tensor] | None = None,
+        varying: bool = False,
     ) -> None:
-        self._block, self._start, self.channels, self.whole = block, start, channels, whole
+        self._block, self._start, self.channels, self.whole, self.varying = block, start, channels, whole, varying
         self.further: Mapping[str, Tensor] = further or {}
 
     @classmethod
-    def of_table(cls, table: Tensor, further: Mapping[str, Tensor] | None = None) -> Sums:
+    def of_table(cls, table: Tensor, further: Mapping[str, Tensor] | None = None, *, varying: bool = False) -> Sums:
         """From an ``(8, C)`` table."""
-        return cls(table.contiguous().view(-1), table.shape[1], further=further)
+        return cls(table.contiguous().view(-1), table.shape[1], further=further, varying=varying)
 
     @property
     def table(self) -> Tensor:
@@ -212,19 +221,22 @@ class Sums:
     def merge(self, other: Sums) -> Sums:
         """The sums of both sets of elements together (Chan, Golub & LeVeque 1983, pairwise update).
 
-        Raises:
-            InputError: The numbers of channels differ.
+        Where the numbers of channels differ, those of both as one channel; the result is ``varying``.
         """
-        if self.channels != other.channels:
-            raise InputError(
-                "moments that are merged have equally many channels",
-                received=f"{self.channels} and {other.channels}",
-                remedy="Pass channel_axis= so that the channel axis has the same length in every batch.",
-            )
-        both = self.further.keys() & other.further.keys()
+        if self.varying or other.varying or self.channels != other.channels:
+            a, b, varying = self._as_one_channel(), other._as_one_channel(), True
+        else:
+            a, b, varying = self, other, False
+        both = a.further.keys() & b.further.keys()
         # & keeps no order, which nobody reads
-        further = {name: SUMS[name].merged(self.further[name], other.further[name]) for name in both}
-        return Sums.of_table(merge_tables(self.table, other.table), further)
+        further = {name: SUMS[name].merged(a.further[name], b.further[name]) for name in both}
+        return Sums.of_table(merge_tables(a.table, b.table), further, varying=varying)
+
+    def _as_one_channel(self) -> Sums:
+        if self.varying:
+            return self
+        further = {name: SUMS[name].of_whole(value) for name, value in self.further.items()}
+        return Sums.of_table(one_channel(self.table), further, varying=True)
 
     def same(self, other: object) -> bool:
         """Whether both hold the very same numbers."""
@@ -235,13 +247,13 @@ class Sums:
         further = {name: SUMS[name].times(value, factor) for name, value in self.further.items()}
         if self.whole:
             numbers = self._numbers * factor**_TOTAL_DEGREES
-            return Sums(numbers, self.channels, whole=True, further=further)
+            return Sums(numbers, self.channels, whole=True, further=further, varying=self.varying)
         table = self.table.clone()
         # one by one: a vector of powers made on the host would have to wait for the device
         for row in Row:
             if degree := _DEGREE.get(row.name.lower()):
                 table[row] *= factor**degree
-        return Sums.of_table(table, further)
+        return Sums.of_table(table, further, varying=self.varying)
 
 
 def empty_table(channels: int, device: torch.device) -> Tensor:
@@ -266,6 +278,23 @@ def merge_tables(a: Tensor, b: Tensor) -> Tensor:
     return out
 
 
+def one_channel(table: Tensor) -> Tensor:
+    """An ``(8, C)`` table as one of a single channel, ``(8, 1)``."""
+    # a column of nothing, so that there is one to reduce where there are no channels
+    table = torch.cat([table, empty_table(1, table.device)], dim=1)
+    out = table.sum(1, keepdim=True)
+    count, mean = table[Row.COUNT], table[Row.MEAN]
+    centre = (count * mean).sum() / count.sum().clamp(min=1)
+    out[Row.MEAN] = centre
+    out[Row.M2] += (count * (mean - centre).square()).sum()
+    out[Row.MIN], out[Row.MAX] = table[Row.MIN].amin(), table[Row.MAX].amax()
+    return out
+
+
+_OF_CHANNELS = [Total.CHANNELS, Total.LIVE, Total.SQUARED_MEANS, Total.VARIANCES, Total.DEAD]
+"""Nothing is known of these where the number of channels varies: they are 0, and averages over no channels are missing."""
+
+
 def totals(readings: Sequence[Sums]) -> Array:
     """The numbers of :class:`Total` of ``R`` readings, ``(R, 15)``, after one transfer to the host."""
     out = np.empty((len(readings), len(Total)))
@@ -282,13 +311,17 @@ def totals(readings: Sequence[Sums]) -> Array:
     for begin, end in _groups([table.shape[1] for table in tables], 1 << 15):
         sizes = np.array([table.shape[1] for table in tables[begin:end]])
         out[by_channel[begin:end]] = _totals_of(np.concatenate(tables[begin:end], axis=1), sizes)
+    if varying := [i for i in by_channel if readings[i].varying]:
+        out[np.ix_(varying, _OF_CHANNELS)] = 0
     return out
 
 
 def without_channels(readings: Sequence[Sums]) -> list[Sums]:
     """The same, of whole tensors alone: for what nothing more will be merged with."""
     block = torch.from_numpy(totals(readings)).view(-1)
-    return [Sums(block, one.channels, len(Total) * i, whole=True) for i, one in enumerate(readings)]
+    return [
+        Sums(block, one.channels, len(Total) * i, whole=True, varying=one.varying) for i, one in enumerate(readings)
+    ]
 
 
 def _groups(sizes: Sequence[int], most: int) -> list[tuple[int, int]]:

@@ -129,7 +129,7 @@ def _packed(one: Finished) -> dict[str, Any]:
 def _rows(rows: list[Row]) -> tuple[list[tuple[Any, ...]], Any]:
     tables = [row.sums.table.cpu() for row in rows]
     facts = [tuple(getattr(row, name) for name in FACTS) for row in rows]
-    facts = [(*fact, table.shape[1]) for fact, table in zip(facts, tables, strict=True)]
+    facts = [(*fact, row.sums.varying, row.sums.channels) for fact, row in zip(facts, rows, strict=True)]
     return facts, torch.cat(tables, dim=1).numpy() if tables else None
 
 
@@ -138,4 +138,7 @@ def _unpacked(packed: tuple[list[tuple[Any, ...]], Any]) -> list[Row]:
     if not facts:
         return []
     tables = torch.split(torch.from_numpy(numbers), [f[-1] for f in facts], dim=1)
-    return [Row(**dict(zip(FACTS, f, strict=False)), sums=Sums.of_table(t)) for f, t in zip(facts, tables, strict=True)]
+    return [
+        Row(**dict(zip(FACTS, f, strict=False)), sums=Sums.of_table(t, varying=f[-2]))
+        for f, t in zip(facts, tables, strict=True)
+    ]

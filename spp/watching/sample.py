@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
@@ -17,7 +16,6 @@ from spp.capture.sites import ChannelAxis, Entry, Selection, roster
 from spp.capture.stage import Depth, Stage
 from spp.capture.state import patient_collector
 from spp.capture.unmeasured import unmeasured
-from spp.errors import InputError, SppWarning
 from spp.frame.accumulate import Accumulator
 from spp.stats import backends
 from spp.vocabulary import Signal
@@ -137,7 +135,7 @@ class Sample:
                 for one in passes:
                     _drop_partial(one)
             if passes:
-                measured[mode] = merged(passes, self.step)
+                measured[mode] = merged(passes)
         updates: UpdateSums = {}
         parameters = self._parameters
         if parameters is not None:
@@ -199,19 +197,15 @@ def evaluation(settings: Settings, step: int, run: Callable[[], Any]) -> tuple[A
         recorder.let_go()
     if recorder.failed is not None:
         return output, recorder.failed
-    measured = {one.mode: merged([one], step) for one in recorder.finish()}
+    measured = {one.mode: merged([one]) for one in recorder.finish()}
     return output, Finished(step, measured, entries=recorder.entries, evaluation=True)
 
 
-def merged(passes: list[Pass], step: int) -> Accumulator:
-    """The passes of one step as one; a micro-batch that does not fit the others is left out with a warning."""
+def merged(passes: list[Pass]) -> Accumulator:
+    """The passes of one step as one."""
     rows = Accumulator()
-    for number, one in enumerate(passes):
-        try:
-            rows.add(one)
-        except InputError as error:
-            message = f"step {step}, forward {number + 1} of {len(passes)} is left out of the watch: {error}"
-            warnings.warn(message, SppWarning, stacklevel=2)
+    for one in passes:
+        rows.add(one)
     return rows
 
 

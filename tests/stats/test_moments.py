@@ -9,7 +9,8 @@ from hypothesis import strategies as st
 from spp.errors import InputError
 from spp.stats import backends
 from spp.stats.backends import reduce
-from spp.stats.statistics import summarize
+from spp.stats.extra import FOURTH
+from spp.stats.statistics import STATISTICS, summarize
 from spp.stats.sums import Room, Sums, Total, totals
 from tests.oracle import columns
 
@@ -103,13 +104,24 @@ def test_many_readings_are_summarized_at_once():
         assert summary[name][0] == pytest.approx(expected[name], rel=1e-6, abs=1e-9)
 
 
-def test_errors_name_the_axis_and_the_remedy():
+def test_an_error_names_the_axis():
     with pytest.raises(InputError, match=r"the channel axis is an axis of the tensor; got axis 2 for shape \(2, 3\)"):
         reduce(torch.ones(2, 3), 2)
-    with pytest.raises(
-        InputError, match=r"moments that are merged have equally many channels; got 2 and 3. Pass channel_axis="
-    ):
-        reduce(torch.ones(2, 2), 1).merge(reduce(torch.ones(2, 3), 1))
+
+
+@pytest.mark.parametrize("sizes", [(2, 3), (3, 0, 2), (4, 4, 1), (1, 5)])
+def test_unequal_numbers_of_channels_merge_as_the_whole_tensor(sizes):
+    generator = torch.Generator().manual_seed(0)
+    tensors = [torch.randn(3, size, generator=generator) * 3 + 1 for size in sizes]
+    sums = reduce(tensors[0], 1, further=(FOURTH,))
+    for tensor in tensors[1:]:
+        sums = sums.merge(reduce(tensor, 1, further=(FOURTH,)))
+    found = {name: values[0] for name, values in summarize([sums], [STATISTICS["kurtosis"]]).items()}
+    flat = torch.cat([tensor.flatten() for tensor in tensors])
+    whole = summarize([reduce(flat, None, further=(FOURTH,))], [STATISTICS["kurtosis"]])
+    for name in set(whole) - {"channels", "acsm", "acv", "dead_fraction"}:
+        assert found[name] == pytest.approx(whole[name][0], rel=1e-6, nan_ok=True), name
+    assert found["channels"] == 0 and np.isnan([found[name] for name in ("acsm", "acv", "dead_fraction")]).all()
 
 
 @pytest.mark.parametrize("shape", [(8, 5, 9, 9), (8, 3), (4, 2, 300), (7,), (2, 6, 1, 1), (3, 0)])
