@@ -106,14 +106,15 @@ def traced(call: Call, plan: Plan, samples: inputs.Samples, device: str) -> Run:
     """Build the network, trace it, and add to ``trace.info`` what it takes to do it again."""
     import torch
 
-    import spp
+    from spp.models import recipe_of
+    from spp.tracing import trace as measure
 
     model = inputs.build_network(call, plan, device)
     if call.loss == "probe":
         samples = inputs.Samples(samples.inputs, None)
     # building takes no part: what is told is what measuring costs
     started = time.perf_counter()
-    trace = spp.trace(
+    trace = measure(
         model,
         inputs.Batches(samples, call.batch_size, plan.names),
         include=list(call.include) or None,
@@ -126,7 +127,7 @@ def traced(call: Call, plan: Plan, samples: inputs.Samples, device: str) -> Run:
     if call.theory:
         _predict(trace, model, samples, call)
     trace.info.update(
-        spp.models.recipe_of(model),
+        recipe_of(model),
         data=call.data if plan.vocabulary is None else "tokens",
         input_shape=list(plan.shape),
         threads=torch.get_num_threads(),

@@ -53,11 +53,11 @@ def check(run: str, baseline: str, seeds: tuple[str, ...], tolerance: float, as_
     and by more than other seeds would move it: not at all for runs of one seed, as --seeds show where given, else as the
     layers' widths let expect. Exit codes: 0 nothing moved, 1 something did, 2 wrong usage or input.
     """
-    import spp
     from spp.diagnosis import compare
+    from spp.run import load
 
-    others = [spp.load(folder) for folder in seeds]
-    found = compare(spp.load(run), spp.load(baseline), seeds=others, tolerance=tolerance)
+    others = [load(folder) for folder in seeds]
+    found = compare(load(run), load(baseline), seeds=others, tolerance=tolerance)
     if as_json:
         click.echo(to_json(_report(found)))
     else:

@@ -55,7 +55,7 @@ def compare(ctx: click.Context, /, **given: Any) -> None:
     The first run is what the others are compared with. Prints where each of them parts from it, and by which factor. Writes a
     folder with one run folder for each, compare.png and compare.pdf, and compare.json.
     """
-    import spp.plot
+    from spp import plot
 
     call = call_of(ctx)
     calls = _calls(call)
@@ -73,7 +73,7 @@ def compare(ctx: click.Context, /, **given: Any) -> None:
             traces.append(traced(one, plan, samples or inputs.fitting(one, plan), device))
             traces[-1].save(folder / name, overwrite=call.overwrite)
         # even without files it is drawn up: the caption and the partings are read off its panels
-        figure = spp.plot.compare(traces)
+        figure = plot.compare(traces)
         files = [] if call.no_figures else [figure.save(folder / f"compare{end}").name for end in (".png", ".pdf")]
         report = {
             "folder": str(folder),

@@ -86,11 +86,11 @@ def facts() -> dict[str, str]:
 
     import torch
 
-    import spp
+    from spp._version import __version__
     from spp.stats import backends
     from spp.stats.backends import cuda
 
-    found = {"spp": spp.__version__, "python": platform.python_version(), "platform": platform.platform(terse=True)}
+    found = {"spp": __version__, "python": platform.python_version(), "platform": platform.platform(terse=True)}
     for name in LIBRARIES:
         try:
             found[name] = version(name)

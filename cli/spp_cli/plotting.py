@@ -78,16 +78,16 @@ def report(run: str, out: str | None) -> None:
 
     Prints the file. It opens offline; a page that is there already is replaced. Needs the extra `report`.
     """
-    import spp
+    from spp.run import load
 
-    click.echo(str(spp.load(run).report(Path(run) / "report.html" if out is None else out)))
+    click.echo(str(load(run).report(Path(run) / "report.html" if out is None else out)))
 
 
 def _drawn(runs: tuple[str, ...], style: str, width: str | float, given: dict[str, Any]) -> SignalPlot:
     """Read the runs and draw what is asked for."""
-    import spp
     from spp.errors import InputError
     from spp.plot import compare, evolutions
+    from spp.run import load
 
     kind, steps = given["kind"] or ("compare" if len(runs) > 1 else "layers"), given["steps"]
     options: dict[str, Any] = {
@@ -115,7 +115,7 @@ def _drawn(runs: tuple[str, ...], style: str, width: str | float, given: dict[st
         )
     if given["layers"]:
         options["layer"] = given["layers"]
-    return spp.load(runs[0]).plot(kind, **options)
+    return load(runs[0]).plot(kind, **options)
 
 
 def _files(
