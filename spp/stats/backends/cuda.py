@@ -178,7 +178,7 @@ def _launch(
     kernels: ModuleType, tensor: Tensor, plan: Plan, axis: int | None, ends: tuple[float, float] | None
 ) -> Tensor:
     double = tensor.dtype is torch.float64
-    # a kernel's numbers are float32 (triton 3), and so are the ends it is given
+    # Triton takes a Python float for float32, and so are the ends it is given
     inside = ends is not None and not double
     low, high = _rounded(ends, tensor.dtype) if inside and ends is not None else (0.0, 0.0)
     merges = plan.parts * plan.fold > 1

@@ -15,7 +15,7 @@ import triton.language as tl
 
 from spp.stats.sums import Row
 
-# a kernel may read a global where that is a constexpr alone (triton 3)
+# Triton lets a kernel read a global where that is a constexpr alone
 COUNT = tl.constexpr(int(Row.COUNT))
 MEAN = tl.constexpr(int(Row.MEAN))
 M2 = tl.constexpr(int(Row.M2))
