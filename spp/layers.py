@@ -101,7 +101,7 @@ class LayerRegistry(Registry[LayerRow]):
     """The rows by name, and what is derived from them for quick look-ups."""
 
     def __init__(self) -> None:
-        super().__init__("layer", describe=lambda row: str(row.kind))
+        super().__init__("layer", describe=_described)
         self.by_class: dict[type, LayerRow] = {}
         self.by_name: dict[str, LayerRow] = {}
         self.predicates: list[LayerRow] = []
@@ -127,6 +127,11 @@ class LayerRegistry(Registry[LayerRow]):
         else:
             self.predicates.insert(0, row)
         _known.cache_clear()
+
+
+def _described(row: LayerRow) -> str:
+    by = "the class and its subclasses" if isinstance(row.match, type) else "by its name"
+    return f"{row.kind}: {by if isinstance(row.match, type | str) else 'where a function says so'}"
 
 
 def register_layer(
@@ -564,7 +569,8 @@ def _scaled_range(module: nn.Module) -> Range | None:
 
 _classes = [cls for cls in vars(activation).values() if isinstance(cls, type) and cls.__module__ == activation.__name__]
 _softmaxes = (nn.Softmax, nn.Softmax2d, nn.Softmin, nn.LogSoftmax)
-for _cls in set(_classes) - {nn.MultiheadAttention, nn.GELU, nn.Hardtanh, *_softmaxes}:
+# a list and no set of classes, whose order, that of the table, would be another in each process
+for _cls in [cls for cls in _classes if cls not in (nn.MultiheadAttention, nn.GELU, nn.Hardtanh, *_softmaxes)]:
     _name = canonical_activation(_cls.__name__)
     register_layer(_cls, kind=LayerKind.ACTIVATION, activation=_name, output_range=RANGES.get(_name or ""))
 for _cls, _name in zip(_softmaxes, ("softmax", "softmax", "softmin", "log_softmax"), strict=True):
@@ -617,10 +623,8 @@ _all(LayerKind.ATTENTION, (nn.MultiheadAttention,), channel_layout="last")
 _all(LayerKind.RESHAPE, (nn.PixelShuffle, nn.PixelUnshuffle, nn.ChannelShuffle, *_upsampling), channel_layout="first")
 _all(LayerKind.RESHAPE, (nn.Flatten,), channel_layout="last")
 _all(LayerKind.RESHAPE, (nn.Identity, nn.Unflatten, nn.Fold, nn.Unfold))
-_all(
-    LayerKind.RESHAPE,
-    {cls for cls in vars(padding).values() if isinstance(cls, type) and issubclass(cls, nn.Module)} - {nn.Module},
-)
+_pads = [cls for cls in vars(padding).values() if isinstance(cls, type) and cls.__module__ == padding.__name__]
+_all(LayerKind.RESHAPE, _pads)
 _all(LayerKind.OTHER, (loss._Loss, nn.AdaptiveLogSoftmaxWithLoss))
 _all(LayerKind.CONTAINER, (nn.Sequential, nn.ModuleList, nn.ModuleDict, nn.ParameterList, nn.ParameterDict))
 _all(

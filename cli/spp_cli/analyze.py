@@ -123,6 +123,7 @@ def traced(call: Call, plan: Plan, samples: inputs.Samples, device: str) -> Run:
         progress=call.batches > 1 and not call.quiet and sys.stderr.isatty(),
         exponents=call.exponents,
         channels=call.channels,
+        statistics=call.statistics,
     )
     if call.theory:
         _predict(trace, model, samples, call)

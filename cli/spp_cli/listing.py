@@ -25,6 +25,8 @@ TABLES = {
     "weight_norms": ("spp.nn:WEIGHT_NORMS", "rules for weights, for spp.models.build(weight_norm=)"),
     "optimizers": ("spp.training:OPTIMIZERS", "for spp train --optimizer"),
     "schedules": ("spp.training:SCHEDULES", "of the learning rate, for spp train --schedule"),
+    "augmentations": ("spp.data:AUGMENTATIONS", "of training images, for spp train --augment"),
+    "layers": ("spp.layers:LAYERS", "classes whose kind of layer is known"),
     "kinds": ("spp.plot:FIGURES", "kinds of figures, for spp plot --kind"),
     "signals": ("spp_cli.listing:SIGNALS", "what is measured, for spp plot --signal"),
     "statistics": ("spp_cli.listing:statistics", "numbers of a tensor, for spp plot --statistic"),

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import sys
 from collections.abc import Callable, Iterable
+from contextlib import suppress
 from importlib import import_module
 from pathlib import Path
 from types import SimpleNamespace
@@ -31,7 +32,7 @@ class Command(click.Command):
     def __init__(self, *args: Any, **more: Any) -> None:
         super().__init__(*args, **more)
         # appended here, so that no command can forget it and it stands last in every help
-        text = "Module to import first, which registers norms, networks, data or rules of your own; repeatable."
+        text = "Module to import first, which registers norms, networks, data, rules, ... of your own; repeatable."
         self.params.append(
             click.Option(
                 ["--plugin"], multiple=True, metavar="MODULE", help=text, expose_value=False, callback=_keep_plugins
@@ -129,6 +130,9 @@ def named(table: str, text: str, **more: Any) -> dict[str, Any]:
     """An option whose value is a name in one of the library's tables, which the shell completes."""
 
     def complete(ctx: click.Context, param: click.Parameter, incomplete: str) -> list[str]:
+        # a plugin that cannot be imported is told of when the command runs: a message would land in the line being typed
+        with suppress(Exception):
+            load_named(ctx.meta.get(PLUGINS, ()))
         return [name for name in table_at(table) if name.startswith(incomplete)]
 
     return option(text, shell_complete=complete, **{"metavar": "NAME", **more})
@@ -148,10 +152,8 @@ OPTIONS: dict[str, dict[str, Any]] = {
     ),
     "activation": named("spp.nn:ACTIVATIONS", "Activation (`spp list activations`)."),
     "init": named("spp.nn:INITS", "Initialization (`spp list inits`)."),
-    "residual": named(
-        "spp.nn:RESIDUALS", "Residual rule: plain, skipinit, rezero, layerscale, nf, sqrt2, mp, mp_learned."
-    ),
-    "se": named("spp.nn:SE_SCALINGS", "Squeeze-and-excitation: plain, doubled, magnitude or none."),
+    "residual": named("spp.nn:RESIDUALS", "Rule of residual sums (`spp list residuals`)."),
+    "se": named("spp.nn:SE_SCALINGS", "Squeeze-and-excitation (`spp list gates`), or none."),
     "num_classes": option("Number of outputs.", COUNT, "N"),
     "image_size": option(
         "Pixels, as 224 or 224x160; the network's own if left out.", metavar="SIZE", callback=image_size
@@ -164,8 +166,8 @@ OPTIONS: dict[str, dict[str, Any]] = {
     "eval_mode": option("Trace in evaluation mode (default: training mode).", flags=("--eval",), is_flag=True),
     "data": named(
         "spp.data:SOURCES",
-        "gaussian, digits, cifar10, cifar100, a folder of images with one subfolder per class, or a .npy or .pt file "
-        "with the samples along its first axis.",
+        "A data set (`spp list data`), a folder of images with one subfolder per class, or a .npy or .pt file with the "
+        "samples along its first axis.",
         metavar="NAME|FILE|FOLDER",
         default="gaussian",
     ),
@@ -185,6 +187,12 @@ OPTIONS: dict[str, dict[str, Any]] = {
     ),
     "include": option("Observe only modules of these names; repeatable.", metavar="GLOB", multiple=True),
     "exclude": option("Leave out modules of these names; repeatable.", metavar="GLOB", multiple=True),
+    "statistics": named(
+        "spp.stats:STATISTICS",
+        "A statistic beyond those of every frame, as kurtosis or one of your own; repeatable.",
+        flags=("--statistic",),
+        multiple=True,
+    ),
     "exponents": option("Count values by power of two, for `spp plot --kind distribution`.", is_flag=True),
     "channels": option("Keep the spread over channels, for `spp plot --kind channels`.", is_flag=True),
     "theory": option("Predict every layer too, and draw the prediction over what was measured.", is_flag=True),

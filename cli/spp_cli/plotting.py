@@ -40,7 +40,9 @@ def several(flag: str, text: str, kind: Any = None, **more: Any) -> dict[str, An
 @click.argument("runs", metavar="RUN...", nargs=-1, required=True, type=click.Path())
 @take(
     *("kind", "signals", "statistics", "steps", "layers", "formats", "style", "width", "out", "latex"),
-    kind=named("spp.plot:FIGURES", "layers, blocks, compare, evolution, channels, distribution or theory."),
+    kind=named(
+        "spp.plot:FIGURES", "What to draw (`spp list kinds`); layers, or compare for several runs, if left out."
+    ),
     signals=several("--signal", "activation, gradient, ...; repeatable.", metavar="NAME"),
     statistics=several("--statistic", "acsm, acv, mean, ...; repeatable.", metavar="NAME"),
     steps=several("--step", "Training step; of an evolution, a line; repeatable.", int),

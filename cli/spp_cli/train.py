@@ -14,7 +14,7 @@ from click.core import ParameterSource
 
 from spp_cli import inputs
 from spp_cli.folders import claim
-from spp_cli.options import COUNT, Call, Command, call_of, load_named, option, take, words_for
+from spp_cli.options import COUNT, Call, Command, call_of, load_named, named, option, take, words_for
 from spp_cli.training_report import Report
 
 if TYPE_CHECKING:
@@ -24,10 +24,7 @@ if TYPE_CHECKING:
     from spp.models.sources import Plan
     from spp.training import Recipe
 
-OPTIMIZERS = ("sgd", "adam", "adamw")
-SCHEDULES = ("constant", "step", "cosine")
 PRECISIONS = ("float32", "bfloat16", "float16")
-AUGMENTATIONS = ("none", "crop", "crop_flip")
 
 OF_THE_CALL = ("device", "out", "overwrite", "resume", "as_json", "quiet")
 """Options of one call, which say nothing of the run."""
@@ -67,8 +64,9 @@ OPTIONS: dict[str, dict[str, Any]] = {
     "num_classes": {},
     "image_size": {},
     "checkpoint": {},
-    "data": option(
-        "digits, cifar10, cifar100, or a folder of images with one subfolder per class.",
+    "data": named(
+        "spp.data:SOURCES",
+        "A data set of images (`spp list data`), as digits, or a folder of images with one subfolder per class.",
         metavar="NAME|FOLDER",
         default="digits",
     ),
@@ -76,19 +74,22 @@ OPTIONS: dict[str, dict[str, Any]] = {
     "validation": option("Of the training images, held back to find the best epoch.", SHARE, "SHARE", 0.2),
     "epochs": option("Passes over the data.", COUNT, "N", 20),
     "batch_size": {"default": 128, "help": "Images per step."},
-    "optimizer": option("What takes the steps.", click.Choice(OPTIMIZERS), default="adam"),
+    "optimizer": named("spp.training:OPTIMIZERS", "What takes the steps (`spp list optimizers`).", default="adam"),
     "lr": option("Learning rate; 0.1 with sgd, else 0.001, if left out.", POSITIVE, "RATE"),
     "momentum": option("Of sgd.", SHARE, "M", 0.9),
     "nesterov": option("Let sgd look ahead.", is_flag=True),
     "weight_decay": option("Weight decay; 0.01 with adamw, else 0, if left out.", NOT_NEGATIVE, "DECAY"),
     "agc": option("Clip gradients adaptively, as NFNets do with 0.01.", POSITIVE, "CLIP"),
-    "schedule": option("Of the learning rate.", click.Choice(SCHEDULES), default="constant"),
+    "schedule": named("spp.training:SCHEDULES", "Of the learning rate (`spp list schedules`).", default="constant"),
     "warmup": option("Let the rate grow to its value in so many epochs.", NOT_NEGATIVE, "EPOCHS", 0.0),
     "step_size": option("Between drops of --schedule step.", COUNT, "EPOCHS", 10),
     "gamma": option("Factor of such a drop.", POSITIVE, "G", 0.1),
     "label_smoothing": option("Of the target, spread over all classes.", SHARE, "SHARE", 0.0),
     "precision": option("Of the forward pass; float16 on a GPU only.", click.Choice(PRECISIONS), default="float32"),
-    "augment": option("Of training images; crop_flip with CIFAR, else none, if left out.", click.Choice(AUGMENTATIONS)),
+    "augment": named(
+        "spp.data:AUGMENTATIONS",
+        "Of training images (`spp list augmentations`); crop_flip with CIFAR, else none, if left out.",
+    ),
     "seed": {"help": "Of weights, validation images, order, augmentation and dropout."},
     "keep_going": option("Train on where the loss is not finite, instead of stopping.", is_flag=True),
     "every": option(

@@ -86,7 +86,11 @@ def crop_flip(pixels: Tensor, generator: Generator) -> Tensor:
     return torch.where(flipped, pixels.flip(-1), pixels)
 
 
-AUGMENTATIONS = Registry[Augment | None]("augmentation", {"none": None, "crop": crop, "crop_flip": crop_flip})
+AUGMENTATIONS = Registry[Augment | None](
+    "augmentation",
+    {"none": None, "crop": crop, "crop_flip": crop_flip},
+    describe=lambda row: (row.__doc__ or "") if row else "Leave the images as they are.",
+)
 """Every augmentation by name; called with pixels ``(n, C, H, W)`` and a generator. None changes nothing."""
 
 

@@ -185,6 +185,12 @@ def _source(name: str | Path, shape: tuple[int, ...] | None, known: Iterable[str
         return SOURCES[str(name)]
     if Path(name).expanduser().is_dir():
         return Source(read=lambda _: _folder(name, shape))
+    if str(name) in SOURCES:
+        raise InputError(
+            "images to train on come from a data set that reads them",
+            received=f"{str(name)!r}, which makes batches only",
+            remedy=f"Take one of {', '.join(known)}; a source of your own reads images with read=.",
+        )
     raise UnknownNameError("data set", str(name), known)
 
 

@@ -47,7 +47,7 @@ import pandas as pd
 
 from spp.diagnosis.findings import Finding, Findings, arrange
 from spp.diagnosis.view import Measured, View
-from spp.errors import InputError, UnknownNameError
+from spp.errors import InputError, SppError, UnknownNameError
 from spp.frame.schema import Column
 from spp.registry import Registry
 from spp.stats.extra import FORMATS
@@ -93,10 +93,18 @@ class Rule:
         """Its findings, with its name, tags and causes.
 
         Raises:
-            InputError: The function gave something else.
+            InputError: The function gave something else, or raised.
         """
         found = []
-        for one in self.check(view, at) or ():
+        try:
+            told = list(self.check(view, at) or ())
+        except SppError:
+            raise
+        # rules are anybody's: the name says whose, and the cause, which is kept, where
+        except Exception as error:
+            came = f"{type(error).__name__}: {error}"
+            raise InputError("a rule can be asked of any run", received=came, where=f"rule {self.name!r}") from error
+        for one in told:
             if not isinstance(one, Finding):
                 raise InputError("a rule yields findings", received=type(one).__name__, where=f"rule {self.name!r}")
             tags, follows = one.tags, one.follows

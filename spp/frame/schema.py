@@ -323,7 +323,8 @@ def check(frame: pd.DataFrame, columns: Mapping[_C, Spec]) -> pd.DataFrame:
         raise InputError(
             "a frame has the columns of the schema",
             received=what,
-            remedy="See spp.frame.schema; register statistics of your own before a run that has them is loaded.",
+            remedy="See spp.frame.schema; register statistics of your own before a run that has them is loaded, "
+            "on the command line with --plugin.",
         )
     for column, spec in specs.items():
         dtype = str(frame[column].dtype)

@@ -25,6 +25,8 @@ TABLES = {
     "weight_norms": tuple(library.nn.WEIGHT_NORMS),
     "optimizers": tuple(library.training.OPTIMIZERS),
     "schedules": tuple(library.training.SCHEDULES),
+    "augmentations": library.data.AUGMENTATIONS.names,
+    "layers": library.layers.LAYERS.names,
     "kinds": FIGURES.names,
     "signals": tuple(map(str, library.Signal)),
     "statistics": tuple(map(str, STATISTICS)),
