@@ -166,7 +166,7 @@ def not_measured(unmeasured: pd.DataFrame) -> str:
     """Return what could not be measured: one entry per reason and signal, with the modules it concerns."""
     if unmeasured.empty:
         body = tag("p", "Everything that was asked for was measured.", class_="calm")
-        return _section("Not measured", "no holes", body, "unmeasured")
+        return _section("Not measured", "everything was measured", body, "unmeasured")
     keys = [UnmeasuredColumn.REASON, UnmeasuredColumn.SIGNAL]
     entries = []
     for (reason, signal), rows in unmeasured.groupby(keys, sort=False, observed=True):
