@@ -20,7 +20,7 @@ from spp import _torch
 from spp._pytree import walk
 from spp.capture.dataflow import Reading, version_of
 from spp.capture.sites import Call, Site, is_reducible
-from spp.capture.stage import BACKWARD, Stage
+from spp.capture.stage import BACKWARD, IDLE, Stage
 from spp.stats.sums import Sums
 
 
@@ -65,6 +65,16 @@ class Gradients:
         def receive(gradient: Tensor | None) -> None:
             if self._outer() and not self._recomputing.value:
                 self._take(gradient, reading.axis, reading.sites)
+
+        self._hook(tensor, receive)
+
+    def notice(self, tensor: Tensor, told: Callable[[], None]) -> None:
+        """Tell when a backward pass reaches ``tensor``; of several stages of one, the pass's own."""
+
+        def receive(_: Tensor | None) -> None:
+            # outside of the phases of a step nobody knows whose backward it is
+            if self._stage.phase is IDLE or self._outer():
+                told()
 
         self._hook(tensor, receive)
 

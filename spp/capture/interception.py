@@ -29,6 +29,8 @@ Run = Callable[[], Any]
 Original = Callable[..., Any]
 Arguments = tuple[Any, ...]
 Keywords = dict[str, Any]
+Part = Callable[[nn.Module], Callable[[Run], Any] | None]
+"""What makes a call of a module that is called from outside of all observed forwards; None where nobody wants to."""
 
 
 class Observer(Protocol):
@@ -105,6 +107,10 @@ class _ModuleCalls:
         def __call__(module: nn.Module, *args: Any, **kwargs: Any) -> Any:
             observing = fixed or self.observing
             if observing is None:
+                for held in tuple(_HELD):
+                    observed = None if held.root is module else held.part(module)
+                    if observed is not None:
+                        return observed(partial(nn.Module.__call__, module, *args, **kwargs))
                 return unobserved(module, *args, **kwargs)
             observer, stage, entries, original = observing
             phase = stage.phase
@@ -302,14 +308,18 @@ class SampledStep:
     Args:
         backward: Given the roots of a backward pass and the pass itself.
         skipped: Called when a scaler has found infinite gradients and skipped the optimizer's step.
+        part: Given a module that is called from outside of all observed forwards.
+        root: The module whose calls :class:`RootCall` answers, which is no part.
 
     Attributes:
         scaler: The ``GradScaler`` that scaled a loss in this step.
     """
 
-    def __init__(self, backward: Callable[[list[Tensor], Run], Any], skipped: Callable[[], None]) -> None:
+    def __init__(
+        self, backward: Callable[[list[Tensor], Run], Any], skipped: Callable[[], None], part: Part, root: nn.Module
+    ) -> None:
         self.scaler: GradScaler | None = None
-        self.backward, self.skipped = backward, skipped
+        self.backward, self.skipped, self.part, self.root = backward, skipped, part, root
 
     @property
     def scale(self) -> float:
@@ -343,6 +353,8 @@ def eager(stack: ExitStack) -> None:
 
 def _take_hold() -> None:
     eager(_LETTING_GO)
+    hold_calls()
+    _LETTING_GO.callback(release_calls)
     for owner, name, replacement in (
         (torch.autograd, "backward", _watched_backward(torch.autograd.backward)),
         (GradScaler, "scale", _watched_scale(GradScaler.scale)),

@@ -124,14 +124,14 @@ class ParameterReader:
             return {}
         return self._reduced([(read, read.local, read.part) for read in self._read])
 
-    def gradients(self, scale: float = 1.0) -> Readings:
-        """Reduce every ``.grad`` as it stands, divided by ``scale``."""
+    def gradients(self, scale: float = 1.0, only: set[int] | None = None) -> Readings:
+        """Reduce every ``.grad`` as it stands, divided by ``scale``; or ``only`` those of parameters of these identities."""
         if Signal.WEIGHT_GRADIENT not in self._signals:
             return {}
         arrived: list[tuple[_Read, Tensor, Part | None]] = []
         for read in self._read:
             gradient = read.parameter.grad
-            if gradient is None:
+            if gradient is None or (only is not None and id(read.parameter) not in only):
                 continue
             if read.part is not None:
                 part = part_of(gradient, read.site.axis) if is_sharded(gradient) else "no part"

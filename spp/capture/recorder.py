@@ -17,6 +17,7 @@ from collections.abc import Callable
 from contextlib import AbstractContextManager, ExitStack
 from dataclasses import dataclass, field
 from enum import Enum
+from functools import partial
 from typing import Any
 
 import torch
@@ -68,8 +69,10 @@ class Pass:
         streams: Sites of residual streams that no module gives out: rows of the blocks, not of the frame.
         unmeasured: What was not measured.
         calls: The calls of each module that ran.
-        mode: ``train`` or ``eval``.
+        module_mode: What ``training`` of the module that was called said.
         graph: Whether it ran with gradients enabled.
+        part: Whether it is made of calls of parts of the root, and not of one of the root itself.
+        followed: Whether a backward reached what it gave out.
     """
 
     sites: list[Site] = field(default_factory=list)
@@ -80,13 +83,20 @@ class Pass:
     streams: list[Site] = field(default_factory=list)
     unmeasured: list[Unmeasured] = field(default_factory=list)
     calls: dict[Entry, list[Call]] = field(default_factory=dict)
-    mode: str = MODES[0]
+    module_mode: str = MODES[0]
     graph: bool = True
+    part: bool = False
+    followed: bool = False
 
     @property
     def reached(self) -> bool:
         """Whether any gradient arrived."""
-        return any(site in self.gradients for site in self.sites)
+        return self.followed or any(site in self.gradients for site in self.sites)
+
+    @property
+    def mode(self) -> str:
+        """``train`` or ``eval``: a forward in eval mode (frozen BatchNorm) trains where a backward of it follows."""
+        return MODES[0] if self.reached else self.module_mode
 
 
 class Recorder:
@@ -128,7 +138,7 @@ class Recorder:
         )
         self._depth = depth or Depth()
         self._stack: list[Call] = []
-        self._holds = False
+        self._holds = self._open = False
         self._renew()
         self._begin()
 
@@ -225,28 +235,63 @@ class Recorder:
 
     # -- the passes of somebody else's loop -----------------------------------------------------------------------------------
 
-    def forward(self, root: nn.Module, run: Callable[[], Any]) -> Any:
-        """Run one forward of the root, observed; the caller's exceptions pass through."""
+    def holds(self, module: nn.Module) -> bool:
+        """Whether the module is on the roster."""
+        return id(module) in self._roster
+
+    def forward(self, module: nn.Module, run: Callable[[], Any], *, part: bool = False) -> Any:
+        """Run one forward of the root, observed; the caller's exceptions pass through.
+
+        Args:
+            module: The root, or what is called of it.
+            run: Makes the call.
+            part: Whether it is a part of the root; the parts that are called before a backward make up one pass.
+        """
         if self.failed is not None:
             return run()
         if not self._holds:
             hold_calls()
             self._holds = True
         with LOCK:
-            self._begin()
-            self._pass.mode, self._pass.graph = MODES[0 if root.training else 1], torch.is_grad_enabled()
-            self._stage.thread = threading.get_ident()
+            if not (part and self._open):
+                self._end_parts()
+                self._begin()
+                self._pass.module_mode = MODES[0 if module.training else 1]
+                self._pass.graph, self._pass.part = torch.is_grad_enabled(), part
+            self._stage.thread, self._open = threading.get_ident(), False
             with boundary(self, self._stage, self._roster), self._stage.during(FORWARD):
                 output = run()
             if self.failed is None:
                 try:
-                    self.passes.append(self._closed())
+                    if self._pass.graph:
+                        self._notice(self._pass, output)
+                    self._open = True
+                    if not part:
+                        self._end_parts()
                 except Exception as error:
                     self._fail(error)
         return output
 
+    def _notice(self, one: Pass, output: Any) -> None:
+        """Note when a backward reaches what a forward gave out, whichever signals are wanted."""
+        followed = partial(setattr, one, "followed", True)
+        for _, item in walk(output):
+            if isinstance(item, Tensor) and item.requires_grad and not is_reducible(item):
+                self._gradients.notice(item, followed)
+
+    def _end_parts(self) -> None:
+        """End the pass that is open."""
+        if self._open:
+            self._open = False
+            self.passes.append(self._closed())
+
     def backward(self, roots: list[Tensor], run: Callable[[], Any]) -> Any:
         """Run a backward pass from ``roots``, observed; recomputations of checkpoints are seen for what they are."""
+        if self.failed is None:
+            try:
+                self._end_parts()
+            except Exception as error:
+                self._fail(error)
         if self.failed is not None or not self.passes:
             return run()
         hooked = [t for t in roots if isinstance(t, Tensor) and t.requires_grad and not is_reducible(t)]
@@ -260,12 +305,20 @@ class Recorder:
         at; of these the first one counts, as an evaluation.
         """
         self.let_go()
+        if self.failed is None:
+            try:
+                self._end_parts()
+            except Exception as error:
+                self._fail(error)
         kept, gradients = self.passes, self._gradients
         for site in gradients.divided:
             gradients.found.pop(site, None)
         if any(p.reached for p in kept):
             evaluations = [p for p in kept if p.mode == MODES[1] and not p.reached]
             kept = [p for p in kept if p.reached or (p.graph and p.mode == MODES[0]) or p in evaluations[:1]]
+            if any(p.reached and not p.part for p in kept):
+                # what a loop does with parts beside the root's forward is its own
+                kept = [p for p in kept if not p.part]
         if kept and self.failed is None:
             try:
                 self._read_learned(kept[-1])
@@ -275,7 +328,7 @@ class Recorder:
             for site, sums in gradients.found.items():
                 gradients.found[site] = sums.scaled(1.0 / scale)
         for one in kept:
-            if one.graph and (one.reached or one.mode == MODES[0]):
+            if one.graph and one.mode == MODES[0]:
                 self._missing_gradients(one, gradients.ran)
         self.passes = []
         return kept
@@ -283,6 +336,10 @@ class Recorder:
     def let_go(self) -> None:
         """Take every hook away, and the hold on the call boundary."""
         self._gradients.remove()
+        self.release()
+
+    def release(self) -> None:
+        """Let go of the call boundary, and go on waiting for gradients."""
         if self._holds:
             self._holds = False
             release_calls()

@@ -11,7 +11,7 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Any
@@ -30,7 +30,7 @@ from spp.watching.collect import Collector, Keeper, Listener
 from spp.watching.distributed import Ranks
 from spp.watching.loop import Every as Every
 from spp.watching.loop import Loop, Schedule, schedule_of
-from spp.watching.sample import Settings
+from spp.watching.sample import Settings, trained
 
 if TYPE_CHECKING:
     from spp.plot import SignalPlot
@@ -86,9 +86,10 @@ class Watch(Run):
             self._collector.close(self.info, self._loop.step, clean)
         except Exception as error:
             give_up(error)
-        if clean and not self._loop.forwards:
-            message = "no forward of the model was seen while it was watched; pass to spp.watch the module that the loop calls"
-            warnings.warn(message, SppWarning, stacklevel=3)
+        reason = self._loop.silence() if clean else None
+        # a session that goes on with a run may be shorter than the distance of two samples
+        if reason is not None and not (self._loop.forwards and len(self.frame)):
+            warnings.warn(reason, SppWarning, stacklevel=3)
 
     @property
     def step(self) -> int:
@@ -151,7 +152,7 @@ class Watch(Run):
 
 def watch(
     model: nn.Module,
-    optimizer: torch.optim.Optimizer | None = None,
+    optimizer: torch.optim.Optimizer | Sequence[torch.optim.Optimizer] | None = None,
     *,
     every: Every = 100,
     schedule: Schedule | None = None,
@@ -177,7 +178,8 @@ def watch(
     Args:
         model: The module that the loop calls. ``DistributedDataParallel`` and what ``torch.compile`` returns are looked
             through: rows have the names of the network inside. Compiled models run their sampled steps eagerly.
-        optimizer: Whose steps are the steps.
+        optimizer: Whose steps are the steps. One that is wrapped (SAM, accelerate) is found inside. Of several in a list a
+            step is the last one's, and the gradients of each are read before its own.
         every: Every so many steps, beginning with the first; a list of steps; or ``"log"``, ten in each factor of ten.
         schedule: ``step -> bool``, in place of ``every``.
         signals: Which of ``activation``, ``gradient``, ``weight``, ``weight_gradient`` to measure.
@@ -207,7 +209,7 @@ def watch(
     """
     wanted = chosen(signals)
     root = network_inside(model)
-    given = optimizer_of(optimizer, root)
+    given = optimizers_of(optimizer, root)
     due = schedule_of(every, schedule)
     if start is not None and (not isinstance(start, int) or isinstance(start, bool) or start < 0):
         raise InputError("start is the number of the first step", received=repr(start), where="start")
@@ -228,7 +230,7 @@ def watch(
     info = {
         "kind": WATCH,
         **describe_model(root),
-        "optimizer": None if given is None else type(given).__name__,
+        "optimizer": " + ".join(type(one).__name__ for one in given) or None,
         "every": every if isinstance(every, int | str) else sorted(every),
         "signals": [str(s) for s in ALL if s in wanted],
         "ranks": ranks.size,
@@ -256,22 +258,40 @@ def network_inside(model: object) -> nn.Module:
         root = inner
 
 
-def optimizer_of(optimizer: Any, root: nn.Module) -> torch.optim.Optimizer | None:
-    """The optimizer itself, if it trains any of the model's parameters."""
+def optimizers_of(optimizer: Any, root: nn.Module) -> list[torch.optim.Optimizer]:
+    """The optimizers themselves, each of which trains some of the model's parameters."""
     if optimizer is None:
-        return None
-    while isinstance(inner := getattr(optimizer, "optimizer", None), torch.optim.Optimizer):
-        optimizer = inner  # as accelerate wraps it
+        return []
+    if isinstance(optimizer, list | tuple) and optimizer:
+        return [one for several in optimizer for one in optimizers_of(several, root)]
+    while (inner := _inner(optimizer)) is not None:
+        optimizer = inner
     if not isinstance(optimizer, torch.optim.Optimizer):
         raise InputError(
-            "an optimizer is a torch.optim.Optimizer", received=f"a {type(optimizer).__name__}", where="optimizer"
+            "an optimizer is a torch.optim.Optimizer",
+            received=f"a {type(optimizer).__name__}",
+            where="optimizer",
+            remedy="Several are given as a list",
         )
     own = {id(p) for p in root.parameters()}
-    if not any(id(p) in own for group in optimizer.param_groups for p in group["params"]):
+    if not own & trained(optimizer):
         raise InputError(
             "the optimizer trains the model that is watched",
             received=f"{type(optimizer).__name__} of other parameters",
             where="optimizer",
             remedy="Pass the optimizer of this model, made after the model was moved, sharded or replaced",
         )
-    return optimizer
+    return [optimizer]
+
+
+def _inner(optimizer: Any) -> torch.optim.Optimizer | None:
+    """The optimizer that a wrapper steps: accelerate's, SAM's, whose own step may never be called."""
+    if isinstance(inner := getattr(optimizer, "optimizer", None), torch.optim.Optimizer):
+        return inner
+    if type(optimizer).__module__.startswith("torch.") or not hasattr(optimizer, "param_groups"):
+        return None
+    found = [one for one in vars(optimizer).values() if isinstance(one, torch.optim.Optimizer)]
+    if len(found) != 1 or found[0] is optimizer:
+        return None
+    # one that trains a part only (a shard, a further group) is not the whole of the step
+    return found[0] if trained(optimizer) <= trained(found[0]) else None

@@ -6,7 +6,9 @@ optimizer's step.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+import threading
+from collections.abc import Callable, Iterable, Sequence
+from functools import partial
 from typing import Any
 
 import torch
@@ -14,10 +16,11 @@ from torch import nn
 
 from spp import _torch
 from spp.capture.interception import RootCall, untraced
+from spp.capture.recorder import MODES
 from spp.capture.state import patient_collector
 from spp.errors import InputError
 from spp.watching.collect import Collector
-from spp.watching.sample import Finished, Sample, Settings, evaluation
+from spp.watching.sample import Evaluation, Finished, Sample, Settings
 
 Every = int | str | Iterable[int]
 Schedule = Callable[[int], bool]
@@ -29,12 +32,12 @@ PER_DECADE = 10
 class Loop:
     """Counts steps, opens a :class:`Sample` where one is due, and hands on what it gave.
 
-    With an optimizer, step ``k`` is everything between the ends of its steps ``k - 1`` and ``k``; without one it is the
-    ``k``-th forward of the root in train mode, and whatever backward follows it before the next.
+    With optimizers, step ``k`` is everything between the ends of the last one's steps ``k - 1`` and ``k``; without any it is
+    the ``k``-th forward of the root in train mode, and whatever backward follows it before the next.
 
     Args:
         called: The module whose calls are seen: the root, or what wraps it (DistributedDataParallel, ``torch.compile``).
-        optimizer: Its steps are the steps; None counts forwards.
+        optimizers: The steps of the last one are the steps; without any, forwards are.
         due: Whether a step is sampled.
         settings: What to measure.
         collector: Given what each sampled step and each sampled evaluation gave.
@@ -42,38 +45,46 @@ class Loop:
 
     Attributes:
         step: The step that is going on.
-        forwards: How many forwards of the root were seen.
+        forwards: How many forwards of the root, or of outermost parts of it in sampled steps, were seen.
+        started: Number of the first step.
+        measured: How many steps and evaluations have rows.
     """
 
     def __init__(
         self,
         called: nn.Module,
-        optimizer: torch.optim.Optimizer | None,
+        optimizers: Sequence[torch.optim.Optimizer],
         due: Schedule,
         settings: Settings,
         collector: Collector,
         give_up: Callable[[Exception], None],
     ) -> None:
-        self.step, self.forwards = 0, 0
-        self._called_module, self._optimizer, self._due = called, optimizer, due
+        self.step = self.forwards = self.started = self.measured = 0
+        self._called_module, self._optimizers, self._due = called, optimizers, due
         self._settings, self._collector, self._give_up = settings, collector, give_up
         self._root = settings.root
         self._call = RootCall(called, self._called)
         self._sample: Sample | None = None
+        self._evaluation: Evaluation | None = None
+        # whether forwards in eval mode are trained on (a frozen BatchNorm); None until something was trained on
+        self._trains_in_eval: bool | None = None
+        self._sampled = self._evaluated_at = -1
         self._inside = self._paused = self._forced = self._evaluation_due = self._attached = False
         self._seen = self._failed = self._owes = False
         self._handles: list[Any] = []
-        self._before: Any = None
+        self._before: list[Any] = []
 
     # -- from outside -----------------------------------------------------------------------------------------------------
 
     def attach(self) -> None:
         """Begin to count."""
-        self._attached = True
+        self._attached, self.started = True, self.step
         self._call.install()
-        if self._optimizer is not None:
-            self._handles.append(self._optimizer.register_step_post_hook(untraced(self._after_step)))
+        if self._optimizers:
+            self._handles.append(self._optimizers[-1].register_step_post_hook(untraced(self._after_step)))
             self._safely(self._open_if_due)
+        else:
+            self._evaluation_due = self._due(self.step)
 
     def detach(self, clean: bool = True) -> None:
         """Stop; leave model and optimizer as they were.
@@ -83,14 +94,44 @@ class Loop:
         """
         if not self._attached:
             return
-        if self._optimizer is None and self._sample is not None and (clean or not self._collector.waited_for):
+        if not self._optimizers and self._sample is not None and (clean or not self._collector.waited_for):
             self._safely(self._end_forward)
+        self._safely(self._end_evaluation)
         self._drop()
         self._attached = False
         self._call.remove()
         for handle in self._handles:
             handle.remove()
         self._handles.clear()
+
+    def silence(self) -> str | None:
+        """Why there are no rows, or none but those of weights; None where there are."""
+        steps = self.step - self.started
+        if self._failed:
+            return None
+        if self._optimizers and not steps and not self.measured:
+            # a wrapper's own step may go past its hooks, or the loop steps another one
+            name, seen = type(self._optimizers[-1]).__name__, self.forwards or "no"
+            return (
+                f"{name} took no step while it was watched ({seen} forwards of the model were seen);"
+                " give spp.watch the optimizer that the loop steps (of several a list, the last to step at its end) or none"
+            )
+        if not self.forwards:
+            parts = "" if self._optimizers else "; where it calls parts of the model only, give the optimizer too"
+            return (
+                "no forward of the model was seen while it was watched; pass to spp.watch the module that the loop calls"
+                + parts
+            )
+        if self.measured:
+            return None
+        if self._paused:
+            return "the watch was paused, and nothing was measured"
+        if 0 <= self._sampled < self.step:
+            return "nothing was measured: the steps that were sampled were skipped, or did not come to their end"
+        if not steps and not self._seen:
+            return "nothing was measured: all forwards were in eval mode, which have rows of activations at steps that are due"
+        last = max(self.step - bool(self._optimizers), self.started)
+        return f"nothing was measured: none of the steps {self.started} to {last} was due, see every and schedule"
 
     def measure(self) -> None:
         """Sample the next step, or the one that is going on where nothing of it has run yet."""
@@ -108,7 +149,7 @@ class Loop:
         self._begin_late()
 
     def _begin_late(self) -> None:
-        if self._optimizer is not None and self._sample is None and not self._seen:
+        if self._optimizers and self._sample is None and not self._seen:
             self._safely(self._open_if_due)
 
     # -- the root's calls -------------------------------------------------------------------------------------------------
@@ -118,24 +159,52 @@ class Loop:
         if self._inside or _torch.graph_task() >= 0:
             return self._call.original(*args, **kwargs)
         self.forwards += 1
-        training = self._root.training
-        if self._optimizer is None and training:
+        if self._evaluation is not None:
+            self._safely(self._end_evaluation)
+        grad = torch.is_grad_enabled()
+        training = self._root.training or bool(self._trains_in_eval and grad)
+        if not self._optimizers and training:
             self._safely(self._next_forward)
         sample = self._sample
-        if not training and (self._optimizer is None or sample is None or not torch.is_grad_enabled()):
+        if not training and (not self._optimizers or sample is None or not grad):
             if self._evaluation_due and not self._paused and not self._failed:
+                # looked up when it is called: by then the observing function stands there
                 return self._evaluated(lambda: nn.Module.__call__(self._called_module, *args, **kwargs))
-            return self._call.original(*args, **kwargs)
-        self._seen = True
+            sample = None
+        else:
+            self._seen = True
         if sample is not None and not sample.gathered:
             self._safely(sample.prepare)
             sample = self._sample
-        if sample is None or sample.gathered:
-            return self._call.original(*args, **kwargs)
-        self._inside = True
+        # while a sample is open, what is called inside of a forward that is none of its own is no part that opens a pass
+        self._inside = self._sample is not None
         try:
-            # looked up when it is called: by then the observing function stands there
-            output = sample.forward(lambda: nn.Module.__call__(self._called_module, *args, **kwargs))
+            if sample is None or sample.gathered:
+                return self._call.original(*args, **kwargs)
+            # the open sample has put the observing function there
+            output = sample.forward(self._root, partial(nn.Module.__call__, self._called_module, *args, **kwargs))
+        finally:
+            self._inside = False
+        if sample.failed is not None:
+            self._stop(sample.failed)
+        return output
+
+    def _part_called(self, module: nn.Module) -> Callable[[Callable[[], Any]], Any] | None:
+        """What makes a call from outside of all observed forwards, if the module is a part of the model in a sampled step."""
+        sample = self._sample
+        if sample is None or sample.gathered or self._inside or not self._optimizers:
+            return None
+        # what no gradient can arrive at is no part of a step: a rollout, a target
+        if not torch.is_grad_enabled() or _torch.graph_task() >= 0 or threading.get_ident() != sample.thread:
+            return None
+        self._safely(sample.prepare)
+        return partial(self._part, sample, module) if self._sample is sample and sample.holds(module) else None
+
+    def _part(self, sample: Sample, module: nn.Module, run: Callable[[], Any]) -> Any:
+        self.forwards += 1
+        self._inside = self._seen = True
+        try:
+            output = sample.forward(module, run, part=True)
         finally:
             self._inside = False
         if sample.failed is not None:
@@ -144,16 +213,31 @@ class Loop:
 
     def _evaluated(self, run: Callable[[], Any]) -> Any:
         self._evaluation_due = False
-        self._inside = True
+        self._inside, self._evaluation = True, Evaluation(self._settings, self.step)
         try:
-            output, found = evaluation(self._settings, self.step, run)
+            output = self._evaluation.forward(run)
         finally:
             self._inside = False
-        if isinstance(found, Exception):
-            self._stop(found)
-        elif found is not None:
-            self._safely(lambda: self._hand_on(found))
+        if not torch.is_grad_enabled():
+            self._safely(self._end_evaluation)
         return output
+
+    def _end_evaluation(self) -> None:
+        """Hand on the last evaluation, by now known to be one: no backward of it has followed."""
+        evaluation, self._evaluation = self._evaluation, None
+        if evaluation is None:
+            return
+        finished = evaluation.finish()
+        if evaluation.followed:
+            self._evaluation_due = True
+            if self._trains_in_eval is None:
+                self._trains_in_eval = True
+                if not self._optimizers:
+                    # it was a step, and too late to sample it: the next one stands in for it
+                    self._seen, self._forced = True, self._due(self.step)
+        elif finished is not None:
+            self._evaluated_at = self.step
+            self._hand_on(finished)
 
     def _next_forward(self) -> None:
         if self._owes:
@@ -173,25 +257,25 @@ class Loop:
 
     # -- the optimizer's steps --------------------------------------------------------------------------------------------
 
-    def _before_step(self, _: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+    def _before_step(self, optimizer: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         """Gather before the weights change: now, or where a closure is yet to compute the gradients, after its first call."""
         closure = kwargs.get("closure", args[1] if len(args) > 1 else None)
         if not callable(closure):
-            self._safely(self._gather)
+            self._safely(partial(self._gather, optimizer))
             return None
 
         def gathering() -> Any:
             result = closure()
-            self._safely(self._gather)
+            self._safely(partial(self._gather, optimizer))
             return result
 
         if "closure" in kwargs:
             return args, {**kwargs, "closure": gathering}
         return (args[0], gathering, *args[2:]), kwargs
 
-    def _gather(self) -> None:
+    def _gather(self, optimizer: torch.optim.Optimizer) -> None:
         if self._sample is not None:
-            self._sample.gather()
+            self._sample.before_step(optimizer)
             if self._sample.failed is not None:
                 raise self._sample.failed
 
@@ -201,6 +285,7 @@ class Loop:
                 self._safely(self._end_step)
         if self._owes:
             self._safely(self._pay)
+        self._safely(self._end_evaluation)
         self.step += 1
         self._seen = False
         self._safely(self._open_if_due)
@@ -218,22 +303,28 @@ class Loop:
 
     def _open_if_due(self) -> None:
         if self._attached and not self._paused and (self._forced or self._due(self.step)):
-            self._forced, self._evaluation_due = False, True
+            # an evaluation before the first forward of a loop without an optimizer is the step's already
+            self._forced, self._evaluation_due = False, self._evaluated_at != self.step
             if self._failed:
                 self._owes = True
                 return
-            self._sample = Sample(self._settings, self.step, self._optimizer)
+            self._sampled = self.step
+            self._sample = Sample(self._settings, self.step, self._optimizers, self._part_called, self._called_module)
             self._sample.open()
-            if self._optimizer is not None:
-                self._before = self._optimizer.register_step_pre_hook(untraced(self._before_step))
+            hook = untraced(self._before_step)
+            self._before = [optimizer.register_step_pre_hook(hook) for optimizer in self._optimizers]
 
     def _finish(self, sample: Sample) -> None:
         finished = sample.finish()
+        if sample.trained_in_eval is not None:
+            self._trains_in_eval = sample.trained_in_eval
+        self._evaluation_due = self._evaluation_due and MODES[1] not in finished.measured
         self._drop()
         self._hand_on(finished)
 
     def _hand_on(self, finished: Finished | None) -> None:
         """Give on what a step gave; where ranks exchange what they measured, stop when one of them cannot."""
+        self.measured += finished is not None and bool(finished.measured)
         if self._collector.add(finished, self._failed):
             told = self._failed
             self.detach(clean=False)
@@ -249,9 +340,9 @@ class Loop:
         if self._sample is not None:
             self._sample.close()
             self._sample = None
-        if self._before is not None:
-            self._before.remove()
-            self._before = None
+        for handle in self._before:
+            handle.remove()
+        self._before = []
 
     def _safely(self, act: Callable[[], object]) -> None:
         try:

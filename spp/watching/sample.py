@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import threading
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from spp.capture.interception import SampledStep
+from spp.capture.interception import Part, SampledStep
 from spp.capture.parameters import ParameterReader, Readings, UpdateSums, parameters_of
 from spp.capture.recorder import MODES, Pass, Policy, Recorder
 from spp.capture.sites import ChannelAxis, Entry, Selection, roster
@@ -65,23 +66,30 @@ class Sample:
     Args:
         settings: What to measure.
         step: Its number.
-        optimizer: Whose step it is; None where a step is a forward.
+        optimizers: Whose step it is, the last one's; none where a step is a forward.
+        part: Given a module that is called from outside of all observed forwards, what makes the call.
+        called: The root, or what wraps it.
 
     Attributes:
         gathered: Whether everything was taken that leads up to the optimizer's step.
+        thread: Identity of the thread that it was opened on.
+        trained_in_eval: Whether what a backward followed was in eval mode; None where none did.
     """
 
-    def __init__(self, settings: Settings, step: int, optimizer: torch.optim.Optimizer | None) -> None:
-        self.step = step
-        self._settings, self._optimizer = settings, optimizer
+    def __init__(
+        self, settings: Settings, step: int, optimizers: Sequence[torch.optim.Optimizer], part: Part, called: nn.Module
+    ) -> None:
+        self.step, self.thread = step, threading.get_ident()
+        self._settings, self._optimizers = settings, optimizers
         self._recorder: Recorder | None = None
-        self._held = SampledStep(self._backward, self._skipped)
+        self._held = SampledStep(self._backward, self._skipped, part, called)
         self._passes: list[Pass] = []
         self._parameters: ParameterReader | None = None
         self._values: Readings = {}
         self._gradients: Readings = {}
         self._scale = 1.0
         self.gathered = False
+        self.trained_in_eval: bool | None = None
 
     @property
     def failed(self) -> Exception | None:
@@ -104,27 +112,43 @@ class Sample:
         if self._recorder is not None:
             self._recorder.finish()
 
-    def forward(self, run: Callable[[], Any]) -> Any:
-        """Run one forward of the root."""
+    def holds(self, module: nn.Module) -> bool:
+        """Whether the module is a part of the model, as it was when the step's first forward began."""
+        return self.prepare().holds(module)
+
+    def forward(self, module: nn.Module, run: Callable[[], Any], part: bool = False) -> Any:
+        """Run one forward of the root, or of a ``part`` of it."""
         recorder = self.prepare()
         with patient_collector():
-            output = recorder.forward(self._settings.root, run)
-        if self._optimizer is None and recorder.passes:
+            output = recorder.forward(module, run, part=part)
+        if not self._optimizers and recorder.passes:
             self._read_parameters(recorder.passes[:1])
         return output
 
     def gather(self) -> None:
-        """Take what there is, while gradients are whole and weights not yet updated."""
-        if self.gathered:
-            return
+        """Take what the forwards and backwards gave."""
         self.gathered = True
         self._held.remove()
         # the loss of the whole batch is the mean of the ranks' losses
         self._passes = self.prepare().finish(self._scale * self._settings.ranks)
-        if self._optimizer is not None:
-            parameters = self._read_parameters(self._passes)
-            self._gradients = parameters.gradients(_pending_scale(self._optimizer))
-            parameters.remember({id(p) for group in self._optimizer.param_groups for p in group["params"]})
+        modes = {one.module_mode for one in self._passes if one.reached}
+        if modes:
+            self.trained_in_eval = MODES[0] not in modes
+
+    def before_step(self, optimizer: torch.optim.Optimizer) -> None:
+        """Take what there is, while gradients are whole and weights not yet updated; with the last optimizer, all of it."""
+        if self.gathered:
+            return
+        if optimizer is self._optimizers[-1]:
+            self.gather()
+        scale = _pending_scale(optimizer)
+        if self._parameters is None:
+            parameters = self._read_parameters(self._passes if self.gathered else self.prepare().passes)
+            self._gradients = parameters.gradients(scale)
+            parameters.remember({i for one in self._optimizers for i in trained(one)})
+        else:
+            # a scaler unscales the gradients of each optimizer when that one is about to step
+            self._gradients.update(self._parameters.gradients(scale, trained(optimizer)))
 
     def finish(self) -> Finished:
         """Merge what was gathered into rows; with an optimizer, after its step."""
@@ -140,9 +164,9 @@ class Sample:
         parameters = self._parameters
         if parameters is not None:
             lacking = [*parameters.unmeasured, *parameters.missing(self._gradients, True)]
-            updates = parameters.updates(self._values) if self._optimizer is not None else {}
+            updates = parameters.updates(self._values) if self._optimizers else {}
             own = Pass(parameters.sites, self._values, self._gradients, unmeasured=lacking)
-            mode = self._passes[0].mode if self._passes else MODES[0]
+            mode = next((m for m in MODES if m in measured), MODES[0])
             measured.setdefault(mode, Accumulator()).add(own)
         return Finished(self.step, measured, updates, self.prepare().entries)
 
@@ -153,15 +177,15 @@ class Sample:
             result = self._recorder.backward(roots, run)
         if self.failed is None:
             self._scale = self._held.scale
-            if self._optimizer is None and self._parameters is not None:
+            if not self._optimizers and self._parameters is not None:
                 self._gradients = self._parameters.gradients(self._scale)
         return result
 
     def _skipped(self) -> None:
         """The scaler went on, and the optimizer has not: it skipped its step, and what was seen belongs to none."""
-        if self._optimizer is not None and self._recorder is not None:
+        if self._optimizers and self._recorder is not None:
             self._recorder.finish()
-            self._scale = 1.0
+            self._scale, self._parameters = 1.0, None
 
     def _read_parameters(self, passes: list[Pass]) -> ParameterReader:
         """Read every parameter but those whose place in the frame a computed weight of one of the passes has."""
@@ -182,23 +206,59 @@ def _is_leaf(parameter: Tensor) -> bool:
     return parameter.is_leaf or not parameter.requires_grad
 
 
-def evaluation(settings: Settings, step: int, run: Callable[[], Any]) -> tuple[Any, Finished | Exception | None]:
-    """Run one forward of an evaluation; its output, and its activations (None where they are not wanted)."""
-    wanted = settings.signals & {Signal.ACTIVATION}
-    if not wanted:
-        return run(), None
-    try:
-        recorder = settings.recorder(wanted)
-    except Exception as error:
-        return run(), error
-    try:
-        output = recorder.forward(settings.root, run)
-    finally:
-        recorder.let_go()
-    if recorder.failed is not None:
-        return output, recorder.failed
-    measured = {one.mode: merged([one]) for one in recorder.finish()}
-    return output, Finished(step, measured, entries=recorder.entries, evaluation=True)
+def trained(optimizer: torch.optim.Optimizer) -> set[int]:
+    """The identities of the parameters of an optimizer."""
+    return {id(p) for group in optimizer.param_groups for p in group["params"]}
+
+
+class Evaluation:
+    """One forward of the root in eval mode: its activations, and whether it was an evaluation after all.
+
+    Args:
+        settings: What to measure.
+        step: The step that goes on.
+
+    Attributes:
+        followed: Whether a backward of it has followed: it was a forward of a training in eval mode.
+    """
+
+    def __init__(self, settings: Settings, step: int) -> None:
+        self.followed = False
+        self._settings, self._step = settings, step
+        self._recorder: Recorder | None = None
+        self._failed: Exception | None = None
+
+    def forward(self, run: Callable[[], Any]) -> Any:
+        """Run the forward; only what it raises leaves this."""
+        wanted = self._settings.signals & {Signal.ACTIVATION}
+        try:
+            self._recorder = recorder = self._settings.recorder(wanted) if wanted else None
+        except Exception as error:
+            self._failed, recorder = error, None
+        if recorder is None:
+            return run()
+        try:
+            return recorder.forward(self._settings.root, run)
+        finally:
+            recorder.release()
+
+    def finish(self) -> Finished | None:
+        """Its activations; None where they are not wanted, or a backward has followed.
+
+        Raises:
+            Exception: What went wrong in the measuring.
+        """
+        recorder = self._recorder
+        if recorder is None:
+            if self._failed is not None:
+                raise self._failed
+            return None
+        self.followed = any(one.followed for one in recorder.passes)
+        passes = recorder.finish()
+        if recorder.failed is not None:
+            raise recorder.failed
+        measured = {} if self.followed else {one.mode: merged([one]) for one in passes}
+        return Finished(self._step, measured, entries=recorder.entries, evaluation=True) if measured else None
 
 
 def merged(passes: list[Pass]) -> Accumulator:
