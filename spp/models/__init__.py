@@ -13,5 +13,6 @@ from spp.models.build import plan as plan
 from spp.models.build import recipe_of as recipe_of
 from spp.models.config import Config as Config
 from spp.models.config import ConvConfig as ConvConfig
+from spp.models.parts import Parts as Parts
 from spp.models.table import MODELS as MODELS
 from spp.models.table import Model as Model

@@ -210,8 +210,18 @@ def _config_of(model: nn.Module) -> Config:
 
 
 def _initialized(row: Config, network: Callable[[Any], nn.Module]) -> nn.Module:
+    model = network(row)
+    rule = row.weight_rule
+    # a network from outside may make its layers itself; it would be called after a rule that none of them follows
+    if rule is not None and not any(getattr(module, "rule", None) == rule for module in model.modules()):
+        raise InputError(
+            f"the rule {rule!r} is for weights, and some layer of the network follows it",
+            received=type(model).__name__,
+            where=f"model {row.name!r}",
+            remedy="Let spp.models.Parts make its layers, or call spp.nn.replace_norm on the network.",
+        )
     # once the whole network is there: an init may look at all of it, as fixup counts the branches
-    model = initialize_(network(row), row.init)
+    initialize_(model, row.init)
     if row.head_init is not None:
         initialize_(model.get_submodule("head"), row.head_init)
     if isinstance(row, ConvConfig) and row.zero_gamma:

@@ -9,7 +9,7 @@ from torch import nn
 
 import spp
 from spp import models
-from spp.errors import UnknownNameError
+from spp.errors import InputError, UnknownNameError
 from spp.nn import make_activation, make_norm
 from spp_cli.main import cli
 
@@ -51,6 +51,10 @@ def test_it_is_built_by_name_with_all_arguments(mine):
     models.check_input("mynet", (3, 16, 16))
     with pytest.raises(UnknownNameError, match=r"unknown argument 'widht'. Did you mean .*'width'"):
         models.build("mynet", widht=3)
+    with pytest.raises(
+        InputError, match=r"model 'mynet': the rule 'ws' is for weights.*; got MyNet\. Let spp.models.Parts"
+    ):
+        models.build("mynet", norm="ws")
     frame = spp.trace(model, torch.randn(4, 3, 8, 8)).frame
     assert "conv" in set(frame["name"])
 
