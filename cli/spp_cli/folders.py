@@ -39,7 +39,7 @@ def claim(label: str, out: str | None, *, overwrite: bool = False) -> Iterator[P
 
 def _given(folder: Path, overwrite: bool, made: list[Path]) -> Path:
     from spp.errors import InputError
-    from spp.frame.runs import check_writable
+    from spp.frame.runs import check_writable, holds_something
 
     # the rename would leave the user's shell in a folder that is gone
     if folder.resolve() == Path.cwd().resolve():
@@ -49,7 +49,7 @@ def _given(folder: Path, overwrite: bool, made: list[Path]) -> Path:
             where="--out",
             remedy="Name a folder inside it.",
         )
-    if folder.is_dir() and any(folder.iterdir()) and not overwrite:
+    if folder.is_dir() and holds_something(folder) and not overwrite:
         raise InputError(
             "a run folder is new or empty",
             received=str(folder),

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -268,11 +267,12 @@ def _folder(call: Call, plan: Plan, *, resumed: bool) -> Iterator[Path]:
     if resumed:
         yield Path(str(call.out))
         return
+    from spp.frame.runs import remove
+
     label = f"{plan.label}-{Path(call.data).name}"
     with claim(label, call.out, overwrite=call.overwrite) as folder:
         # a run that the user gave up with --overwrite: claim refuses anything else
-        for old in folder.iterdir():
-            shutil.rmtree(old) if old.is_dir() else old.unlink()
+        remove(folder)
         yield folder
 
 

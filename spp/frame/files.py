@@ -5,30 +5,31 @@ A folder has one writer, by a lock of the operating system, which dies with the 
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 import pandas as pd
+from filelock import BaseFileLock, FileLock, SoftFileLock, Timeout
 
 from spp.errors import StoreError
 from spp.frame.schema import VERSION, Column
 from spp.layers import kind_of_name
 from spp.vocabulary import LayerKind
 
-try:
-    import fcntl
-except ImportError:  # Windows has no such locks; there, nothing keeps two writers apart
-    fcntl = None  # type: ignore[assignment]
-
 RUN_FILE = "run.json"
+MANIFEST = "manifest"
+"""Key in ``run.json``: the rows and checksums of the tables beside it, or how many parts a run that grows had at least."""
+PARTS = "parts"
 DRAFT = ".draft-"
 """What the names of unfinished files begin with."""
+NEW = ".new"
+"""A whole run inside the folder of the one it replaces: as long as it is there, it is what the folder holds."""
 LOCK_FILE = ".lock"
-_MINE: set[Path] = set()
-"""A process is not kept out by its own locks, so those it holds are remembered here."""
 
 
 def put(path: Path, write: Callable[[Path], None]) -> None:
@@ -71,16 +72,21 @@ def read_facts(folder: Path, shown: str) -> dict[str, Any]:
     Raises:
         StoreError: It is no run folder, was written by a later version, or ``run.json`` is damaged.
     """
-    if not (folder / RUN_FILE).is_file():
+    place = home(folder)
+    if not (place / RUN_FILE).is_file():
         what = f"a folder without {RUN_FILE}" if folder.is_dir() else "no such folder"
         raise StoreError(
             "a run is a folder that trace.save, spp.watch or spp analyze wrote", received=what, where=shown
         )
     try:
-        run: dict[str, Any] = json.loads((folder / RUN_FILE).read_text(encoding="utf-8"))
-        version = run.pop("format")
-    except (json.JSONDecodeError, KeyError, AttributeError, TypeError, UnicodeDecodeError) as error:
-        raise StoreError(f"{RUN_FILE} holds the facts of a run", received="something else", where=shown) from error
+        run = read_json(place / RUN_FILE)
+        version = run.pop("format", None)
+        if not isinstance(version, int) or version < 1:
+            raise ValueError(f"format {str(version)[:40]}")
+    except (OSError, ValueError) as error:
+        raise StoreError(
+            f"{RUN_FILE} holds the facts of a run", received=f"something else ({error})", where=shown
+        ) from error
     if version > VERSION:
         raise StoreError(
             f"this spp reads runs up to version {VERSION}",
@@ -91,17 +97,88 @@ def read_facts(folder: Path, shown: str) -> dict[str, Any]:
     return run
 
 
-def read_table(path: Path, shown: str) -> pd.DataFrame:
-    """One parquet file.
+def read_json(path: Path) -> dict[str, Any]:
+    """A JSON object.
 
     Raises:
-        StoreError: It cannot be read.
+        ValueError: It is something else.
     """
     try:
+        found = json.loads(path.read_text(encoding="utf-8"))
+    except RecursionError as error:
+        raise ValueError("nested too deeply") from error
+    if not isinstance(found, dict):
+        raise ValueError("no JSON object")
+    return found
+
+
+def home(folder: Path) -> Path:
+    """Where a run folder's files are: beside each other, or in ``NEW`` where a process was killed while it moved them."""
+    return folder / NEW if (folder / NEW / RUN_FILE).is_file() else folder
+
+
+def is_run(folder: Path) -> bool:
+    """Whether a folder is a run of ours: other programs have a ``run.json`` too, and some have a ``format`` in it."""
+    place = home(folder)
+    try:
+        facts = read_json(place / RUN_FILE)
+    except (OSError, ValueError):
+        return False
+    if type(facts.get("format")) is not int:
+        return False
+    versions = facts.get("versions")
+    return (
+        MANIFEST in facts
+        or (isinstance(versions, dict) and "spp" in versions)
+        or any((place / name).exists() for name in ("frame.parquet", PARTS))
+    )
+
+
+def is_leftover(file: Path) -> bool:
+    """Whether a file is what a writer leaves that was killed before its run began."""
+    return (
+        file.name in (LOCK_FILE, NEW)
+        or file.name.startswith(DRAFT)
+        or (file.name == PARTS and not any(file.glob("[!.]*")))
+    )
+
+
+def account(path: Path, rows: int) -> dict[str, Any]:
+    """What a manifest says of a file."""
+    return {"rows": rows, "sha256": _checksum(path)}
+
+
+def read_table(path: Path, shown: str, entry: Mapping[str, Any] | None = None) -> pd.DataFrame:
+    """One parquet file.
+
+    Args:
+        path: The file.
+        shown: How the user named its folder.
+        entry: What the manifest says of it; None where there is no manifest.
+
+    Raises:
+        StoreError: It is not there, is not the file that was written, or cannot be read.
+    """
+    try:
+        if entry is not None and entry["sha256"] != _checksum(path):
+            raise ValueError("a file that was changed after it was written")
         table = pd.read_parquet(path)
+    # whatever pyarrow meets in a damaged file
     except Exception as error:
-        raise StoreError(f"{path.name} of a run can be read", received=str(error), where=shown) from error
+        reason = "no such file" if isinstance(error, FileNotFoundError) else first_line(error)
+        raise StoreError(f"{path.name} of a run can be read", received=reason, where=shown) from error
     return _with_kind(table)
+
+
+def first_line(error: BaseException) -> str:
+    """What an error says, in one line; pyarrow and torch say it in several."""
+    text = str(error).strip()
+    return text.splitlines()[0].rstrip(".") if text else type(error).__name__
+
+
+def _checksum(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def _with_kind(table: pd.DataFrame) -> pd.DataFrame:
@@ -138,49 +215,38 @@ def _sync_folder(folder: Path) -> None:
         os.close(handle)
 
 
-class Lock:
-    """Holds a folder until :meth:`release` or the end of the process; children that are forked do not inherit it.
+def locked(folder: Path, shown: str) -> BaseFileLock:
+    """Take a folder until the lock's ``release()`` or the end of the process; children that are forked do not inherit it.
 
     Args:
         folder: Which folder; it exists.
         shown: How the user named it.
+
+    Raises:
+        StoreError: Somebody else has it, in this process or another.
     """
-
-    def __init__(self, folder: Path, shown: str) -> None:
-        self._folder, self._shown = folder.resolve(), shown
-        self._file: int | None = None
-
-    def take(self) -> None:
-        """Take the lock.
-
-        Raises:
-            StoreError: Somebody else has it, in this process or another.
-        """
-        if self._folder in _MINE:
-            raise self._taken("another watch of this process")
-        path = self._folder / LOCK_FILE
-        file = os.open(path, os.O_RDWR | os.O_CREAT, 0o644)
-        try:
-            if fcntl is not None:
-                fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError as error:
-            holder = os.read(file, 32).decode(errors="replace").strip()
-            os.close(file)
-            raise self._taken(f"process {holder}" if holder else "another process") from error
-        os.ftruncate(file, 0)
-        os.write(file, f"{os.getpid()}\n".encode())
-        self._file = file
-        _MINE.add(self._folder)
-
-    def release(self) -> None:
-        """Give it back."""
-        if self._file is not None:
-            os.close(self._file)
-            self._file = None
-            _MINE.discard(self._folder)
-
-    def _taken(self, holder: str) -> StoreError:
-        return StoreError(
-            "a run has one writer", received=f"a folder that {holder} is writing to", where=self._shown,
+    path = folder / LOCK_FILE
+    # flock, not lockf, which is lost as soon as anybody in the process closes the file, shutil.copytree for one;
+    # not for one thread: a watch may be closed in another
+    lock = FileLock(path, blocking=False, thread_local=False)
+    try:
+        lock.acquire()
+    except Timeout as error:
+        holder = ""
+        # Windows lets nobody read what is locked
+        with suppress(OSError):
+            holder = path.read_text(errors="replace")[:32].strip()
+        who = "another process" if not holder else f"process {holder}"
+        if holder == str(os.getpid()):
+            who = "another watch of this process"
+        raise StoreError(
+            "a run has one writer",
+            received=f"a folder that {who} is writing to",
+            where=shown,
             remedy="End that one first, or choose another folder",
-        )  # fmt: skip
+        ) from error
+    # where the file system has no locks the file itself is one, with a content of its own
+    if not isinstance(lock, SoftFileLock):
+        with suppress(OSError):
+            path.write_text(f"{os.getpid()}\n")
+    return lock

@@ -3,29 +3,54 @@
 A saved run is written beside its final place and renamed, so that what bears the name is whole. A run that grows is that of a
 watch: its rows are appended as parts that are each there whole or not at all.
 
-    run.json               facts; which part each session begins with, and at which step
+    run.json               facts; which part each session begins with, and at which step; how many parts there were at least
     modules.parquet        one row per module
     unmeasured.parquet     what could not be measured so far
     parts/blocks-000001.parquet, parts/frame-000001.parquet, ...
+    parts/manifest.jsonl   a line for each part: rows and checksums of its files, and the step that followed
 
-A part's frame is written after its blocks (of which there is no file where there are none): with it the part is there. Nothing
-is ever changed, so a run can be read while it is written, and whatever kills the writer leaves everything up to its last flush.
+A part's line is written after its files (none of blocks where there are none): with it the part is there. Nothing is ever
+changed, so a run can be read while it is written, and whatever kills the writer leaves everything up to its last flush.
 """
 
 from __future__ import annotations
 
 import json
 import os
+import re
 import shutil
 import tempfile
 from collections.abc import Mapping
+from contextlib import ExitStack, suppress
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import pandas as pd
+from filelock import BaseFileLock
 
-from spp.errors import StoreError
-from spp.frame.files import DRAFT, LOCK_FILE, RUN_FILE, Lock, failed, put_facts, put_table, read_facts, read_table
+from spp.errors import InputError, StoreError
+from spp.frame.files import (
+    DRAFT,
+    LOCK_FILE,
+    MANIFEST,
+    NEW,
+    PARTS,
+    RUN_FILE,
+    account,
+    failed,
+    first_line,
+    home,
+    is_leftover,
+    is_run,
+    locked,
+    put,
+    put_facts,
+    put_table,
+    put_text,
+    read_facts,
+    read_table,
+)
 from spp.frame.schema import (
     BLOCK_COLUMNS,
     CHANNEL_COLUMNS,
@@ -33,7 +58,6 @@ from spp.frame.schema import (
     EXPONENT_COLUMNS,
     MODULE_COLUMNS,
     UNMEASURED_COLUMNS,
-    VERSION,
     WATCH_BLOCK_COLUMNS,
     WATCH_COLUMNS,
     Column,
@@ -44,7 +68,7 @@ from spp.frame.steps import as_declared, joined
 
 WATCH = "watch"
 """The ``kind`` of a run that a watch wrote."""
-PARTS = "parts"
+PARTS_FILE = f"{PARTS}/manifest.jsonl"
 SESSIONS, NEXT_STEP = "sessions", "next_step"
 SAME = ("model", "parameters")
 """Facts in which a run that is continued agrees with its beginning."""
@@ -58,6 +82,9 @@ TABLES: dict[str, Mapping[Any, Spec]] = {
 }
 WATCH_TABLES: dict[str, Mapping[Any, Spec]] = {**TABLES, "frame": WATCH_COLUMNS, "blocks": WATCH_BLOCK_COLUMNS}
 """Those of a watch."""
+FILES = (RUN_FILE, PARTS_FILE, *(f"{name}.parquet" for name in TABLES), "frame.csv", "history.csv", "history.parquet")
+"""What runs write into their folder, training included."""
+_NUMBERED = re.compile(r"(?P<name>frame|blocks)-(?P<part>\d{6,})\.parquet|(last|best)\.pt")
 OPTIONAL = ("exponents", "channels")
 """Tables that are written only where they hold something."""
 
@@ -73,7 +100,7 @@ def check_writable(folder: str | Path, *, overwrite: bool = False) -> Path:
         raise StoreError(
             "a run is saved in a folder", received="a file", where=str(folder), remedy="Choose another name"
         )
-    if path.is_dir() and any(path.iterdir()):
+    if path.is_dir() and holds_something(path):
         if not overwrite:
             raise StoreError(
                 "an existing run is not overwritten silently",
@@ -81,10 +108,10 @@ def check_writable(folder: str | Path, *, overwrite: bool = False) -> Path:
                 where=str(folder),
                 remedy="Choose another folder or allow overwriting",
             )
-        if not (path / RUN_FILE).is_file():
+        if not is_run(path):
             raise StoreError(
                 "only a run folder is overwritten",
-                received=f"a folder without {RUN_FILE}",
+                received=f"a folder {'with another' if (path / RUN_FILE).exists() else 'without'} {RUN_FILE}",
                 where=str(folder),
                 remedy="Choose another folder",
             )
@@ -96,6 +123,11 @@ def check_writable(folder: str | Path, *, overwrite: bool = False) -> Path:
             "the output folder can be written to", received=f"no right to write in {parent}", where=str(folder)
         )
     return path
+
+
+def holds_something(folder: Path) -> bool:
+    """Whether more lies in a folder than what killed writers leave."""
+    return home(folder) != folder or not all(map(is_leftover, folder.iterdir()))
 
 
 def _can_write(folder: Path) -> bool:
@@ -121,38 +153,78 @@ def write(
         StoreError: See :func:`check_writable`; or writing failed, in which case nothing is left behind.
     """
     path = check_writable(folder, overwrite=overwrite)
-    facts = json.dumps({"format": VERSION, **run}, indent=2, default=str)
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        draft = Path(tempfile.mkdtemp(prefix=f".{path.name}-", dir=path.parent))
-    except OSError as error:
-        raise failed(folder, error) from error
-    try:
-        draft.chmod(0o755)
-        for name, table in tables.items():
-            if name in OPTIONAL and table.empty:
-                continue
-            table.to_parquet(draft / f"{name}.parquet", index=False)
-        if csv:
-            tables["frame"].to_csv(draft / "frame.csv", index=False)
-        (draft / RUN_FILE).write_text(facts + "\n", encoding="utf-8")
-        if path.is_dir() and not any(path.iterdir()):
-            for file in sorted(
-                draft.iterdir(), key=lambda f: f.name == RUN_FILE
-            ):  # run.json last: with it the run is whole
-                file.replace(path / file.name)
-        elif path.is_dir():
-            old = Path(tempfile.mkdtemp(prefix=f".{path.name}-", dir=path.parent))
-            path.rename(old / "old")
-            draft.rename(path)
-            shutil.rmtree(old)
-        else:
-            draft.rename(path)
-    except OSError as error:
-        raise failed(folder, error) from error
-    finally:
-        shutil.rmtree(draft, ignore_errors=True)
+    kept = {f"{name}.parquet": table for name, table in tables.items() if name not in OPTIONAL or len(table)}
+    with ExitStack() as at_the_end:
+        try:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            there = path.is_dir()
+            if (path / LOCK_FILE).exists():
+                at_the_end.callback(locked(path, str(folder)).release)
+            _settle(path)
+            draft = Path(
+                tempfile.mkdtemp(prefix=DRAFT if there else f".{path.name}-", dir=path if there else path.parent)
+            )
+            at_the_end.callback(shutil.rmtree, draft, ignore_errors=True)
+            draft.chmod(0o755)
+            for name, table in kept.items():
+                put_table(draft / name, table)
+            if csv:
+                put(draft / "frame.csv", partial(tables["frame"].to_csv, index=False))
+            manifest = {name: account(draft / name, len(table)) for name, table in kept.items()}
+            put_facts(draft, {**run, MANIFEST: manifest})
+            # the one step in which the new run takes the place of the old one
+            draft.rename(path / NEW if there else path)
+            _settle(path)
+        except OSError as error:
+            raise error if isinstance(error, StoreError) else failed(folder, error) from error
+        # a lone surrogate in a name is no UTF-8
+        except UnicodeEncodeError as error:
+            raise StoreError(
+                "names are text that UTF-8 can hold", received=first_line(error), where=str(folder)
+            ) from error
     return path
+
+
+def _settle(path: Path) -> None:
+    """Move a new run out of ``NEW``, also one whose writer was killed over it; what is not a run's stays where it is."""
+    new, moved = path / NEW, path / f"{DRAFT}{NEW}"
+    if (new / RUN_FILE).is_file():
+        remove(path)
+        for file in new.iterdir():
+            put(path / file.name, partial(shutil.copyfile, file))
+        # only now, and at once: until then the folder's run is the one in here
+        new.rename(moved)
+    shutil.rmtree(moved, ignore_errors=True)
+
+
+def remove(path: Path, *, but: Path | None = None) -> None:
+    """Remove from a folder what a run wrote there, and leave the rest.
+
+    Args:
+        path: The folder.
+        but: A file to leave.
+    """
+    inside = [*(path / PARTS).glob("*.parquet"), *(path / "checkpoints").glob("*.pt")]
+    for file in [*(path / name for name in FILES), *(file for file in inside if _NUMBERED.fullmatch(file.name))]:
+        if file != but and (file.is_symlink() or not file.is_dir()):
+            file.unlink(missing_ok=True)
+    for folder in (path, path / PARTS, path / "checkpoints"):
+        _sweep(folder)
+    if is_run(path / "nonfinite"):
+        remove(path / "nonfinite")
+    # a folder that is not empty, or a link to one, is left
+    for name in (PARTS, "checkpoints", "nonfinite"):
+        with suppress(OSError):
+            (path / name).rmdir()
+
+
+def _sweep(folder: Path) -> None:
+    """Remove what killed writers left unfinished."""
+    for draft in folder.glob(f"{DRAFT}*"):
+        if draft.is_dir() and not draft.is_symlink():
+            shutil.rmtree(draft, ignore_errors=True)
+        else:
+            draft.unlink(missing_ok=True)
 
 
 def read(folder: str | Path) -> tuple[dict[str, pd.DataFrame], dict[str, Any]]:
@@ -161,17 +233,33 @@ def read(folder: str | Path) -> tuple[dict[str, pd.DataFrame], dict[str, Any]]:
     Raises:
         StoreError: It is no run folder, was written by a later version, or is damaged.
     """
-    path = Path(folder).expanduser()
-    run = read_facts(path, str(folder))
-    watched = run.get("kind") == WATCH
-    if watched and grows(path):
-        return read_parts(path, run, str(folder)), run
-    tables = {}
-    for name, columns in (WATCH_TABLES if watched else TABLES).items():
-        if name in OPTIONAL and not (path / f"{name}.parquet").exists():
-            continue
-        tables[name] = check(as_declared(read_table(path / f"{name}.parquet", str(folder)), columns), columns)
+    path, shown = Path(folder).expanduser(), str(folder)
+    run = read_facts(path, shown)
+    place = home(path)
+    manifest = run.get(MANIFEST)
+    if _grows(place, run):
+        tables = read_parts(place, run, shown)
+    else:
+        tables = {}
+        for name, columns in (WATCH_TABLES if run.get("kind") == WATCH else TABLES).items():
+            file = place / f"{name}.parquet"
+            entry = manifest.get(file.name) if isinstance(manifest, dict) else None
+            if name in OPTIONAL and entry is None and (manifest is not None or not file.exists()):
+                continue
+            tables[name] = _declared(read_table(file, shown, entry), columns, f"{file.name} of {shown}")
+    run.pop(MANIFEST, None)
     return tables, run
+
+
+def _declared(table: pd.DataFrame, columns: Mapping[Any, Spec], shown: str) -> pd.DataFrame:
+    try:
+        return check(as_declared(table, columns), columns)
+    except InputError:
+        raise
+    except (ValueError, TypeError) as error:
+        raise StoreError(
+            "a table of a run has the columns of the schema", received=first_line(error), where=shown
+        ) from error
 
 
 class RunWriter:
@@ -190,7 +278,8 @@ class RunWriter:
         self.shown = str(folder)
         self.path = Path(folder).expanduser().absolute()
         self._resume, self._overwrite = resume, overwrite
-        self._lock: Lock | None = None
+        self._lock: BaseFileLock | None = None
+        self._process = 0
         self._run: dict[str, Any] = {}
         self._number = 0
         self._check()
@@ -208,8 +297,7 @@ class RunWriter:
         """
         try:
             self.path.mkdir(parents=True, exist_ok=True)
-            lock = Lock(self.path, self.shown)
-            lock.take()
+            lock = locked(self.path, self.shown)
         except StoreError:
             raise
         except OSError as error:
@@ -222,7 +310,7 @@ class RunWriter:
             if isinstance(error, OSError) and not isinstance(error, StoreError):
                 raise failed(self.shown, error) from error
             raise
-        self._lock = lock
+        self._lock, self._process = lock, os.getpid()
         return first
 
     def append(
@@ -246,19 +334,21 @@ class RunWriter:
         Raises:
             StoreError: The part cannot be written; the run stays as it was.
         """
+        if self.forked:
+            raise StoreError("a run has one writer", received="a process that was forked from it", where=self.shown)
         try:
             for name, table in (("modules", modules), ("unmeasured", unmeasured)):
                 if table is not None:
                     put_table(self.path / f"{name}.parquet", table)
-            where = _part(self.path, "blocks", self._number)
-            if len(blocks):
-                put_table(where, blocks)
-            else:
-                where.unlink(missing_ok=True)  # of a part whose writer was killed before its frame
-            put_table(_part(self.path, "frame", self._number), frame)
+            beside = [name for name in ("modules", "unmeasured") if (self.path / f"{name}.parquet").exists()]
+            line: dict[str, Any] = {"part": self._number, NEXT_STEP: next_step, "beside": beside}
+            for name, table in (("blocks", blocks), ("frame", frame)):
+                where = _part(self.path, name, self._number)
+                if len(table):
+                    put_table(where, table)
+                    line[name] = account(where, len(table))
+            self._log(line)
             self._number += 1
-            self._run[NEXT_STEP] = next_step
-            put_facts(self.path, self._run)
         except OSError as error:
             raise failed(self.shown, error) from error
 
@@ -268,12 +358,12 @@ class RunWriter:
         Raises:
             StoreError: The facts cannot be written; the folder is given back nevertheless.
         """
-        if self._lock is None:
+        if self._lock is None or self.forked:
             return
         try:
             if facts is not None:
                 self._run.update(facts)
-                put_facts(self.path, self._run)
+                put_facts(self.path, self._run | {MANIFEST: self._number - 1})
         except OSError as error:
             raise failed(self.shown, error) from error
         finally:
@@ -284,6 +374,11 @@ class RunWriter:
     def opened(self) -> bool:
         """Whether this writer has ever had the folder."""
         return self._number > 0
+
+    @property
+    def forked(self) -> bool:
+        """Whether this process is a child of the one that opened the run, whose run it stays."""
+        return self.opened and os.getpid() != self._process
 
     def read(self) -> tuple[pd.DataFrame, pd.DataFrame]:
         """The frame and the blocks of everything that was flushed, earlier sessions included."""
@@ -301,7 +396,7 @@ class RunWriter:
             )
         if not self.path.is_dir():
             return
-        if (self.path / RUN_FILE).is_file():
+        if is_run(self.path):
             if not (self._resume or self._overwrite):
                 raise StoreError(
                     "an existing run is not overwritten silently",
@@ -309,36 +404,61 @@ class RunWriter:
                     where=self.shown,
                     remedy="Pass resume=True to continue it, overwrite=True to replace it, or choose another folder",
                 )
-        elif any(not _leftover(file) for file in self.path.iterdir()):
+        elif holds_something(self.path):
             raise StoreError(
                 "a run is written to a folder of its own",
-                received=f"a folder that holds other things and no {RUN_FILE}",
+                received=f"a folder that holds other things and no {RUN_FILE} of ours",
                 where=self.shown,
                 remedy="Choose another folder",
             )
 
     def _begin(self, run: dict[str, Any], start: int | None) -> int:
-        known = (self.path / RUN_FILE).is_file()
+        _settle(self.path)
+        known = is_run(self.path)
+        before: dict[str, Any] = {}
+        lines: list[dict[str, Any]] = []
         if known and self._resume:
             before = read_facts(self.path, self.shown)
             self._same(before, run)
-            first = _continued(self.path, before) if start is None else start
-            sessions = before.get(SESSIONS, [])
-        else:
-            if known:
-                self._clear()
-            sessions, first, before = [], start or 0, {}
-        for file in [*self.path.glob(f"{DRAFT}*"), *(self.path / PARTS).glob(f"{DRAFT}*")]:
-            file.unlink(missing_ok=True)
+            lines = _lines(self.path, before, self.shown)
+        _sweep(self.path)
+        _sweep(self.path / PARTS)
         (self.path / PARTS).mkdir(exist_ok=True)
-        self._number = max(_numbers(self.path), default=0) + 1
-        sessions = [*sessions, {"part": self._number, "start": first}]
-        self._run = {**before, **run, NEXT_STEP: first, SESSIONS: sessions}
+        self._number = max(_numbers(self.path) if known and not self._resume else _listed(lines), default=0) + 1
+        first = (_continued(self.path, before, lines) if start is None and before else start) or 0
+        sessions = [*before.get(SESSIONS, []), {"part": self._number, "start": first}]
+        self._run = {**before, **run, NEXT_STEP: first, SESSIONS: sessions, MANIFEST: self._number - 1}
+        if before:
+            self._resumed(lines)
+        # with this the old run is given up and the new one is there: its parts are those from its first session on
         put_facts(self.path, self._run)
+        if known and not before:
+            remove(self.path, but=self.path / RUN_FILE)
+            (self.path / PARTS).mkdir(exist_ok=True)
         return first
 
+    def _resumed(self, lines: list[dict[str, Any]]) -> None:
+        """Have a manifest that ends with the last whole part, also where an earlier spp wrote none."""
+        text = "".join(json.dumps(line) + "\n" for line in lines)
+        put_text(self.path / PARTS_FILE, text)
+        for name in ("frame", "blocks"):
+            _part(self.path, name, self._number).unlink(missing_ok=True)
+
+    def _log(self, line: dict[str, Any]) -> None:
+        """Add a line to the manifest; when it returns, it is on disk."""
+        with (self.path / PARTS_FILE).open("ab") as file:
+            end = file.tell()
+            try:
+                file.write(json.dumps(line).encode() + b"\n")
+                file.flush()
+                os.fsync(file.fileno())
+            except OSError:
+                # what is left of a line would be the beginning of the next one
+                os.truncate(file.fileno(), end)
+                raise
+
     def _same(self, before: dict[str, Any], run: dict[str, Any]) -> None:
-        if before.get("kind") != WATCH or not (self.path / PARTS).is_dir():
+        if not _grows(self.path, before):
             raise StoreError(
                 "a run that is continued was written by spp.watch as it went",
                 received="a saved trace" if before.get("kind") != WATCH else "a watch that was saved in one piece",
@@ -354,16 +474,6 @@ class RunWriter:
                 remedy="Choose another folder",
             )
 
-    def _clear(self) -> None:
-        """Make room for a new run; ``run.json`` goes first, so that no half of the old one passes for a run."""
-        for file in sorted(self.path.iterdir(), key=lambda f: f.name != RUN_FILE):
-            if file.name == LOCK_FILE:
-                continue
-            if file.is_dir():
-                shutil.rmtree(file)
-            else:
-                file.unlink()
-
 
 def read_parts(path: Path, run: Mapping[str, Any], shown: str) -> dict[str, pd.DataFrame]:
     """The tables of a run that grows, as far as it has been flushed.
@@ -372,52 +482,116 @@ def read_parts(path: Path, run: Mapping[str, Any], shown: str) -> dict[str, pd.D
     replaces that session's rows from there on.
 
     Raises:
-        StoreError: A part cannot be read.
+        StoreError: A part cannot be read, is missing, or is one too many.
     """
-    frames: list[pd.DataFrame] = []
-    blocks: list[pd.DataFrame] = []
-    sessions = [(int(s["part"]), int(s["start"])) for s in run.get(SESSIONS, [])]
-    for number in sorted(_numbers(path)):
-        end = min((start for part, start in sessions if part > number), default=None)
-        for found, name in ((frames, "frame"), (blocks, "blocks")):
-            file = _part(path, name, number)
-            if name == "blocks" and not file.exists():
-                continue
-            table = read_table(file, shown)
-            found.append(table if end is None else table[table[Column.STEP] < end])
-    tables = {"frame": joined(frames, WATCH_COLUMNS), "blocks": joined(blocks, WATCH_BLOCK_COLUMNS)}
-    tables["modules"] = _whole(path, "modules", MODULE_COLUMNS, shown)
-    tables["unmeasured"] = _whole(path, "unmeasured", UNMEASURED_COLUMNS, shown)
-    return tables
+    found: dict[str, list[pd.DataFrame]] = {"frame": [], "blocks": []}
+    sessions = _sessions(run, shown)
+    lines = _lines(path, run, shown)
+    for line in lines:
+        end = min((start for part, start in sessions if part > line["part"]), default=None)
+        for name in found.keys() & line.keys():
+            table = read_table(_part(path, name, line["part"]), shown, line[name])
+            found[name].append(table if end is None else table[table[Column.STEP] < end])
+    beside = lines[-1].get("beside", ()) if lines else ()
+    return {
+        "frame": joined(found["frame"], WATCH_COLUMNS),
+        "blocks": joined(found["blocks"], WATCH_BLOCK_COLUMNS),
+        "modules": _whole(path, "modules", MODULE_COLUMNS, shown, "modules" in beside),
+        "unmeasured": _whole(path, "unmeasured", UNMEASURED_COLUMNS, shown, "unmeasured" in beside),
+    }
 
 
-def _whole(path: Path, name: str, columns: Mapping[Any, Spec], shown: str) -> pd.DataFrame:
+def _sessions(run: Mapping[str, Any], shown: str) -> list[tuple[int, int]]:
+    """The first part and the first step of each session."""
+    try:
+        return [(int(s["part"]), int(s["start"])) for s in run.get(SESSIONS, [])]
+    except (KeyError, TypeError, ValueError) as error:
+        raise StoreError(f"{RUN_FILE} holds the sessions of a run", received="something else", where=shown) from error
+
+
+def _lines(path: Path, run: Mapping[str, Any], shown: str) -> list[dict[str, Any]]:
+    """What the manifest says of each part; without one, as before there were manifests, what the folder says.
+
+    Raises:
+        StoreError: A part is missing, or there is one that nobody wrote.
+    """
+    # before the manifest, which may get further lines meanwhile
+    there = {file.name for file in (path / PARTS).glob("[!.]*.parquet")}
+    first = min((part for part, _ in _sessions(run, shown)), default=1)
+    expected = run.get(MANIFEST)
+    lines: list[dict[str, Any]] = []
+    if expected is None:
+        for number in sorted(_numbers(path)):
+            names = [name for name in ("blocks", "frame") if _part(path, name, number).exists()]
+            lines.append({"part": number, **dict.fromkeys(names)})
+    else:
+        lines = [line for line in _manifest(path, shown) if line["part"] >= first]
+        numbers = [line["part"] for line in lines]
+        if numbers != list(range(first, first + len(lines))) or first + len(lines) <= int(expected):
+            raise StoreError(
+                f"{PARTS_FILE} of a run lists its parts, {first} to {expected} at least",
+                received=f"{len(lines)} of them",
+                where=shown,
+                remedy="Restore the file from a copy of the run",
+            )
+    known = {_part(path, name, line["part"]).name for line in lines for name in ("frame", "blocks") if name in line}
+    going_on = max(_listed(lines), default=first - 1) + 1
+    for name in sorted(there - known):
+        match = _NUMBERED.fullmatch(name)
+        # parts of a run that was replaced, and the one that is being written
+        if match is None or not (int(match["part"]) < first or int(match["part"]) == going_on):
+            raise StoreError(
+                "a run has the parts that were written to it",
+                received=f"{PARTS}/{name}, which {PARTS_FILE} does not list",
+                where=shown,
+                remedy="Remove it, or give it its old name if it was renamed",
+            )
+    return lines
+
+
+def _manifest(path: Path, shown: str) -> list[dict[str, Any]]:
+    """The lines of a manifest that are whole."""
+    file = path / PARTS_FILE
+    try:
+        # behind the last line break is what a killed writer had begun
+        lines = [json.loads(line) for line in file.read_bytes().split(b"\n")[:-1]] if file.exists() else []
+        if not all(type(line["part"]) is int and isinstance(line.get("beside", []), list) for line in lines):
+            raise ValueError("lines without the number of a part")
+        return lines
+    except (OSError, ValueError, TypeError, KeyError, AttributeError, RecursionError) as error:
+        raise StoreError(f"{PARTS_FILE} of a run can be read", received=first_line(error), where=shown) from error
+
+
+def _listed(lines: list[dict[str, Any]]) -> list[int]:
+    return [line["part"] for line in lines]
+
+
+def _whole(path: Path, name: str, columns: Mapping[Any, Spec], shown: str, needed: bool = False) -> pd.DataFrame:
     """A table that is in one piece, empty before the first flush."""
     file = path / f"{name}.parquet"
-    return joined([read_table(file, shown)] if file.exists() else [], columns)
+    tables = [read_table(file, shown)] if needed or file.exists() else []
+    return _declared(joined(tables, columns), columns, f"{file.name} of {shown}")
 
 
-def grows(path: Path) -> bool:
-    """Whether a run folder holds parts."""
-    return (path / PARTS).is_dir()
+def _grows(path: Path, run: Mapping[str, Any]) -> bool:
+    """Whether a run is in parts."""
+    manifest = run.get(MANIFEST)
+    return run.get("kind") == WATCH and (isinstance(manifest, int) or (manifest is None and (path / PARTS).is_dir()))
 
 
 def _numbers(path: Path) -> list[int]:
-    """The parts that are there whole."""
-    return [int(file.stem.rpartition("-")[2]) for file in (path / PARTS).glob("frame-*.parquet")]
+    """The parts whose frames lie in a folder."""
+    found = [_NUMBERED.fullmatch(file.name) for file in (path / PARTS).glob("frame-*.parquet")]
+    return [int(match["part"]) for match in found if match]
 
 
 def _part(path: Path, name: str, number: int) -> Path:
     return path / PARTS / f"{name}-{number:06d}.parquet"
 
 
-def _continued(path: Path, run: Mapping[str, Any]) -> int:
-    """The step after the last one that is on disk; a kill may have come between a part and ``run.json``."""
-    numbers = _numbers(path)
-    last = read_table(_part(path, "frame", max(numbers)), str(path))[Column.STEP].max() if numbers else -1
+def _continued(path: Path, run: Mapping[str, Any], lines: list[dict[str, Any]]) -> int:
+    """The step after the last one that is on disk; a kill may have come before ``run.json`` said so."""
+    if lines and NEXT_STEP in lines[-1]:
+        return max(int(run.get(NEXT_STEP, 0)), int(lines[-1][NEXT_STEP]))
+    last = read_table(_part(path, "frame", lines[-1]["part"]), str(path))[Column.STEP].max() if lines else -1
     return max(int(run.get(NEXT_STEP, 0)), int(last) + 1)
-
-
-def _leftover(file: Path) -> bool:
-    """Whether a file is what a writer leaves that was killed before its run began."""
-    return file.name == LOCK_FILE or file.name.startswith(DRAFT) or (file.name == PARTS and not any(file.glob("[!.]*")))

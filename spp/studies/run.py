@@ -16,7 +16,7 @@ from typing import Any
 import torch
 
 from spp.errors import InputError, MissingExtraError, SppError, StoreError
-from spp.frame.files import DRAFT, failed, read_table
+from spp.frame.files import DRAFT, failed, is_leftover, locked, read_table
 from spp.studies.publish import Published, described, publish, read_json, write_json
 from spp.studies.study import Cell, Results, Setup, Study, Tables
 
@@ -83,6 +83,16 @@ def run(
         raise InputError("jobs are a positive number, or -1 for one per core", received=str(jobs), where="jobs")
     cells = list(study.cells(setup))
     shelf = Shelf(out, study, setup)
+    lock = locked(shelf.folder, str(out))
+    try:
+        return _run(study, shelf, setup, cells, jobs, backend, report)
+    finally:
+        lock.release()
+
+
+def _run(
+    study: Study, shelf: Shelf, setup: Setup, cells: list[Cell], jobs: int, backend: str, report: Report | None
+) -> Published:
     seconds = dict(shelf.read(cells).seconds)
 
     def tell(cell: Cell | None) -> None:
@@ -162,7 +172,7 @@ class Shelf:
             if (self.folder / STUDY_FILE).is_file():
                 self._compare(read_json(self.folder / STUDY_FILE), facts)
                 return
-            if self.folder.is_dir() and any(self.folder.iterdir()):
+            if self.folder.is_dir() and not all(map(is_leftover, self.folder.iterdir())):
                 raise StoreError(
                     "a study goes into a folder of its own",
                     received="a folder that holds something else",

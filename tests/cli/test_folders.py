@@ -61,7 +61,7 @@ def test_only_a_run_is_overwritten():
     Path("mine/notes.txt").write_text("mine")
     with pytest.raises(SppError, match="only a run folder is overwritten"), claim("net", "mine", overwrite=True):
         pass
-    Path("mine/run.json").write_text("{}")
+    Path("mine/run.json").write_text('{"format": 2, "manifest": {}}')
     with claim("net", "mine", overwrite=True) as folder:
         assert folder == Path("mine")
 

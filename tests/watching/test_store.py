@@ -54,7 +54,7 @@ def test_written_as_it_goes_and_read_meanwhile(tmp_path):
     pd.testing.assert_frame_equal(check(loaded.unmeasured, UNMEASURED_COLUMNS), in_memory.unmeasured)
     pd.testing.assert_frame_equal(watch.frame, in_memory.frame)
     assert loaded.run["model"] == "Net" and loaded.run["next_step"] == 6
-    assert len(list((tmp_path / "run" / "parts").iterdir())) == 6
+    assert len(list((tmp_path / "run" / "parts").glob("*.parquet"))) == 6
 
 
 def test_rows_wait_until_they_are_flushed(tmp_path):
@@ -192,7 +192,8 @@ def test_two_writers_in_two_processes_and_the_lock_of_a_dead_one(tmp_path):
         """
         import sys
         from spp.frame.runs import RunWriter
-        RunWriter(sys.argv[1], resume=True).open({"kind": "watch"}, None)
+        writer = RunWriter(sys.argv[1], resume=True)
+        writer.open({"kind": "watch"}, None)
         print("open", flush=True)
         sys.stdin.read()
         """,
