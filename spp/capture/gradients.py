@@ -1,7 +1,9 @@
 """The backward pass: the only place that registers hooks on tensors.
 
 A gradient is taken by ``Tensor.register_hook`` on the very tensor that a module gave out, so that it is the gradient with
-respect to the values that were measured, whatever is written into the tensor later. Only the pass's own backward counts:
+respect to the values that were measured, whatever is written into the tensor later. Where it is a view, autograd gives it a
+new place in the graph when it is written into; then the gradient is that of its base, see :class:`_Base`. Only the pass's own
+backward counts:
 ``autograd.grad`` inside a forward or a loss, and the recomputations of a checkpoint, fire the same hooks.
 """
 
@@ -11,6 +13,7 @@ import threading
 import weakref
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -28,6 +31,26 @@ class _Depth(threading.local):
     """How many recomputations run on this thread; backward passes have one thread per device."""
 
     value = 0
+
+
+@dataclass(slots=True, eq=False)
+class _Base:
+    """The base of a view that a module gave out, and of which the view has every element once.
+
+    What reaches the base reaches the view, as long as the graph has nothing from the base but the view itself and what is
+    written into their memory later.
+
+    Attributes:
+        node: The base's place in the graph when the view was given out.
+        number: Which of the node's outputs the base is.
+        own: The nodes between the base and the view.
+        written: Whether something was written into the view or its base later, and nothing else was made of the base.
+    """
+
+    node: Any
+    number: int
+    own: set[Any]
+    written: bool = False
 
 
 class Gradients:
@@ -57,6 +80,7 @@ class Gradients:
         self._rounds: dict[Site, int] = {}
         self._handles: list[Any] = []
         self._leaves: list[Tensor] = []
+        self._bases: dict[tuple[Any, int], list[_Base]] = {}
         self._recomputed: dict[int, tuple[weakref.ref[Tensor], int, list[Site]]] = {}
 
     def wait(self, tensor: Tensor, reading: Reading) -> None:
@@ -67,6 +91,49 @@ class Gradients:
                 self._take(gradient, reading.axis, reading.sites)
 
         self._hook(tensor, receive)
+        if tensor._is_view():
+            self._wait_at_base(tensor, reading)
+
+    def _wait_at_base(self, view: Tensor, reading: Reading) -> None:
+        base: Any = view._base
+        if not base.requires_grad or base.grad_fn is None or not _covers(view, base):
+            return
+        known = _Base(base.grad_fn, base.output_nr, own := set())
+        step: Any = view.grad_fn
+        while step is not None and step is not known.node:
+            if len(step.next_functions) != 1 or type(step).__name__ in _OVERLAPPING:
+                return
+            own.add(step)
+            step = step.next_functions[0][0]
+        self._bases.setdefault((known.node, known.number), []).append(known)
+        strides, size, stride = base.stride(), view.size(), view.stride()
+
+        def receive(gradient: Tensor | None) -> None:
+            if gradient is not None and known.written and self._outer() and not self._recomputing.value:
+                with torch.no_grad():
+                    if gradient.stride() != strides:
+                        gradient = torch.empty_strided(gradient.size(), strides, **_like(gradient)).copy_(gradient)
+                    own_part = gradient.as_strided(size, stride, gradient.storage_offset())
+                self._take(own_part, reading.axis, reading.sites)
+
+        self._hook(base, receive)
+
+    def _find_written(self, roots: list[Tensor]) -> None:
+        """Find what was made of each base, in the graph that a backward from ``roots`` runs through."""
+        queue: list[Any] = [root.grad_fn for root in roots if root.grad_fn is not None]
+        seen, users = set(queue), dict[tuple[Any, int], set[Any]]()
+        for node in queue:  # grows while it is walked
+            for step in node.next_functions:
+                if step in self._bases:
+                    users.setdefault(step, set()).add(node)
+                if step[0] is not None and step[0] not in seen:
+                    seen.add(step[0])
+                    queue.append(step[0])
+        for key, bases in self._bases.items():
+            found = users.get(key, set())
+            writes = {node for node in found if type(node).__name__ == "CopySlices"}
+            for base in bases:
+                base.written = bool(writes) and found <= writes | base.own
 
     def notice(self, tensor: Tensor, told: Callable[[], None]) -> None:
         """Tell when a backward pass reaches ``tensor``; of several stages of one, the pass's own."""
@@ -93,6 +160,8 @@ class Gradients:
         self._round += 1
         for root in roots:
             self._hook(root, lambda _: (self._outer(), None)[1])
+        if self._bases:
+            self._find_written(roots)
         with self._stage.during(BACKWARD):
             yield
         self.ran = True
@@ -106,6 +175,7 @@ class Gradients:
                 leaf._backward_hooks = None
         self._handles.clear()
         self._leaves.clear()
+        self._bases.clear()
 
     def unscaled(self, sums: Sums) -> Sums:
         """The sums of the gradient of the loss itself."""
@@ -194,3 +264,17 @@ class Gradients:
         if self._task < 0:
             self._task = task
         return self._task == task
+
+
+_OVERLAPPING = frozenset({"AsStridedBackward0", "UnfoldBackward0", "ExpandBackward0"})
+"""Views that may have an element several times."""
+
+
+def _covers(view: Tensor, base: Tensor) -> bool:
+    """Whether a view has every element of its base, in an order of its own."""
+    strided = view.layout is torch.strided and base.layout is torch.strided and view.dtype is base.dtype
+    return strided and view.numel() == base.numel() > 0 and view.storage_offset() == base.storage_offset()
+
+
+def _like(tensor: Tensor) -> dict[str, Any]:
+    return {"dtype": tensor.dtype, "device": tensor.device}
