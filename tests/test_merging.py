@@ -1,5 +1,7 @@
 """Several batches as one run: what differs between them, in length or in what they call, costs no other row anything."""
 
+import contextlib
+
 import numpy as np
 import pytest
 import torch
@@ -82,3 +84,108 @@ def test_the_other_rows_are_what_they_are_alone():
     # every table is still made, and the softmax has no channels to speak of
     assert trace.frame["kurtosis"].notna().any() and len(trace.exponents)
     assert set(trace.channels["name"]) >= {"query", "embed"} and "soft" not in set(trace.channels["name"])
+
+
+class Skipping(nn.Module):
+    """Calls its layers by turns, as LayerDrop and a mixture of experts do."""
+
+    def __init__(self, turns: list[tuple[int, ...]]) -> None:
+        super().__init__()
+        self.layers, self.head = nn.ModuleList(nn.Linear(8, 8) for _ in range(4)), nn.Linear(8, 3)
+        self.turns, self.number = turns, 0
+
+    def forward(self, x):
+        for i in self.turns[self.number % len(self.turns)]:
+            x = x + torch.relu(self.layers[i](x))
+        self.number += 1
+        return self.head(x)
+
+
+class Caught(Skipping):
+    """A layer that raises on some batches, and whose caller goes on without it."""
+
+    def forward(self, x):
+        self.number += 1
+        with contextlib.suppress(RuntimeError):
+            x = x + self.layers[0](x[:, :7] if self.number == 1 else x)
+        for layer in self.layers[1:]:
+            x = layer(x)
+        return self.head(x)
+
+
+class Detached(Skipping):
+    """A layer whose output is detached in some batches."""
+
+    def forward(self, x):
+        self.number += 1
+        for layer in self.layers:
+            x = layer(x)
+            x = x.detach() if layer is self.layers[2] and self.number != 2 else x
+        return self.head(x)
+
+
+def eights(n: int = 3) -> list[torch.Tensor]:
+    return [torch.randn(6, 8, generator=torch.Generator().manual_seed(i)) for i in range(n)]
+
+
+PARTLY = {
+    "LayerDrop": (lambda: Skipping([(1, 2), (0, 2), (0, 1, 3)]), [2, 2, 2, 1]),
+    "experts": (lambda: Skipping([(0,), (1, 2), (3,)]), [1, 1, 1, 1]),
+    "a call that raises": (lambda: Caught([]), [3, 3, 3, 3]),
+    "a graph that is cut": (lambda: Detached([]), [3, 3, 3, 3]),
+}
+
+
+@pytest.mark.parametrize("case", PARTLY)
+def test_what_some_batch_measured_is_not_unmeasured(case):
+    make, called = PARTLY[case]
+    trace = spp.trace(make(), eights(), restore=False)
+    for signal in ("activation", "gradient", "weight_gradient"):
+        assert {f"layers.{i}" for i in range(4)} <= set(trace.frame[trace.frame.signal == signal].name), signal
+    assert trace.unmeasured[trace.unmeasured.name.str.startswith("layers")].empty
+    assert not trace.findings.frame.rule.isin(["no_gradient", "never_ran"]).any()
+    rows = trace.frame.set_index(["name", "signal", "output"]).sort_index()
+    assert [rows.loc[(f"layers.{i}", "activation", ""), "called"] for i in range(4)] == called
+    assert [rows.loc[(f"layers.{i}", "weight", "weight"), "called"] for i in range(4)] == called
+    assert rows.loc[("head", "activation", ""), "called"] == rows.loc[("", "gradient", ""), "called"] == 3
+    assert trace.frame.depth.notna().all() and (trace.modules.depth.notna() == (trace.modules.calls > 0)).all()
+
+
+def test_what_no_batch_measured_says_how_often_it_was_called():
+    model = Skipping([(1, 2), (2,), (2, 1)])
+    for parameter in model.layers[1].parameters():
+        parameter.requires_grad_(False)
+    trace = spp.trace(model, eights(), restore=False)
+    reasons = trace.unmeasured.set_index(["name", "signal"]).sort_index()["reason"]
+    assert (reasons["layers.1", "weight_gradient"] == "frozen: requires_grad is False (called in 2 of 3 batches)").all()
+    assert reasons["layers.0", "activation"].startswith("never called in this pass")
+    assert trace.findings.frame.rule.eq("never_ran").any()  # layers 0 and 3 ran in no batch
+    never = trace.frame[(trace.frame.name == "layers.0") & (trace.frame.signal == "weight")]
+    assert (never["called"] == 0).all() and never["depth"].isna().all()
+
+
+def test_a_hole_of_all_batches_is_still_a_finding():
+    class Cut(Skipping):
+        def forward(self, x):
+            return self.head(super().forward(x).detach().repeat(1, 3)[:, :8])
+
+    trace = spp.trace(Cut([(0, 1), (2, 3), (0, 3)]), eights(), restore=False)
+    assert trace.findings.frame.rule.eq("no_gradient").any()
+
+
+@pytest.mark.parametrize("every_step", [1, 3])
+def test_a_watch_strikes_out_what_a_later_forward_filled(every_step, tmp_path):
+    model = Skipping([(1, 2), (0, 2), (0, 1, 3)])
+    optimizer = torch.optim.SGD(model.parameters(), 0.1)
+    with spp.watch(model, optimizer, every=1, path=tmp_path / "run") as watch:
+        for number, x in enumerate(eights(6)):
+            model(x).square().mean().backward()
+            if (number + 1) % every_step == 0:
+                optimizer.step()
+                optimizer.zero_grad()
+    assert watch.unmeasured[watch.unmeasured.signal.isin(["activation", "weight_gradient"])].empty
+    assert not watch.findings.frame.rule.isin(["no_gradient", "never_ran"]).any()
+    called = watch.frame.query("name == 'layers.2' and signal == 'gradient'")["called"]
+    assert called.tolist() == ([1] * 4 if every_step == 1 else [2, 2])
+    again = spp.load(tmp_path / "run")
+    assert len(again.unmeasured) == len(watch.unmeasured) and again.frame["called"].equals(watch.frame["called"])

@@ -31,9 +31,15 @@ class Unmeasured:
     reason: str
 
     @property
-    def key(self) -> tuple[str, int | None, str, Signal]:
-        """What makes those of several batches one row."""
-        return self.name, self.call, self.output, self.signal
+    def partial(self) -> bool:
+        """Whether the row is there, with a part of its statistics."""
+        return self.reason == VARYING
+
+    @property
+    def key(self) -> tuple[str, int | None, str, Signal, bool]:
+        """What makes those of several batches one row; parameters are the same whether or not their module was called."""
+        call = self.call if self.signal is Signal.ACTIVATION else self.call or 0
+        return self.name, call, self.output, self.signal, self.partial
 
 
 def unmeasured(entry: Entry, call: Call | None, output: str, signal: Signal, reason: str) -> Unmeasured:

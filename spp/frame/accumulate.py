@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 
@@ -22,7 +23,7 @@ class Row:
     """One row of the frame before its statistics are computed; ``shape`` is one batch's.
 
     ``sharded`` marks a parameter of which other processes hold other parts, ``hidden`` a residual stream that no module gives
-    out: it is told in the blocks alone.
+    out: it is told in the blocks alone. ``called`` says in how many of the merged batches the module made this call.
     """
 
     name: str
@@ -40,6 +41,7 @@ class Row:
     sums: Sums
     sharded: bool = False
     hidden: bool = False
+    called: int = 0
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -61,7 +63,6 @@ class Accumulator:
     """Rows, merges and what was not measured, over all batches of a trace.
 
     Attributes:
-        unmeasured: What was not measured in some batch.
         calls: For each module that ran, the depth of its first call and the most calls in a batch.
         inputs: For each of these, its calls in the first batch, which know their inputs.
     """
@@ -69,18 +70,21 @@ class Accumulator:
     def __init__(self) -> None:
         self._rows: dict[Key, Row] = {}
         self._merges: dict[tuple[str, int, int], MergeRow] = {}
-        self.unmeasured: list[Unmeasured] = []
+        self._unmeasured: dict[object, Unmeasured] = {}
+        self._called: Counter[tuple[str, int]] = Counter()
         self.calls: dict[str, tuple[int | None, int]] = {}
         self.inputs: dict[str, list[Call]] = {}
 
     @property
     def rows(self) -> list[Row]:
         """The rows of the frame so far."""
-        return [row for row in self._rows.values() if not row.hidden]
+        return [row for row in self.all_rows if not row.hidden]
 
     @property
     def all_rows(self) -> list[Row]:
         """These and the hidden ones."""
+        for row in self._rows.values():
+            row.called = self._called[row.name, row.call]
         return list(self._rows.values())
 
     @property
@@ -88,26 +92,52 @@ class Accumulator:
         """The residual merges, in the order in which they happened."""
         return list(self._merges.values())
 
+    @property
+    def unmeasured(self) -> list[Unmeasured]:
+        """What no batch filled, and in how many batches its module was called, where that is not all of them."""
+        batches, left = max(self._called.values(), default=0), []
+        for one in self._unmeasured.values():
+            called = self._called[one.name, one.call or 0]
+            if one.partial or called in (0, batches):
+                left.append(one)
+            else:
+                left.append(replace(one, reason=f"{one.reason} (called in {called} of {batches} batches)"))
+        return [one for one in left if not self.fills(one)]
+
+    def fills(self, one: Unmeasured) -> bool:
+        """Whether some batch measured what another did not."""
+        if one.partial:
+            return False
+        if one.call is None and one.signal is Signal.ACTIVATION:
+            # of the module itself, not of one that it calls and that is not registered
+            return not one.output and (one.name, 0) in self._called
+        return (one.name, one.call or 0, one.output, one.signal) in self._rows
+
     def add(self, result: Pass) -> None:
         """Merge in what one batch gave; a parameter's own values do not change between batches and count once."""
         for sites, hidden in ((result.sites, False), (result.streams, True)):
             for site in sites:
                 signal, gradient = site.signals
                 value, arrived = result.values.get(site), result.gradients.get(site)
-                if value is not None and not (site.is_weight and _key(site, signal) in self._rows):
+                known = self._rows.get(_key(site, signal)) if site.is_weight else None
+                if known is not None and known.depth is None and site.call is not None:
+                    # no batch before had called the module
+                    known.depth = site.call.depth
+                if value is not None and known is None:
                     self._put(site, signal, value, result.roles.get(site), hidden)
                 if arrived is not None:
                     self._put(site, gradient, arrived, result.roles.get(site), hidden)
         for entry, calls in result.calls.items():
             # a call that was caught with its exception has no depth
             first = next((call.depth for call in calls if call.depth >= 0), None)
-            known, number = self.calls.get(entry.name, (first, 0))
-            self.calls[entry.name] = known, max(len(calls), number)
+            depth, number = self.calls.get(entry.name, (None, 0))
+            self.calls[entry.name] = first if depth is None else depth, max(len(calls), number)
+            self._called.update((entry.name, call.number) for call in calls)
             self.inputs.setdefault(entry.name, list(calls))
         for merge in result.merges:
             place = merge.block.entry.name, merge.block.number, merge.number
             self._merges.setdefault(place, _merge_row(merge))
-        self.unmeasured += result.unmeasured
+        self._unmeasured.update((one.key, one) for one in result.unmeasured)
 
     def absorb(self, rows: Iterable[Row], merges: Iterable[MergeRow], adds: Callable[[Row], bool]) -> None:
         """Merge in what another process gave.
@@ -117,11 +147,14 @@ class Accumulator:
             merges: Its residual merges.
             adds: Whether a row is about other elements than the row that is known already; else it is the same once more.
         """
+        called: dict[tuple[str, int], int] = {}
         for row in rows:
             key = (row.name, row.call, row.output, row.signal)
+            called[row.name, row.call] = row.called
             known = self._rows.setdefault(key, row)
             if known is not row and adds(row):
                 self._add(known, row.sums)
+        self._called.update(called)
         for merge in merges:
             self._merges.setdefault((merge.block, merge.call, merge.number), merge)
 
@@ -155,7 +188,8 @@ class Accumulator:
     def _add(self, row: Row, sums: Sums) -> None:
         before, row.sums = row.sums, row.sums.merge(sums)
         if row.sums.varying and not before.varying:
-            self.unmeasured.append(Unmeasured(row.name, row.type, row.call, row.output, row.signal, VARYING))
+            why = Unmeasured(row.name, row.type, row.call, row.output, row.signal, VARYING)
+            self._unmeasured[why.key] = why
 
 
 def _key(site: Site, signal: Signal) -> Key:

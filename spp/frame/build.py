@@ -92,6 +92,7 @@ def word_columns(rows: Sequence[Row], blocks: Iterable[str]) -> dict[Column, obj
         Column.BLOCK: [enclosing(row.name) for row in rows],
         Column.SHAPE: [shape_name(row.shape) for row in rows],
         Column.DTYPE: [dtype_name(row.dtype) for row in rows],
+        Column.CALLED: [row.called for row in rows],
     }
 
 
@@ -302,7 +303,8 @@ def _category(values: Sequence[str | None], categories: Iterable[str]) -> pd.Cat
 
 @lru_cache(maxsize=64)
 def _categorical(names: tuple[str, ...]) -> pd.CategoricalDtype:
-    return pd.CategoricalDtype(list(names))
+    # no names at all would be categories of objects
+    return pd.CategoricalDtype(pd.Index(names, dtype="str"))
 
 
 def table_of(columns: Mapping[_C, object], specs: Mapping[_C, Spec]) -> pd.DataFrame:

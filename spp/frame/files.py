@@ -167,7 +167,7 @@ def read_table(path: Path, shown: str, entry: Mapping[str, Any] | None = None) -
     except Exception as error:
         reason = "no such file" if isinstance(error, FileNotFoundError) else first_line(error)
         raise StoreError(f"{path.name} of a run can be read", received=reason, where=shown) from error
-    return _with_kind(table)
+    return _completed(table)
 
 
 def first_line(error: BaseException) -> str:
@@ -181,14 +181,17 @@ def _checksum(path: Path) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
-def _with_kind(table: pd.DataFrame) -> pd.DataFrame:
-    """The column that version 1 lacked in tables of layers, as far as the names of their classes tell."""
+def _completed(table: pd.DataFrame) -> pd.DataFrame:
+    """The columns that version 1 lacked: the kind as far as the names of classes tell, the number of calls missing."""
     if Column.KIND not in table and {Column.TYPE, Column.LEAF} <= set(table):
         kinds = [
             kind_of_name(str(t), bool(leaf)) for t, leaf in zip(table[Column.TYPE], table[Column.LEAF], strict=True)
         ]
         kind = pd.Categorical([str(k) for k in kinds], list(map(str, LayerKind)))
         table.insert(list(table).index(Column.TYPE) + 1, str(Column.KIND), pd.Series(kind, index=table.index))
+    if Column.CALLED not in table and Column.NUMEL in table:
+        missing = pd.Series(pd.NA, index=table.index, dtype="Int64")
+        table.insert(list(table).index(Column.DTYPE) + 1, str(Column.CALLED), missing)
     return table
 
 

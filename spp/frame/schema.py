@@ -22,7 +22,7 @@ from spp.stats.statistics import Spec as Spec
 from spp.vocabulary import LayerKind, Role, Severity, Signal
 
 VERSION = 2
-"""Version of the stored layout; a reader refuses a later one. Version 1 lacked ``kind``, in the frame and in ``modules``."""
+"""Version of the stored layout; a reader refuses a later one. Version 1 lacked ``called`` and ``kind``."""
 
 
 class Described(StrEnum):
@@ -63,6 +63,15 @@ class Column(Described):
     BLOCK = "block", Spec("str", "block", "innermost enclosing residual block", missing=True)
     SHAPE = "shape", Spec("str", "shape", "shape of one batch's tensor, as 32x64x56x56; empty for a scalar")
     DTYPE = "dtype", Spec("str", "dtype", "dtype of the tensor, as float32")
+    CALLED = (
+        "called",
+        Spec(
+            "Int64",
+            "batches",
+            "in how many of the merged batches the module made this call; missing in runs of version 1",
+            missing=True,
+        ),
+    )
     CHANNELS = "channels", ROWS["channels"].column
     NUMEL = "numel", ROWS["numel"].column
     MEAN = "mean", ROWS["mean"].column

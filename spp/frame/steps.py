@@ -168,6 +168,7 @@ def _facts(row: Row) -> tuple[object, ...]:
         row.depth,
         row.shape,
         row.dtype,
+        row.called,
     )
 
 

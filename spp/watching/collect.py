@@ -16,22 +16,20 @@ from spp.capture.parameters import parameters_of
 from spp.capture.sites import Entry
 from spp.capture.unmeasured import Unmeasured
 from spp.errors import SppError, SppWarning
+from spp.frame.accumulate import Accumulator
 from spp.frame.build import build_unmeasured, module_columns, table_of
 from spp.frame.runs import NEXT_STEP, RunWriter
 from spp.frame.schema import (
     MODULE_COLUMNS,
-    UNMEASURED_COLUMNS,
     WATCH_BLOCK_COLUMNS,
     WATCH_COLUMNS,
     ModuleColumn,
-    UnmeasuredColumn,
 )
 from spp.frame.steps import History, Sampled, joined, sampled
+from spp.vocabulary import Signal
 from spp.watching.distributed import Ranks
 from spp.watching.sample import Finished
 
-KEY = (UnmeasuredColumn.NAME, UnmeasuredColumn.CALL, UnmeasuredColumn.OUTPUT, UnmeasuredColumn.SIGNAL)
-"""What makes two reasons one."""
 Shapes = dict[str, tuple[int, ...]]
 Listener = Callable[[pd.DataFrame, pd.DataFrame], None]
 
@@ -50,8 +48,10 @@ class Keeper:
         self.history = History()
         self._module_columns: dict[ModuleColumn, object] = module_columns([], {}, {})
         self._stale = True
-        self._unmeasured: list[pd.DataFrame] = []
-        self._known: set[object] = set()
+        self._holes: dict[object, Unmeasured] = {}
+        self._filled: set[object] = set()
+        self._seen: dict[str, object] = {}
+        self._unmeasured: pd.DataFrame | None = None
         self._shapes: Shapes | None = None
         self._modules: pd.DataFrame | None = None
         self.listeners: list[Listener] = []
@@ -61,9 +61,9 @@ class Keeper:
         self._compare(finished)
         new: list[Sampled] = []
         for mode, measured in finished.measured.items():
+            self._note(measured, mode)
             one = sampled(measured, finished.step, mode, finished.updates)
             self.history.add(one)
-            self._note(measured.unmeasured)
             new.append(one)
         if self._stale:
             first = next(iter(finished.measured.values()), None)
@@ -85,10 +85,11 @@ class Keeper:
         if self._writer is None:
             return start or 0
         first = self._writer.open(run, start)
-        before = self._writer.unmeasured()
-        self._unmeasured = [before]
-        rows = before[[str(c) for c in KEY]].astype(object).where(before[[str(c) for c in KEY]].notna(), None)
-        self._known.update(tuple(row) for row in rows.itertuples(index=False))
+        before = self._writer.unmeasured().astype(object)
+        for fact in before.where(before.notna(), None).to_dict("records"):
+            named = {str(name): value for name, value in fact.items()}
+            hole = Unmeasured(**{**named, "signal": Signal(named["signal"])})
+            self._holes[hole.key] = hole
         return first
 
     def flush(self, next_step: int) -> None:
@@ -141,16 +142,24 @@ class Keeper:
 
     @property
     def unmeasured(self) -> pd.DataFrame:
-        """One row per thing that was not measured in some step."""
-        if len(self._unmeasured) != 1:
-            self._unmeasured = [joined(self._unmeasured, UNMEASURED_COLUMNS)]
-        return self._unmeasured[0]
+        """One row per thing that was measured in no step."""
+        if self._unmeasured is None:
+            self._unmeasured = build_unmeasured(list(self._holes.values()))
+        return self._unmeasured
 
-    def _note(self, rows: list[Unmeasured]) -> None:
-        new = [row for row in rows if row.key not in self._known]
-        if new:
-            self._known.update(row.key for row in new)
-            self._unmeasured.append(build_unmeasured(new))
+    def _note(self, measured: Accumulator, mode: str) -> None:
+        """Take in what this step did not measure, and strike out what it, or a step before, did."""
+        unmeasured, rows = measured.unmeasured, measured.rows
+        seen = len(rows), [one.key for one in unmeasured]
+        # nearly every step is like the one before it, and going over its rows would take longer than all the rest
+        if self._seen.get(mode) == seen:
+            return
+        self._seen[mode] = seen
+        self._filled.update((row.name, row.call, row.output, row.signal) for row in rows)
+        self._filled.update((row.name, None, "", Signal.ACTIVATION) for row in rows if row.called)
+        holes = self._holes | {one.key: one for one in unmeasured if one.key not in self._holes}
+        self._holes = {key: one for key, one in holes.items() if one.partial or one.key[:-1] not in self._filled}
+        self._unmeasured = None
 
     def _compare(self, finished: Finished) -> None:
         """Say when the model is another than in the step before; rows go on under their names."""

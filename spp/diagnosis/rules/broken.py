@@ -119,7 +119,7 @@ def no_gradient(view: View, at: Any) -> Iterator[Finding]:
     if "weight_gradient" not in view.run.get("signals", ["weight_gradient"]):
         return
     missing = [row for row in records(view.unmeasured) if row.signal == Signal.WEIGHT_GRADIENT]
-    if not view.weight_gradients and NO_BACKWARD in {row.reason for row in missing}:
+    if not view.weight_gradients and any(str(row.reason).startswith(NO_BACKWARD) for row in missing):
         yield Finding(
             severity=Severity.ERROR,
             name="",
@@ -128,7 +128,7 @@ def no_gradient(view: View, at: Any) -> Iterator[Finding]:
             remedy="Look for no_grad, detach or integer outputs between the parameters and the loss; unfreeze parameters.",
         )
         return
-    missed = {str(row.name) for row in missing if row.reason in (UNREACHED, NO_BACKWARD)}
+    missed = {str(row.name) for row in missing if str(row.reason).startswith((UNREACHED, NO_BACKWARD))}
     yield from _unreached(view, missed)
 
 
