@@ -1,8 +1,12 @@
 """The conventions for batches and losses: what is fed to the model, and what its backward pass starts from.
 
-A batch is a tensor; a pair ``(inputs, targets)``; a mapping of keyword arguments; or an iterable of these, as a DataLoader.
+A batch is a tensor; a pair ``(inputs, targets)``; a mapping of keyword arguments; any other object, which is the one input of
+the model; or an iterable of these, as a DataLoader. Several positional inputs are a tuple in the pair's first place,
+``((a, b), target)``, or in a tuple of their own, ``((a, b),)``.
+
 The loss, where none is given, is the output's own ``.loss``; else cross-entropy for class indices and mean squared error for
-floats; else a *probe*: a standard-normal cotangent on every floating output, which is what mean-field theory speaks of.
+floats; else the output itself, where it is a scalar, or the scalar in it that is the loss (:func:`_loss_in`); else a *probe*: a
+standard-normal cotangent on every floating output, which is what mean-field theory speaks of, and 1 on scalars.
 """
 
 from __future__ import annotations
@@ -14,6 +18,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 from torch.nn.utils.rnn import PackedSequence
+from torch.utils.data import DataLoader
 
 from spp import _torch
 from spp._pytree import describe, tensors_in
@@ -23,6 +28,12 @@ LossFunction = Callable[[Any, Any], Tensor]
 
 IGNORED = -100
 """Class index that torch's cross-entropy passes over."""
+
+SEVERAL_INPUTS = (
+    "Several inputs are given as ((a, b), target), or ((a, b),) without a target;"
+    " (a, b) and [a, b] are an input and its target"
+)
+"""What to do where a pair was meant as two inputs."""
 
 _SINGLE = (Tensor, Mapping, PackedSequence)
 
@@ -53,14 +64,22 @@ class Batch:
 
 
 def is_iterable_of_batches(batch: Any) -> bool:
-    """Whether ``batch`` gives batches one by one, rather than being one."""
-    if isinstance(batch, (*_SINGLE, tuple)):
+    """Whether ``batch`` gives batches one by one, rather than being one.
+
+    An object that can be moved to a device is one, though it may be iterable, as the graphs of PyG are.
+    """
+    if isinstance(batch, (*_SINGLE, tuple)) or _is_object(batch):
         return False
     if isinstance(batch, list):
         if len(batch) == 2:  # a DataLoader's default collation turns pairs into lists
-            return all(isinstance(item, tuple | list | Mapping) for item in batch)
+            return all(isinstance(item, tuple | list | Mapping) or _is_object(item) for item in batch)
         return True
     return isinstance(batch, Iterable)
+
+
+def _is_object(value: Any) -> bool:
+    moves = callable(getattr(value, "to", None))
+    return moves and not isinstance(value, Tensor | PackedSequence | DataLoader | Iterator)
 
 
 def batches_of(batch: Any) -> Iterator[Batch]:
@@ -74,6 +93,10 @@ def batches_of(batch: Any) -> Iterator[Batch]:
         return
     empty = True
     for item in batch:
+        if empty and isinstance(item, tuple) and len(item) == 2 and isinstance(item[0], str):
+            # an object that iterates over its fields by name, as the graphs of PyG do, is one batch
+            yield sort_out(batch)
+            return
         empty = False
         yield sort_out(item)
     if empty:
@@ -100,7 +123,7 @@ def sort_out(batch: Any) -> Batch:
             "a batch is a tensor, a pair (inputs, targets), a mapping of keyword arguments, or an iterable of these",
             received=describe(batch),
             where="batch",
-            remedy="Several positional inputs go in as a tuple in the pair's first place: ((a, b), target)",
+            remedy=SEVERAL_INPUTS,
         )
     if batch is None or isinstance(batch, str | bytes | int | float):
         raise InputError(
@@ -167,10 +190,12 @@ class Objective:
         if self._loss is not None:
             self.kind = getattr(self._loss, "__name__", type(self._loss).__name__)
             loss: Any = self._loss(output, target)
-        elif isinstance(own := _own_loss(output), Tensor):
+        elif isinstance(own := _field(output, "loss"), Tensor):
             self.kind, loss = "model", own
-        elif target is not None:
-            self.kind, loss = _supervised(_prediction(output), target)
+        elif target is not None and (prediction := _prediction(output, target)) is not None:
+            self.kind, loss = _supervised(prediction, target)
+        elif (found := _loss_in(output)) is not None:
+            self.kind, loss = found
         else:
             self.kind = "probe"
             return self._probe(output)
@@ -190,6 +215,11 @@ class Objective:
         for _, tensor in tensors_in(output):
             if not tensor.is_floating_point():
                 continue
+            if not tensor.dim() and tensor.requires_grad:
+                # a penalty beside the outputs is part of a loss, and a random factor would turn its sign
+                roots.append(tensor)
+                cotangents.append(None)
+                continue
             normal = torch.randn(tensor.shape, generator=self._generator, dtype=torch.float32)
             if tensor.requires_grad:
                 roots.append(tensor)
@@ -201,25 +231,71 @@ def _positional(inputs: Any) -> tuple[Any, ...]:
     return tuple(inputs) if isinstance(inputs, tuple | list) and not isinstance(inputs, PackedSequence) else (inputs,)
 
 
-def _own_loss(output: Any) -> Any:
-    return output.get("loss") if isinstance(output, Mapping) else getattr(output, "loss", None)
+def _field(output: Any, name: str) -> Any:
+    return output.get(name) if isinstance(output, Mapping) else getattr(output, name, None)
 
 
-def _prediction(output: Any) -> Tensor:
-    """The tensor a target is compared with: the output, its ``logits`` or ``out``, else its first floating tensor."""
+def _loss_in(output: Any) -> tuple[str, Tensor] | None:
+    """The loss that an output is or holds, and how it came to be; None where none of its scalars is known to be one.
+
+    A scalar that needs a gradient is the loss where it is the output; where it comes first in a tuple, is called a loss or is
+    all that needs a gradient; and where it was computed from the other outputs. Of several scalars that is the one made of all
+    the others; a mapping of scalars without one (a detector's losses) is their sum.
+    """
+    if isinstance(output, Tensor):
+        return ("model", output) if _is_scalar(output) else None
+    floating = [(name, t) for name, t in tensors_in(output) if t.is_floating_point() and t.requires_grad]
+    scalars = {name: t for name, t in floating if _is_scalar(t)}
+    if not scalars:
+        return None
+    nodes = {name: _nodes(t) for name, t in scalars.items()}
+    whole = next((n for n in scalars if all(t.grad_fn in nodes[n] for t in scalars.values())), None)
+    others = [t for _, t in floating if not _is_scalar(t)]
+    if whole is None:
+        return None if others else (f"sum of {', '.join(scalars)}", sum(scalars.values(), torch.tensor(0.0)))
+    first = isinstance(output, tuple | list) and len(output) > 0 and output[0] is scalars[whole]
+    made_of = any(t.grad_fn in nodes[whole] for t in others)
+    is_loss = first or made_of or not others or "loss" in whole.lower()
+    return ("model", scalars[whole]) if is_loss else None
+
+
+def _is_scalar(tensor: Tensor) -> bool:
+    # a leaf is a parameter that the model gives out, as a temperature
+    return not tensor.dim() and tensor.is_floating_point() and (tensor.grad_fn is not None or not tensor.requires_grad)
+
+
+def _nodes(tensor: Tensor) -> set[Any]:
+    """What a tensor was computed by."""
+    queue, seen = [tensor.grad_fn], {tensor.grad_fn}
+    while queue:
+        node: Any = queue.pop()
+        new = {parent for parent, _ in node.next_functions if parent is not None} - seen
+        seen |= new
+        queue += new
+    return seen
+
+
+def _prediction(output: Any, target: Any) -> Tensor | None:
+    """The tensor a target is compared with: the output, its ``logits`` or ``out``, else its first floating tensor.
+
+    None where there are scalars alone, and the target is none.
+    """
     for name in ("logits", "out"):
-        found = output.get(name) if isinstance(output, Mapping) else getattr(output, name, None)
+        found = _field(output, name)
         if isinstance(found, Tensor):
             return found
-    for _, tensor in tensors_in(output):
-        if tensor.is_floating_point():
-            return tensor
-    raise InputError(
-        "with a target the output holds a floating tensor to compare it with",
-        received=describe(output),
-        where="loss",
-        remedy="Pass loss=, a callable (output, target) -> scalar",
-    )
+    floating = [tensor for _, tensor in tensors_in(output) if tensor.is_floating_point()]
+    whole = [tensor for tensor in floating if tensor.dim()]
+    if not floating:
+        raise InputError(
+            "with a target the output holds a floating tensor to compare it with",
+            received=describe(output),
+            where="loss",
+            remedy="Pass loss=, a callable (output, target) -> scalar",
+        )
+    if not whole and not (isinstance(target, Tensor) and target.dim() == 0):
+        return None
+    return (whole or floating)[0]
 
 
 def _supervised(output: Tensor, target: Any) -> tuple[str, Tensor]:
@@ -231,7 +307,7 @@ def _supervised(output: Tensor, target: Any) -> tuple[str, Tensor]:
                 f"class indices for an output of shape {tuple(output.shape)} have shape {tuple(expected)}",
                 received=describe(target),
                 where="targets",
-                remedy="Pass loss= for another loss",
+                remedy=f"Pass loss= for another loss. {SEVERAL_INPUTS}",
             )
         counted = target[target != IGNORED]
         if counted.numel() and not 0 <= int(counted.min()) <= int(counted.max()) < output.shape[classes]:
@@ -247,7 +323,7 @@ def _supervised(output: Tensor, target: Any) -> tuple[str, Tensor]:
                 "float targets have the output's shape",
                 received=f"{tuple(target.shape)} for an output of {tuple(output.shape)}",
                 where="targets",
-                remedy="Pass loss= for another loss",
+                remedy=f"Pass loss= for another loss. {SEVERAL_INPUTS}",
             )
         return "mse", nn.functional.mse_loss(output, target.to(output.dtype))
     raise InputError(

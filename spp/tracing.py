@@ -19,7 +19,7 @@ from spp.capture.recorder import Recorder
 from spp.capture.sites import ChannelAxis, Entry, Selection, roster
 from spp.capture.stage import Depth
 from spp.capture.state import Restore, kept, patient_collector, preserved, set_aside
-from spp.errors import InputError
+from spp.errors import InputError, TraceError
 from spp.frame.accumulate import Accumulator
 from spp.frame.build import (
     block_columns,
@@ -31,7 +31,15 @@ from spp.frame.build import (
     unmeasured_columns,
 )
 from spp.frame.schema import BLOCK_COLUMNS, MODULE_COLUMNS, UNMEASURED_COLUMNS
-from spp.objective import Batch, LossFunction, Objective, batches_of, is_iterable_of_batches, to_device
+from spp.objective import (
+    SEVERAL_INPUTS,
+    Batch,
+    LossFunction,
+    Objective,
+    batches_of,
+    is_iterable_of_batches,
+    to_device,
+)
 from spp.run import Run, describe_model, no_channels, no_exponents
 from spp.stats import backends
 from spp.stats.extra import POWERS
@@ -62,12 +70,15 @@ def trace(
 
     Args:
         model: Any ``torch.nn.Module``, in the mode (train or eval) it is in.
-        batch: A tensor; a pair ``(inputs, targets)``; a mapping of keyword arguments; or an iterable of any of these (a
-            DataLoader), whose statistics are merged exactly. Several positional inputs go in as a tuple in the pair's first
-            place: ``((a, b), target)``. Tensors are moved to the model's device.
+        batch: A tensor; a pair ``(inputs, targets)``; a mapping of keyword arguments; another object, as a graph of PyG; or an
+            iterable of any of these (a DataLoader), whose statistics are merged exactly. Several positional inputs go in as a
+            tuple in the pair's first place, ``((a, b), target)``, or in a tuple of their own, ``((a, b),)``: ``(a, b)`` and
+            ``[a, b]`` are an input and its target. Tensors are moved to the model's device.
         loss: ``(output, target) -> scalar``. Left out: the output's own ``.loss`` where it has one; else, with a target,
-            cross-entropy for class indices and mean squared error for floats; else a probe, a standard-normal cotangent on
-            every floating output, drawn from a private generator seeded by ``seed``.
+            cross-entropy for class indices and mean squared error for floats; else the output where it is a scalar, the scalar
+            in it that was made of the other outputs, comes first or is called a loss, or the sum of a mapping of scalars (a
+            detector in training); else a probe, a standard-normal cotangent on every floating output, drawn from a private
+            generator seeded by ``seed``. ``run.info["loss"]`` says which.
         signals: Which of ``activation``, ``gradient``, ``weight``, ``weight_gradient`` to measure.
         include: Glob patterns over qualified names, module classes, or predicates ``(name, module) -> bool``.
         exclude: The same, for modules to leave out.
@@ -114,7 +125,11 @@ def trace(
                 # what the batch before has left in the model came with its graph, which is used up
                 if seen.sizes:
                     state.cut()
-                with kept(one.tensors(), (one.args, one.kwargs, one.target)), _undistributed(entries):
+                with (
+                    kept(one.tensors(), (one.args, one.kwargs, one.target)),
+                    _undistributed(entries),
+                    _inputs_explained(),
+                ):
                     forward, aim = partial(model, *one.args, **one.kwargs), partial(objective, target=one.target)
                     measured.add(recorder.run(forward, aim, set_aside, keep_graph=state.has_history))
                 seen.note(one, objective)
@@ -139,6 +154,19 @@ def trace(
             build_exponents(measured.rows) if exponents else no_exponents,
             build_channels(measured.rows) if channels else no_channels,
         )
+
+
+@contextmanager
+def _inputs_explained() -> Iterator[None]:
+    """Say how several inputs are given, where the model missed one."""
+    try:
+        yield
+    except TraceError as error:
+        cause = error.__cause__
+        missed = isinstance(cause, TypeError) and "required positional argument" in str(cause)
+        if missed and error.where.startswith("the model"):
+            error.remedy = SEVERAL_INPUTS
+        raise
 
 
 class _Seen:
