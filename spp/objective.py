@@ -159,6 +159,13 @@ def _handle(tensor: Tensor, device: torch.device | None) -> Tensor:
     with _torch.unseen_by_subclasses():  # subclasses see what the model does, not what is asked about them
         moves, inference = device is not None and tensor.device != device, tensor.is_inference()
         leaf, wanted = tensor.is_leaf, tensor.requires_grad
+        if tensor.is_meta or hasattr(tensor, "fake_mode"):
+            raise InputError(
+                "a batch that is traced has values",
+                received="a tensor on the meta device or under a FakeTensorMode",
+                where="batch",
+                remedy="Draw one, for example with spp.data.gaussian",
+            )
         # a subclass, or a tensor with attributes of the user's, would lose them
         plain = type(tensor) is Tensor and not tensor.__dict__
     if moves:

@@ -22,14 +22,19 @@ LOWEST, HIGHEST = -160, 160
 BINS = HIGHEST - LOWEST + 1
 
 
+_FAR = 1000
+"""The largest exponent of a unit: torch makes ``2**k`` first, which ends at 1024."""
+
+
 class Power(IntEnum):
-    """Rows of a ``(5,)`` table of central moments of a whole tensor."""
+    """Rows of a ``(6,)`` table: central moments of a whole tensor that was multiplied by ``2**EXPONENT``."""
 
     COUNT = 0
     MEAN = 1
     M2 = 2
     M3 = 3
     M4 = 4
+    EXPONENT = 5
 
 
 @torch.no_grad()
@@ -37,22 +42,32 @@ def fourth_moments(tensor: Tensor) -> Tensor:
     """Count, mean and the sums of the second to fourth powers of the deviations from it, over every finite element.
 
     Returns:
-        ``(5,)`` float64 on the tensor's device; merge with :func:`merge_fourth`.
+        ``(6,)`` float64 on the tensor's device; merge with :func:`merge_fourth`.
     """
     values = plain(tensor).to(torch.float64)
     finite = torch.isfinite(values)
     count = finite.sum().to(torch.float64)
     values = torch.where(finite, values, 0)
+    largest = values.abs().amax() if values.numel() else values.sum()
+    # fourth powers of 1e80 and of 1e-81 are no numbers any more; what is in between stays as it is, bit by bit
+    exponent = -torch.frexp(largest).exponent.to(torch.float64)
+    exponent = torch.where(exponent.abs() > 200, exponent.clamp(-_FAR, _FAR), 0)
+    # zeros are zeros in any unit, so they take that of what they are merged with
+    exponent = torch.where(largest == 0, _FAR, exponent)
+    values = torch.ldexp(values, exponent)
     mean = values.sum() / count.clamp(min=1)
     # about the mean, and then about what rounding has left of it
     centred = torch.where(finite, values - mean, 0)
     mean = mean + centred.sum() / count.clamp(min=1)
     square = centred * centred
-    return torch.stack([count, mean, square.sum(), (square * centred).sum(), (square * square).sum()])
+    return torch.stack([count, mean, square.sum(), (square * centred).sum(), (square * square).sum(), exponent])
 
 
 def merge_fourth(a: Tensor, b: Tensor) -> Tensor:
     """The moments of both sets together (Pébay 2008, SAND2008-6212, equations 2.1 and 3.1)."""
+    # in the unit of the larger of the two
+    exponent = torch.minimum(a[Power.EXPONENT], b[Power.EXPONENT])
+    a, b = _in_unit(a, exponent), _in_unit(b, exponent)
     n_a, n_b = a[Power.COUNT], b[Power.COUNT]
     n = (n_a + n_b).clamp(min=1)
     delta = b[Power.MEAN] - a[Power.MEAN]
@@ -70,18 +85,25 @@ def merge_fourth(a: Tensor, b: Tensor) -> Tensor:
         + 6 * delta**2 * (n_a**2 * b[Power.M2] + n_b**2 * a[Power.M2]) / n**2
         + 4 * delta * (n_a * b[Power.M3] - n_b * a[Power.M3]) / n
     )
-    return torch.stack([n_a + n_b, a[Power.MEAN] + delta * n_b / n, m2, m3, m4])
+    return torch.stack([n_a + n_b, a[Power.MEAN] + delta * n_b / n, m2, m3, m4, exponent])
+
+
+def _in_unit(table: Tensor, exponent: Tensor) -> Tensor:
+    degrees = torch.arange(Power.EXPONENT, dtype=torch.float64, device=table.device)
+    moments = torch.ldexp(table[: Power.EXPONENT], (exponent - table[Power.EXPONENT]) * degrees)
+    return torch.cat([moments, exponent[None]])
 
 
 def kurtosis(tables: Array) -> Array:
-    """``E[(x - mean)^4] / var^2`` of ``R`` tables, ``(R, 5) -> (R,)``: 3 for a normal distribution, NaN without spread."""
+    """``E[(x - mean)^4] / var^2`` of ``R`` tables, ``(R, 6) -> (R,)``: 3 for a normal distribution, NaN without spread."""
     count, m2, m4 = (tables[:, row] for row in (Power.COUNT, Power.M2, Power.M4))
     return np.asarray(count * m4 / np.where(m2 > 0, m2, np.nan) ** 2)
 
 
 def _scaled_fourth(table: Tensor, factor: float) -> Tensor:
     # the powers are made on the device, since a copy to it would wait for it
-    return table * factor ** torch.arange(len(Power), dtype=torch.float64, device=table.device)
+    degrees = torch.arange(Power.EXPONENT, dtype=torch.float64, device=table.device)
+    return torch.cat([table[: Power.EXPONENT] * factor**degrees, table[Power.EXPONENT :]])
 
 
 @torch.no_grad()

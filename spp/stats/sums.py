@@ -272,7 +272,8 @@ def merge_tables(a: Tensor, b: Tensor) -> Tensor:
     n = out[Row.COUNT].clamp(min=1)
     delta = b[Row.MEAN] - a[Row.MEAN]
     out[Row.MEAN] = a[Row.MEAN] + delta * (n_b / n)
-    out[Row.M2] += delta * delta * (n_a * n_b / n)
+    # in this order, since the square of a large difference is infinite, and that times no elements NaN
+    out[Row.M2] += delta * (n_a * n_b / n) * delta
     out[Row.MIN] = torch.minimum(a[Row.MIN], b[Row.MIN])
     out[Row.MAX] = torch.maximum(a[Row.MAX], b[Row.MAX])
     return out
@@ -310,7 +311,11 @@ def totals(readings: Sequence[Sums]) -> Array:
     # a few channels at a time, so that what is made of them stays in the caches
     for begin, end in _groups([table.shape[1] for table in tables], 1 << 15):
         sizes = np.array([table.shape[1] for table in tables[begin:end]])
-        out[by_channel[begin:end]] = _totals_of(np.concatenate(tables[begin:end], axis=1), sizes)
+        # squares of numbers beyond 1e154 are infinite, which the rows say
+        with np.errstate(over="ignore", invalid="ignore"):
+            out[by_channel[begin:end]] = _totals_of(np.concatenate(tables[begin:end], axis=1), sizes)
+    # of finite elements, so that only infinite sums can have made it: inf - inf, 0 * inf
+    out[np.isnan(out)] = np.inf
     if varying := [i for i in by_channel if readings[i].varying]:
         out[np.ix_(varying, _OF_CHANNELS)] = 0
     return out
@@ -365,8 +370,9 @@ def _totals_of(tables: Array, sizes: npt.NDArray[np.int64]) -> Array:
     # about the mean of all, not from squares: a mean far above the spread would leave no digits
     off = mean - np.repeat(out[:, Total.SUM] / elements, sizes)
     out[:, Total.BETWEEN] = across(np.add, count * off * off)
-    # squared, so that nothing has to be rooted; 0 where all is zero, which the zeros tell
-    limit = np.repeat(DEAD_SPREAD**2 * out[:, Total.SQUARES] / elements, sizes)
+    # squared, so that nothing has to be rooted; 0 where all is zero, which the zeros tell, and where nothing can be told
+    limit = DEAD_SPREAD**2 * out[:, Total.SQUARES] / elements
+    limit = np.repeat(np.where(np.isfinite(limit), limit, 0), sizes)
     dead = (count > 0) & ((m2 < limit * count) | (tables[Row.ZEROS] == count))
     out[:, Total.DEAD] = across(np.add, dead.astype(np.float64))
     return out

@@ -53,7 +53,7 @@ def test_fourth_moments_merge_exactly(sizes, seed, offset):
     d = x - x.mean()
     expected = [x.size, x.mean(), (d**2).sum(), (d**3).sum(), (d**4).sum()]
     scale = [1, abs(offset) + 1, expected[2], expected[2] ** 1.5 + 1e-9, expected[4]]
-    np.testing.assert_array_less(np.abs(merged.numpy() - expected), 1e-9 * np.array(scale) + 1e-12)
+    np.testing.assert_array_less(np.abs(merged.numpy()[:5] - expected), 1e-9 * np.array(scale) + 1e-12)
 
 
 def test_exponents_count_by_powers_of_two():
