@@ -19,8 +19,6 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 from torch.nn.parameter import UninitializedParameter
-from torch.nn.utils.spectral_norm import SpectralNorm
-from torch.nn.utils.weight_norm import WeightNorm
 
 from spp import _torch
 from spp.capture.sites import Call, Entry, Site, is_reducible, weight_axis
@@ -257,20 +255,36 @@ def parameters_in(modules: Iterable[nn.Module]) -> list[nn.Parameter]:
 def computed_weights(module: nn.Module, called: bool) -> tuple[list[tuple[str, Tensor]], list[tuple[str, Tensor]]]:
     """The weights of a module that are computed in the forward, and its other parameters.
 
-    Computed are those that ``functional_call`` hands in, and what a forward pre-hook of ``torch.nn.utils.weight_norm`` or
-    ``spectral_norm`` has just made, where the module was ``called``.
+    Computed are those that ``functional_call`` hands in, and what a forward pre-hook has just made, where the module was
+    ``called``: torch's pruning, the old ``weight_norm`` and ``spectral_norm``, an equalized learning rate.
     """
     computed: list[tuple[str, Tensor]] = []
     leaves: list[tuple[str, Tensor]] = []
     for name, tensor in parameters_of(module):
         is_leaf = tensor.is_leaf or not tensor.requires_grad or is_reducible(tensor)
         (leaves if is_leaf else computed).append((name, tensor))
-    for hook in module._forward_pre_hooks.values() if called else ():
-        if isinstance(hook, WeightNorm | SpectralNorm):
-            weight = module.__dict__.get(hook.name)
-            if isinstance(weight, Tensor):
-                computed.append((hook.name, weight))
+    if called and leaves and not isinstance(module, torch.jit.ScriptModule):
+        for name, value in module.__dict__.items():
+            if isinstance(value, Tensor) and not isinstance(value, nn.Parameter) and _made_of(module, name, value):
+                computed.append((name, value))
     return computed, leaves
+
+
+def _made_of(module: nn.Module, name: str, value: Tensor) -> bool:
+    """Whether a tensor attribute is a weight made of the module's parameters, and nothing that it remembers of its inputs."""
+    own = {n: p for n, p in module._parameters.items() if p is not None}
+    if not value.is_floating_point():
+        return False
+    # weight_orig, weight_v: a hook of the module or of one around it has made them, by torch's own convention
+    if any(n.startswith(f"{name}_") and p.shape == value.shape for n, p in own.items()):
+        return True
+    if not module._forward_pre_hooks or not any(p.shape == value.shape for p in own.values()):
+        return False
+    if name in ("weight", "bias"):
+        return True
+    # under another name only a matrix or a kernel: a vector in the shape of a bias may be a mean of outputs that is kept
+    leaves = {id(p) for p in own.values()}
+    return value.dim() > 1 and value.requires_grad and not leaves_outside([value], leaves)
 
 
 def leaves_outside(roots: list[Tensor], own: set[int]) -> list[Tensor]:

@@ -252,10 +252,13 @@ def network_inside(model: object) -> nn.Module:
         raise InputError("a model is a torch.nn.Module", received=f"a {type(model).__name__}", where="model")
     root = model
     while True:
-        inner = root.module if isinstance(root, DistributedDataParallel) else root._modules.get("_orig_mod")
-        if inner is None:
+        if isinstance(root, DistributedDataParallel):
+            root = root.module
+        # the children of a scripted module are no dictionary, but can be asked for
+        elif "_orig_mod" in root._modules:
+            root = root._modules["_orig_mod"]  # type: ignore[assignment]
+        else:
             return root
-        root = inner
 
 
 def optimizers_of(optimizer: Any, root: nn.Module) -> list[torch.optim.Optimizer]:

@@ -188,3 +188,25 @@ def test_evaluations_do_not_disturb_either():
             results.append((train(model, optimizer, after=evaluate(model)), state(model)))
     assert results[0][0] == results[1][0]
     assert all(torch.equal(a, b) for a, b in zip(results[0][1], results[1][1], strict=True))
+
+
+@pytest.mark.filterwarnings("ignore:.*torch.jit.*:DeprecationWarning")
+@pytest.mark.parametrize("with_optimizer", [True, False])
+@pytest.mark.parametrize("how", ["scripted", "traced", "a scripted part"])
+def test_a_scripted_root(how, with_optimizer):
+    """It has the rows that can be seen: its own outputs, and the weights of what is inside."""
+
+    def build():
+        if how == "scripted":
+            return torch.jit.script(plain())
+        if how == "traced":
+            return torch.jit.trace(plain(), batches(1)[0][0])
+        return nn.Sequential(torch.jit.script(plain()[:3]), *plain()[3:])
+
+    def sgd(parameters):
+        return torch.optim.SGD(parameters, lr=0.05)
+
+    watch = twice(build, sgd, with_optimizer=with_optimizer)
+    rows = watch.frame.query("name == ''")
+    assert rows["step"].unique().tolist() == [0, 3, 6] and {"activation", "gradient"} <= set(rows["signal"])
+    assert set(watch.frame["signal"]) == {str(s) for s in spp.ALL}

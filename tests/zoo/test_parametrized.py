@@ -5,7 +5,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 from torch.func import functional_call, stack_module_state, vmap
-from torch.nn.utils import parametrizations, parametrize
+from torch.nn.utils import parametrizations, parametrize, prune
 
 import spp
 from tests.oracle import array, assert_matches, columns
@@ -76,6 +76,130 @@ def test_the_old_norms(change):
     assert len(trace.frame.query("name == '0' and signal == 'weight_gradient' and output == 'weight'")) == 1
     raw = {n.partition(".")[2] for n, _ in model.named_parameters() if n.startswith("0.")}
     assert raw <= set(trace.frame.query("name == '0' and signal == 'weight_gradient'")["output"])
+
+
+class Equalized:
+    """``weight = weight_orig * gain`` before every call, an equalized learning rate (Karras et al. 2018)."""
+
+    def __call__(self, module: nn.Module, args: object) -> None:
+        module.weight = module.weight_orig * 0.1
+
+
+def _rename(layer: nn.Module, to: str) -> nn.Parameter:
+    raw = layer._parameters.pop("weight")
+    layer.register_parameter(to, raw)
+    return raw
+
+
+def equalized(layer: nn.Linear) -> nn.Linear:
+    _rename(layer, "weight_orig")
+    layer.register_forward_pre_hook(Equalized())
+    return layer
+
+
+def standardized(layer: nn.Linear) -> nn.Linear:
+    """By a hook on a raw parameter whose name says nothing."""
+    _rename(layer, "v")
+    layer.register_forward_pre_hook(
+        lambda m, _: setattr(m, "weight", (m.v - m.v.mean(1, keepdim=True)) / m.v.std(1, keepdim=True))
+    )
+    return layer
+
+
+class Kernel(nn.Module):
+    """Multiplies with a kernel that a hook makes, under names of its own."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.direction, self.length = nn.Parameter(torch.randn(6, 6)), nn.Parameter(torch.ones(6, 1))
+        self.register_forward_pre_hook(lambda m, _: setattr(m, "kernel", m.length * m.direction / m.direction.norm()))
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x @ self.kernel.T
+
+
+def frozen(layer: nn.Linear) -> nn.Linear:
+    prune.l1_unstructured(layer, "weight", 0.5)
+    layer.weight_orig.requires_grad_(False)
+    return layer
+
+
+def twice(layer: nn.Linear) -> nn.Linear:
+    return prune.ln_structured(prune.l1_unstructured(layer, "weight", 0.3), "weight", 0.3, n=2, dim=0)
+
+
+HOOKED = {
+    "pruned": lambda m: prune.l1_unstructured(m, "weight", 0.5),
+    "pruned twice": twice,
+    "pruned and frozen": frozen,
+    "equalized": equalized,
+    "standardized": standardized,
+}
+
+
+@pytest.mark.parametrize("change", HOOKED.values(), ids=HOOKED.keys())
+def test_a_weight_that_a_pre_hook_makes_has_a_row(change):
+    build = with_(change)
+    trace = examine(build, lambda: x(5, 6), rows=False)
+    rows = trace.frame[(trace.frame["name"] == "0") & (trace.frame["output"] == "weight")]
+    model = make(build)
+    model(x(5, 6))
+    used = model[0].weight
+    assert_matches(
+        rows.query("signal == 'weight'").iloc[0].to_dict(), columns(array(used), 0), where="the weight in use"
+    )
+    expected = ["weight", "weight_gradient"] if used.requires_grad else ["weight"]
+    assert rows["signal"].tolist() == expected
+    raw = {n for n, _ in model[0].named_parameters()}
+    assert raw <= set(trace.frame.query("name == '0' and signal == 'weight'")["output"])
+
+    optimizer = torch.optim.SGD([p for p in model.parameters() if p.requires_grad], 0.1)
+    with spp.watch(model, optimizer, every=1) as watch:
+        square(model(x(5, 6))).backward()
+        optimizer.step()
+    seen = watch.frame[(watch.frame["name"] == "0") & (watch.frame["output"] == "weight")]
+    assert seen["signal"].tolist() == expected
+    np.testing.assert_allclose(seen["mean_square"], rows["mean_square"], rtol=1e-6)
+
+
+def test_a_kernel_of_another_name_has_a_row_too():
+    trace = examine(lambda: nn.Sequential(Kernel(), nn.Tanh()), lambda: x(5, 6), rows=False)
+    assert {"kernel", "direction", "length"} == set(trace.frame.query("signal == 'weight_gradient'")["output"])
+
+
+def test_a_hook_of_the_root_makes_the_weights_of_its_layers():
+    class Hyper(nn.Sequential):
+        def __init__(self) -> None:
+            super().__init__(nn.Linear(6, 6), nn.Tanh(), nn.Linear(6, 4))
+            for layer in (self[0], self[2]):
+                _rename(layer, "weight_orig")
+            self.register_forward_pre_hook(lambda m, _: [Equalized()(layer, ()) for layer in (m[0], m[2])] and None)
+
+    trace = examine(Hyper, lambda: x(5, 6), rows=False)
+    weights = trace.frame.query("signal == 'weight_gradient' and output == 'weight'")
+    assert weights["name"].tolist() == ["0", "2"]
+
+
+def test_what_a_module_remembers_of_its_inputs_is_no_weight():
+    class Remembers(nn.Linear):
+        """Keeps its last output, and a mean of its outputs in the shape of its bias."""
+
+        def __init__(self) -> None:
+            super().__init__(6, 6)
+            self.register_forward_pre_hook(lambda m, args: setattr(m, "last_input", args[0]))
+            self.mem, self.weight_seen = torch.zeros(6), 0
+
+        def forward(self, x: Tensor) -> Tensor:
+            out = super().forward(x)
+            self.last, self.mem = out, self.mem.detach().lerp(out.mean(0), 0.1)
+            return out
+
+    class Net(nn.Sequential):
+        def __init__(self) -> None:
+            super().__init__(Remembers(), Remembers(), nn.Tanh())
+
+    trace = examine(Net, lambda: x(5, 6), rows=False)
+    assert trace.frame.query("name in ('0', '1') and signal == 'weight'")["output"].tolist() == ["weight", "bias"] * 2
 
 
 def test_reading_a_weight_does_not_advance_a_power_iteration():
