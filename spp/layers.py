@@ -101,7 +101,7 @@ class LayerRegistry(Registry[LayerRow]):
     """The rows by name, and what is derived from them for quick look-ups."""
 
     def __init__(self) -> None:
-        super().__init__("layer", describe=_described)
+        super().__init__("layer", of=LayerRow, describe=_described)
         self.by_class: dict[type, LayerRow] = {}
         self.by_name: dict[str, LayerRow] = {}
         self.predicates: list[LayerRow] = []

@@ -10,7 +10,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
-from typing import Generic, TypeVar
+from typing import Any, Generic, TypeVar
 
 from spp.errors import InputError, UnknownNameError
 
@@ -23,7 +23,9 @@ class Registry(Mapping[str, T], Generic[T]):
     Args:
         kind: What a row is, in one word or two, as errors say it: ``norm``, ``figure kind``.
         rows: The rows that come with the package.
-        describe: Gives a row's line of description, for listings; left out, the first line of its docstring.
+        of: The class that rows are of.
+        describe: Gives a row's line of description, for listings; left out, its ``description`` or the first line of its
+            docstring.
         listing: What lists all the names, where there are too many for an error message.
     """
 
@@ -32,10 +34,11 @@ class Registry(Mapping[str, T], Generic[T]):
         kind: str,
         rows: Mapping[str, T] | None = None,
         *,
+        of: Any = object,
         describe: Callable[[T], str] | None = None,
         listing: str = "",
     ) -> None:
-        self.kind, self._rows = kind, dict(rows or {})
+        self.kind, self._rows, self._of = kind, dict(rows or {}), of
         self._describe, self._listing = describe, listing
 
     def __getitem__(self, name: str) -> T:
@@ -65,8 +68,8 @@ class Registry(Mapping[str, T], Generic[T]):
     def describe(self, name: str) -> str:
         """One line about the row called ``name``."""
         row = self.row(name)
-        text = self._describe(row) if self._describe is not None else row.__doc__ or ""
-        return text.strip().partition("\n")[0]
+        text = self._describe(row) if self._describe is not None else getattr(row, "description", row.__doc__)
+        return (text or "").strip().partition("\n")[0]
 
     def register(self, name: str, row: T, *, replace: bool = False) -> T:
         """Add a row, from inside or outside the package.
@@ -80,10 +83,17 @@ class Registry(Mapping[str, T], Generic[T]):
             ``row``, so that a decorator can pass it on.
 
         Raises:
-            InputError: The name is empty or not text, or taken and ``replace`` is False.
+            InputError: The name is empty or not text, or taken and ``replace`` is False; or the row is something else.
         """
         if not isinstance(name, str) or not name:
             raise InputError(f"a {self.kind} has a name", received=repr(name), where="register")
+        # a bare module or function, the likely mistake, would fail far away, where somebody asks for the name
+        if not isinstance(row, self._of):
+            raise InputError(
+                f"rows of the table of {self.kind}s are of {self._of.__name__}",
+                received=getattr(row, "__name__", type(row).__name__),
+                where=f"register {name!r}",
+            )
         if name in self._rows and not replace:
             raise InputError(
                 f"names of the table of {self.kind}s are unique",

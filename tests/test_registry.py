@@ -38,6 +38,13 @@ def test_a_name_is_taken_once_unless_replaced():
     assert table["apple"] == "Blue."
 
 
+def test_a_row_is_of_the_class_of_the_table():
+    table = Registry[str]("fruit", of=str)
+    with pytest.raises(InputError, match=r"register 'fig': rows of the table of fruits are of str; got test_a_row"):
+        table.register("fig", test_a_row_is_of_the_class_of_the_table)
+    assert "fig" not in table
+
+
 @pytest.mark.parametrize("name", ["", None, 3])
 def test_a_name_is_text(name):
     with pytest.raises(InputError, match="has a name"):

@@ -260,6 +260,6 @@ SOURCES = Registry[Source](
         ),
         "cifar100": Source(None, "the same of 100 classes; both in their binary version", partial(_cifar, "cifar100")),
     },
-    describe=lambda source: source.description,
+    of=Source,
 )
 """Every data set by name."""

@@ -113,7 +113,7 @@ class Rule:
         return found
 
 
-RULES = Registry[Rule]("rule", describe=lambda row: row.description)
+RULES = Registry[Rule]("rule", of=Rule)
 """Every rule by name, causes before what follows from them."""
 
 

@@ -24,7 +24,7 @@ from spp.nn.norms import NEURONWISE
 from spp.registry import Registry
 
 SOURCES: Registry[Source] = Registry(
-    "model source", {"torchvision": torchvision, "timm": timm, "transformers": transformers}
+    "model source", {"torchvision": torchvision, "timm": timm, "transformers": transformers}, of=Callable
 )
 """What looks up the networks of each prefix; any other prefix is a module of the user's that has a factory."""
 

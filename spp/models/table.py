@@ -192,7 +192,7 @@ def _efficientnets() -> list[EfficientNetConfig]:
 
 
 MODELS = Registry[Model](
-    "model", {row.config.name: row for row in _rows()}, describe=lambda row: row.config.description
+    "model", {row.config.name: row for row in _rows()}, of=Model, describe=lambda row: row.config.description
 )
 """Every network by name."""
 

@@ -125,7 +125,7 @@ ACTIVATIONS = Registry[Activation](
         "sin": Activation(partial(Elementwise, "sin", torch.sin), torch.sin, "sine (Sitzmann et al. 2020)"),
         "identity": Activation(nn.Identity, identity, "no nonlinearity: a linear network"),
     },
-    describe=lambda activation: activation.description,
+    of=Activation,
 )
 """Every activation by name."""
 

@@ -55,7 +55,7 @@ GAINS = Registry[Gain](
             "E[g(z)^2]^(-1/2): unit second moment in, unit second moment out (Karras et al. 2023; Dewyse 2025)",
         ),
     },
-    describe=lambda gain: gain.description,
+    of=Gain,
 )
 """Every kind of gain by name."""
 

@@ -204,7 +204,7 @@ INITS = Registry[Init](
             _efficientnet, "EfficientNet's own: he_fan_out, and uniform +-1/sqrt(out) for Linear (Tan & Le 2019)"
         ),
     },
-    describe=lambda init: init.description,
+    of=Init,
 )
 """Every init by name."""
 

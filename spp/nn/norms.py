@@ -231,7 +231,7 @@ NORMS = Registry[Norm](
             statistics=False,
         ),
     },
-    describe=lambda norm: norm.description,
+    of=Norm,
 )
 """Every norm by name, in the order of the documentation."""
 

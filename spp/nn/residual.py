@@ -120,7 +120,7 @@ RESIDUALS = Registry[Residual](
             defaults={"weight": 0.5},
         ),
     },
-    describe=lambda rule: rule.description,
+    of=Residual,
 )
 """Every rule by name."""
 

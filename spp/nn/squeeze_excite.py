@@ -40,7 +40,7 @@ SE_SCALINGS = Registry[SEScale](
         ),
         "none": SEScale(None, "no squeeze-and-excitation"),
     },
-    describe=lambda scale: scale.description,
+    of=SEScale,
 )
 """Every scaling by name."""
 SE_SCALES = SE_SCALINGS

@@ -67,7 +67,7 @@ WEIGHT_NORMS = Registry[WeightNorm](
             options=("gamma", "eps"),
         ),
     },
-    describe=lambda rule: rule.description,
+    of=WeightNorm,
 )
 """Every rule for weights by name."""
 

@@ -77,6 +77,14 @@ def as_statistics(
     """Return the statistics asked for, by the names of the frames' columns; raises as ``chosen`` does."""
     drawn = list(frames)
     known = [name for name in statistic_columns() if name in STATISTICS or all(name in frame for frame in drawn)]
+    for name in [asked] if isinstance(asked, str) else asked or ():
+        if name in statistic_columns() and name not in known:
+            raise InputError(
+                "a figure draws statistics that were measured",
+                received=f"{name!r}, which was not asked for",
+                where="statistics",
+                remedy=f"Trace with statistics=({name!r},), or with --statistic {name} on the command line.",
+            )
     # the column of a registered statistic has no member of Column; its name serves wherever a member's would
     names: list[Any] = [
         Column(name) if name in STATISTICS else name for name in chosen(asked, default, known, "statistic")

@@ -144,7 +144,7 @@ _ROWS = (
 )
 
 STATISTICS: Registry[Statistic] = Registry(
-    "statistic", {row.name: row for row in _ROWS}, describe=lambda row: row.column.meaning
+    "statistic", {row.name: row for row in _ROWS}, of=Statistic, describe=lambda row: row.column.meaning
 )
 """Every statistic there is, in the order of the frame."""
 

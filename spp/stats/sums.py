@@ -129,7 +129,7 @@ class Sum:
         return torch.from_numpy(np.atleast_1d(_ACROSS[self.merge].reduce(value.cpu().numpy()))).to(value)
 
 
-SUMS: Registry[Sum] = Registry("sum", describe=lambda one: one.name)
+SUMS: Registry[Sum] = Registry("sum", of=Sum, describe=lambda one: one.name)
 """The sums beside those of :class:`Total`, by name."""
 
 

@@ -23,6 +23,7 @@ from spp.studies.study import Verdict as Verdict
 STUDIES = Registry[Study](
     "study",
     {room.STUDY.name: room.STUDY for room in (thesis_ffn, thesis_effnet, affine_batchnorm, neuronwise, nf_resnet)},
+    of=Study,
     describe=lambda study: study.title,
 )
 """Every study by name."""

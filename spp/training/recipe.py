@@ -161,7 +161,7 @@ OPTIMIZERS = Registry[OptimizerRow](
             "Adam with decoupled weight decay (Loshchilov & Hutter 2019, arXiv 1711.05101)",
         ),
     },
-    describe=lambda row: row.description,
+    of=OptimizerRow,
 )
 """Every optimizer by name."""
 
@@ -203,7 +203,7 @@ SCHEDULES = Registry[ScheduleRow](
         ),
         "cosine": ScheduleRow(_cosine, "half a cosine down to zero (Loshchilov & Hutter 2017, arXiv 1608.03983)"),
     },
-    describe=lambda row: row.description,
+    of=ScheduleRow,
 )
 """Every schedule by name."""
 

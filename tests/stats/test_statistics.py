@@ -79,7 +79,9 @@ def test_they_are_drawn_where_the_frame_has_them(registered):
     run = spp.trace(network(), torch.randn(4, 3, 6, 6), statistics=("spread",))
     drawn = run.plot("layers", statistics=("spread",))
     assert "spread" in drawn.axes_[0].get_ylabel()
-    with pytest.raises(UnknownNameError, match="unknown statistic 'negative_fraction'"):
+    with pytest.raises(
+        InputError, match=r"were measured; got 'negative_fraction', .*statistics=\('negative_fraction',\)"
+    ):
         run.plot("layers", statistics=("negative_fraction",))
 
 

@@ -42,7 +42,7 @@ MODES = Registry[Mode](
         "outer": Mode("standardized inputs in the outer product, used on ordinary weights as is; can ascend", False, 1),
         "outer_centre": Mode("centred inputs in the outer product; can ascend", False, 0),
     },
-    describe=lambda mode: mode.description,
+    of=Mode,
 )
 """Every mode by name, with its meaning."""
 

@@ -103,7 +103,7 @@ WEIGHTINGS = Registry[Weighting](
         "abs": Weighting(torch.abs, "derivatives count by their magnitude"),
         "square": Weighting(torch.square, "the squared derivative, the Gauss-Newton weight"),
     },
-    describe=lambda row: row.description,
+    of=Weighting,
 )
 """Every weighting by name; all agree for ReLU, the first two for every monotone nonlinearity."""
 

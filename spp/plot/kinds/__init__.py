@@ -95,7 +95,7 @@ class Drawing:
 Kind = Callable[..., Drawing]
 """Takes a ``Request``, and as keyword arguments what it can be asked for beyond that."""
 
-FIGURES: Registry[Kind] = Registry("kind")
+FIGURES: Registry[Kind] = Registry("kind", of=Callable)
 """Every kind of figure, by name."""
 
 
