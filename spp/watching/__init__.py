@@ -190,7 +190,8 @@ def watch(
             after the last one that is in the run; where an earlier session had gone further, its rows from ``start`` on
             are replaced.
         path: A folder to write to as the run goes; :func:`spp.load` reads it, also meanwhile.
-        flush: Seconds that rows wait in memory before they are written, at the next sampled step; 0 writes each at once.
+        flush: Seconds that rows wait in memory before they are written, at the next step; 0 writes each at once. They are also
+            written when the process ends without :meth:`Watch.close`, by an exception, ``sys.exit`` or SIGTERM.
         resume: Continue the run in ``path``, if there is one.
         overwrite: Replace the run in ``path``, if there is one.
         process_group: The processes of ``torch.distributed`` that train on parts of one batch; all of them when left

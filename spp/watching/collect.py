@@ -5,9 +5,14 @@ Where one process trains, a step's rows are kept at once; where several do, thro
 
 from __future__ import annotations
 
+import atexit
+import os
+import signal
+import threading
 import time
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import pandas as pd
@@ -30,6 +35,8 @@ from spp.vocabulary import Signal
 from spp.watching.distributed import Ranks
 from spp.watching.sample import Finished
 
+AT_MOST = 256
+"""Sampled steps that wait to be written, however short the time."""
 Shapes = dict[str, tuple[int, ...]]
 Listener = Callable[[pd.DataFrame, pd.DataFrame], None]
 
@@ -44,6 +51,8 @@ class Keeper:
 
     def __init__(self, writer: RunWriter | None = None, patience: float = 0.0) -> None:
         self._writer, self._patience, self._flushed = writer, patience, time.monotonic()
+        self._waiting = self._step = 0
+        self._busy = self._told = False
         self._written: dict[str, pd.DataFrame] = {}
         self.history = History()
         self._module_columns: dict[ModuleColumn, object] = module_columns([], {}, {})
@@ -58,6 +67,23 @@ class Keeper:
 
     def add(self, finished: Finished) -> None:
         """Keep what one step gave."""
+        with self._whole():
+            self._add(finished)
+        self._waiting += 1
+        if self._waiting >= AT_MOST or time.monotonic() - self._flushed >= self._patience:
+            self.flush(finished.step + 1)
+
+    def tick(self, step: int) -> None:
+        """Write what has waited long enough, also where sampled steps are far between.
+
+        Args:
+            step: The step that begins.
+        """
+        self._step = step
+        if self._writer is not None and time.monotonic() - self._flushed >= self._patience:
+            self.flush(step)
+
+    def _add(self, finished: Finished) -> None:
         self._compare(finished)
         new: list[Sampled] = []
         for mode, measured in finished.measured.items():
@@ -74,9 +100,6 @@ class Keeper:
             for listener in self.listeners:
                 listener(*tables)
 
-        if self._writer is not None and time.monotonic() - self._flushed >= self._patience:
-            self.flush(finished.step + 1)
-
     # -- the folder -------------------------------------------------------------------------------------------------------
 
     def open(self, run: dict[str, Any], start: int | None) -> int:
@@ -84,12 +107,14 @@ class Keeper:
         self._flushed = time.monotonic()
         if self._writer is None:
             return start or 0
-        first = self._writer.open(run, start)
+        self._step = first = self._writer.open(run, start)
         before = self._writer.unmeasured().astype(object)
         for fact in before.where(before.notna(), None).to_dict("records"):
             named = {str(name): value for name, value in fact.items()}
             hole = Unmeasured(**{**named, "signal": Signal(named["signal"])})
             self._holes[hole.key] = hole
+        _LIVE[self] = None
+        _mind_sigterm()
         return first
 
     def flush(self, next_step: int) -> None:
@@ -100,17 +125,28 @@ class Keeper:
         """
         if self._writer is None or not self.history:
             return
+        if self._writer.forked:
+            if not self._told:
+                warnings.warn(
+                    "a process that was forked inside a watch writes nothing to its run.", SppWarning, stacklevel=2
+                )
+            self._told = True
+            return
+        with self._whole():
+            self._flush(self._writer, next_step)
+
+    def _flush(self, writer: RunWriter, next_step: int) -> None:
         frame, blocks = self.history.tables()
         kept = self.history.take()
         tables = {"modules": self.modules, "unmeasured": self.unmeasured}
         new = {name: table for name, table in tables.items() if self._written.get(name) is not table}
         try:
-            self._writer.append(frame, blocks, next_step=next_step, **new)
+            writer.append(frame, blocks, next_step=next_step, **new)
         except BaseException:
             self.history.put_back(kept)
             raise
         self._written = tables
-        self._flushed = time.monotonic()
+        self._flushed, self._waiting = time.monotonic(), 0
 
     def close(self, run: dict[str, Any], next_step: int) -> None:
         """Write the rest and the last facts.
@@ -119,18 +155,47 @@ class Keeper:
             StoreError: They cannot be written.
         """
         if self._writer is not None:
-            try:
-                self.flush(next_step)
-            finally:
-                self._writer.close({**run, NEXT_STEP: next_step})
+            with self._whole():
+                try:
+                    self.flush(next_step)
+                finally:
+                    self._writer.close({**run, NEXT_STEP: next_step})
+                    _LIVE.pop(self, None)
+                    _mind_sigterm()
+
+    def end(self) -> None:
+        """Write the rest, where the process ends and nobody has closed the watch."""
+        try:
+            self.close({}, self._step)
+        # whatever it is: the process ends as it was about to
+        except Exception as error:
+            warnings.warn(f"the end of a watch was not written: {error}", SppWarning, stacklevel=2)
+
+    @property
+    def busy(self) -> bool:
+        """Whether rows are on the move: half of them are not to be written."""
+        return self._busy
+
+    @contextmanager
+    def _whole(self) -> Iterator[None]:
+        """Have a SIGTERM wait until rows are where they belong."""
+        outer, self._busy = self._busy, True
+        try:
+            yield
+        finally:
+            self._busy = outer
+            if _asked and not outer:
+                _end(signal.SIGTERM, None)
 
     # -- the tables -------------------------------------------------------------------------------------------------------
 
     def tables(self) -> tuple[pd.DataFrame, pd.DataFrame]:
         """The frame and the blocks of everything, read back where they have been written."""
+        with self._whole():
+            new, new_blocks = self.history.tables()
         if self._writer is None or not self._writer.opened:
-            return self.history.tables()
-        (frame, blocks), (new, new_blocks) = self._writer.read(), self.history.tables()
+            return new, new_blocks
+        frame, blocks = self._writer.read()
         return joined([frame, new], WATCH_COLUMNS), joined([blocks, new_blocks], WATCH_BLOCK_COLUMNS)
 
     @property
@@ -171,6 +236,49 @@ class Keeper:
             warnings.warn(message + "the rows from here on are about the changed model.", SppWarning, stacklevel=2)
             self._stale = True
         self._shapes = now
+
+
+_LIVE: dict[Keeper, None] = {}
+"""Keepers that write and have not been closed."""
+_asked: list[int] = []
+"""The signal that waits for rows to be where they belong."""
+
+
+@atexit.register
+def _end_all() -> None:
+    for keeper in list(_LIVE):
+        keeper.end()
+
+
+def _end(number: int, _: object) -> None:
+    """Write everything and then die of the signal, as without a handler."""
+    if any(keeper.busy for keeper in _LIVE):
+        _asked.append(number)
+        return
+    _asked.clear()
+    # a second one ends it at once
+    signal.signal(number, signal.SIG_DFL)
+    _end_all()
+    os.kill(os.getpid(), number)
+
+
+def _mind_sigterm() -> None:
+    """Have SIGTERM, which ends a process without atexit, write first while there is a run; a handler of others stays."""
+    ours, other = (_end, signal.SIG_DFL) if _LIVE else (signal.SIG_DFL, _end)
+    if threading.current_thread() is threading.main_thread() and signal.getsignal(signal.SIGTERM) is other:
+        signal.signal(signal.SIGTERM, ours)
+
+
+def _in_child() -> None:
+    """A forked process dies of SIGTERM as any other: a handler of Python's would wait for the C code it is in."""
+    _LIVE.clear()
+    if signal.getsignal(signal.SIGTERM) is _end:
+        signal.signal(signal.SIGTERM, signal.SIG_DFL)
+
+
+# not on Windows, where nothing forks
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_in_child)
 
 
 def shapes(entries: list[Entry]) -> Shapes:
@@ -250,6 +358,14 @@ class Collector:
             if finished.evaluation:  # not every rank need evaluate; it goes with the next step
                 return False
         return self._exchange(failed)
+
+    def tick(self, step: int) -> None:
+        """Let rows be written that have waited long enough.
+
+        Args:
+            step: The step that begins.
+        """
+        self.keeper.tick(step)
 
     def close(self, run: dict[str, Any], next_step: int, clean: bool) -> None:
         """Take in what is pending, if every rank has come to its end, and write the rest."""

@@ -302,6 +302,7 @@ class Loop:
     # -- samples ----------------------------------------------------------------------------------------------------------
 
     def _open_if_due(self) -> None:
+        self._collector.tick(self.step)
         if self._attached and not self._paused and (self._forced or self._due(self.step)):
             # an evaluation before the first forward of a loop without an optimizer is the step's already
             self._forced, self._evaluation_due = False, self._evaluated_at != self.step
