@@ -131,7 +131,10 @@ def test_micro_batches_whose_channels_differ_in_number_merge_as_whole_tensors():
     assert rows["numel"].tolist() == [34] * 4 and (rows["channels"] == 0).all()
     assert rows["rms"].notna().all() and rows[["acsm", "acv", "dead_fraction"]].isna().all().all()
     reasons = watch.unmeasured.query("signal == 'activation'")
-    assert reasons["name"].tolist() == ["0", "1", ""] and reasons["reason"].str.contains("channel_axis=", regex=False).all()
+    assert (
+        reasons["name"].tolist() == ["0", "1", ""]
+        and reasons["reason"].str.contains("channel_axis=", regex=False).all()
+    )
 
 
 @pytest.mark.parametrize("when", ["activation", "schedule", "selection"])
