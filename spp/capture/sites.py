@@ -8,6 +8,7 @@ what the call before it gave out, else what its rank suggests.
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from fnmatch import fnmatchcase
@@ -172,11 +173,16 @@ def roster(model: nn.Module, include: Selection = None, exclude: Selection = Non
     takes = _matcher("include", include, modules, names)
     drops = _matcher("exclude", exclude, modules, names)
     entries = []
+    taken: Counter[str] = Counter()
     for key, module in modules.items():
         selected = (takes is None or any(takes(n, module) for n in names[key])) and not (
             drops is not None and any(drops(n, module) for n in names[key])
         )
         first, *others = names[key]
+        # a child "a.b" and the child "b" of "a" are two modules, and rows are told apart by name
+        taken[first] += 1
+        if taken[first] > 1:
+            first = f"{first}#{taken[first]}"
         children: Iterable[nn.Module | None] = module.children() if is_scripted(module) else module._modules.values()
         layer = layer_of(module)
         entries.append(

@@ -12,6 +12,7 @@ from pathlib import Path
 import torch
 import torch.distributed as dist
 from torch import Tensor, nn
+from torch.func import functional_call
 from torch.nn.parallel import DistributedDataParallel
 
 import spp
@@ -173,6 +174,54 @@ def fails_on_one(rank: int) -> None:
     assert all(torch.equal(a, b) for a, b in zip(*results, strict=True))
 
 
+class Computed(nn.Module):
+    """Calls a part of itself with weights that it computes, nested, and has two modules of one name."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.inner, self.a = nn.Sequential(nn.Linear(4, 4), nn.Tanh()), nn.Module()
+        self.a.b, self._modules["a.b"] = nn.Linear(4, 4), nn.Linear(4, 4)
+        self.computes = True
+
+    def twofold(self, x: Tensor) -> Tensor:
+        return functional_call(self.inner, {k: 2 * v for k, v in self.inner.named_parameters()}, (x,))
+
+    def forward(self, x: Tensor) -> Tensor:
+        inner = self.twofold(x) if self.computes else self.inner(x)
+        return self.a.b(inner) + self._modules["a.b"](inner)
+
+
+class Around(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.net = Computed()
+
+    def forward(self, x: Tensor) -> Tensor:
+        return functional_call(self.net, {k: 3 * v for k, v in self.net.named_parameters()}, (x,))
+
+
+def computed(rank: int) -> None:
+    """Weights that are computed are the same on every rank, and are one row, as are those of each module of one name."""
+    for build, factor, prefix in ((Computed, 2.0, ""), (Around, 6.0, "net.")):
+        torch.manual_seed(0)
+        model = build()
+        before = model.get_submodule(f"{prefix}inner.0").weight.detach().clone()
+        optimizer = sgd(model)
+        with spp.watch(model, optimizer, every=1) as watch:
+            model(torch.randn(rank + 2, 4)).square().mean().backward()
+            optimizer.step()
+        if rank == 0:
+            frame = watch.frame.set_index(["name", "signal", "output"])
+            row = frame.loc[(f"{prefix}inner.0", "weight", "weight")]
+            assert row["numel"].item() == 16
+            torch.testing.assert_close(
+                row["mean_square"].item(), float((before * factor).square().mean()), rtol=1e-5, atol=0
+            )
+            for name in ("a.b", "a.b#2"):
+                assert frame.loc[(prefix + name, "activation", "")]["numel"].item() == 5 * 4, frame
+                assert frame.loc[(prefix + name, "weight", "weight")]["numel"].item() == 16
+
+
 def stays_local(rank: int) -> None:
     """A trace on one rank asks nobody and is about that rank's batch alone."""
     model = build(torch.float32)
@@ -190,6 +239,7 @@ def main() -> None:
         case(name, folder, rank)
     refused(folder, rank)
     fails_on_one(rank)
+    computed(rank)
     stays_local(rank)
     dist.barrier()
     dist.destroy_process_group()

@@ -271,3 +271,35 @@ def test_names_and_order_are_those_of_torch():
     for root in (net, nn.Linear(1, 1), nn.Sequential(net, Own(nn.ReLU(), nn.Tanh()))):
         assert list(named_modules(root)) == list(root.named_modules())
         assert list(named_modules(root, duplicates=True)) == list(root.named_modules(remove_duplicate=False))
+
+
+class Namesakes(nn.Module):
+    """Several modules of one qualified name; ``add_module`` refuses the dot, the dictionary does not."""
+
+    def __init__(self, width: int = 4) -> None:
+        super().__init__()
+        self.a = nn.Module()
+        self.a.b = nn.Sequential(nn.Linear(6, 4), nn.Tanh())
+        self._modules["a.b"] = nn.Sequential(nn.Linear(6, width), nn.Tanh())
+
+    def forward(self, x: Tensor) -> Tensor:
+        return torch.cat([self.a.b(x), 3 * self._modules["a.b"](x)], 1)
+
+
+@pytest.mark.parametrize("width", [4, 5])
+def test_two_modules_of_one_name_are_two(width):
+    torch.manual_seed(0)
+    model, batch = Namesakes(width), torch.randn(5, 6)
+    first, second = model.a.b[0], model._modules["a.b"][0]
+    trace = spp.trace(model, batch)
+    optimizer = torch.optim.SGD(model.parameters(), 0.1)
+    expected = [float(layer(batch).detach().square().mean()) for layer in (first, second)]
+    with spp.watch(model, optimizer, every=1) as watch:
+        model(batch).square().mean().backward()
+        optimizer.step()
+    for frame in (trace.frame, watch.frame):
+        rows = frame.query("signal == 'activation'").set_index("name")["mean_square"]
+        assert rows[["a.b.0", "a.b.0#2"]].tolist() == pytest.approx(expected, rel=1e-5)
+        assert frame.query("signal == 'weight'")["name"].tolist() == ["a.b.0", "a.b.0", "a.b.0#2", "a.b.0#2"]
+    assert trace.modules["name"].is_unique and {"a.b", "a.b#2"} < set(trace.modules["name"])
+    assert spp.trace(model, batch, include="a.b.0").frame["name"].nunique() == 2

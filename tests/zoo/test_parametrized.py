@@ -288,6 +288,80 @@ def test_a_functional_call_inside_reads_the_weights_that_were_used():
     assert len(trace.frame.query("name == 'fc' and signal == 'weight_gradient' and output == 'weight'")) == 1
 
 
+class Scaled(nn.Module):
+    """Calls a layer with multiples of its own weights, by ``factors`` one after the other; None calls it as it is."""
+
+    def __init__(self, *factors: float | None) -> None:
+        super().__init__()
+        self.l, self.head, self.factors = nn.Linear(6, 4), nn.Linear(4, 2), factors
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.head(sum(self.called(factor, x) for factor in self.factors))
+
+    def called(self, factor: float | None, x: Tensor) -> Tensor:
+        if factor is None:
+            return self.l(x)
+        return functional_call(self.l, {k: factor * v for k, v in self.l.named_parameters()}, (x,))
+
+
+class Around(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.inner = Scaled(2.0)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return functional_call(self.inner, {k: 3 * v for k, v in self.inner.named_parameters()}, (x,))
+
+
+@pytest.mark.parametrize("micro", [1, 2])
+@pytest.mark.parametrize(
+    ("build", "name", "factor"),
+    [
+        (lambda: Scaled(2.0), "l", 2),
+        (lambda: Scaled(2.0, 5.0), "l", 2),
+        (lambda: Scaled(None, 2.0), "l", 1),
+        (lambda: Scaled(2.0, None), "l", 2),
+        (Around, "inner.l", 6),
+    ],
+    ids=["once", "twice", "plain first", "plain last", "nested"],
+)
+def test_a_watch_reads_the_weights_that_a_functional_call_uses(build, name, factor, micro):
+    torch.manual_seed(0)
+    model = build()
+    optimizer = torch.optim.SGD(model.parameters(), 0.1)
+    with spp.watch(model, optimizer, every=1) as watch:
+        for _ in range(2):
+            before = model.get_submodule(name).weight.detach().clone()
+            for part in x(6, 6).chunk(micro):
+                square(model(part)).backward()
+            optimizer.step()
+            optimizer.zero_grad()
+    rows = watch.frame[(watch.frame["name"] == name) & (watch.frame["output"] == "weight")]
+    values = rows.query("signal == 'weight'")
+    assert values["step"].tolist() == [0, 1] and values["numel"].tolist() == [24, 24]
+    assert values["mean_square"].iloc[1] == pytest.approx(float((before * factor).square().mean()), rel=1e-5)
+    if micro == 1 or factor == 1:
+        assert len(rows.query("signal == 'weight_gradient'")) == 2
+    else:
+        assert "only the parts were seen" in watch.unmeasured.query("name == @name")["reason"].iloc[0]
+
+
+def test_micro_batches_of_which_some_compute_the_weight():
+    """The computed weight has the row, whichever comes first."""
+    for order in ((None, 2.0), (2.0, None)):
+        torch.manual_seed(0)
+        model = Scaled(2.0)
+        before = model.l.weight.detach().clone()
+        optimizer = torch.optim.SGD(model.parameters(), 0.1)
+        with spp.watch(model, optimizer, every=1) as watch:
+            for factor in order:
+                model.factors = (factor,)
+                square(model(x(5, 6))).backward()
+            optimizer.step()
+        row = watch.frame.query("name == 'l' and output == 'weight' and signal == 'weight'")
+        assert row["mean_square"].tolist() == [pytest.approx(4 * float(before.square().mean()), rel=1e-5)]
+
+
 def test_a_functional_call_with_leaves_of_somebody_else():
     outside = {"weight": torch.ones(4, 6, requires_grad=True), "bias": torch.zeros(4, requires_grad=True)}
     outside["weight"].grad = torch.full((4, 6), 7.0)
