@@ -34,7 +34,7 @@ from spp.plot.panels import (
     Points,
     Scale,
 )
-from spp.plot.style import ALARM, BAND, CURVES, FAINT, FAMILY_MARKERS, INK, PALETTE, PREDICTED, Look
+from spp.plot.style import ALARM, BAND, CURVES, FAINT, FAMILY_MARKERS, INK, PALETTE, PREDICTED, Look, literal
 
 FLOOR, CEILING = 0.04, 0.96
 """Height, as a share of the axes, of marks for zeros on a log axis and for numbers that are not finite."""
@@ -162,12 +162,12 @@ def begun(panel: Panel, axes: Axes) -> Drawn:
 def labelled(panel: Panel, axes: Axes) -> Drawn:
     """Give ``axes`` its labels, and the message of a panel without data."""
     drawn = Drawn()
-    axes.set_xlabel(panel.xlabel)
-    axes.set_ylabel(panel.ylabel)
+    axes.set_xlabel(literal(panel.xlabel))
+    axes.set_ylabel(literal(panel.ylabel))
     if panel.message:
         axes.set_yticks([])
         drawn.message = axes.text(
-            0.5, 0.5, panel.message, transform=axes.transAxes, ha="center", va="center", color=INK
+            0.5, 0.5, literal(panel.message), transform=axes.transAxes, ha="center", va="center", color=INK
         )
         # constrained layout would widen the margins until the unbroken message fits
         drawn.message.set_in_layout(False)
@@ -234,7 +234,7 @@ def _scale_linear(panel: Points | Curves, axes: Axes, shown: FloatArray) -> None
     if not -3 < order < 4:
         # matplotlib writes the power of ten over the axis, where the names of the stages stand
         axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value / 10.0**order:g}".replace("-", "−")))
-        axes.set_ylabel(f"{panel.ylabel} [$10^{{{order}}}$]")
+        axes.set_ylabel(f"{literal(panel.ylabel)} [$10^{{{order}}}$]")
 
 
 def decades(low: float, high: float) -> list[float]:

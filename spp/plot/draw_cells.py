@@ -25,7 +25,7 @@ from spp.plot.draw import (
 )
 from spp.plot.draw import draw_panel as draw_panel
 from spp.plot.panels import Bars, BoolArray, FloatArray, Heat, Limit, Scale
-from spp.plot.style import ALARM, BAND, INK, PALETTE
+from spp.plot.style import ALARM, BAND, INK, PALETTE, literal
 
 MISSING, GREY = "#FFFFFF", "#B9B9B9"
 """No such layer at that step; and a number that is zero, which a log scale has no colour for."""
@@ -120,7 +120,7 @@ def _bar(panel: Heat, axes: Axes, mesh: Any, values: FloatArray) -> None:
     figure = axes.get_figure(root=True)
     assert figure is not None
     bar = figure.colorbar(mesh, ax=axes, pad=0.015, fraction=0.06, aspect=14)
-    bar.set_label(panel.colour_label)
+    bar.set_label(literal(panel.colour_label))
     bar.outline.set_linewidth(matplotlib.rcParams["axes.linewidth"])
     shown = values[np.isfinite(values)]
     if not shown.size:

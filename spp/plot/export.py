@@ -23,7 +23,7 @@ from matplotlib.figure import Figure
 from matplotlib.font_manager import findfont
 
 from spp.errors import InputError
-from spp.plot.style import FONT
+from spp.plot.style import FONT, literal
 
 FORMATS = ("png", "pdf", "svg", "pgf")
 """Suffixes that a figure can be saved under."""
@@ -114,7 +114,7 @@ class _Measured(RendererPgf):
         self, gc: Any, x: float, y: float, s: str, prop: Any, angle: float, ismath: Any = False, mtext: Any = None
     ) -> None:
         """Write text with LaTeX's special characters escaped, so that the document needs no further package."""
-        super().draw_text(gc, x, y, tex_text(s), prop, angle, ismath, mtext)  # type: ignore[no-untyped-call]
+        super().draw_text(gc, x, y, tex_text(s) if ismath else tex_text(literal(s)), prop, angle, ismath, mtext)  # type: ignore[no-untyped-call]
 
     def draw_image(self, gc: Any, x: float, y: float, im: Any, transform: Any = None) -> None:
         """Refuse: PGF would need a picture beside the file."""
@@ -128,17 +128,18 @@ class _Measured(RendererPgf):
 
 def tex_text(text: str) -> str:
     r"""Escape what LaTeX would not print as it stands, outside of ``$...$``: ``fc_1`` becomes ``fc\_1``."""
-    parts = text.split("$")
-    # a lone dollar is a dollar
+    # a dollar with a backslash is a dollar, and so is a lone one
+    parts = re.split(r"(?<!\\)\$", text)
     if len(parts) % 2 == 0:
-        return _escaped(text).replace("$", r"\$")
-    return "$".join(part if index % 2 else _escaped(part) for index, part in enumerate(parts))
+        parts = [text]
+    return "$".join(part if index % 2 else _escaped(part.replace(r"\$", "$")) for index, part in enumerate(parts))
 
 
 _SPECIAL = {
     "\\": r"\textbackslash{}",
     "{": r"\{",
     "}": r"\}",
+    "$": r"\$",
     "_": r"\_",
     "&": r"\&",
     "#": r"\#",
@@ -187,7 +188,8 @@ def latex_figure(path: str | Path, caption: str, *, double: bool) -> str:
     pgf = file.suffix.lower() == ".pgf"
     body = rf"\input{{{name}}}" if pgf else rf"\includegraphics[width={width}]{{{name}}}"
     label = re.sub(r"[^A-Za-z0-9]+", "-", file.stem).strip("-")
-    words = tex_text(caption).replace("%", r"\%")
+    # names in a caption are no mathematics, and no commands that a document would run
+    words = tex_text(literal(caption)).replace("%", r"\%")
     return (
         f"\\begin{{{environment}}}[t]\n  \\centering\n  {body}\n  \\caption{{{words}}}\n  \\label{{fig:{label}}}\n"
         f"\\end{{{environment}}}"

@@ -20,7 +20,7 @@ from spp.plot.draw_cells import draw_panel
 from spp.plot.export import FORMATS, latex_figure, rendered
 from spp.plot.label_layout import fit_labels, fit_stage_names, fit_text
 from spp.plot.panels import Family, Grid, Heat, Panel
-from spp.plot.style import FAINT, INK, Look, Style, applied, style_named
+from spp.plot.style import FAINT, INK, Look, Style, applied, literal, style_named
 
 GREY = Look(INK, "#BBBBBB", "-", "o")
 """The legend stands for all rows, so it has no hue."""
@@ -156,7 +156,8 @@ def _make(
         _dress(page, axes, style)
         _legend(figure, tuple(drawn.values()), style, inches)
         if style.title and title:
-            fit_text(figure.suptitle(title, fontsize=style.font), title, 0.98 * figure.bbox.width)
+            words = literal(title)
+            fit_text(figure.suptitle(words, fontsize=style.font), words, 0.98 * figure.bbox.width)
         _settle(figure, page, axes)
     ordered = [panel for row in grid for panel in row]
     return figure, tuple(axes[panel] for panel in ordered), tuple(drawn[panel] for panel in ordered)
@@ -210,9 +211,9 @@ def _dress(page: Grid, axes: dict[Panel, Axes], style: Style) -> None:
             ax = axes[panel]
             if panel.title not in said:
                 words = panel.title[:1].upper() + panel.title[1:] + (f"\n{panel.note}" if panel.note else "")
-                ax.set_title(words, pad=style.small + 6 if panel.stages and r == 0 else 4)
+                ax.set_title(literal(words), pad=style.small + 6 if panel.stages and r == 0 else 4)
             elif panel.note:
-                ax.set_title(panel.note, fontsize=style.small, pad=3)
+                ax.set_title(literal(panel.note), fontsize=style.small, pad=3)
             said.add(panel.title)
             if c and row[0].signal is panel.signal:
                 ax.set_ylabel(ax.get_ylabel().partition("\n")[2])
@@ -270,6 +271,7 @@ def _legend(figure: Figure, drawn: tuple[Drawn, ...], style: Style, inches: floa
         columns = len(handles) if sum(lengths) < 72 * inches else max(1, int(72 * inches / max(lengths)))
         figure.legend(
             handles=handles,
+            labels=[literal(str(handle.get_label())) for handle in handles],
             loc="outside lower center",
             ncols=columns,
             handletextpad=0.2,

@@ -116,6 +116,11 @@ STYLES: dict[str, Style] = {
 }
 
 
+def literal(words: str) -> str:
+    """Return ``words`` as matplotlib writes them letter by letter: two dollars would make mathematics of what they enclose."""
+    return words.replace("$", r"\$")
+
+
 def style_named(name: str) -> Style:
     """Return the style called ``name``; raises ``UnknownNameError`` with the ones there are."""
     if name not in STYLES:

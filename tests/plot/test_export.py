@@ -7,6 +7,7 @@ import subprocess
 from collections.abc import Iterator
 from io import BytesIO
 from pathlib import Path
+from xml.sax.saxutils import escape
 
 import numpy as np
 import pytest
@@ -169,3 +170,37 @@ def test_what_latex_would_not_print_is_escaped() -> None:
     )
     assert tex_text("5 $ each_") == r"5 \$ each\_"
     assert np.all([tex_text(word) == word for word in ("plain", "stage1.0", "12 %")])
+
+
+NAMES = ("a$b$c", "cost$_$x", "p$^$", "lone$", r"back\$slash$s$", "{brace}$$")
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_names_are_text_and_no_mathematics(name: str, tmp_path: Path) -> None:
+    """Names of modules, of runs and of models, wherever a figure writes them."""
+    frame = network(lambda t: 1 + t, steps=(0, 1))
+    first = frame["name"].iloc[0]
+    frame["name"] = frame["name"].astype(str).str.replace(first, name, regex=False)
+    facts = {"blocks": block_frame(), "run": RUN | {"model": name}, "style": "notebook"}
+    figures = {
+        "layers": signal_plot("layers", frame=frame[frame["step"] == 0], signals="activation", step=0, **facts),  # type: ignore[arg-type]
+        "evolution": signal_plot("evolution", frame=frame, signals="activation", **facts),  # type: ignore[arg-type]
+        "compare": plot.compare({name: frame, f"{name} too": frame}, signals="activation", step=0, style="notebook"),
+    }
+    for kind, figure in figures.items():
+        for form in ("svg", "pdf", "pgf"):
+            file = figure.save(tmp_path / f"{kind}.{form}")
+            if form == "svg":
+                assert escape(name) in file.read_text(), kind
+            if form == "pgf":
+                assert _tex(name) in file.read_text(), kind
+
+
+def _tex(name: str) -> str:
+    marks = {"\\": r"\textbackslash{}", "$": r"\$", "_": r"\_", "{": r"\{", "}": r"\}"}
+    return "".join(marks.get(letter, letter) for letter in name)
+
+
+def test_a_caption_runs_no_commands() -> None:
+    environment = latex_figure("a.pdf", r"of $\input{secret}$ and a_b", double=False)
+    assert r"\caption{of \$\textbackslash{}input\{secret\}\$ and a\_b}" in environment
