@@ -30,7 +30,7 @@ IGNORED = -100
 """Class index that torch's cross-entropy passes over."""
 
 SEVERAL_INPUTS = (
-    "Several inputs are given as ((a, b), target), or ((a, b),) without a target;"
+    "Several positional inputs are given as ((a, b), target), or ((a, b),) without a target;"
     " (a, b) and [a, b] are an input and its target"
 )
 """What to do where a pair was meant as two inputs."""

@@ -13,7 +13,9 @@ from spp.capture.sites import Call, Entry, Site, callable_module
 from spp.vocabulary import Signal
 
 UNUSED = "nothing the loss depends on requires a gradient"
-VARYING = "acsm, acv and dead_fraction are missing: the channel axis has another length in other batches; channel_axis= chooses one"
+VARYING = (
+    "acsm, acv and dead_fraction are missing: the channel axis has another length in other batches; pass channel_axis="
+)
 """Why a row has the statistics of its whole tensor alone."""
 
 

@@ -101,7 +101,13 @@ def number_columns(numbers: Numbers, bounded: npt.NDArray[np.bool_]) -> dict[Col
     missing = np.full(len(bounded), np.nan)
     columns = {column: numbers.get(column, missing) for column in (Column.CHANNELS, Column.NUMEL, *STATISTICS)}
     columns[Column.SATURATED_FRACTION] = np.where(bounded, columns[Column.SATURATED_FRACTION], np.nan)
-    return dict(columns)
+    nullable = [column for column in columns if COLUMNS[column].dtype == "Int64"]
+    return {**columns, **{column: _nullable(columns[column]) for column in nullable}}
+
+
+def _nullable(values: npt.NDArray[np.float64]) -> pd.arrays.IntegerArray:
+    missing = np.isnan(values)
+    return pd.arrays.IntegerArray(np.where(missing, 0, values).astype(np.int64), missing)
 
 
 def row_order(row: Row) -> tuple[int, int]:

@@ -182,7 +182,7 @@ def _checksum(path: Path) -> str:
 
 
 def _completed(table: pd.DataFrame) -> pd.DataFrame:
-    """The columns that version 1 lacked: the kind as far as the names of classes tell, the number of calls missing."""
+    """The columns that version 1 lacked: the kind as far as the names of classes tell, counts that nobody made missing."""
     if Column.KIND not in table and {Column.TYPE, Column.LEAF} <= set(table):
         kinds = [
             kind_of_name(str(t), bool(leaf)) for t, leaf in zip(table[Column.TYPE], table[Column.LEAF], strict=True)
@@ -192,6 +192,11 @@ def _completed(table: pd.DataFrame) -> pd.DataFrame:
     if Column.CALLED not in table and Column.NUMEL in table:
         missing = pd.Series(pd.NA, index=table.index, dtype="Int64")
         table.insert(list(table).index(Column.DTYPE) + 1, str(Column.CALLED), missing)
+    if Column.NAN not in table and Column.NONFINITE in table and Column.NUMEL in table:
+        # none of each where there are none at all
+        counts = pd.Series(0, index=table.index, dtype="Int64").mask(table[Column.NONFINITE] > 0)
+        for column in (Column.NEGINF, Column.POSINF, Column.NAN):
+            table.insert(list(table).index(Column.NONFINITE) + 1, str(column), counts)
     return table
 
 

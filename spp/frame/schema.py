@@ -22,7 +22,10 @@ from spp.stats.statistics import Spec as Spec
 from spp.vocabulary import LayerKind, Role, Severity, Signal
 
 VERSION = 2
-"""Version of the stored layout; a reader refuses a later one. Version 1 lacked ``called`` and ``kind``."""
+"""Version of the stored layout; a reader refuses a later one.
+
+Version 1 lacked ``called``, ``kind``, ``nan``, ``posinf`` and ``neginf``.
+"""
 
 
 class Described(StrEnum):
@@ -88,6 +91,9 @@ class Column(Described):
     DEAD_FRACTION = "dead_fraction", ROWS["dead_fraction"].column
     SATURATED_FRACTION = "saturated_fraction", ROWS["saturated_fraction"].column
     NONFINITE = "nonfinite", ROWS["nonfinite"].column
+    NAN = "nan", ROWS["nan"].column
+    POSINF = "posinf", ROWS["posinf"].column
+    NEGINF = "neginf", ROWS["neginf"].column
     KURTOSIS = "kurtosis", ROWS["kurtosis"].column
     MODE = "mode", Spec("category", "mode", "whether the root was training or evaluating", ("train", "eval"))
     UPDATE_RATIO = (

@@ -26,7 +26,7 @@ import numpy.typing as npt
 from spp.errors import InputError, UnknownNameError
 from spp.registry import Registry
 from spp.stats.extra import FOURTH, POWERS, kurtosis
-from spp.stats.sums import SUMS, Array, Sum, Sums, Total, totals
+from spp.stats.sums import NONFINITES, SUMS, Array, Sum, Sums, Total, totals
 
 Formula = Callable[[Mapping[str, Array]], npt.ArrayLike]
 Numbers = dict[str, npt.NDArray[Any]]
@@ -94,6 +94,14 @@ def _if_any(s: Mapping[str, Array], values: Array) -> Array:
     return np.where(s["count"] > 0, values, np.nan)
 
 
+def _kind(number: int, name: str) -> Statistic:
+    what = {"nan": "NaN", "posinf": "+inf", "neginf": "-inf"}[name]
+    spec = Spec(
+        "Int64", name, f"how many elements are {what}; missing where that was not counted, as on CUDA", missing=True
+    )
+    return Statistic(name, (NONFINITES.name,), lambda s: s[NONFINITES.name][:, number], spec, default=True)
+
+
 _CHANNELS = Spec(
     "int64", "channels", "number of channels the statistics average over; 0 where it varies between batches"
 )
@@ -135,6 +143,7 @@ _ROWS = (
     _ratio("dead_fraction", "dead", "live", "share of dead channels", _DEAD),
     _ratio("saturated_fraction", "saturated", "count", "share of saturated values", _SATURATED),
     _row("nonfinite", "nonfinite", lambda s: s["nonfinite"], _NONFINITE),
+    *(_kind(*kind) for kind in enumerate(("nan", "posinf", "neginf"))),
     Statistic(
         "kurtosis",
         (FOURTH.name,),
@@ -220,10 +229,27 @@ def summarize(readings: Sequence[Sums] | Array, statistics: Iterable[Statistic] 
     rows += [row for row in statistics if not row.default]
     if not isinstance(readings, np.ndarray):
         for one in further_sums(rows):
-            sums[one.name] = one.of_rows([reading.further[one.name] for reading in readings])
+            if one is not NONFINITES:
+                sums[one.name] = one.of_rows([reading.further[one.name] for reading in readings])
+    sums[NONFINITES.name] = _kinds(readings, sums["nonfinite"])
     # a tensor without finite elements is divided by zero, and is NaN
     with np.errstate(divide="ignore", invalid="ignore"):
-        return {row.name: np.asarray(row.formula(sums)).astype(row.column.dtype) for row in rows}
+        return {row.name: np.asarray(row.formula(sums)).astype(_in_numpy(row)) for row in rows}
+
+
+def _in_numpy(row: Statistic) -> str:
+    # integers that may be missing become so in the table
+    return "float64" if row.column.dtype == "Int64" else row.column.dtype
+
+
+def _kinds(readings: Sequence[Sums] | Array, nonfinite: Array) -> Array:
+    """NaN, +inf and -inf of each reading, ``(R, 3)``: none where all is finite, missing where they were not told apart."""
+    out = np.where(nonfinite[:, None] > 0, np.nan, np.zeros(3))
+    if not isinstance(readings, np.ndarray):
+        for i in map(int, np.flatnonzero(nonfinite)):
+            if (found := readings[i].further.get(NONFINITES.name)) is not None:
+                out[i] = found.cpu().numpy()
+    return out
 
 
 _KNOWN = frozenset(total.name.lower() for total in Total)

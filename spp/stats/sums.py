@@ -133,6 +133,20 @@ SUMS: Registry[Sum] = Registry("sum", of=Sum, describe=lambda one: one.name)
 """The sums beside those of :class:`Total`, by name."""
 
 
+def _kinds(tensor: Tensor, axis: int | None) -> Tensor:
+    found = (torch.isnan(tensor), torch.isposinf(tensor), torch.isneginf(tensor))
+    return torch.stack([which.sum() for which in found]).to(torch.float64)
+
+
+NONFINITES = Sum("nonfinites", _kinds, torch.add)
+"""How many elements are NaN, +inf and -inf, ``(3,)``; known only where some are, and on the host, so that it costs nothing."""
+SUMS.register(NONFINITES.name, NONFINITES)
+
+
+# as plain numbers, which are added ten times faster
+_NONFINITE, _NONFINITE_OF_ALL = int(Row.NONFINITE), int(Total.NONFINITE)
+
+
 class Room:
     """Memory that the sums of a pass share.
 
@@ -230,6 +244,8 @@ class Sums:
         both = a.further.keys() & b.further.keys()
         # & keeps no order, which nobody reads
         further = {name: SUMS[name].merged(a.further[name], b.further[name]) for name in both}
+        if (kinds := _nonfinites(a, b)) is not None:
+            further[NONFINITES.name] = kinds
         return Sums.of_table(merge_tables(a.table, b.table), further, varying=varying)
 
     def _as_one_channel(self) -> Sums:
@@ -237,6 +253,15 @@ class Sums:
             return self
         further = {name: SUMS[name].of_whole(value) for name, value in self.further.items()}
         return Sums.of_table(one_channel(self.table), further, varying=True)
+
+    @property
+    def nonfinite(self) -> bool:
+        """Whether any element is NaN or infinite; of what lies on the host."""
+        numbers, start, many = self._block.numpy(), self._start, self.channels
+        if self.whole:
+            return bool(numbers[start + _NONFINITE_OF_ALL])
+        # without a view of the table: this is asked of every tensor
+        return bool(numbers[start + _NONFINITE * many : start + (_NONFINITE + 1) * many].any())
 
     def same(self, other: object) -> bool:
         """Whether both hold the very same numbers."""
@@ -254,6 +279,12 @@ class Sums:
             if degree := _DEGREE.get(row.name.lower()):
                 table[row] *= factor**degree
         return Sums.of_table(table, further, varying=self.varying)
+
+
+def _nonfinites(a: Sums, b: Sums) -> Tensor | None:
+    """Those of both; what has no non-finite elements was not asked for their kinds."""
+    found = [one.further[NONFINITES.name] for one in (a, b) if NONFINITES.name in one.further]
+    return sum(found[1:], found[0]) if found else None
 
 
 def empty_table(channels: int, device: torch.device) -> Tensor:
@@ -325,7 +356,15 @@ def without_channels(readings: Sequence[Sums]) -> list[Sums]:
     """The same, of whole tensors alone: for what nothing more will be merged with."""
     block = torch.from_numpy(totals(readings)).view(-1)
     return [
-        Sums(block, one.channels, len(Total) * i, whole=True, varying=one.varying) for i, one in enumerate(readings)
+        Sums(
+            block,
+            one.channels,
+            len(Total) * i,
+            whole=True,
+            varying=one.varying,
+            further={name: one.further[name] for name in one.further.keys() & {NONFINITES.name}},
+        )
+        for i, one in enumerate(readings)
     ]
 
 

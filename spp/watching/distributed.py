@@ -14,7 +14,7 @@ import torch.distributed as dist
 
 from spp.errors import InputError
 from spp.frame.accumulate import Accumulator, Row
-from spp.stats.sums import Sums
+from spp.stats.sums import NONFINITES, Sums
 from spp.vocabulary import Signal
 from spp.watching.sample import Finished
 
@@ -129,7 +129,10 @@ def _packed(one: Finished) -> dict[str, Any]:
 def _rows(rows: list[Row]) -> tuple[list[tuple[Any, ...]], Any]:
     tables = [row.sums.table.cpu() for row in rows]
     facts = [tuple(getattr(row, name) for name in FACTS) for row in rows]
-    facts = [(*fact, row.sums.varying, row.sums.channels) for fact, row in zip(facts, rows, strict=True)]
+    kinds = [{name: t.tolist() for name, t in row.sums.further.items() if name == NONFINITES.name} for row in rows]
+    facts = [
+        (*fact, kind, row.sums.varying, row.sums.channels) for fact, kind, row in zip(facts, kinds, rows, strict=True)
+    ]
     return facts, torch.cat(tables, dim=1).numpy() if tables else None
 
 
@@ -139,6 +142,10 @@ def _unpacked(packed: tuple[list[tuple[Any, ...]], Any]) -> list[Row]:
         return []
     tables = torch.split(torch.from_numpy(numbers), [f[-1] for f in facts], dim=1)
     return [
-        Row(**dict(zip(FACTS, f, strict=False)), sums=Sums.of_table(t, varying=f[-2]))
+        Row(**dict(zip(FACTS, f, strict=False)), sums=Sums.of_table(t, _tensors(f[-3]), varying=f[-2]))
         for f, t in zip(facts, tables, strict=True)
     ]
+
+
+def _tensors(numbers: dict[str, list[float]]) -> dict[str, torch.Tensor]:
+    return {name: torch.tensor(values, dtype=torch.float64) for name, values in numbers.items()}

@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator
 from typing import Any
 
+import pandas as pd
+
 from spp.diagnosis.findings import EVERYTHING, Finding, count, further, number, percent, quoted, some
 from spp.diagnosis.registry import rule
 from spp.diagnosis.remedies import of_nonfinite
@@ -26,9 +28,12 @@ def nonfinite(view: View, at: Any) -> Iterator[Finding]:
     """NaN or infinity, in the first weight, activation or gradient that holds any.
 
     The first non-finite values in the direction the signal travels: weights, then activations, then gradients.
+    Activations of -inf alone whose takers are finite are masks, and a note.
     """
     weights = [row for row in view.weights.values() if row.nonfinite]
-    activations = _leaves_first(row for row in view.activations.values() if row.nonfinite)
+    every = [row for row in view.activations.values() if row.nonfinite]
+    masks = [row for row in every if _is_mask(view, row, every)]
+    activations = _leaves_first(row for row in every if row not in masks)
     gradients = _leaves_first(row for row in reversed(view.gradients.values()) if row.nonfinite)
     if weights:
         # Weights of modules that never ran have no depth.
@@ -53,6 +58,7 @@ def nonfinite(view: View, at: Any) -> Iterator[Finding]:
         )
         remedy = of_nonfinite(first.dtype, fed=True, backward=True)
     else:
+        yield from _masks(_leaves_first(masks))
         return
     also = further(len(others), before="; ", after=" after it")
     yield Finding(
@@ -62,6 +68,26 @@ def nonfinite(view: View, at: Any) -> Iterator[Finding]:
         remedy=remedy,
         evidence=f"{first.dtype}; largest finite magnitude {number(first.abs_max)}",
     )
+
+
+def _is_mask(view: View, row: Any, every: list[Any]) -> bool:
+    """Whether the non-finite values are -inf alone, and whatever takes them is finite, as a softmax over masked logits is."""
+    if pd.isna(row.neginf) or row.neginf != row.nonfinite or not row.name:
+        return False
+    takers = view.takers(Key(str(row.name), int(row.call)))
+    # nobody knows what takes the output of a container, but all that follows is finite
+    return not any(taker.row.nonfinite for taker in takers) if takers else all(r.depth <= row.depth for r in every)
+
+
+def _masks(rows: list[Any]) -> Iterator[Finding]:
+    for first in rows[:1]:
+        share, also = percent(first.nonfinite / first.numel), further(len(rows) - 1, before="; ", after=" likewise")
+        yield Finding(
+            severity=Severity.NOTE,
+            **measured(first, Signal.ACTIVATION, Column.NEGINF, first.neginf, "0"),
+            message=f"{quoted(first.name)} gives out -inf ({share} of its values{also}), and what takes it is finite: a mask.",
+            remedy="Nothing, where that is meant.",
+        )
 
 
 def _leaves_first(rows: Iterable[Any]) -> list[Any]:

@@ -14,7 +14,7 @@ from spp._cbuild import Status
 from spp.errors import InputError
 from spp.stats.backends import cuda, native, reference
 from spp.stats.layout import plain
-from spp.stats.sums import Room, Sum, Sums
+from spp.stats.sums import NONFINITES, Room, Sum, Sums
 
 
 def choose() -> Status:
@@ -65,6 +65,17 @@ def reduce(
         values = plain(tensor)
         sums = _reduced(values, axis if tensor.dim() else None, ends, whole, Room(0) if room is None else room)
         sums.further = {one.name: one.of(values, axis if tensor.dim() else None) for one in further}
+    return told_apart(values, sums)
+
+
+def told_apart(tensor: Tensor, sums: Sums) -> Sums:
+    """The same sums, with NaN and the infinities counted apart where there are any.
+
+    Not on CUDA, where to ask whether there are any would wait for the device.
+    """
+    if tensor.is_cpu and sums.nonfinite:
+        with torch.no_grad():
+            sums.further = {**sums.further, NONFINITES.name: NONFINITES.of(plain(tensor), None)}
     return sums
 
 
@@ -80,7 +91,8 @@ def _reduced(x: Tensor, axis: int | None, ends: tuple[float, float] | None, whol
 
 def reduce_all(tensors: Sequence[Tensor], axes: Sequence[int | None], room: Room) -> list[Sums] | None:
     """The sums of many whole tensors, where the C sweep takes all of them as they are; else None."""
-    return native.reduce_all(tensors, axes, room) if uses_native() else None
+    found = native.reduce_all(tensors, axes, room) if uses_native() else None
+    return None if found is None else [told_apart(tensor, sums) for tensor, sums in zip(tensors, found, strict=True)]
 
 
 def copies(tensors: Sequence[Tensor]) -> native.Copies | None:
