@@ -208,8 +208,9 @@ def _load(path: Path) -> tuple[Tensor, Tensor | None]:
             return torch.from_numpy(np.load(path, allow_pickle=False)), None
         except FileNotFoundError:
             raise InputError("there is a file of that name", received=str(path), where="--data") from None
-        except (OSError, ValueError, TypeError) as error:
-            reason = str(error).splitlines()[0].rstrip(".")
+        # numpy evaluates the header and lets through whatever it meets there, a MemoryError for a shape too large too
+        except Exception as error:
+            reason = str(error).splitlines()[0].rstrip(".") if str(error) else type(error).__name__
             raise InputError("the file holds an array of numbers", received=reason, where=str(path)) from error
     found = read_tensors(
         path,

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -181,6 +180,7 @@ def _begun(call: Call) -> dict[str, Any] | None:
         InputError: ``--resume`` without ``--out``, or the folder holds something else than a run of ``spp train``.
     """
     from spp.errors import InputError, StoreError
+    from spp.frame.files import read_json
 
     if not call.resume:
         return None
@@ -194,9 +194,9 @@ def _begun(call: Call) -> dict[str, Any] | None:
             "there is a run to resume", received=f"no {file}", where="--resume", remedy="Give --model to begin one."
         )
     try:
-        facts = json.loads(file.read_text(encoding="utf-8"))
+        facts = read_json(file)
         arguments = facts["arguments"] if facts.get("command") == "train" else None
-    except (ValueError, KeyError, AttributeError, OSError) as error:
+    except (ValueError, KeyError, OSError) as error:
         raise StoreError("run.json holds the facts of a run", received="something else", where=str(file)) from error
     if not isinstance(arguments, dict):
         raise InputError("spp train goes on with its own runs", received="a run of another command", where=str(file))

@@ -315,8 +315,14 @@ def _categorical(names: tuple[str, ...]) -> pd.CategoricalDtype:
 
 def table_of(columns: Mapping[_C, object], specs: Mapping[_C, Spec]) -> pd.DataFrame:
     """A table of columns that are arrays already, or lists of values, in the dtypes of the schema."""
-    data = {str(name): _filled(values, specs[name]) for name, values in columns.items()}
-    return pd.DataFrame(data, copy=False)
+    try:
+        data = {str(name): _filled(values, specs[name]) for name, values in columns.items()}
+        return pd.DataFrame(data, copy=False)
+    # pandas keeps text in Arrow's UTF-8, which has no lone surrogates
+    except UnicodeEncodeError as error:
+        raise InputError(
+            "names are text that UTF-8 can hold", received=ascii(error.object[:80]), remedy="Rename the module"
+        ) from error
 
 
 def _filled(values: Any, spec: Spec) -> Any:

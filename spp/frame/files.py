@@ -62,6 +62,23 @@ def put_facts(folder: Path, run: Mapping[str, Any]) -> None:
     put_text(folder / RUN_FILE, text)
 
 
+def located(folder: str | Path) -> Path:
+    """A folder that need not be there, as an absolute path.
+
+    Raises:
+        StoreError: No folder can be there: the name is too long or no text of the file system, or nobody may look.
+    """
+    try:
+        path = Path(folder).expanduser().absolute()
+        with suppress(FileNotFoundError, NotADirectoryError):
+            path.stat()
+    # a NUL or a lone surrogate is a ValueError, a home that nobody knows a RuntimeError
+    except (OSError, ValueError, RuntimeError) as error:
+        reason = getattr(error, "strerror", None) or first_line(error)
+        raise StoreError("a run is in a folder", received=reason, where=ascii(str(folder)[:80])) from error
+    return path
+
+
 def read_facts(folder: Path, shown: str) -> dict[str, Any]:
     """The facts of a run folder.
 

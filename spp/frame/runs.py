@@ -43,6 +43,7 @@ from spp.frame.files import (
     home,
     is_leftover,
     is_run,
+    located,
     locked,
     put,
     put_facts,
@@ -95,7 +96,7 @@ def check_writable(folder: str | Path, *, overwrite: bool = False) -> Path:
     Raises:
         StoreError: It exists and is not empty (and ``overwrite`` is False), is a file, or cannot be written to.
     """
-    path = Path(folder).expanduser().absolute()
+    path = located(folder)
     if path.exists() and not path.is_dir():
         raise StoreError(
             "a run is saved in a folder", received="a file", where=str(folder), remedy="Choose another name"
@@ -177,11 +178,6 @@ def write(
             _settle(path)
         except OSError as error:
             raise error if isinstance(error, StoreError) else failed(folder, error) from error
-        # a lone surrogate in a name is no UTF-8
-        except UnicodeEncodeError as error:
-            raise StoreError(
-                "names are text that UTF-8 can hold", received=first_line(error), where=str(folder)
-            ) from error
     return path
 
 
@@ -233,7 +229,7 @@ def read(folder: str | Path) -> tuple[dict[str, pd.DataFrame], dict[str, Any]]:
     Raises:
         StoreError: It is no run folder, was written by a later version, or is damaged.
     """
-    path, shown = Path(folder).expanduser(), str(folder)
+    path, shown = located(folder), str(folder)
     run = read_facts(path, shown)
     place = home(path)
     manifest = run.get(MANIFEST)
@@ -276,7 +272,7 @@ class RunWriter:
 
     def __init__(self, folder: str | Path, *, resume: bool = False, overwrite: bool = False) -> None:
         self.shown = str(folder)
-        self.path = Path(folder).expanduser().absolute()
+        self.path = located(folder)
         self._resume, self._overwrite = resume, overwrite
         self._lock: BaseFileLock | None = None
         self._process = 0

@@ -16,6 +16,7 @@ import torch
 
 from spp._version import __version__
 from spp.errors import StoreError
+from spp.frame import files
 from spp.frame.files import put_table, put_text
 from spp.studies.study import Claim, Results, Setup, Study, Verdict
 
@@ -151,14 +152,11 @@ def read_json(path: Path) -> dict[str, Any]:
         StoreError: It cannot be read.
     """
     try:
-        found = json.loads(path.read_text(encoding="utf-8"))
-        if not isinstance(found, dict):
-            raise ValueError("something else")
+        return files.read_json(path)
     except (OSError, ValueError) as error:
         raise StoreError(
             "a file of a study holds its facts", received=str(error), where=str(path), remedy=f"Remove {path.parent}"
         ) from error
-    return found
 
 
 def write_json(path: Path, facts: dict[str, Any]) -> None:

@@ -218,9 +218,8 @@ class Shelf:
         for cell in cells:
             place = self._place(cell)
             if (place / CELL_FILE).is_file():
-                facts = read_json(place / CELL_FILE)
-                tables[cell] = {name: read_table(place / f"{name}.parquet", str(place)) for name in facts["tables"]}
-                seconds[cell] = float(facts["seconds"])
+                names, seconds[cell] = _facts(place / CELL_FILE)
+                tables[cell] = {name: read_table(place / f"{name}.parquet", str(place)) for name in names}
         return Results(tuple(tables), tables, seconds)
 
     def _place(self, cell: Cell) -> Path:
@@ -235,3 +234,22 @@ class Shelf:
                 where=str(self.folder),
                 remedy="Choose another folder.",
             )
+
+
+def _facts(file: Path) -> tuple[list[str], float]:
+    """The names of a cell's tables, and the seconds it took."""
+    facts = read_json(file)
+    names, seconds = facts.get("tables"), facts.get("seconds")
+    # a name with a slash in it would lead out of the cell's folder
+    if (
+        not isinstance(names, list)
+        or not all(isinstance(name, str) and Path(name).name == name for name in names)
+        or not isinstance(seconds, int | float)
+    ):
+        raise StoreError(
+            "a file of a study holds its facts",
+            received="one without the names of tables and the seconds",
+            where=str(file),
+            remedy=f"Remove {file.parent}",
+        )
+    return names, float(seconds)

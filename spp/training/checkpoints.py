@@ -14,6 +14,7 @@ import torch
 from spp.errors import InputError, StoreError
 from spp.frame.files import DRAFT, RUN_FILE, put, put_facts, put_table, read_facts
 from spp.frame.runs import check_writable
+from spp.models.sources.checkpoint import check_size
 
 FORMAT = 1
 LAST, BEST = "last.pt", "best.pt"
@@ -60,9 +61,12 @@ class Checkpoints:
         if not path.is_file():
             return None
         try:
+            check_size(path)
             # weights_only: a checkpoint from elsewhere must not run code
             state = torch.load(path, map_location="cpu", weights_only=True)
-            written = state.pop("format")
+            written = int(state.pop("format"))
+            if not all(isinstance(key, str) for key in state):
+                raise TypeError("keys that are no names")
         # torch.load lets through whatever its unpickler met: RuntimeError, UnpicklingError, EOFError, KeyError, ...
         except Exception as error:
             reason = str(error).splitlines()[0].rstrip(".") if str(error) else type(error).__name__

@@ -194,7 +194,10 @@ class Trainer:
             self.seconds, self.best = state["seconds"], state["best"]
             self.watched, self.found = state["watched"], state["found"]
             self.rows = [row for row in state["history"] if row[History.EPOCH] < self.position.epoch]
-        except (KeyError, TypeError) as error:
+        except InputError:
+            raise
+        # whatever torch meets in a state that is none
+        except (KeyError, TypeError, AttributeError, ValueError, RuntimeError) as error:
             raise StoreError("a checkpoint of a run holds its state", received=f"{error!r}", where="resume") from error
 
     def _data_facts(self) -> dict[str, Any]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import warnings
+import zipfile
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -44,6 +45,9 @@ def load_checkpoint(model: nn.Module, path: str | Path, spelled: Callable[[str],
         raise InputError(
             "a checkpoint is a mapping of names to tensors", received=type(state).__name__, where=str(path)
         )
+    if wrong := [key for key in state if not isinstance(key, str)]:
+        received = f"the key {str(wrong[0])[:40]}, a {type(wrong[0]).__name__}"
+        raise InputError("a checkpoint is a mapping of names to tensors", received=received, where=str(path))
     # torch's own message lists every key over hundreds of lines
     own = model.state_dict()
     shapes = [
@@ -85,12 +89,26 @@ def read_tensors(path: Path, rule: str, remedy: str, *, where: str) -> Any:
         with warnings.catch_warnings():
             # remarks about the pickle's protocol; the error says what matters
             warnings.simplefilter("ignore")
+            check_size(path)
             return torch.load(path, map_location="cpu", weights_only=True)
     except FileNotFoundError:
         raise InputError("there is a file of that name", received=str(path), where=where) from None
     except Exception as error:
         reason = first_line(error) or type(error).__name__
         raise InputError(rule, received=reason, where=str(path), remedy=remedy) from error
+
+
+def check_size(path: Path) -> None:
+    """Refuse a file of torch.save that would unpack to more than it is: torch compresses nothing.
+
+    Raises:
+        ValueError: It would.
+    """
+    if zipfile.is_zipfile(path):
+        with zipfile.ZipFile(path) as file:
+            size = sum(entry.file_size for entry in file.infolist())
+        if size > path.stat().st_size:
+            raise ValueError(f"{path.stat().st_size:,} bytes that unpack to {size:,}")
 
 
 def _list(keys: list[str]) -> str:

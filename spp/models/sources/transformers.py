@@ -78,7 +78,7 @@ def _config(path: str) -> Any:
     rule = "a configuration is a JSON file with a model_type, as the config.json beside saved weights"
     try:
         content = json.loads(Path(path).expanduser().read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, RecursionError) as error:
         reason = error.strerror if isinstance(error, OSError) and error.strerror else first_line(error)
         raise InputError(rule, received=reason, where=path) from error
     if not isinstance(content, dict) or not isinstance(content.get("model_type"), str):
