@@ -43,6 +43,8 @@ python_maximum_signature_line_length = 100
 # Every reference must lead somewhere; what exists but has no page here (torch's classes, types of the inside) is named
 # without a link by the extension ``public_names``, since looking it up elsewhere would need a network.
 nitpicky = True
+# a signature with a function as a default cannot be parsed by Sphinx, which then cuts annotations at their commas
+nitpick_ignore = [("py:class", "collections.abc.Mapping[str")]
 
 html_theme = "furo"
 html_theme_options = {"source_directory": "docs/"}

@@ -46,6 +46,9 @@ MODULES = (
     "spp.frame.precision",
     "spp.errors",
     "spp.vocabulary",
+    "spp.layers",
+    "spp.registry",
+    "spp.plugins",
 )
 """Every module that a user may import, in the order of the pages; one that this version does not have is left out.
 
