@@ -64,4 +64,6 @@ def of_nonfinite(dtype: str, *, fed: bool, backward: bool = False) -> str:
         return "Its float16 range ends at 65504: compute this layer in float32 or bfloat16, or scale down its input."
     if backward:
         return "Look at the derivative just behind it: a square root or division at 0, a logarithm, a norm of zeros."
-    return "Look at this layer: its own arithmetic makes them." if fed else "Check the batch with torch.isfinite first."
+    # functions between the two have no rows of their own in every run
+    where = "Look at this layer, and at the functions between it and what feeds it: a root or logarithm of negative numbers."
+    return where if fed else "Check the batch with torch.isfinite first."

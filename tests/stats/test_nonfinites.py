@@ -115,3 +115,21 @@ def test_infinities_that_go_on_and_nan_are_errors(taker):
             model.fc.weight[0] = NAN
     found = spp.trace(model, torch.randn(6, 6)).findings.frame
     assert found[found.rule == "nonfinite"].severity.tolist() == ["error"]
+
+
+class Between(nn.Module):
+    """Makes NaN by a function between two modules."""
+
+    def __init__(self, function) -> None:
+        super().__init__()
+        self.a, self.b, self.c, self.function = nn.Linear(6, 6), nn.Linear(6, 6), nn.Linear(6, 3), function
+
+    def forward(self, x):
+        return self.c(torch.relu(self.b(self.function(self.a(x) - 2))))
+
+
+@pytest.mark.parametrize("function", [torch.sqrt, torch.log, lambda x: x / (x - x)], ids=["sqrt", "log", "0/0"])
+def test_nan_made_between_two_modules_is_not_blamed_on_the_taker(function):
+    first = spp.trace(Between(function), torch.randn(8, 6)).findings.frame.iloc[0]
+    assert first["rule"] == "nonfinite" and first["severity"] == "error"
+    assert "functions between it and what feeds it" in first["remedy"]
