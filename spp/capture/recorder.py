@@ -279,6 +279,13 @@ class Recorder:
             if isinstance(item, Tensor) and item.requires_grad and not is_reducible(item):
                 self._gradients.notice(item, followed)
 
+    def _end_parts_safely(self) -> None:
+        if self.failed is None:
+            try:
+                self._end_parts()
+            except Exception as error:
+                self._fail(error)
+
     def _end_parts(self) -> None:
         """End the pass that is open."""
         if self._open:
@@ -287,11 +294,7 @@ class Recorder:
 
     def backward(self, roots: list[Tensor], run: Callable[[], Any]) -> Any:
         """Run a backward pass from ``roots``, observed; recomputations of checkpoints are seen for what they are."""
-        if self.failed is None:
-            try:
-                self._end_parts()
-            except Exception as error:
-                self._fail(error)
+        self._end_parts_safely()
         if self.failed is not None or not self.passes:
             return run()
         hooked = [t for t in roots if isinstance(t, Tensor) and t.requires_grad and not is_reducible(t)]
@@ -305,20 +308,11 @@ class Recorder:
         at; of these the first one counts, as an evaluation.
         """
         self.let_go()
-        if self.failed is None:
-            try:
-                self._end_parts()
-            except Exception as error:
-                self._fail(error)
-        kept, gradients = self.passes, self._gradients
+        self._end_parts_safely()
+        gradients = self._gradients
         for site in gradients.divided:
             gradients.found.pop(site, None)
-        if any(p.reached for p in kept):
-            evaluations = [p for p in kept if p.mode == MODES[1] and not p.reached]
-            kept = [p for p in kept if p.reached or (p.graph and p.mode == MODES[0]) or p in evaluations[:1]]
-            if any(p.reached and not p.part for p in kept):
-                # what a loop does with parts beside the root's forward is its own
-                kept = [p for p in kept if not p.part]
+        kept = self._kept()
         if kept and self.failed is None:
             try:
                 self._read_learned(kept[-1])
@@ -331,6 +325,17 @@ class Recorder:
             if one.graph and one.mode == MODES[0]:
                 self._missing_gradients(one, gradients.ran)
         self.passes = []
+        return kept
+
+    def _kept(self) -> list[Pass]:
+        """The passes that are part of the step."""
+        kept = self.passes
+        if any(p.reached for p in kept):
+            evaluations = [p for p in kept if p.mode == MODES[1]]
+            kept = [p for p in kept if p.reached or (p.graph and p.mode == MODES[0]) or p in evaluations[:1]]
+            if any(p.reached and not p.part for p in kept):
+                # what a loop does with parts beside the root's forward is its own
+                kept = [p for p in kept if not p.part]
         return kept
 
     def let_go(self) -> None:

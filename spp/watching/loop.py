@@ -158,28 +158,14 @@ class Loop:
         # a call inside a backward pass is a checkpoint's recomputation
         if self._inside or _torch.graph_task() >= 0:
             return self._call.original(*args, **kwargs)
-        self.forwards += 1
-        if self._evaluation is not None:
-            self._safely(self._end_evaluation)
-        grad = torch.is_grad_enabled()
-        training = self._root.training or bool(self._trains_in_eval and grad)
-        if not self._optimizers and training:
-            self._safely(self._next_forward)
-        sample = self._sample
-        if not training and (not self._optimizers or sample is None or not grad):
-            if self._evaluation_due and not self._paused and not self._failed:
-                # looked up when it is called: by then the observing function stands there
-                return self._evaluated(lambda: nn.Module.__call__(self._called_module, *args, **kwargs))
-            sample = None
-        else:
-            self._seen = True
-        if sample is not None and not sample.gathered:
-            self._safely(sample.prepare)
-            sample = self._sample
+        sample, evaluates = self._place()
+        if evaluates:
+            # looked up when it is called: by then the observing function stands there
+            return self._evaluated(lambda: nn.Module.__call__(self._called_module, *args, **kwargs))
         # while a sample is open, what is called inside of a forward that is none of its own is no part that opens a pass
         self._inside = self._sample is not None
         try:
-            if sample is None or sample.gathered:
+            if sample is None:
                 return self._call.original(*args, **kwargs)
             # the open sample has put the observing function there
             output = sample.forward(self._root, partial(nn.Module.__call__, self._called_module, *args, **kwargs))
@@ -188,6 +174,23 @@ class Loop:
         if sample.failed is not None:
             self._stop(sample.failed)
         return output
+
+    def _place(self) -> tuple[Sample | None, bool]:
+        """Where a call of the root belongs: the sample that observes it, if any, and whether it is an evaluation to measure."""
+        self.forwards += 1
+        self._safely(self._end_evaluation)
+        grad = torch.is_grad_enabled()
+        training = self._root.training or bool(self._trains_in_eval and grad)
+        if not self._optimizers and training:
+            self._safely(self._next_forward)
+        if not training and (not self._optimizers or self._sample is None or not grad):
+            return None, self._evaluation_due and not self._paused and not self._failed
+        self._seen = True
+        if self._sample is not None and not self._sample.gathered:
+            self._safely(self._sample.prepare)
+        # which may have ended the watching
+        sample = self._sample
+        return None if sample is None or sample.gathered else sample, False
 
     def _part_called(self, module: nn.Module) -> Callable[[Callable[[], Any]], Any] | None:
         """What makes a call from outside of all observed forwards, if the module is a part of the model in a sampled step."""
@@ -280,9 +283,10 @@ class Loop:
                 raise self._sample.failed
 
     def _after_step(self, optimizer: Any, args: Any, kwargs: Any) -> None:
-        if self._sample is not None:
+        sample = self._sample
+        if sample is not None:
             with patient_collector():
-                self._safely(self._end_step)
+                self._safely(partial(self._finish, sample) if sample.gathered else self._drop_step)
         if self._owes:
             self._safely(self._pay)
         self._safely(self._end_evaluation)
@@ -290,14 +294,9 @@ class Loop:
         self._seen = False
         self._safely(self._open_if_due)
 
-    def _end_step(self) -> None:
-        sample = self._sample
-        assert sample is not None
-        if sample.gathered:
-            self._finish(sample)
-        else:
-            self._drop()
-            self._hand_on(None)
+    def _drop_step(self) -> None:
+        self._drop()
+        self._hand_on(None)
 
     # -- samples ----------------------------------------------------------------------------------------------------------
 
