@@ -72,7 +72,13 @@ def test_a_model_is_needed(spp):
 def test_the_options_are_those_of_analyze_in_its_order():
     names = [parameter.name for parameter in compare.params]
     assert names[0] == "model" and "fail_on" not in names and "no_report" not in names
-    assert {option.name for option in compare.params if option.multiple} == {*VARIED, "include", "exclude", "plugin"}
+    assert {option.name for option in compare.params if option.multiple} == {
+        *VARIED,
+        "include",
+        "exclude",
+        "plugin",
+        "statistics",
+    }
 
 
 @pytest.mark.parametrize("name", VARIED)
