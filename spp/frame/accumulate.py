@@ -117,22 +117,17 @@ class Accumulator:
         """Merge in what one batch gave; a parameter's own values do not change between batches and count once."""
         for sites, hidden in ((result.sites, False), (result.streams, True)):
             for site in sites:
-                signal, gradient = site.signals
-                value, arrived = result.values.get(site), result.gradients.get(site)
-                known = self._rows.get(_key(site, signal)) if site.is_weight else None
-                if known is not None and known.depth is None and site.call is not None:
-                    # no batch before had called the module
-                    known.depth = site.call.depth
-                if value is not None and known is None:
-                    self._put(site, signal, value, result.roles.get(site), hidden)
-                if arrived is not None:
-                    self._put(site, gradient, arrived, result.roles.get(site), hidden)
+                of, (signal, gradient) = site.key, site.signals
+                for kind, sums in ((signal, result.values.get(site)), (gradient, result.gradients.get(site))):
+                    if sums is not None:
+                        self._put(site, (*of, kind), sums, result.roles.get(site), hidden)
         for entry, calls in result.calls.items():
             # a call that was caught with its exception has no depth
             first = next((call.depth for call in calls if call.depth >= 0), None)
             depth, number = self.calls.get(entry.name, (None, 0))
             self.calls[entry.name] = first if depth is None else depth, max(len(calls), number)
-            self._called.update((entry.name, call.number) for call in calls)
+            for call in calls:
+                self._called[entry.name, call.number] += 1
             self.inputs.setdefault(entry.name, list(calls))
         for merge in result.merges:
             place = merge.block.entry.name, merge.block.number, merge.number
@@ -163,27 +158,31 @@ class Accumulator:
         row = None if key is None else self._rows.get((*key[:3], signal))
         return None if row is None else row.sums
 
-    def _put(self, site: Site, signal: Signal, sums: Sums, role: Role | None, hidden: bool) -> None:
-        key, entry = _key(site, signal), site.entry
-        row = self._rows.get(key)
-        if row is not None:
+    def _put(self, site: Site, key: Key, sums: Sums, role: Role | None, hidden: bool) -> None:
+        row, entry = self._rows.get(key), site.entry
+        depth = None if site.call is None else site.call.depth
+        if row is None:
+            bounded = key[3] is Signal.ACTIVATION and entry.ends is not None
+            self._rows[key] = Row(
+                *key[:3],
+                entry.type,
+                entry.layer.kind,
+                entry.leaf,
+                key[3],
+                role,
+                depth,
+                site.shape,
+                site.dtype,
+                bounded,
+                sums,
+                site.sharded,
+                hidden,
+            )
+        elif key[3] is not Signal.WEIGHT:
             self._add(row, sums)
-            return
-        self._rows[key] = Row(
-            *key[:3],
-            entry.type,
-            entry.layer.kind,
-            entry.leaf,
-            signal,
-            role,
-            None if site.call is None else site.call.depth,
-            site.shape,
-            site.dtype,
-            signal is Signal.ACTIVATION and entry.ends is not None,
-            sums,
-            site.sharded,
-            hidden,
-        )
+        elif row.depth is None:
+            # no batch before had called the module
+            row.depth = depth
 
     def _add(self, row: Row, sums: Sums) -> None:
         before, row.sums = row.sums, row.sums.merge(sums)

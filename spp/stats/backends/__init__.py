@@ -7,6 +7,7 @@ cannot be built.
 
 from collections.abc import Iterable, Sequence
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -14,7 +15,7 @@ from spp._cbuild import Status
 from spp.errors import InputError
 from spp.stats.backends import cuda, native, reference
 from spp.stats.layout import plain
-from spp.stats.sums import NONFINITES, Room, Sum, Sums
+from spp.stats.sums import NONFINITES, Room, Sum, Sums, Total, totals
 
 
 def choose() -> Status:
@@ -92,7 +93,11 @@ def _reduced(x: Tensor, axis: int | None, ends: tuple[float, float] | None, whol
 def reduce_all(tensors: Sequence[Tensor], axes: Sequence[int | None], room: Room) -> list[Sums] | None:
     """The sums of many whole tensors, where the C sweep takes all of them as they are; else None."""
     found = native.reduce_all(tensors, axes, room) if uses_native() else None
-    return None if found is None else [told_apart(tensor, sums) for tensor, sums in zip(tensors, found, strict=True)]
+    if found is not None:
+        # asked of all at once: nearly always none has any
+        for i in np.flatnonzero(totals(found)[:, Total.NONFINITE]).tolist():
+            told_apart(tensors[i], found[i])
+    return found
 
 
 def copies(tensors: Sequence[Tensor]) -> native.Copies | None:
