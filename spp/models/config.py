@@ -224,7 +224,8 @@ class ConvConfig(Config):
     @property
     def total_stride(self) -> int:
         """By how much the network divides height and width."""
-        raise NotImplementedError  # each family counts its own strides
+        # each family counts its own strides; this class builds no network by itself
+        raise NotImplementedError
 
     def check_input(self, shape: tuple[int, ...], *, batch: int | None = None) -> None:
         """Raise unless ``(C, H, W)`` fits: the channels, a pixel left after the last stride, what the norm needs."""

@@ -86,6 +86,7 @@ class Drawn:
 @singledispatch
 def draw_panel(panel: Panel, axes: Axes) -> Drawn:
     """Draw ``panel`` onto ``axes`` and return what was drawn."""
+    # for a form of panel from outside that brings no function of its own; the five forms here are registered below
     raise NotImplementedError(f"draw_panel.register a function for {type(panel).__name__}")
 
 
