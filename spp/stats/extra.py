@@ -15,7 +15,7 @@ from torch import Tensor
 
 from spp.errors import InputError
 from spp.stats.layout import plain
-from spp.stats.sums import Array, Sum
+from spp.stats.sums import Array, Row, Sum, one_channel
 
 LOWEST, HIGHEST = -160, 160
 """Exponents told apart; what lies beyond is counted in the first or last bin. float32 reaches from -149 to 128."""
@@ -88,10 +88,26 @@ def merge_fourth(a: Tensor, b: Tensor) -> Tensor:
     return torch.stack([n_a + n_b, a[Power.MEAN] + delta * n_b / n, m2, m3, m4, exponent])
 
 
+def _of_table(table: Tensor) -> Tensor:
+    """The first and second moments of what nobody asked the fourth of: its third and fourth are NaN."""
+    count, mean, m2, low, high = one_channel(table)[: Row.MAX + 1, 0]
+    unknown = torch.full_like(count, torch.nan)
+    exponent = torch.where((count == 0) | (torch.maximum(-low, high) == 0), float(_FAR), 0.0).to(count)
+    return torch.stack([count, mean, m2, unknown, unknown, exponent])
+
+
 def _in_unit(table: Tensor, exponent: Tensor) -> Tensor:
     degrees = torch.arange(Power.EXPONENT, dtype=torch.float64, device=table.device)
     moments = torch.ldexp(table[: Power.EXPONENT], (exponent - table[Power.EXPONENT]) * degrees)
     return torch.cat([moments, exponent[None]])
+
+
+def at_the_ends(table: Array) -> dict[str, float]:
+    """Mean and spread from one table, ``(6,)``, of numbers whose squares float64 cannot hold; they themselves it can."""
+    count, mean, m2, _, _, exponent = table
+    var = m2 / count
+    found = {"mean": mean, "std": np.sqrt(var), "rms": np.sqrt(var + mean * mean)}
+    return {name: float(np.ldexp(value, -int(exponent))) for name, value in found.items()}
 
 
 def kurtosis(tables: Array) -> Array:
@@ -169,8 +185,8 @@ def _scaled_powers(histogram: Tensor, factor: float) -> Tensor:
     return out.scatter_add_(-1, where.expand_as(histogram), histogram)
 
 
-FOURTH = Sum("fourth", lambda tensor, _: fourth_moments(tensor), merge_fourth, _scaled_fourth)
-"""What the kurtosis is made of."""
+FOURTH = Sum("fourth", lambda tensor, _: fourth_moments(tensor), merge_fourth, _scaled_fourth, _of_table)
+"""What the kurtosis is made of; and, since it comes in a unit of its own, mean and spread at the ends of float64."""
 # a function, not "add": a histogram is not added up over its bins
 POWERS = Sum("powers", lambda tensor, _: signed_exponents(tensor), torch.add, _scaled_powers)
 """What ``trace.exponents`` shows."""

@@ -25,8 +25,8 @@ import numpy.typing as npt
 
 from spp.errors import InputError, UnknownNameError
 from spp.registry import Registry
-from spp.stats.extra import FOURTH, POWERS, kurtosis
-from spp.stats.sums import NONFINITES, SUMS, Array, Sum, Sums, Total, totals
+from spp.stats.extra import FOURTH, POWERS, at_the_ends, kurtosis
+from spp.stats.sums import NONFINITES, SUMS, Array, Sum, Sums, Total, far, totals
 
 Formula = Callable[[Mapping[str, Array]], npt.ArrayLike]
 Numbers = dict[str, npt.NDArray[Any]]
@@ -234,7 +234,13 @@ def summarize(readings: Sequence[Sums] | Array, statistics: Iterable[Statistic] 
     sums[NONFINITES.name] = _kinds(readings, sums["nonfinite"])
     # a tensor without finite elements is divided by zero, and is NaN
     with np.errstate(divide="ignore", invalid="ignore"):
-        return {row.name: np.asarray(row.formula(sums)).astype(_in_numpy(row)) for row in rows}
+        numbers = {row.name: np.asarray(row.formula(sums)).astype(_in_numpy(row)) for row in rows}
+    if not isinstance(readings, np.ndarray):
+        for i in map(int, np.flatnonzero(far(np.maximum(-sums["min"], sums["max"])))):
+            if (table := readings[i].further.get(FOURTH.name)) is not None:
+                for name, value in at_the_ends(table.cpu().numpy()).items():
+                    numbers[name][i] = value
+    return numbers
 
 
 def _in_numpy(row: Statistic) -> str:

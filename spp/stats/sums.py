@@ -20,7 +20,7 @@ from collections import defaultdict
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from enum import IntEnum
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 import numpy.typing as npt
@@ -98,12 +98,14 @@ class Sum:
             formulas see all of them stacked, ``(R, ...)``.
         scaled: What becomes of it when every element is multiplied by a factor > 0: the degree of that factor, or a function
             of the sum and the factor.
+        implied: What an ``(8, C)`` table says of it where it was left out, for sums that only rare tensors have.
     """
 
     name: str
     of: Callable[[Tensor, int | None], Tensor]
     merge: Merge = "add"
     scaled: int | Callable[[Tensor, float], Tensor] = 0
+    implied: Callable[[Tensor], Tensor] | None = None
 
     def merged(self, a: Tensor, b: Tensor) -> Tensor:
         """That of both sets of elements together."""
@@ -138,13 +140,18 @@ def _kinds(tensor: Tensor, axis: int | None) -> Tensor:
     return torch.stack([which.sum() for which in found]).to(torch.float64)
 
 
-NONFINITES = Sum("nonfinites", _kinds, torch.add)
+NONFINITES = Sum("nonfinites", _kinds, torch.add, implied=lambda _: torch.zeros(3, dtype=torch.float64))
 """How many elements are NaN, +inf and -inf, ``(3,)``; known only where some are, and on the host, so that it costs nothing."""
 SUMS.register(NONFINITES.name, NONFINITES)
 
 
 # as plain numbers, which are added ten times faster
 _NONFINITE, _NONFINITE_OF_ALL = int(Row.NONFINITE), int(Total.NONFINITE)
+# and the maximum follows
+_MIN, _MIN_OF_ALL = int(Row.MIN), int(Total.MIN)
+
+FAR = 2.0**400
+"""Squares of deviations from a mean beyond this, or below its inverse, overflow or lose digits; see :func:`far`."""
 
 
 class Room:
@@ -241,12 +248,17 @@ class Sums:
             a, b, varying = self._as_one_channel(), other._as_one_channel(), True
         else:
             a, b, varying = self, other, False
-        both = a.further.keys() & b.further.keys()
-        # & keeps no order, which nobody reads
-        further = {name: SUMS[name].merged(a.further[name], b.further[name]) for name in both}
-        if (kinds := _nonfinites(a, b)) is not None:
-            further[NONFINITES.name] = kinds
+        further = {}
+        # | keeps no order, which nobody reads
+        for name in a.further.keys() | b.further.keys():
+            one, other_one = a._further(name), b._further(name)
+            if one is not None and other_one is not None:
+                further[name] = SUMS[name].merged(one, other_one)
         return Sums.of_table(merge_tables(a.table, b.table), further, varying=varying)
+
+    def _further(self, name: str) -> Tensor | None:
+        found, implied = self.further.get(name), SUMS[name].implied
+        return implied(self.table) if found is None and implied is not None else found
 
     def _as_one_channel(self) -> Sums:
         if self.varying:
@@ -262,6 +274,17 @@ class Sums:
             return bool(numbers[start + _NONFINITE_OF_ALL])
         # without a view of the table: this is asked of every tensor
         return bool(numbers[start + _NONFINITE * many : start + (_NONFINITE + 1) * many].any())
+
+    @property
+    def far(self) -> bool:
+        """Whether :func:`far` says so of the largest magnitude; of what lies on the host."""
+        numbers, start, many = self._block.numpy(), self._start, self.channels
+        if self.whole:
+            low, high = numbers[start + _MIN_OF_ALL], numbers[start + _MIN_OF_ALL + 1]
+        else:
+            rows = numbers[start + _MIN * many : start + (_MIN + 2) * many].reshape(2, many)
+            low, high = rows[0].min(initial=np.inf), rows[1].max(initial=-np.inf)
+        return bool(far(max(-low, high)))
 
     def same(self, other: object) -> bool:
         """Whether both hold the very same numbers."""
@@ -281,10 +304,9 @@ class Sums:
         return Sums.of_table(table, further, varying=self.varying)
 
 
-def _nonfinites(a: Sums, b: Sums) -> Tensor | None:
-    """Those of both; what has no non-finite elements was not asked for their kinds."""
-    found = [one.further[NONFINITES.name] for one in (a, b) if NONFINITES.name in one.further]
-    return sum(found[1:], found[0]) if found else None
+def far(largest: Any) -> Any:
+    """Whether numbers up to this magnitude have squares that overflow, or lose digits as they underflow; zeros have not."""
+    return (largest > FAR) | ((largest > 0) & (largest < 1 / FAR))
 
 
 def empty_table(channels: int, device: torch.device) -> Tensor:
@@ -362,7 +384,7 @@ def without_channels(readings: Sequence[Sums]) -> list[Sums]:
             len(Total) * i,
             whole=True,
             varying=one.varying,
-            further={name: one.further[name] for name in one.further.keys() & {NONFINITES.name}},
+            further={name: value for name, value in one.further.items() if SUMS[name].implied},
         )
         for i, one in enumerate(readings)
     ]

@@ -14,7 +14,7 @@ import torch.distributed as dist
 
 from spp.errors import InputError
 from spp.frame.accumulate import Accumulator, Row
-from spp.stats.sums import NONFINITES, Sums
+from spp.stats.sums import SUMS, Sums
 from spp.vocabulary import Signal
 from spp.watching.sample import Finished
 
@@ -129,9 +129,10 @@ def _packed(one: Finished) -> dict[str, Any]:
 def _rows(rows: list[Row]) -> tuple[list[tuple[Any, ...]], Any]:
     tables = [row.sums.table.cpu() for row in rows]
     facts = [tuple(getattr(row, name) for name in FACTS) for row in rows]
-    kinds = [{name: t.tolist() for name, t in row.sums.further.items() if name == NONFINITES.name} for row in rows]
+    rare = [{name: t.tolist() for name, t in row.sums.further.items() if SUMS[name].implied} for row in rows]
     facts = [
-        (*fact, kind, row.sums.varying, row.sums.channels) for fact, kind, row in zip(facts, kinds, rows, strict=True)
+        (*fact, further, row.sums.varying, row.sums.channels)
+        for fact, further, row in zip(facts, rare, rows, strict=True)
     ]
     return facts, torch.cat(tables, dim=1).numpy() if tables else None
 

@@ -1,5 +1,6 @@
 """Numbers at the ends of float64, on both backends: what cannot be squared is infinite or 0, and never NaN."""
 
+import mpmath
 import numpy as np
 import pytest
 import torch
@@ -24,11 +25,12 @@ def backend(request, monkeypatch):
     backends.choose()
 
 
-def numbers(parts) -> dict[str, float]:
-    sums = reduce(parts[0], 1, further=(FOURTH,))
+def numbers(parts, further=(FOURTH,)) -> dict[str, float]:
+    sums = reduce(parts[0], 1, further=further)
     for part in parts[1:]:
-        sums = sums.merge(reduce(part, 1, further=(FOURTH,)))
-    return {name: float(v[0]) for name, v in summarize([sums], [STATISTICS["kurtosis"]]).items()}
+        sums = sums.merge(reduce(part, 1, further=further))
+    asked = [STATISTICS["kurtosis"]] if further else []
+    return {name: float(v[0]) for name, v in summarize([sums], asked).items()}
 
 
 @pytest.mark.parametrize("split", [(8,), (3, 5), (0, 8), (8, 0)])
@@ -43,6 +45,65 @@ def test_squares_beyond_float64_are_infinite_or_zero(scale, split):
         assert found[name] == pytest.approx(value, rel=1e-9, abs=1e-320), name
     assert found["dead_fraction"] == found["zero_fraction"] == found["nonfinite"] == 0
     assert found["kurtosis"] == pytest.approx(plain["kurtosis"], rel=1e-9)
+
+
+def exact(*parts: torch.Tensor) -> dict[str, float]:
+    """Mean and spread to 50 digits, of numbers of any size."""
+    with mpmath.workdps(50):
+        values = [mpmath.mpf(value) for part in parts for value in part.flatten().tolist()]
+        mean = mpmath.fsum(values) / len(values)
+        var = mpmath.fsum((value - mean) ** 2 for value in values) / len(values)
+        return {"mean": float(mean), "std": float(mpmath.sqrt(var)), "rms": float(mpmath.sqrt(var + mean**2))}
+
+
+@pytest.mark.parametrize("whole", [False, True])
+@pytest.mark.parametrize("form", [lambda x: x, lambda x: 1 + x / 1000, lambda x: x.T[::2], lambda x: x.abs()[:1, :1]])
+@pytest.mark.parametrize("scale", (*SCALES, 1e-150, 1e-130, 1e130, 1e150))
+def test_mean_and_spread_at_every_size(scale, form, whole):
+    x = form(NORMAL) * scale
+    for found in (summarize([reduce(x, 1, whole=whole)]), summarize([reduce(torch.complex(x, 0 * x), 1, whole=whole)])):
+        for name, value in exact(x if found["min"][0] == x.min() else x.abs()).items():
+            # a number of 1e-310 has 13 bits fewer
+            assert found[name][0] == pytest.approx(value, rel=1e-12, abs=1e-323), name
+
+
+@pytest.mark.parametrize(
+    "parts",
+    [
+        [NORMAL * 1e-180, NORMAL * 1e-170, torch.zeros(4, 4, dtype=torch.float64)],
+        [torch.zeros(4, 4, dtype=torch.float64), NORMAL * 1e-180, torch.empty(0, 4, dtype=torch.float64)],
+        [NORMAL, NORMAL * 1e300, NORMAL * 1e-300],
+        [NORMAL * 1e-180, NORMAL[:, :3] * 1e-180],
+        [NORMAL[:, :3] * 1e300, torch.cat([NORMAL, NORMAL], 1), NORMAL * 1e299],
+        [NORMAL * 1e-119, NORMAL * 1e-121, NORMAL * 1e-123],
+        [NORMAL * 1e119, NORMAL * 1e121, NORMAL * 1e123],
+    ],
+)
+def test_mean_and_spread_merge_at_every_size(parts):
+    for order in (parts, parts[::-1]):
+        found = numbers(order, further=())
+        for name, value in exact(*parts).items():
+            assert found[name] == pytest.approx(value, rel=1e-12), name
+
+
+@pytest.mark.parametrize("scale", [1e-180, 1e300])
+def test_frames_at_such_sizes(scale):
+    model = nn.Sequential(nn.Linear(4, 6), nn.Linear(6, 2)).double()
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter.mul_(scale)
+    batches = [NORMAL[:3], NORMAL[3:5], NORMAL[5:]]
+    with spp.watch(model, every=1) as watch:
+        model(NORMAL).sum().backward()
+    for run in (spp.trace(model, NORMAL), spp.trace(model, batches), watch):
+        rows = run.frame.query("signal == 'weight'").set_index("name")
+        for name, parameter in model.named_parameters():
+            found = rows.loc[name.split(".")[0]].query("output == @name.split('.')[1]").iloc[0]
+            for column, value in exact(parameter.detach()).items():
+                assert found[column] == pytest.approx(value, rel=1e-12), (name, column)
+        activation = run.frame.query("signal == 'activation' and name == '0'").iloc[0]
+        for column, value in exact(model[0](NORMAL).detach()).items():
+            assert activation[column] == pytest.approx(value, rel=1e-12), column
 
 
 @pytest.mark.parametrize(

@@ -14,8 +14,9 @@ from torch import Tensor
 from spp._cbuild import Status
 from spp.errors import InputError
 from spp.stats.backends import cuda, native, reference
+from spp.stats.extra import FOURTH
 from spp.stats.layout import plain
-from spp.stats.sums import NONFINITES, Room, Sum, Sums, Total, totals
+from spp.stats.sums import NONFINITES, Room, Sum, Sums, Total, far, totals
 
 
 def choose() -> Status:
@@ -69,15 +70,26 @@ def reduce(
     return told_apart(values, sums)
 
 
+# whose squares may leave float64
+_WIDE = frozenset({torch.float64, torch.complex128})
+
+
 def told_apart(tensor: Tensor, sums: Sums) -> Sums:
-    """The same sums, with NaN and the infinities counted apart where there are any.
+    """The same sums, with what rare values need: NaN and the infinities counted apart, and a unit at the ends of float64.
 
     Not on CUDA, where to ask whether there are any would wait for the device.
     """
-    if tensor.is_cpu and sums.nonfinite:
-        with torch.no_grad():
-            sums.further = {**sums.further, NONFINITES.name: NONFINITES.of(plain(tensor), None)}
+    if tensor.is_cpu:
+        if sums.nonfinite:
+            _add(NONFINITES, tensor, sums)
+        if tensor.dtype in _WIDE and sums.far:
+            _add(FOURTH, tensor, sums)
     return sums
+
+
+def _add(one: Sum, tensor: Tensor, sums: Sums) -> None:
+    with torch.no_grad():
+        sums.further = {one.name: one.of(plain(tensor), None), **sums.further}
 
 
 def _reduced(x: Tensor, axis: int | None, ends: tuple[float, float] | None, whole: bool, room: Room) -> Sums:
@@ -95,7 +107,9 @@ def reduce_all(tensors: Sequence[Tensor], axes: Sequence[int | None], room: Room
     found = native.reduce_all(tensors, axes, room) if uses_native() else None
     if found is not None:
         # asked of all at once: nearly always none has any
-        for i in np.flatnonzero(totals(found)[:, Total.NONFINITE]).tolist():
+        whole = totals(found)
+        rare = (whole[:, Total.NONFINITE] > 0) | far(np.maximum(-whole[:, Total.MIN], whole[:, Total.MAX]))
+        for i in np.flatnonzero(rare).tolist():
             told_apart(tensors[i], found[i])
     return found
 
