@@ -10,6 +10,7 @@
 
 from collections.abc import Iterable
 from difflib import get_close_matches
+from typing import Any
 
 
 class SppError(Exception):
@@ -20,14 +21,24 @@ class SppError(Exception):
         received: What came instead; left out of the message when empty.
         where: Layer, argument, column or file concerned; left out of the message when empty.
         remedy: What to do about it; left out of the message when empty.
+
+    Attributes:
+        partial: What had been measured, a :class:`spp.Run`, where a trace had begun a pass; else None.
     """
+
+    partial: Any = None
 
     def __init__(self, rule: str, *, received: str = "", where: str = "", remedy: str = "") -> None:
         self.rule, self.received, self.where, self.remedy = rule, received, where, remedy
         super().__init__(rule)
 
+    @property
+    def headline(self) -> str:
+        """Where, and the rule."""
+        return f"{self.where}: {self.rule}" if self.where else self.rule
+
     def __str__(self) -> str:
-        parts = [f"{self.where}: {self.rule}" if self.where else self.rule]
+        parts = [self.headline]
         if self.received:
             parts.append(f"got {self.received}")
         line = "; ".join(parts)
@@ -64,7 +75,10 @@ class UnknownNameError(InputError, KeyError):
 
 
 class TraceError(SppError, RuntimeError):
-    """The model, its loss or its backward pass failed while it was traced; the cause is the user's own exception."""
+    """The model, its loss or its backward pass failed while it was traced; the cause is the user's own exception.
+
+    What had been measured until then is ``partial``.
+    """
 
 
 class StoreError(SppError, OSError):

@@ -248,7 +248,8 @@ class Run:
 
     def _facts(self) -> str:
         """The facts that a heading has, and what else is worth a number."""
-        facts = [f"{name.replace('_', ' ')} {self.info[name]}" for name in HEADING if self.info.get(name) is not None]
+        facts = [f"partial, {self.info['partial']}"] if "partial" in self.info else []
+        facts += [f"{name.replace('_', ' ')} {self.info[name]}" for name in HEADING if self.info.get(name) is not None]
         counts = {"not measured": len(self.unmeasured), "residual merges": len(self.blocks)}
         return ", ".join(facts + [f"{number:,} {name}" for name, number in counts.items() if number])
 

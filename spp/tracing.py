@@ -19,7 +19,7 @@ from spp.capture.recorder import Recorder
 from spp.capture.sites import ChannelAxis, Entry, Selection, roster
 from spp.capture.stage import Depth
 from spp.capture.state import Restore, kept, patient_collector, preserved, set_aside
-from spp.errors import InputError, TraceError
+from spp.errors import InputError, SppError, TraceError
 from spp.frame.accumulate import Accumulator
 from spp.frame.build import (
     block_columns,
@@ -65,6 +65,7 @@ def trace(
     exponents: bool = False,
     channels: bool = False,
     statistics: Iterable[str | Statistic] = (),
+    stop_at_nonfinite: bool = False,
 ) -> Run:
     """Measure how signals travel through ``model``: one forward and one backward pass per batch, nothing changed.
 
@@ -99,12 +100,16 @@ def trace(
         statistics: Statistics beyond those of every frame: names of registered ones, as ``"kurtosis"``, or
             :class:`~spp.stats.statistics.Statistic` objects. Each has a column of the frame. Over sums that are known anyway
             they cost nothing; a sum of their own costs the passes of its function over every tensor.
+        stop_at_nonfinite: End at the first activation or gradient that holds NaN or infinity, with a ``TraceError`` that names
+            it. An activation of -inf alone, as a mask makes it, ends nothing; what becomes of it may.
 
     Returns:
         What was measured; ``run.frame`` has one row per observed tensor.
 
     Raises:
-        TraceError: The model, the loss or the backward pass raised; names the module, keeps the cause. Nothing stays behind.
+        TraceError: The model, the loss or the backward pass raised, or what gives the batches; names the module and the first
+            tensor that held NaN or infinity, keeps the cause. ``error.partial`` is a Run of what had been measured, whose
+            ``info["partial"]`` says what ended it. Nothing stays behind.
         InputError: A batch, selector or option is not what was asked for.
     """
     wanted = chosen(signals)
@@ -116,28 +121,39 @@ def trace(
     _check_values(parameters)
     beyond = asked_for(statistics, *["kurtosis"] * (moments == 4))
     depth = Depth(mergeable=several or channels, further=(*further_sums(beyond), *[POWERS] * exponents))
-    recorder = Recorder(entries, wanted, channel_axis, depth, loss_scale=loss_scale)
+    recorder = Recorder(
+        entries, wanted, channel_axis, depth, loss_scale=loss_scale, stop_at_nonfinite=stop_at_nonfinite
+    )
     objective, measured, seen = Objective(loss, seed), Accumulator(), _Seen()
+    failure: SppError | None = None
     with patient_collector():
-        with preserved(model, batch, restore) as state:
-            device = _only_device(parameters)
-            for one in map(partial(to_device, device=device), _shown(batch, batches, progress)):
-                # what the batch before has left in the model came with its graph, which is used up
-                if seen.sizes:
-                    state.cut()
-                with (
-                    kept(one.tensors(), (one.args, one.kwargs, one.target)),
-                    _undistributed(entries),
-                    _inputs_explained(),
-                ):
-                    forward, aim = partial(model, *one.args, **one.kwargs), partial(objective, target=one.target)
-                    measured.add(recorder.run(forward, aim, set_aside, keep_graph=state.has_history))
-                seen.note(one, objective)
+        try:
+            with preserved(model, batch, restore) as state:
+                device = _only_device(parameters)
+                for one in map(partial(to_device, device=device), _shown(batch, batches, progress)):
+                    # what the batch before has left in the model came with its graph, which is used up
+                    if seen.sizes:
+                        state.cut()
+                    seen.sizes.append(one.size)
+                    with (
+                        kept(one.tensors(), (one.args, one.kwargs, one.target)),
+                        _undistributed(entries),
+                        _inputs_explained(),
+                    ):
+                        forward, aim = partial(model, *one.args, **one.kwargs), partial(objective, target=one.target)
+                        measured.add(recorder.run(forward, aim, set_aside, keep_graph=state.has_history))
+                    seen.note_loss(objective)
+        except SppError as error:
+            if not seen.sizes:
+                raise
+            failure = error
+            if recorder.broken is not None:
+                measured.add(recorder.broken)
         # the other tables are built when they are looked at; what they need of modules is taken now
         modules = module_columns(entries, measured.calls, measured.inputs)
         blocks, unmeasured = block_columns(measured), unmeasured_columns(measured.unmeasured)
         frame = build_frame(measured.rows, {merge.block for merge in measured.merges}, statistics=beyond)
-        return Run(
+        run = Run(
             frame,
             lambda: table_of(blocks, BLOCK_COLUMNS),
             lambda: table_of(modules, MODULE_COLUMNS),
@@ -150,10 +166,19 @@ def trace(
                 "kernels": backends.path_of(parameters[0].device if parameters else torch.device("cpu")),
                 "signals": [str(s) for s in ALL if s in wanted],
                 "seed": seed,
+                **({} if failure is None else {"partial": f"batch {len(seen.sizes)}: {failure.headline}"}),
             },
             build_exponents(measured.rows) if exponents else no_exponents,
             build_channels(measured.rows) if channels else no_channels,
         )
+        if failure is None:
+            return run
+        failure.partial = run
+        try:
+            raise failure
+        finally:
+            # which holds this frame by its traceback
+            del failure
 
 
 @contextmanager
@@ -170,14 +195,13 @@ def _inputs_explained() -> Iterator[None]:
 
 
 class _Seen:
-    """Sizes and losses of the batches so far."""
+    """Sizes of the batches so far, and losses of those that were measured."""
 
     def __init__(self) -> None:
         self.sizes: list[int | None] = []
         self._losses: list[float] = []
 
-    def note(self, batch: Batch, objective: Objective) -> None:
-        self.sizes.append(batch.size)
+    def note_loss(self, objective: Objective) -> None:
         if objective.value is not None:
             self._losses.append(objective.value)
 
@@ -199,7 +223,7 @@ def _only_device(parameters: list[nn.Parameter]) -> torch.device | None:
 
 def _shown(batch: Any, batches: int | None, progress: bool) -> Iterable[Batch]:
     """The batches, at most so many, with a progress bar where asked for."""
-    source = itertools.islice(batches_of(batch), batches)
+    source = _given(itertools.islice(batches_of(batch), batches))
     if not progress:
         return source
     from tqdm.auto import tqdm
@@ -208,6 +232,17 @@ def _shown(batch: Any, batches: int | None, progress: bool) -> Iterable[Batch]:
     known = (batches, len(batch) if many and hasattr(batch, "__len__") else None)
     total = min((n for n in known if n), default=None)
     return iter(tqdm(source, total=total if many else 1, desc="tracing", unit="batch"))
+
+
+def _given(batches: Iterable[Batch]) -> Iterator[Batch]:
+    """The batches; what their source raises is told as what a model raises."""
+    try:
+        yield from batches
+    except SppError:
+        raise
+    except Exception as error:
+        rule = f"the iterable of batches raised {type(error).__name__}: {' '.join(str(error).split())}".rstrip(".: ")
+        raise TraceError(rule, where="batch", remedy="Check that it can be gone through by itself") from error
 
 
 @contextmanager

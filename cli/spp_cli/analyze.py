@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from rich.table import Table
 
     from spp.diagnosis import Finding, Findings
+    from spp.errors import SppError
     from spp.models.sources import Plan
     from spp.run import Run
 
@@ -60,7 +61,7 @@ def analyze(ctx: click.Context, /, **given: Any) -> None:
     (an interactive page that opens offline, where the extra `report` is installed), and run.json (what is needed to run it
     again).
     """
-    from spp.errors import InputError
+    from spp.errors import InputError, SppError
 
     call = call_of(ctx)
     device = inputs.pick_device(call.device)
@@ -71,12 +72,29 @@ def analyze(ctx: click.Context, /, **given: Any) -> None:
     with claim(plan.label, call.out, overwrite=call.overwrite) as folder:
         if samples is None:
             samples = inputs.fitting(call, plan)
-        trace = traced(call, plan, samples, device)
+        try:
+            trace = traced(call, plan, samples, device)
+        except SppError as error:
+            _keep(error, folder, call.out)
+            raise
         files = _write(trace, folder, figures=not call.no_figures, report=not call.no_report)
     _tell(call, trace, folder, files)
     # last, since a CI that fails wants the run folder all the more
     if call.fail_on is not None and trace.findings.worst(call.fail_on):
         ctx.exit(1)
+
+
+def _keep(error: SppError, folder: Path, out: str | None) -> None:
+    """Save what a trace that failed had measured where a new folder was named for it, and say so."""
+    from spp.frame.runs import holds_something
+
+    if error.partial is None:
+        return
+    told = "--out with a new folder keeps what was measured until then"
+    if out is not None and not holds_something(folder):
+        error.partial.save(folder, overwrite=True)
+        told = f"What was measured until then is in {folder}"
+    error.remedy = f"{error.remedy.rstrip('.')}. {told}"
 
 
 def _tell(call: Call, trace: Run, folder: Path, files: list[str]) -> None:
@@ -124,6 +142,7 @@ def traced(call: Call, plan: Plan, samples: inputs.Samples, device: str) -> Run:
         exponents=call.exponents,
         channels=call.channels,
         statistics=call.statistics,
+        stop_at_nonfinite=call.stop_at_nonfinite,
     )
     if call.theory:
         _predict(trace, model, samples, call)

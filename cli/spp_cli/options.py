@@ -195,6 +195,7 @@ OPTIONS: dict[str, dict[str, Any]] = {
     ),
     "exponents": option("Count values by power of two, for `spp plot --kind distribution`.", is_flag=True),
     "channels": option("Keep the spread over channels, for `spp plot --kind channels`.", is_flag=True),
+    "stop_at_nonfinite": option("End at the first activation or gradient that holds NaN or infinity.", is_flag=True),
     "theory": option("Predict every layer too, and draw the prediction over what was measured.", is_flag=True),
     "device": option("Where to compute.", click.Choice(DEVICES), default="auto"),
     "out": option("Run folder; runs/MODEL-NORM if left out, numbered where that is taken.", click.Path(), "DIR"),

@@ -25,6 +25,7 @@ from spp.capture.dataflow import Reading, version_of
 from spp.capture.sites import Call, Site, is_reducible
 from spp.capture.stage import BACKWARD, IDLE, Stage
 from spp.stats.sums import Sums
+from spp.vocabulary import Signal
 
 
 class _Depth(threading.local):
@@ -60,6 +61,7 @@ class Gradients:
         stage: Says when the backward pass runs.
         loss_scale: What the loss is multiplied by; measured gradients are divided by it.
         failed: Told what went wrong in the measuring itself; raises it in a trace, keeps it in a watch.
+        arrived: Told of each gradient, if anybody is.
 
     Attributes:
         found: The sums of each gradient that arrived, by site.
@@ -69,13 +71,19 @@ class Gradients:
         latest: The site whose gradient arrived last, to say where a backward pass broke.
     """
 
-    def __init__(self, stage: Stage, loss_scale: float, failed: Callable[[Exception], None]) -> None:
+    def __init__(
+        self,
+        stage: Stage,
+        loss_scale: float,
+        failed: Callable[[Exception], None],
+        arrived: Callable[[Site, Sums, Signal], None] | None = None,
+    ) -> None:
         self.found: dict[Site, Sums] = {}
         self.waiting: dict[Site, bool] = {}
         self.divided: set[Site] = set()
         self.ran = False
         self.latest: Site | None = None
-        self._stage, self._loss_scale, self._failed = stage, loss_scale, failed
+        self._stage, self._loss_scale, self._failed, self._arrived = stage, loss_scale, failed, arrived
         self._recomputing, self._task, self._round = _Depth(), -1, 0
         self._rounds: dict[Site, int] = {}
         self._handles: list[Any] = []
@@ -253,6 +261,8 @@ class Gradients:
                     self.divided.add(site)
                 self.found[site], self._rounds[site] = sums, self._round
             self.latest = sites[0]
+            if self._arrived is not None:
+                self._arrived(sites[0], sums, sites[0].signals[1])
         except Exception as error:
             self._failed(error)
 

@@ -145,12 +145,12 @@ class ParameterReader:
         for read in self._read:
             read.parameter.grad = None
 
-    def missing(self, gradients: Readings, backward_ran: bool) -> Iterator[Unmeasured]:
+    def missing(self, gradients: Readings, backward_ran: bool, unfinished: str) -> Iterator[Unmeasured]:
         """Which parameters got no gradient, and why."""
         if Signal.WEIGHT_GRADIENT in self._signals:
             for read in self._read:
                 if read.site not in gradients:
-                    yield no_weight_gradient(read.site, read.parameter, backward_ran)
+                    yield no_weight_gradient(read.site, read.parameter, backward_ran, unfinished)
 
     # -- around an optimizer's step -----------------------------------------------------------------------------------------
 

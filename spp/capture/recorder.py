@@ -14,8 +14,8 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable
-from contextlib import AbstractContextManager, ExitStack
-from dataclasses import dataclass, field
+from contextlib import AbstractContextManager, ExitStack, suppress
+from dataclasses import dataclass, field, replace
 from enum import Enum
 from functools import partial
 from typing import Any
@@ -32,8 +32,9 @@ from spp.capture.parameters import ParameterReader, Readings, computed_weights, 
 from spp.capture.residual import Merge, Merges
 from spp.capture.sites import Call, ChannelAxis, Entry, Placer, Site, is_reducible
 from spp.capture.stage import FORWARD, IDLE, Depth, Stage
-from spp.capture.unmeasured import Unmeasured, never_called, no_gradient, unmeasured, unregistered
+from spp.capture.unmeasured import CAUGHT, Unmeasured, never_called, no_gradient, unmeasured, unregistered
 from spp.errors import SppError, TraceError
+from spp.stats.sums import NONFINITES, Sums, Total, totals
 from spp.vocabulary import LEARNED, Role, Signal
 
 LOCK = threading.RLock()
@@ -73,6 +74,7 @@ class Pass:
         graph: Whether it ran with gradients enabled.
         part: Whether it is made of calls of parts of the root, and not of one of the root itself.
         followed: Whether a backward reached what it gave out.
+        unfinished: What ended it early; empty where nothing did.
     """
 
     sites: list[Site] = field(default_factory=list)
@@ -87,6 +89,7 @@ class Pass:
     graph: bool = True
     part: bool = False
     followed: bool = False
+    unfinished: str = ""
 
     @property
     def reached(self) -> bool:
@@ -109,10 +112,12 @@ class Recorder:
         depth: What is wanted of every tensor beyond its second moments.
         loss_scale: What the loss is multiplied by; measured gradients are divided by it.
         policy: What becomes of an exception in the measuring.
+        stop_at_nonfinite: Whether NaN or infinity ends a pass of one's own.
 
     Attributes:
         passes: One for each forward that came to its end, in order.
         failed: What went wrong in the measuring, where the policy contains it.
+        broken: What was seen of a pass of one's own that failed.
     """
 
     def __init__(
@@ -124,10 +129,13 @@ class Recorder:
         *,
         loss_scale: float = 1.0,
         policy: Policy = Policy.RAISE,
+        stop_at_nonfinite: bool = False,
     ) -> None:
         self.entries = entries
         self.passes: list[Pass] = []
         self.failed: Exception | None = None
+        self.broken: Pass | None = None
+        self._stops = stop_at_nonfinite
         self._roster = {id(e.module): e for e in entries}
         self._by_name = {e.name: e for e in entries}
         self._signals, self._axis, self._loss_scale, self._policy = signals, axis, loss_scale, policy
@@ -145,7 +153,9 @@ class Recorder:
     def _renew(self) -> None:
         """Phase and gradients last as long as a step: gradients of the first forward may arrive after the second."""
         self._stage = Stage(self._depth)
-        self._gradients = Gradients(self._stage, self._loss_scale, self._fail)
+        self._gradients = Gradients(
+            self._stage, self._loss_scale, self._fail, self._stop_unless_finite if self._stops else None
+        )
 
     def _begin(self) -> None:
         self._pass, self._finished = Pass(gradients=self._gradients.found), 0
@@ -155,6 +165,7 @@ class Recorder:
         self._unregistered: dict[int, tuple[nn.Module, Entry]] = {}
         self._elsewhere: set[Entry] = set()
         self._raised: tuple[BaseException, Entry, str] | None = None
+        self._stopped: tuple[FloatingPointError, Site] | None = None
         self._stack.clear()
 
     def _fail(self, error: Exception) -> None:
@@ -176,7 +187,8 @@ class Recorder:
             keep_graph: Whether the backward pass may reach a graph that somebody still needs.
 
         Raises:
-            TraceError: The model, the loss or the backward pass raised; the cause is the original exception.
+            TraceError: The model, the loss or the backward pass raised; the cause is the original exception. What was seen
+                until then is in ``broken``.
         """
         with LOCK, ExitStack() as stack:
             self._renew()
@@ -187,19 +199,38 @@ class Recorder:
             stack.enter_context(torch.inference_mode(False))
             stack.enter_context(torch.enable_grad())
             stack.enter_context(boundary(self, self._stage, self._roster))
+            stack.push(self._break_off)
             try:
                 with self._stage.during(FORWARD):
                     output = forward()
             except Exception as error:
+                with suppress(Exception):
+                    self._read_parameters()
                 raise self._explained("the forward pass", error) from error
             self._read_parameters()
-            if self._signals & {Signal.GRADIENT, Signal.WEIGHT_GRADIENT}:
+            if self._stopped is None and self._signals & {Signal.GRADIENT, Signal.WEIGHT_GRADIENT}:
                 self._run_backward(output, objective, aside, keep_graph)
-            result, ran = self._pass, self._gradients.ran
-            result.sites += self._parameters.sites
-            result.unmeasured += self._parameters.missing(result.gradients, ran)
-            self._missing_gradients(result, ran)
-            return self._closed()
+            if self._stopped is not None:
+                # the model has caught what was raised to end the pass
+                raise self._explained("the pass", self._stopped[0]) from self._stopped[0]
+            return self._ended()
+
+    def _break_off(self, _: type[BaseException] | None, error: BaseException | None, __: object) -> None:
+        """Keep what was seen of a pass that failed."""
+        if isinstance(error, SppError):
+            self._pass.unfinished = error.rule
+            self.broken = self._ended()
+
+    def _ended(self) -> Pass:
+        """The pass, with what it has not measured."""
+        result, ran = self._pass, self._gradients.ran
+        result.sites += self._parameters.sites
+        result.unmeasured += self._parameters.missing(result.gradients, ran, result.unfinished)
+        self._missing_gradients(result, ran)
+        if result.unfinished:
+            # perhaps nobody has
+            result.unmeasured = [replace(one, reason=one.reason.removesuffix(CAUGHT)) for one in result.unmeasured]
+        return self._closed()
 
     def _read_parameters(self) -> None:
         """Values wait until the forward has ended, when Python is at home in the caches again."""
@@ -227,10 +258,15 @@ class Recorder:
             try:
                 self._gradients.backward(roots, cotangents, keep_graph)
             except Exception as error:
+                with suppress(Exception):
+                    self._pass.gradients.update(self._parameters.gradients(self._loss_scale))
                 reached = describe(roots[0]), self._gradients.latest
                 raise self._explained("the backward pass", error, *reached) from error
-            self._pass.gradients.update(self._parameters.gradients(self._loss_scale))
+            self._pass.gradients.update(found := self._parameters.gradients(self._loss_scale))
             self._parameters.clear_gradients()
+        for site in _nonfinite(found)[:1] if self._stops else ():
+            with suppress(FloatingPointError):
+                self._stop_unless_finite(site, found[site], site.signals[1])
         self._read_learned(self._pass)
 
     # -- the passes of somebody else's loop -----------------------------------------------------------------------------------
@@ -398,7 +434,7 @@ class Recorder:
         if self.failed is None:
             self._stack.pop()
             self._note_error(error, call.entry, args, kwargs)
-            self._leave_out(call, "", f"the call raised {type(error).__name__}, which its caller caught")
+            self._leave_out(call, "", f"the call raised {type(error).__name__}{CAUGHT}")
 
     def on_recompute(
         self, entry: Entry, original: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]
@@ -479,6 +515,8 @@ class Recorder:
             if reading.sums is None or (ends is not None and reading.ends != ends) or version < 0:
                 reading.sums, reading.ends = self._stage.reduce(tensor, reading.axis, ends), ends
             self._pass.values[site] = reading.sums
+            if self._stops and not _masks(reading.sums):
+                self._stop_unless_finite(site, reading.sums, site.signals[0])
         if wants_gradient:
             hooked = self._gradients.waiting[site] = tensor.requires_grad
             if hooked and not reading.hooked:
@@ -533,7 +571,7 @@ class Recorder:
     def _closed(self) -> Pass:
         result = self._pass
         result.merges, result.roles = self._merges.finish()
-        result.unmeasured += never_called(self.entries, result.calls, self._elsewhere)
+        result.unmeasured += never_called(self.entries, result.calls, self._elsewhere, result.unfinished)
         result.unmeasured += unregistered(self._unregistered.values())
         self._flow.forget()
         return result
@@ -541,7 +579,7 @@ class Recorder:
     def _missing_gradients(self, one: Pass, backward_ran: bool) -> None:
         waiting, divided = self._gradients.waiting, self._gradients.divided
         one.unmeasured += [
-            no_gradient(site, backward_ran, waiting[site], site in divided)
+            no_gradient(site, backward_ran, waiting[site], site in divided, one.unfinished)
             for site in one.sites
             if site in waiting and site not in one.gradients
         ]
@@ -551,6 +589,28 @@ class Recorder:
             self._pass.unmeasured.append(unmeasured(call.entry, call, output, Signal.ACTIVATION, reason))
 
     # -- what went wrong in the user's own code -------------------------------------------------------------------------------
+
+    def _stop_unless_finite(self, site: Site, sums: Sums, signal: Signal) -> None:
+        """End the pass at the first NaN or infinity, by an exception that goes through the user's code."""
+        if self._stopped is None and (bad := int(totals([sums])[0, Total.NONFINITE])):
+            what = (
+                f"the pass ends at its first non-finite {_of(site, signal)}: {bad:,} of {site.shape.numel():,} values"
+            )
+            self._stopped = FloatingPointError(what), site
+            raise self._stopped[0]
+
+    def _first_nonfinite(self) -> str:
+        """The first row that holds NaN or infinity, and where that is -inf alone the first of the others too."""
+        one = self._pass
+        weights_first = sorted(_nonfinite(one.values), key=lambda site: not site.is_weight)
+        rows = [(site, site.signals[0], one.values[site]) for site in weights_first]
+        rows += [(site, site.signals[1], one.gradients[site]) for site in _nonfinite(one.gradients)]
+        masks, others = (next((row for row in rows if _masks(row[2]) is kind), None) for kind in (True, False))
+        first = [("NaN or infinity", others)]
+        if masks is not None and rows[0] is masks:
+            first.insert(0, ("-inf", masks))
+        told = [f"{kind} in the {_of(*row[:2])} of {_named(row[0].entry)}" for kind, row in first if row is not None]
+        return f"First not finite: {', '.join(told)}. " if told else ""
 
     def _note_error(self, error: BaseException, entry: Entry, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
         """Note that ``error`` left the module of ``entry``; the first to be left is the innermost."""
@@ -571,6 +631,9 @@ class Recorder:
             received: What arrived, where no module is to blame.
             after: What a broken backward pass had reached.
         """
+        if self._stopped is not None:
+            error, site = self._stopped
+            return TraceError(str(error), where=_named(site.entry), remedy="Look at what it is given")
         where = ""
         chain: BaseException | None = error
         while chain is not None and self._raised is not None:
@@ -581,8 +644,24 @@ class Recorder:
         if not where and after is not None:
             stage = f"{stage}, after it had left {_named(after.entry)},"
         rule = f"{stage} raised {type(error).__name__}: {' '.join(str(error).split())}".rstrip(".: ")
-        return TraceError(rule, where=where, received=received, remedy=REMEDY)
+        return TraceError(rule, where=where, received=received, remedy=self._first_nonfinite() + REMEDY)
 
 
 def _named(entry: Entry) -> str:
     return f"module {entry.name!r} ({entry.type})" if entry.name else f"the model ({entry.type})"
+
+
+def _of(site: Site, signal: Signal) -> str:
+    return f"{signal.replace('_', ' ')} {site.output!r}" if site.output else str(signal)
+
+
+def _masks(sums: Sums) -> bool:
+    """Whether -inf is all that is not finite, as where a mask puts it on purpose."""
+    kinds = sums.further.get(NONFINITES.name)
+    return kinds is not None and not kinds[:2].any()
+
+
+def _nonfinite(readings: Readings) -> list[Site]:
+    """Those that hold NaN or infinity."""
+    bad = totals(list(readings.values()))[:, Total.NONFINITE] > 0
+    return [site for site, is_bad in zip(readings, bad, strict=True) if is_bad]

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from spp.capture.sites import Call, Entry, Site, callable_module
 from spp.vocabulary import Signal
 
+CAUGHT = ", which its caller caught"
 UNUSED = "nothing the loss depends on requires a gradient"
 VARYING = (
     "acsm, acv and dead_fraction are missing: the channel axis has another length in other batches; pass channel_axis="
@@ -47,12 +48,14 @@ def unmeasured(entry: Entry, call: Call | None, output: str, signal: Signal, rea
     return Unmeasured(entry.name, entry.type, None if call is None else call.number, output, signal, reason)
 
 
-def no_gradient(site: Site, backward_ran: bool, hooked: bool, divided: bool = False) -> Unmeasured:
+def no_gradient(site: Site, backward_ran: bool, hooked: bool, divided: bool, unfinished: str) -> Unmeasured:
     """Why a wanted activation gradient is missing."""
     if divided:
         reason = (
             "its gradient arrived in parts, in several backward passes; moments of parts are not those of their sum"
         )
+    elif unfinished and hooked:
+        reason = _not_reached(unfinished)
     elif not backward_ran:
         reason = UNUSED
     elif not hooked:
@@ -67,10 +70,12 @@ def no_gradient(site: Site, backward_ran: bool, hooked: bool, divided: bool = Fa
     return unmeasured(site.entry, site.call, site.output, site.signals[1], reason)
 
 
-def no_weight_gradient(site: Site, parameter: Tensor, backward_ran: bool) -> Unmeasured:
+def no_weight_gradient(site: Site, parameter: Tensor, backward_ran: bool, unfinished: str) -> Unmeasured:
     """Why a parameter has no gradient."""
     if not parameter.requires_grad:
         reason = "frozen: requires_grad is False"
+    elif unfinished:
+        reason = _not_reached(unfinished)
     elif not backward_ran:
         reason = UNUSED
     else:
@@ -78,13 +83,20 @@ def no_weight_gradient(site: Site, parameter: Tensor, backward_ran: bool) -> Unm
     return unmeasured(site.entry, site.call, site.output, Signal.WEIGHT_GRADIENT, reason)
 
 
-def never_called(entries: Collection[Entry], called: Collection[Entry], elsewhere: set[Entry]) -> Iterator[Unmeasured]:
+def _not_reached(unfinished: str) -> str:
+    return f"not reached: {unfinished}"
+
+
+def never_called(
+    entries: Collection[Entry], called: Collection[Entry], elsewhere: set[Entry], unfinished: str
+) -> Iterator[Unmeasured]:
     """Selected modules that could have been called and were not seen to be; lists and dictionaries of modules cannot be.
 
     Args:
         entries: The roster.
         called: Those that were.
         elsewhere: Those that were called on another thread.
+        unfinished: What ended the pass early.
     """
     scripted = [e.name for e in entries if isinstance(e.module, torch.jit.ScriptModule)]
     for entry in entries:
@@ -100,6 +112,8 @@ def never_called(entries: Collection[Entry], called: Collection[Entry], elsewher
             reason = (
                 "never called where it can be seen: its class replaces __call__ and does not go through nn.Module's"
             )
+        elif unfinished:
+            reason = _not_reached(unfinished)
         else:
             reason = "never called in this pass; its parent may use its parameters or call its forward directly"
         yield unmeasured(entry, None, "", Signal.ACTIVATION, reason)

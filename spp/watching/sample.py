@@ -163,7 +163,7 @@ class Sample:
         updates: UpdateSums = {}
         parameters = self._parameters
         if parameters is not None:
-            lacking = [*parameters.unmeasured, *parameters.missing(self._gradients, True)]
+            lacking = [*parameters.unmeasured, *parameters.missing(self._gradients, True, "")]
             updates = parameters.updates(self._values) if self._optimizers else {}
             own = Pass(parameters.sites, self._values, self._gradients, unmeasured=lacking)
             mode = next((m for m in MODES if m in measured), MODES[0])

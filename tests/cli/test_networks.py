@@ -36,6 +36,13 @@ def normed():
 
 def cracked():
     return nn.Sequential(nn.Flatten(), Cracked())
+
+class Divides(nn.Module):
+    def forward(self, x):
+        return x / 0
+
+def cracked_late():
+    return nn.Sequential(nn.Flatten(), nn.Linear(48, 8), Divides(), Cracked())
 """
 
 
@@ -113,6 +120,25 @@ def test_a_model_that_fails_is_one_line_with_its_module(spp, factories):
     assert "cracked" in done.err
     assert "'1'" in done.err or " 1 " in done.err
     assert not Path("runs").exists()
+
+
+@pytest.mark.parametrize("words", [(), ("--stop-at-nonfinite",)])
+def test_a_pass_that_fails_leaves_what_it_measured_in_a_new_folder(spp, factories, words):
+    asked = ("analyze", "--model", f"{factories}:cracked_late", "--batch-size", "4", "--image-size", "4", *words)
+    done = spp(*asked)
+    assert done.code == 2 and done.err.rstrip().endswith(". --out with a new folder keeps what was measured until then")
+    done = spp(*asked, "--out", "part")
+    assert done.code == 2 and done.err.rstrip().endswith(". What was measured until then is in part")
+    assert len(done.err.splitlines()) == 1 and "(Divides)" in done.err
+    part = library.load("part")
+    assert ("non-finite" if words else "cracked") in part.info["partial"]
+    assert set(part.frame["name"]) == {"0", "1", "2"}
+    # a run that is there already is worth more
+    whole = ("analyze", "--model", f"{factories}:plain", "--batch-size", "4", "--no-figures", "--out", "whole")
+    assert spp(*whole).code == 0
+    done = spp(*asked, "--out", "whole", "--overwrite")
+    assert done.err.rstrip().endswith(". --out with a new folder keeps what was measured until then")
+    assert "partial" not in library.load("whole").info
 
 
 @pytest.fixture
