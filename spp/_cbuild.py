@@ -1,7 +1,8 @@
 """Builds C kernels with the system's compiler, once each, into a private folder of the user's cache, and loads them.
 
 A library's name holds a digest of its source, the compiler's version, the flags and the processor, so that another of any of
-these builds its own; it appears by an atomic rename, so that processes that start together never load half a file.
+these builds its own, and one of its contents: what a full disk or a crash has cut short would kill the process that loads it,
+and is built anew. It appears by an atomic rename. Of processes that start together one builds; one that ends soon waits for it.
 
 ``SPP_KERNELS`` says whether kernels are used: ``auto`` (the default) where a compiler is at hand, ``off`` nowhere, and
 ``require`` makes it an error where one cannot be built.
@@ -9,6 +10,7 @@ these builds its own; it appears by an atomic rename, so that processes that sta
 
 from __future__ import annotations
 
+import atexit
 import ctypes
 import hashlib
 import os
@@ -17,12 +19,17 @@ import shlex
 import shutil
 import stat
 import subprocess
+import tempfile
 import threading
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass
+from importlib.resources import files
 from pathlib import Path
 from typing import NamedTuple
+
+from filelock import FileLock, Timeout
 
 from spp.errors import InputError
 
@@ -37,27 +44,66 @@ ATTEMPTS: tuple[tuple[str, ...], ...] = (
 """Flags to try in turn: wide vectors and torch's threads, other processors than x86, one thread, any C compiler."""
 
 
+AT_EXIT = 20.0
+"""Seconds that a process which ends waits for its build at most."""
+
+
 @dataclass(frozen=True, slots=True)
 class Source:
-    """A C file, the files beside it that it includes, and numbers that Python and C share, as ``-DNAME=1``."""
+    """A C file in a package, the files beside it that it includes, and numbers that Python and C share, as ``-DNAME=1``."""
 
-    path: Path
+    package: str
+    name: str
     headers: tuple[str, ...] = ()
     defines: tuple[str, ...] = ()
 
-    @property
-    def text(self) -> bytes:
-        """All that is compiled."""
-        return b"".join(path.read_bytes() for path in (self.path, *map(self.path.with_name, self.headers)))
+    def texts(self) -> dict[str, bytes]:
+        """All that is compiled, by name; the package may lie in a zip archive."""
+        return {name: files(self.package).joinpath(name).read_bytes() for name in (self.name, *self.headers)}
 
 
 @dataclass(frozen=True, slots=True)
 class Build:
-    """One way to build the library: the commands to run and where the result goes."""
+    """One way to build the library.
 
+    Attributes:
+        texts: What is compiled, by name, the main file first.
+        compiler: How to call it.
+        flags: For the compiler, not for the linker.
+        path: Where the result goes, without a digest of its contents and a suffix.
+    """
+
+    texts: dict[str, bytes]
+    compiler: tuple[str, ...]
+    flags: tuple[str, ...]
     path: Path
-    commands: tuple[tuple[str, ...], ...]
-    threaded: bool
+
+    @property
+    def threaded(self) -> bool:
+        """Whether it uses torch's threads."""
+        return "-fopenmp" in self.flags
+
+    def commands(self, draft: Path) -> tuple[tuple[str, ...], ...]:
+        """What makes ``draft/library`` from the texts in ``draft``."""
+        compiled = str(draft / "compiled.o")
+        return (
+            (*self.compiler, *self.flags, "-c", str(draft / next(iter(self.texts))), "-o", compiled),
+            # without -fopenmp: torch's own runtime gives the symbols
+            (*self.compiler, "-shared", compiled, "-o", str(draft / "library")),
+        )
+
+    def find(self) -> Path | None:
+        """The library, where it holds what was built and nobody else can change it."""
+        for path in self.path.parent.glob(f"{self.path.name}-*.so"):
+            # another process may just have removed it
+            with suppress(OSError):
+                if path == self.final(path.read_bytes()) and not intruder(path):
+                    return path
+        return None
+
+    def final(self, contents: bytes) -> Path:
+        """Where a library of such contents goes."""
+        return Path(f"{self.path}-{hashlib.sha256(contents).hexdigest()[:20]}.so")
 
 
 def mode() -> str:
@@ -82,11 +128,19 @@ def find_compiler() -> str | None:
 
 
 def cache_folder() -> Path:
-    """``$SPP_CACHE``, else ``spp`` in ``$XDG_CACHE_HOME`` or ``~/.cache``."""
+    """``$SPP_CACHE``, else ``spp`` in ``$XDG_CACHE_HOME`` or ``~/.cache``; without a home, one of the user's in ``$TMPDIR``.
+
+    Raises:
+        RuntimeError: ``$SPP_CACHE`` begins with the home of somebody who has none.
+    """
     if own := os.environ.get("SPP_CACHE"):
-        return Path(own).expanduser()
-    base = os.environ.get("XDG_CACHE_HOME")
-    return (Path(base) if base else Path.home() / ".cache") / "spp"
+        return Path(own).expanduser().resolve()
+    # expanduser leaves "~" as it is where there is neither $HOME nor an entry of the user, as in a container
+    cache = Path(os.environ.get("XDG_CACHE_HOME") or os.path.expanduser("~/.cache"))  # noqa: PTH111
+    if cache.is_absolute() and (cache.is_dir() or os.access(cache.parent, os.W_OK)):
+        return (cache / "spp").resolve()
+    user = os.getuid() if os.name == "posix" else "kernels"
+    return (Path(tempfile.gettempdir()) / f"spp-{user}").resolve()
 
 
 def plan(source: Source, compiler: str, attempt: int) -> Build:
@@ -95,67 +149,113 @@ def plan(source: Source, compiler: str, attempt: int) -> Build:
     Raises:
         OSError: The compiler cannot be asked for its version.
     """
-    version = subprocess.run(
-        [*shlex.split(compiler), "--version"], capture_output=True, text=True, check=False, timeout=5
-    )
-    flags = (*BASE, *source.defines, *ATTEMPTS[attempt])
-    facts = "\n".join([version.stdout, " ".join(flags), _processor()])
-    digest = hashlib.sha256(source.text + facts.encode()).hexdigest()[:20]
-    path = cache_folder() / f"{source.path.stem}-{digest}.so"
-    draft = f"{path}.{os.getpid()}"
     cc = tuple(shlex.split(compiler))
-    compile_ = (*cc, *flags, "-c", str(source.path), "-o", f"{draft}.o")
-    link = (
-        *cc,
-        "-shared",
-        f"{draft}.o",
-        "-o",
-        f"{draft}.tmp",
-    )  # without -fopenmp: torch's own runtime gives the symbols
-    return Build(path, (compile_, link), "-fopenmp" in flags)
+    version = subprocess.run([*cc, "--version"], capture_output=True, check=False, timeout=5)
+    flags = (*BASE, *source.defines, *ATTEMPTS[attempt])
+    texts = source.texts()
+    facts = (*texts.values(), version.stdout, " ".join(flags).encode(), _processor().encode())
+    digest = hashlib.sha256(b"\n".join(facts)).hexdigest()[:20]
+    return Build(texts, cc, flags, cache_folder() / f"{Path(source.name).stem}-{digest}")
 
 
 def build(plan: Build, timeout: float) -> str:
-    """Run the commands and put the library in its place; "" or why it failed."""
+    """Run the commands and put the library in its place, unless another process has; "" or why it failed.
+
+    Args:
+        plan: How.
+        timeout: Seconds for each command, and to wait for other processes.
+    """
     folder = plan.path.parent
-    draft = Path(f"{plan.path}.{os.getpid()}")
+    lock = FileLock(folder / ".lock")
     try:
-        folder.mkdir(mode=0o700, parents=True, exist_ok=True)
-        _sweep_up(folder)
-        for command in plan.commands:
-            done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=timeout)
-            if done.returncode:
-                lines = (done.stderr or done.stdout).strip().splitlines()
-                return f"{command[0]} failed: {lines[0] if lines else f'exit code {done.returncode}'}"
-        Path(f"{draft}.tmp").replace(plan.path)
+        # one by one, since mkdir(parents=True) leaves to the umask who may write into the others
+        for place in (*reversed(folder.parents), folder):
+            place.mkdir(mode=0o700, exist_ok=True)
+        # whoever has it longer hangs
+        with suppress(Timeout):
+            lock.acquire(timeout)
+        return "" if plan.find() else _build(plan, timeout)
     except subprocess.TimeoutExpired:
-        return f"{plan.commands[0][0]} took longer than {timeout:g} s"
+        return f"{plan.compiler[0]} took longer than {timeout:g} s"
     except OSError as error:
         return f"{error.filename or folder}: {error.strerror or error}"
     finally:
-        for suffix in (".o", ".tmp"):
-            Path(f"{draft}{suffix}").unlink(missing_ok=True)
+        lock.release()
+
+
+def _build(plan: Build, timeout: float) -> str:
+    folder = plan.path.parent
+    _sweep_up(plan)
+    with tempfile.TemporaryDirectory(prefix="draft-", dir=folder, ignore_cleanup_errors=True) as name:
+        draft = Path(name)
+        for text, contents in plan.texts.items():
+            (draft / text).write_bytes(contents)
+        for command in plan.commands(draft):
+            # in a session of its own: Ctrl-C ends the script, and not the compiler that it waits for
+            done = subprocess.run(
+                command,
+                capture_output=True,
+                encoding="utf-8",
+                errors="replace",
+                check=False,
+                timeout=timeout,
+                env={**os.environ, "TMPDIR": name},
+                start_new_session=True,
+            )
+            if done.returncode:
+                lines = (done.stderr or done.stdout).strip().splitlines()
+                return f"{command[0]} failed: {lines[0] if lines else f'exit code {done.returncode}'}"
+        library = draft / "library"
+        # the linker leaves to the umask who may write to it
+        library.chmod(0o700)
+        with library.open("r+b") as file:
+            contents = file.read()
+            os.fsync(file.fileno())
+        library.replace(plan.final(contents))
     return ""
 
 
-def _sweep_up(folder: Path) -> None:
-    """Remove what builds that were killed have left."""
-    for draft in folder.glob("*.so.*"):
+def _sweep_up(plan: Build) -> None:
+    """Remove what builds that were killed have left, and what is damaged."""
+    for draft in plan.path.parent.glob("draft-*"):
         if time.time() - draft.stat().st_mtime > 3600:
-            draft.unlink(missing_ok=True)
+            shutil.rmtree(draft, ignore_errors=True)
+    for library in plan.path.parent.glob(f"{plan.path.name}-*.so"):
+        library.unlink(missing_ok=True)
 
 
-def is_private(path: Path) -> bool:
-    """Whether only this user can have put, or could put, a library there; nothing else is loaded."""
-    if os.name != "posix":
-        return True
-    for place in (path, path.parent):
-        if not place.exists():
+def intruder(path: Path) -> str:
+    """What lets others than this user and root put a library at ``path``, in words; "" where nothing does.
+
+    Args:
+        path: Absolute and without symbolic links; it need not exist.
+    """
+    # who may write is no matter of modes elsewhere
+    for place in (path, *path.parents) if os.name == "posix" else ():
+        try:
+            facts = place.stat()
+        except FileNotFoundError:
             continue
-        facts = place.stat()
-        if facts.st_uid != os.getuid() or facts.st_mode & (stat.S_IWGRP | stat.S_IWOTH):
-            return False
-    return True
+        if facts.st_uid not in (0, os.geteuid()):
+            return f"{place} belongs to another user"
+        loose = stat.S_IWOTH if _is_own_group(facts.st_gid) else stat.S_IWOTH | stat.S_IWGRP
+        # in a sticky folder above, as /tmp, others can add, and not replace what is ours
+        sticky = facts.st_mode & stat.S_ISVTX and place not in (path, path.parent)
+        if facts.st_mode & loose and not sticky:
+            return f"{place} can be written by others"
+    return ""
+
+
+def _is_own_group(group: int) -> bool:
+    """Whether nobody but the user is in a group: those that a umask of 002 goes with have the user's name and no members."""
+    import grp
+    import pwd
+
+    try:
+        name, found = pwd.getpwuid(os.geteuid()).pw_name, grp.getgrgid(group)
+    except KeyError:
+        return False
+    return found.gr_name == name and set(found.gr_mem) <= {name}
 
 
 def _processor() -> str:
@@ -194,6 +294,7 @@ class Library:
         self.reason = "not asked for yet"
         self._lock = threading.Lock()
         self._builder: threading.Thread | None = None
+        self._started = 0.0
         self._ready = False
 
     def start(self) -> None:
@@ -201,14 +302,17 @@ class Library:
         with self._lock:
             if self._builder is None:
                 self._builder = threading.Thread(target=self._prepare, name="spp-compile", daemon=True)
+                self._started = time.monotonic()
                 self._builder.start()
+                # else a process that ends before its compiler loses the build, and the next begins anew
+                atexit.register(self._builder.join, AT_EXIT)
 
     def get(self, patience: float) -> ctypes.CDLL | None:
-        """The library, or None where there is none or it has not come out after ``patience`` seconds."""
+        """The library, or None where there is none or it has not come out ``patience`` seconds after it was begun."""
         if not self._ready:
             self.start()
             assert self._builder is not None  # it has just been started
-            self._builder.join(patience)
+            self._builder.join(max(0.0, self._started + patience - time.monotonic()))
             if self._builder.is_alive():
                 self.reason = f"still compiling after {patience:g} s"
                 return None
@@ -238,33 +342,37 @@ class Library:
         return Status(loaded is not None, self.reason)
 
     def _prepare(self) -> None:
+        try:
+            self.reason = self._obtain()
+        # a thread has nobody to tell; RuntimeError: no home
+        except (OSError, ValueError, RuntimeError, subprocess.SubprocessError) as error:
+            self.reason = str(error).partition("\n")[0]
+
+    def _obtain(self) -> str:
+        """Load the library; why it is there or not."""
         compiler = find_compiler()
         if compiler is None:
-            self.reason = "no C compiler found (cc, gcc, clang or $CC)"
-            return
-        if not is_private(cache_folder() / "library"):
-            self.reason = f"{cache_folder()} can be written by others"
-            return
+            return "no C compiler found (cc, gcc, clang or $CC)"
+        if reason := intruder(cache_folder() / "library"):
+            return reason
         reasons = []
         for attempt in range(len(ATTEMPTS)):
-            try:
-                made = plan(self.source, compiler, attempt)
-                reason = "" if made.path.exists() else build(made, timeout=60)
-                reason = reason or self._load(made)
-            except (OSError, ValueError, AttributeError, ctypes.ArgumentError) as error:
-                reason = str(error)
+            made = plan(self.source, compiler, attempt)
+            reason = "" if made.find() else build(made, timeout=60)
+            path = made.find()
+            reason = reason or (self._load(path, made) if path else f"{made.path.parent} does not keep what is built")
             if not reason:
                 threads = "with torch's threads" if made.threaded else "on one thread"
-                self.reason = f"compiled by {compiler}, {threads}, at {made.path}"
-                return
+                return f"compiled by {compiler}, {threads}, at {path}"
             reasons.append(reason)
-        self.reason = reasons[0]
+        return reasons[0]
 
-    def _load(self, made: Build) -> str:
-        if not is_private(made.path):
-            return f"{made.path.parent} can be written by others"
-        library = ctypes.CDLL(str(made.path))
-        wrong = self.bind(library)
+    def _load(self, path: Path, made: Build) -> str:
+        try:
+            library = ctypes.CDLL(str(path))
+            wrong = self.bind(library)
+        except (OSError, AttributeError, ctypes.ArgumentError) as error:
+            return str(error).partition("\n")[0]
         if not wrong:
             self.loaded, self.threaded = library, made.threaded
         return wrong

@@ -6,7 +6,6 @@ import ctypes
 import math
 from collections.abc import Sequence
 from functools import lru_cache
-from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
@@ -83,7 +82,7 @@ DEFINES = (
     f"-DTOTALS={len(Total)}",
     f"-DDEAD_SPREAD={DEAD_SPREAD}",
 )
-SOURCE = Source(Path(__file__).with_name("sweep.c"), ("walk.h", "narrow.h", "wide.h", "numbers.h"), DEFINES)
+SOURCE = Source("spp.stats.backends", "sweep.c", ("walk.h", "narrow.h", "wide.h", "numbers.h"), DEFINES)
 # Seconds that the first trace waits for the compiler at most; a later one finds what came out after that.
 PATIENCE = 3.0
 
