@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import sys
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from functools import partial
@@ -125,6 +126,7 @@ def trace(
         entries, wanted, channel_axis, depth, loss_scale=loss_scale, stop_at_nonfinite=stop_at_nonfinite
     )
     objective, measured, seen = Objective(loss, seed), Accumulator(), _Seen()
+    _reshard(entries)
     failure: SppError | None = None
     with patient_collector():
         try:
@@ -260,6 +262,16 @@ def _undistributed(entries: list[Entry]) -> Iterator[None]:
     finally:
         for wrapper in wrappers:
             wrapper.__dict__.pop("forward", None)
+        _reshard(entries)
+
+
+def _reshard(entries: list[Entry]) -> None:
+    """Have FSDP2 put sharded parameters back in the place of whole ones, which a forward leaves there until its backward."""
+    # whoever has sharded a module has imported this
+    if (fsdp := sys.modules.get("torch.distributed.fsdp")) is not None:
+        for entry in entries:
+            if isinstance(entry.module, fsdp.FSDPModule):
+                entry.module.reshard()
 
 
 def _pass_on(module: nn.Module, *args: Any, **kwargs: Any) -> Any:

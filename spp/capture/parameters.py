@@ -95,6 +95,7 @@ class ParameterReader:
         self._stage, self._signals = stage, signals
         self._parts = Stage(Depth(mergeable=True))
         self._noted: list[tuple[Entry, Call | None, list[tuple[str, Tensor]]]] = []
+        self._sharded: dict[tuple[Entry, str], Tensor] = {}
         self._read: list[_Read] = []
         self._before: dict[int, Tensor] = {}
         self._copied: tuple[list[_Read], Copies] | None = None
@@ -103,6 +104,12 @@ class ParameterReader:
     def sites(self) -> list[Site]:
         """What was looked at."""
         return [r.site for r in self._read]
+
+    def expect(self, entries: Iterable[Entry]) -> None:
+        """Keep the sharded parameters of modules: FSDP2 puts whole ones in their place for the length of a pass."""
+        if _distributed_tensor() is not None:
+            named = ((entry, *own) for entry in entries for own in parameters_of(entry.module))
+            self._sharded = {(entry, name): tensor for entry, name, tensor in named if is_sharded(tensor)}
 
     def note(self, entry: Entry, call: Call | None, parameters: list[tuple[str, Tensor]]) -> None:
         """Remember which parameters a module has, at its first ``call`` or, where it never ran, at the end of the pass."""
@@ -113,7 +120,7 @@ class ParameterReader:
         """Make a site of every parameter that was noted."""
         for entry, call, parameters in self._noted:
             for name, tensor in parameters:
-                self._look(entry, call, name, tensor)
+                self._look(entry, call, name, self._sharded.get((entry, name), tensor))
         self._noted.clear()
 
     def values(self) -> Readings:
@@ -306,9 +313,13 @@ def leaves_outside(roots: list[Tensor], own: set[int]) -> list[Tensor]:
 
 def is_sharded(tensor: Tensor) -> bool:
     """Whether a tensor is a handle on parts that several processes hold."""
-    # whoever has a DTensor has imported this; importing it here would cost everybody half a second
-    module: Any = sys.modules.get("torch.distributed.tensor")
+    module = _distributed_tensor()
     return module is not None and isinstance(tensor, module.DTensor)
+
+
+def _distributed_tensor() -> Any:
+    # whoever has a DTensor has imported this; importing it here would cost everybody half a second
+    return sys.modules.get("torch.distributed.tensor")
 
 
 def part_of(tensor: Any, axis: int | None) -> Part | str:

@@ -200,6 +200,7 @@ class Recorder:
             stack.enter_context(torch.enable_grad())
             stack.enter_context(boundary(self, self._stage, self._roster))
             stack.push(self._break_off)
+            self._parameters.expect(self.entries)
             try:
                 with self._stage.during(FORWARD):
                     output = forward()
