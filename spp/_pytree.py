@@ -1,6 +1,7 @@
 """Looking into what modules take and give: tensors inside nested structures, and one-line descriptions for errors."""
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections import deque
+from collections.abc import ItemsView, Iterable, Iterator, Mapping, Set, ValuesView
 from dataclasses import fields, is_dataclass
 from functools import lru_cache
 from typing import Any
@@ -11,13 +12,14 @@ from torch.nn.utils.rnn import PackedSequence
 
 Opaque = tuple[str, str]
 
-_PLAIN = (str, bytes, int, float, complex, type(None), torch.dtype, torch.device, torch.Size)
+_PLAIN = (str, bytes, bool, int, float, complex, type(None), torch.dtype, torch.device, torch.Size)
 
 
 def tensors_in(value: Any, path: str = "") -> Iterator[tuple[str, Tensor]]:
     """Every tensor inside ``value`` with its path: ``""`` for a lone tensor, else as ``0``, ``hidden``, ``aux.1``.
 
-    Tuples, lists, named tuples, mappings, dataclasses and packed sequences are looked into, to any depth.
+    Tuples, lists, queues, named tuples, mappings and their views, dataclasses, packed sequences and the tensors that a number
+    or text of a class of its own holds are looked into, to any depth; a set where it holds one item, since it has no order.
     """
     for where, item in walk(value, path):
         if isinstance(item, Tensor):
@@ -35,14 +37,18 @@ def walk(value: Any, path: str = "", above: tuple[int, ...] = ()) -> Iterator[tu
     if isinstance(value, Tensor):
         yield path, value
         return
-    if isinstance(value, _PLAIN) or id(value) in above:
+    if type(value) in _PLAIN or id(value) in above:
         return
     items: Iterable[tuple[Any, Any]]
-    if isinstance(value, PackedSequence):
+    if isinstance(value, _PLAIN):
+        items = [(name, item) for name, item in getattr(value, "__dict__", {}).items() if isinstance(item, Tensor)]
+    elif isinstance(value, PackedSequence):
         items = (("data", value.data),)
     elif isinstance(value, Mapping):
         items = value.items()
-    elif isinstance(value, tuple | list):
+    elif isinstance(value, ValuesView | ItemsView) and isinstance(held := getattr(value, "mapping", None), Mapping):
+        items = held.items()
+    elif isinstance(value, tuple | list | deque) or (isinstance(value, Set) and _is_orderly(value)):
         names = getattr(value, "_fields", None) or range(len(value))
         items = zip(names, value, strict=True)
     elif is_dataclass(value) and not isinstance(value, type):
@@ -53,6 +59,11 @@ def walk(value: Any, path: str = "", above: tuple[int, ...] = ()) -> Iterator[tu
     inside = (*above, id(value))
     for name, item in items:
         yield from walk(item, _join(path, str(name)), inside)
+
+
+def _is_orderly(items: Set[Any]) -> bool:
+    """Whether the tensors of a set have names: one has, of several nobody knows which is which in the next batch."""
+    return len(items) < 2 or not any(isinstance(item, Tensor) for item in items)
 
 
 def describe(value: Any) -> str:

@@ -227,6 +227,9 @@ class Objective:
                 roots.append(tensor)
                 cotangents.append(None)
                 continue
+            if tensor.is_nested:
+                # a nested tensor has no shape that numbers could be drawn in
+                tensor = tensor.values()
             normal = torch.randn(tensor.shape, generator=self._generator, dtype=torch.float32)
             if tensor.requires_grad:
                 roots.append(tensor)

@@ -4,6 +4,7 @@ It shares nothing with ``spp.capture``: activations come from ordinary forward h
 hooked outputs, the channel axis from a rule of its own, and every statistic from its definition over the whole array.
 """
 
+from collections import deque
 from collections.abc import Collection, Iterator
 from dataclasses import is_dataclass
 from typing import Any
@@ -160,8 +161,16 @@ def leaves(value: Any, path: str = "") -> Iterator[tuple[str, torch.Tensor]]:
         items = vars(value).items()
     elif isinstance(value, tuple) and hasattr(value, "_asdict"):
         items = value._asdict().items()
-    elif isinstance(value, list | tuple):
+    elif isinstance(value, list | tuple | deque):
         items = enumerate(value)
+    elif isinstance(value, type({}.values()) | type({}.items())):
+        items = value.mapping.items()
+    elif isinstance(value, set | frozenset):
+        items = enumerate(value) if len(value) == 1 else ()
+    elif isinstance(value, int | str | float):
+        items = [
+            (name, item) for name, item in getattr(value, "__dict__", {}).items() if isinstance(item, torch.Tensor)
+        ]
     else:
         return
     for key, item in items:

@@ -11,9 +11,10 @@ from __future__ import annotations
 
 import threading
 import weakref
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import torch
@@ -22,7 +23,7 @@ from torch import Tensor
 from spp import _torch
 from spp._pytree import walk
 from spp.capture.dataflow import Reading, version_of
-from spp.capture.sites import Call, Site, is_reducible
+from spp.capture.sites import Call, Site, is_reducible, values_of
 from spp.capture.stage import BACKWARD, IDLE, Stage
 from spp.stats.sums import Sums
 from spp.vocabulary import Signal
@@ -69,6 +70,7 @@ class Gradients:
         divided: Sites whose gradient arrived in parts, in several backward passes: nobody has the sum.
         ran: Whether a backward pass ran to its end.
         latest: The site whose gradient arrived last, to say where a backward pass broke.
+        taken: By parameter and channel axis, gradients that a hook of the user's took out of ``.grad`` as they arrived.
     """
 
     def __init__(
@@ -83,11 +85,13 @@ class Gradients:
         self.divided: set[Site] = set()
         self.ran = False
         self.latest: Site | None = None
+        self.taken: dict[tuple[int, int | None], list[Sums]] = {}
         self._stage, self._loss_scale, self._failed, self._arrived = stage, loss_scale, failed, arrived
         self._recomputing, self._task, self._round = _Depth(), -1, 0
         self._rounds: dict[Site, int] = {}
         self._handles: list[Any] = []
         self._leaves: list[Tensor] = []
+        self._followed: dict[int, Any] = {}
         self._bases: dict[tuple[Any, int], list[_Base]] = {}
         self._recomputed: dict[int, tuple[weakref.ref[Tensor], int, list[Site]]] = {}
 
@@ -161,6 +165,33 @@ class Gradients:
         with self.arriving(roots):
             torch.autograd.backward(roots, cotangents, retain_graph=keep_graph)
 
+    def follow(self, nodes: Iterable[Any], axes: dict[int, set[int | None]]) -> None:
+        """See gradients arrive at parameters, out of whose ``.grad`` hooks of the user's may take them at once.
+
+        An optimizer may live in a post-accumulate hook or at the accumulation node; this runs after either.
+
+        Args:
+            nodes: The nodes at which gradients are accumulated.
+            axes: By the parameters' identities, their channel axes; others are passed over.
+        """
+        for node in nodes:
+            key = id(parameter := node.variable)
+            if key in axes:
+                # of two backward passes over one graph the first has left its hook there
+                if key in self._followed:
+                    self._followed[key].remove()
+                self._followed[key] = node.register_hook(partial(self._keep, parameter, axes[key]))
+
+    def _keep(self, parameter: Tensor, axes: set[int | None], _: Any, arrived: tuple[Tensor | None, ...]) -> None:
+        gradient = arrived[0]
+        if parameter.grad is not None or gradient is None or is_reducible(gradient):
+            return
+        try:
+            for axis in axes:
+                self.taken.setdefault((id(parameter), axis), []).append(self._stage.reduce(gradient, axis))
+        except Exception as error:
+            self._failed(error)
+
     @contextmanager
     def arriving(self, roots: list[Tensor]) -> Iterator[None]:
         """Take what arrives while the body runs backward from ``roots``."""
@@ -176,12 +207,13 @@ class Gradients:
 
     def remove(self) -> None:
         """Take every hook away again; a leaf that had none is left without a dictionary of hooks, too."""
-        for handle in self._handles:
+        for handle in (*self._handles, *self._followed.values()):
             handle.remove()
         for leaf in self._leaves:
             if not leaf._backward_hooks:
                 leaf._backward_hooks = None
         self._handles.clear()
+        self._followed.clear()
         self._leaves.clear()
         self._bases.clear()
 
@@ -255,7 +287,7 @@ class Gradients:
         try:
             if gradient is None or not sites or is_reducible(gradient):
                 return
-            sums = self.unscaled(self._stage.reduce(gradient, axis))
+            sums = self.unscaled(self._stage.reduce(values_of(gradient), axis))
             for site in sites:
                 if self._rounds.get(site, self._round) != self._round:
                     self.divided.add(site)
@@ -283,7 +315,13 @@ _OVERLAPPING = frozenset({"AsStridedBackward0", "UnfoldBackward0", "ExpandBackwa
 def _covers(view: Tensor, base: Tensor) -> bool:
     """Whether a view has every element of its base, in an order of its own."""
     strided = view.layout is torch.strided and base.layout is torch.strided and view.dtype is base.dtype
-    return strided and view.numel() == base.numel() > 0 and view.storage_offset() == base.storage_offset()
+    # a nested tensor's layout may be called strided, and it has no strides
+    return (
+        strided
+        and not (view.is_nested or base.is_nested)
+        and view.numel() == base.numel() > 0
+        and view.storage_offset() == base.storage_offset()
+    )
 
 
 def _like(tensor: Tensor) -> dict[str, Any]:

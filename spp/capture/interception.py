@@ -238,7 +238,10 @@ class _Additions:
 
 def _summands(a: Tensor, b: Tensor) -> bool:
     """Whether a sum of the two can be a residual merge; inside a functorch transform a tensor stands for a batch of them."""
-    return a.is_floating_point() and b.is_floating_point() and not (_transformed(a) or _transformed(b))
+    if not (a.is_floating_point() and b.is_floating_point()) or _transformed(a) or _transformed(b):
+        return False
+    # a nested tensor that is strided has no shape to be asked for
+    return not (a.is_nested or b.is_nested) or a.layout is torch.jagged is b.layout
 
 
 def _operands(args: Arguments, kwargs: Keywords) -> tuple[Any, Any]:

@@ -32,6 +32,8 @@ from spp.vocabulary import Signal
 UpdateSums = dict[tuple[str, str], tuple[float, float]]
 """By module and parameter: the sums of squares of the update and of the weight before it, over the values that count here."""
 Readings = dict[Site, Sums]
+Taken = dict[tuple[int, int | None], list[Sums]]
+"""By parameter and channel axis: gradients that were taken out of ``.grad`` as they arrived, each once."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -129,14 +131,26 @@ class ParameterReader:
             return {}
         return self._reduced([(read, read.local, read.part) for read in self._read])
 
-    def gradients(self, scale: float = 1.0, only: set[int] | None = None) -> Readings:
-        """Reduce every ``.grad`` as it stands, divided by ``scale``; or ``only`` those of parameters of these identities."""
+    def gradients(self, scale: float = 1.0, only: set[int] | None = None, taken: Taken | None = None) -> Readings:
+        """Reduce every ``.grad`` as it stands, divided by ``scale``.
+
+        Args:
+            scale: What the gradients were multiplied by.
+            only: Identities of the parameters that are wanted; None for all.
+            taken: Gradients that hooks of the user's have taken away by now.
+        """
         if Signal.WEIGHT_GRADIENT not in self._signals:
             return {}
         arrived: list[tuple[_Read, Tensor, Part | None]] = []
+        found: Readings = {}
         for read in self._read:
             gradient = read.parameter.grad
-            if gradient is None or (only is not None and id(read.parameter) not in only):
+            if only is not None and id(read.parameter) not in only:
+                continue
+            if gradient is None:
+                sums = [] if taken is None else taken.get(read.key, [])
+                if len(sums) == 1:
+                    found[read.site] = sums[0]
                 continue
             if read.part is not None:
                 part = part_of(gradient, read.site.axis) if is_sharded(gradient) else "no part"
@@ -144,7 +158,7 @@ class ParameterReader:
                     arrived.append((read, part.local, part))
             elif not is_reducible(gradient):
                 arrived.append((read, gradient, None))
-        found = self._reduced(arrived)
+        found |= self._reduced(arrived)
         return found if scale == 1.0 else {site: sums.scaled(1.0 / scale) for site, sums in found.items()}
 
     def clear_gradients(self) -> None:
@@ -152,12 +166,12 @@ class ParameterReader:
         for read in self._read:
             read.parameter.grad = None
 
-    def missing(self, gradients: Readings, backward_ran: bool, unfinished: str) -> Iterator[Unmeasured]:
+    def missing(self, gradients: Readings, backward_ran: bool, unfinished: str, taken: Taken) -> Iterator[Unmeasured]:
         """Which parameters got no gradient, and why."""
         if Signal.WEIGHT_GRADIENT in self._signals:
             for read in self._read:
                 if read.site not in gradients:
-                    yield no_weight_gradient(read.site, read.parameter, backward_ran, unfinished)
+                    yield no_weight_gradient(read.site, read.parameter, backward_ran, unfinished, read.key in taken)
 
     # -- around an optimizer's step -----------------------------------------------------------------------------------------
 
@@ -291,24 +305,29 @@ def _made_of(module: nn.Module, name: str, value: Tensor) -> bool:
         return True
     # under another name only a matrix or a kernel: a vector in the shape of a bias may be a mean of outputs that is kept
     leaves = {id(p) for p in own.values()}
-    return value.dim() > 1 and value.requires_grad and not leaves_outside([value], leaves)
+    return value.dim() > 1 and value.requires_grad and not leaves_outside([value], accumulators([value]), leaves)
 
 
-def leaves_outside(roots: list[Tensor], own: set[int]) -> list[Tensor]:
-    """The leaves a backward pass from ``roots`` would write ``.grad`` of, other than those whose ids are in ``own``."""
-    queue = [root.grad_fn for root in roots if root.grad_fn is not None]
+def leaves_outside(roots: list[Tensor], nodes: list[Any], own: set[int]) -> list[Tensor]:
+    """The leaves a backward pass from ``roots`` to ``nodes`` would write ``.grad`` of, but for those whose ids are ``own``."""
+    leaves = [node.variable for node in nodes] + [root for root in roots if root.grad_fn is None]
+    return [leaf for leaf in leaves if id(leaf) not in own]
+
+
+def accumulators(roots: list[Tensor]) -> list[Any]:
+    """The nodes at which a backward pass from ``roots`` would write to the ``.grad`` of leaves."""
+    queue: list[Any] = [root.grad_fn for root in roots if root.grad_fn is not None]
     seen, found = set(queue), []
     while queue:
-        node: Any = queue.pop()
+        node = queue.pop()
         if type(node).__name__ == "AccumulateGrad":
-            if id(node.variable) not in own:
-                found.append(node.variable)
+            found.append(node)
             continue
         for parent, _ in node.next_functions:
             if parent is not None and parent not in seen:
                 seen.add(parent)
                 queue.append(parent)
-    return found + [root for root in roots if root.grad_fn is None and id(root) not in own]
+    return found
 
 
 def is_sharded(tensor: Tensor) -> bool:

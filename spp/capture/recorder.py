@@ -13,7 +13,7 @@ half of a discriminator's batch) and whatever backward passes follow (:meth:`Rec
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Set
 from contextlib import AbstractContextManager, ExitStack, suppress
 from dataclasses import dataclass, field, replace
 from enum import Enum
@@ -28,9 +28,17 @@ from spp._pytree import describe, describe_call, walk
 from spp.capture.dataflow import DataFlow, Reading, Value
 from spp.capture.gradients import Gradients
 from spp.capture.interception import boundary, eager, hold_calls, release_calls
-from spp.capture.parameters import ParameterReader, Readings, computed_weights, leaves_outside
+from spp.capture.parameters import (
+    ParameterReader,
+    Readings,
+    Taken,
+    accumulators,
+    computed_weights,
+    leaves_outside,
+    parameters_of,
+)
 from spp.capture.residual import Merge, Merges
-from spp.capture.sites import Call, ChannelAxis, Entry, Placer, Site, is_reducible
+from spp.capture.sites import Call, ChannelAxis, Entry, Placer, Site, is_reducible, values_of, weight_axis
 from spp.capture.stage import FORWARD, IDLE, Depth, Stage
 from spp.capture.unmeasured import CAUGHT, Unmeasured, never_called, no_gradient, unmeasured, unregistered
 from spp.errors import SppError, TraceError
@@ -226,7 +234,7 @@ class Recorder:
         """The pass, with what it has not measured."""
         result, ran = self._pass, self._gradients.ran
         result.sites += self._parameters.sites
-        result.unmeasured += self._parameters.missing(result.gradients, ran, result.unfinished)
+        result.unmeasured += self._parameters.missing(result.gradients, ran, result.unfinished, self.taken)
         self._missing_gradients(result, ran)
         if result.unfinished:
             # perhaps nobody has
@@ -255,20 +263,35 @@ class Recorder:
         if not roots:
             return
         own = {id(p) for entry in self.entries for p in entry.module._parameters.values()}
-        with aside(leaves_outside(roots, own)):
+        nodes = accumulators(roots)
+        with aside(leaves_outside(roots, nodes, own)):
+            self._follow(nodes)
             try:
                 self._gradients.backward(roots, cotangents, keep_graph)
             except Exception as error:
                 with suppress(Exception):
-                    self._pass.gradients.update(self._parameters.gradients(self._loss_scale))
+                    self._pass.gradients.update(self._parameters.gradients(self._loss_scale, taken=self.taken))
                 reached = describe(roots[0]), self._gradients.latest
                 raise self._explained("the backward pass", error, *reached) from error
-            self._pass.gradients.update(found := self._parameters.gradients(self._loss_scale))
+            self._pass.gradients.update(found := self._parameters.gradients(self._loss_scale, taken=self.taken))
             self._parameters.clear_gradients()
         for site in _nonfinite(found)[:1] if self._stops else ():
             with suppress(FloatingPointError):
                 self._stop_unless_finite(site, found[site], site.signals[1])
         self._read_learned(self._pass)
+
+    def _follow(self, nodes: list[Any]) -> None:
+        if Signal.WEIGHT_GRADIENT in self._signals:
+            axes: dict[int, set[int | None]] = {}
+            for entry in self.entries:
+                for name, parameter in parameters_of(entry.module) if entry.selected else ():
+                    axes.setdefault(id(parameter), set()).add(weight_axis(entry.layer, name, parameter.dim()))
+            self._gradients.follow(nodes, axes)
+
+    @property
+    def taken(self) -> Taken:
+        """Gradients that hooks of the user's have taken away since the step began."""
+        return self._gradients.taken
 
     # -- the passes of somebody else's loop -----------------------------------------------------------------------------------
 
@@ -335,6 +358,10 @@ class Recorder:
         if self.failed is not None or not self.passes:
             return run()
         hooked = [t for t in roots if isinstance(t, Tensor) and t.requires_grad and not is_reducible(t)]
+        try:
+            self._follow(accumulators(hooked))
+        except Exception as error:
+            self._fail(error)
         with LOCK, boundary(self, self._stage, self._roster), self._gradients.arriving(hooked):
             return run()
 
@@ -423,7 +450,8 @@ class Recorder:
                         if isinstance(item, Tensor):
                             self._observe(call, path, item)
                         else:
-                            self._leave_out(call, path, f"output of type {type(item).__name__} is opaque")
+                            why = "has no order that would name its items" if isinstance(item, Set) else "is opaque"
+                            self._leave_out(call, path, f"output of type {type(item).__name__} {why}")
             if stack:
                 stack[-1].leaves += call.leaves
                 stack[-1].last_child = call
@@ -488,14 +516,15 @@ class Recorder:
             self._leave_out(call, path, reason)
             return
         value = self._flow.produced(tensor, call)
+        held = values_of(tensor) if tensor.is_nested else tensor
         if value.reading is None:
-            value.reading = Reading(self._placer.axis(call, tensor))
+            value.reading = Reading(self._placer.axis(call, held))
         is_weight = entry.weight_of is not None
         if is_weight:
             owner, parameter = entry.weight_of  # type: ignore[misc]
             if entry.name == f"{owner}.parametrizations.{parameter}" and owner in self._by_name:
                 entry, path = self._by_name[owner], parameter
-        site = Site(entry, call, path, tensor.shape, tensor.dtype, value.reading.axis, is_weight, tensor._is_view())
+        site = Site(entry, call, path, held.shape, tensor.dtype, value.reading.axis, is_weight, tensor._is_view())
         call.sites.append(site)
         if call.entry.selected:
             self._pass.sites.append(site)
@@ -514,7 +543,7 @@ class Recorder:
         if wants_value:
             # without a version counter nobody knows whether the tensor still holds what was reduced
             if reading.sums is None or (ends is not None and reading.ends != ends) or version < 0:
-                reading.sums, reading.ends = self._stage.reduce(tensor, reading.axis, ends), ends
+                reading.sums, reading.ends = self._stage.reduce(values_of(tensor), reading.axis, ends), ends
             self._pass.values[site] = reading.sums
             if self._stops and not _masks(reading.sums):
                 self._stop_unless_finite(site, reading.sums, site.signals[0])
@@ -541,7 +570,7 @@ class Recorder:
     def _operand(self, tensor: Tensor) -> Value:
         value = self._flow.value(tensor)
         addition = self._merges.stream_of(value, self._stack)
-        if addition is not None and addition.block.entry.selected and not is_reducible(tensor):
+        if addition is not None and addition.block.entry.selected and not (tensor.is_nested or is_reducible(tensor)):
             entry, branch = addition.block.entry, addition.branch_value.reading
             if value.reading is None:
                 value.reading = Reading(None if branch is None else branch.axis)
@@ -573,7 +602,7 @@ class Recorder:
         result = self._pass
         result.merges, result.roles = self._merges.finish()
         result.unmeasured += never_called(self.entries, result.calls, self._elsewhere, result.unfinished)
-        result.unmeasured += unregistered(self._unregistered.values())
+        result.unmeasured += unregistered(self._unregistered.values(), self.entries[0].module)
         self._flow.forget()
         return result
 

@@ -395,13 +395,36 @@ def _irreducible(tensor: Tensor) -> str:
         return "inside a functorch transform (vmap, grad, jvp) a tensor stands for a batch of tensors"
     if tensor.device.type == "meta":
         return "tensors on the meta device have no values"
-    if type(tensor).__torch_dispatch__ is not _PLAIN_DISPATCH and _is_wrapper(tensor):
+    if not tensor.is_nested and type(tensor).__torch_dispatch__ is not _PLAIN_DISPATCH and _is_wrapper(tensor):
         return f"a {type(tensor).__name__} wraps other tensors and has no values of its own"
-    if tensor.is_nested:
-        return "nested tensors have no common shape"
+    if tensor.is_nested and (reason := _ragged(tensor)):
+        return reason
     if tensor.dtype is torch.bool or not (tensor.is_floating_point() or tensor.is_complex() or tensor.is_quantized):
         return f"{'boolean' if tensor.dtype is torch.bool else 'integer'} output"
     return ""
+
+
+def _ragged(tensor: Tensor) -> str:
+    """Why the values of a nested tensor cannot be laid in one row."""
+    if tensor.layout is torch.jagged:
+        lengths: Any = tensor.lengths()  # type: ignore[attr-defined]
+        return "" if lengths is None else "a jagged tensor with lengths of its own has values between its rows"
+    sizes = {(part.dim(), part.shape[-1:]) for part in tensor.unbind()}
+    return (
+        ""
+        if len(sizes) == 1 and tensor.is_contiguous()
+        else "the parts of a nested tensor differ in their last axis, or lie apart"
+    )
+
+
+def values_of(tensor: Tensor) -> Tensor:
+    """What is reduced of a tensor: itself; of a nested one the values of all its parts, ``(values, ..., channels)``."""
+    if not tensor.is_nested:
+        return tensor
+    if tensor.layout is torch.jagged:
+        ragged = next(i for i, size in enumerate(tensor.shape) if not isinstance(size, int))
+        return tensor.detach().values().movedim(ragged - 1, 0)
+    return tensor.detach().values().view(-1, tensor.size(-1))
 
 
 def _is_wrapper(tensor: Tensor) -> bool:

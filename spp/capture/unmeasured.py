@@ -2,17 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable, Iterator
+from collections.abc import Collection, Iterator
 from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from spp.capture.sites import Call, Entry, Site, callable_module
+from spp.capture.sites import Call, Entry, Site, callable_module, named_modules
 from spp.vocabulary import Signal
 
 CAUGHT = ", which its caller caught"
+_CONTAINERS = (nn.ModuleList, nn.ModuleDict, nn.ParameterList, nn.ParameterDict)
 UNUSED = "nothing the loss depends on requires a gradient"
 VARYING = (
     "acsm, acv and dead_fraction are missing: the channel axis has another length in other batches; pass channel_axis="
@@ -70,7 +71,7 @@ def no_gradient(site: Site, backward_ran: bool, hooked: bool, divided: bool, unf
     return unmeasured(site.entry, site.call, site.output, site.signals[1], reason)
 
 
-def no_weight_gradient(site: Site, parameter: Tensor, backward_ran: bool, unfinished: str) -> Unmeasured:
+def no_weight_gradient(site: Site, parameter: Tensor, backward_ran: bool, unfinished: str, taken: bool) -> Unmeasured:
     """Why a parameter has no gradient."""
     if not parameter.requires_grad:
         reason = "frozen: requires_grad is False"
@@ -78,6 +79,8 @@ def no_weight_gradient(site: Site, parameter: Tensor, backward_ran: bool, unfini
         reason = _not_reached(unfinished)
     elif not backward_ran:
         reason = UNUSED
+    elif taken:
+        reason = "its gradient arrived in parts, in several backward passes, and a hook took them away"
     else:
         reason = "no gradient arrived: the loss does not depend on this parameter"
     return unmeasured(site.entry, site.call, site.output, Signal.WEIGHT_GRADIENT, reason)
@@ -100,7 +103,7 @@ def never_called(
     """
     scripted = [e.name for e in entries if isinstance(e.module, torch.jit.ScriptModule)]
     for entry in entries:
-        if entry in called or not entry.selected or not callable_module(entry.module):
+        if entry in called or not entry.selected or _is_mere_container(entry.module):
             continue
         if any(entry.name != name and entry.name.startswith(f"{name}." if name else "") for name in scripted):
             reason = "never called where it can be seen: calls inside a scripted module are not Python calls"
@@ -112,6 +115,8 @@ def never_called(
             reason = (
                 "never called where it can be seen: its class replaces __call__ and does not go through nn.Module's"
             )
+        elif not callable_module(entry.module):
+            reason = "has no forward that could be called: others use what it holds, or its methods"
         elif unfinished:
             reason = _not_reached(unfinished)
         else:
@@ -119,13 +124,18 @@ def never_called(
         yield unmeasured(entry, None, "", Signal.ACTIVATION, reason)
 
 
-def unregistered(modules: Iterable[tuple[nn.Module, Entry]]) -> Iterator[Unmeasured]:
+def unregistered(modules: Collection[tuple[nn.Module, Entry]], root: nn.Module) -> Iterator[Unmeasured]:
     """Modules that ran inside the model without being part of it, under the module that called them."""
+    since = {id(module): name for name, module in named_modules(root)} if modules else {}
     for module, caller in modules:
-        name = next((f"{key}" for key, value in _reach(vars(caller.module)) if value is module), "")
-        kind = type(module).__name__
-        reason = f"the {kind} called here is not registered: model.modules() does not know it (a plain list, a closure)"
-        yield unmeasured(caller, None, name or kind, Signal.ACTIVATION, reason)
+        kind, name = type(module).__name__, since.get(id(module), "")
+        why = (
+            f"was registered after the measuring had begun, as {name!r}; one that stays is measured after a first call"
+        )
+        if not name:
+            name = next((f"{key}" for key, value in _reach(vars(caller.module)) if value is module), kind)
+            why = "is not registered: model.modules() does not know it (a plain list, a closure)"
+        yield unmeasured(caller, None, name, Signal.ACTIVATION, f"the {kind} called here {why}")
 
 
 def _reach(attributes: dict[str, Any]) -> Iterator[tuple[str, Any]]:
@@ -135,6 +145,15 @@ def _reach(attributes: dict[str, Any]) -> Iterator[tuple[str, Any]]:
             yield from ((f"{name}.{i}", item) for i, item in enumerate(value))
         elif isinstance(value, dict):
             yield from ((f"{name}.{key}", item) for key, item in value.items())
+
+
+def _is_mere_container(module: nn.Module) -> bool:
+    """Whether a module has no forward, and neither methods nor tensors of its own that could be used instead."""
+    if callable_module(module) or type(module) in _CONTAINERS:
+        return type(module) in _CONTAINERS
+    kinds = [kind for kind in type(module).__mro__ if kind.__module__.partition(".")[0] != "torch"]
+    has_methods = any(callable(own) and not name.startswith("_") for kind in kinds for name, own in vars(kind).items())
+    return not (has_methods or module._parameters or module._buffers)
 
 
 def _own_call(kind: type) -> bool:

@@ -144,11 +144,11 @@ class Sample:
         scale = _pending_scale(optimizer)
         if self._parameters is None:
             parameters = self._read_parameters(self._passes if self.gathered else self.prepare().passes)
-            self._gradients = parameters.gradients(scale)
+            self._gradients = parameters.gradients(scale, taken=self.prepare().taken)
             parameters.remember({i for one in self._optimizers for i in trained(one)})
         else:
             # a scaler unscales the gradients of each optimizer when that one is about to step
-            self._gradients.update(self._parameters.gradients(scale, trained(optimizer)))
+            self._gradients.update(self._parameters.gradients(scale, trained(optimizer), self.prepare().taken))
 
     def finish(self) -> Finished:
         """Merge what was gathered into rows; with an optimizer, after its step."""
@@ -163,7 +163,7 @@ class Sample:
         updates: UpdateSums = {}
         parameters = self._parameters
         if parameters is not None:
-            lacking = [*parameters.unmeasured, *parameters.missing(self._gradients, True, "")]
+            lacking = [*parameters.unmeasured, *parameters.missing(self._gradients, True, "", self.prepare().taken)]
             updates = parameters.updates(self._values) if self._optimizers else {}
             own = Pass(parameters.sites, self._values, self._gradients, unmeasured=lacking)
             mode = next((m for m in MODES if m in measured), MODES[0])
@@ -178,7 +178,7 @@ class Sample:
         if self.failed is None:
             self._scale = self._held.scale
             if not self._optimizers and self._parameters is not None:
-                self._gradients = self._parameters.gradients(self._scale)
+                self._gradients = self._parameters.gradients(self._scale, taken=self._recorder.taken)
         return result
 
     def _skipped(self) -> None:

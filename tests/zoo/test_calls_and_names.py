@@ -158,6 +158,108 @@ def test_modules_in_a_plain_list_are_named_as_holes_and_left_as_they_were():
     assert trace.unmeasured["reason"].str.contains("not registered").all()
 
 
+class Grows(nn.Module):
+    """Makes its layers when it is first called, or at each call anew."""
+
+    def __init__(self, make) -> None:
+        super().__init__()
+        self.stem, self.layers, self.make = nn.Linear(6, 6), nn.ModuleList(), make
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.make(self)(self.stem(x))
+
+
+def keeps(model: nn.Module) -> nn.Module:
+    if not hasattr(model, "child"):
+        model.child = nn.Linear(6, 4)
+    return model.child
+
+
+def appends(model: nn.Module) -> nn.Module:
+    if not model.layers:
+        model.layers.append(nn.Sequential(nn.Linear(6, 4), nn.ReLU()))
+    return model.layers[0]
+
+
+def replaces(model: nn.Module) -> nn.Module:
+    model.stem = nn.Linear(6, 6)
+    return model.stem
+
+
+@pytest.mark.parametrize(
+    ("make", "names"), [(keeps, ["child"]), (appends, ["layers.0", "layers.0.0", "layers.0.1"]), (replaces, ["stem"])]
+)
+def test_what_is_registered_during_the_forward_says_so(make, names):
+    trace = examine(lambda: Grows(make), lambda: x(5, 6), rows=False)
+    late = trace.unmeasured.query("name == '' and signal == 'activation'")
+    assert late["output"].tolist() == names
+    for name, reason in zip(names, late["reason"], strict=True):
+        assert reason.endswith(
+            f"was registered after the measuring had begun, as {name!r}; one that stays is measured after a first call"
+        )
+    model = Grows(make)
+    model(x(5, 6))
+    if make is not replaces:
+        assert {"", "stem", *names} == set(
+            spp.trace(model, x(5, 6), loss=square).frame.query("signal == 'gradient'")["name"]
+        )
+
+
+class Correlation(nn.Module):
+    """No forward, as torchvision's RAFT has one: it is filled, then asked."""
+
+    def fill(self, x: Tensor) -> None:
+        self.volume = x[:, :, None] * x[:, None]
+
+    def ask(self) -> Tensor:
+        return self.volume.mean(-1)
+
+
+class Codebook(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.embed = nn.Parameter(torch.randn(8, 6))
+
+
+class Store(nn.ModuleDict):
+    def any(self) -> nn.Module:
+        return self["one"]
+
+
+def test_modules_without_a_forward_say_that_it_is_not_called():
+    class Net(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.correlation, self.codebook, self.store = Correlation(), Codebook(), Store({"one": nn.Linear(6, 6)})
+            # these hold modules, and nothing more
+            self.space, self.list, self.parameters_ = nn.Module(), nn.ModuleList([nn.ReLU()]), nn.ParameterList()
+            self.space.fc = nn.Linear(6, 6)
+
+        def forward(self, x: Tensor) -> Tensor:
+            self.correlation.fill(self.store.any()(x))
+            return self.list[0](self.space.fc(self.correlation.ask())) + self.codebook.embed[2]
+
+    trace = examine(Net, lambda: x(5, 6))
+    reasons = trace.unmeasured.query("signal == 'activation'").set_index("name")["reason"]
+    assert set(reasons) == {"has no forward that could be called: others use what it holds, or its methods"}
+    assert set(reasons.index) == {"correlation", "codebook", "store"}
+    assert "weight_gradient" in set(trace.frame.query("name == 'codebook'")["signal"])
+    assert not [f for f in trace.findings if f.rule == "never_ran"]
+
+
+@pytest.mark.filterwarnings("ignore")
+def test_an_exported_program_has_its_weights_and_says_what_is_inlined():
+    program = torch.export.export(nn.Sequential(nn.Linear(6, 6), nn.ReLU(), nn.Linear(6, 4)), (x(5, 6),))
+    for model, start in ((program.module(), ""), (nn.Sequential(program.module(), nn.Tanh()), "0.")):
+        trace = spp.trace(model, x(5, 6), loss=square)
+        reasons = trace.unmeasured.query("signal == 'activation'").set_index("name")["reason"]
+        assert list(reasons.index) == [f"{start}0", f"{start}2"] and reasons.str.startswith("has no forward").all()
+        weights = trace.frame.query("signal == 'weight_gradient'")
+        assert set(weights["name"]) == {f"{start}0", f"{start}2"}
+    flat = spp.trace(torch.export.unflatten(program), x(5, 6), loss=square)
+    assert {"0", "1", "2"} <= set(flat.frame.query("signal == 'gradient'")["name"])
+
+
 def test_calls_on_other_threads_are_holes():
     class Net(nn.Module):
         def __init__(self) -> None:

@@ -1,6 +1,6 @@
 """Two processes over gloo: the steps before and after a trace are those of an untraced twin.
 
-A trace of DistributedDataParallel sends nothing. One of FSDP2 has the rows of what lies here, whichever pass and however it ends.
+A trace of DistributedDataParallel sends nothing. One of FSDP2 has the rows of what lies here, however the pass ends.
 """
 
 import subprocess

@@ -1,7 +1,11 @@
 """The users' own hooks, of every kind: kept, in order, fired once."""
 
+from contextlib import nullcontext
+
+import pandas as pd
 import pytest
-from torch import nn
+import torch
+from torch import Tensor, nn
 
 import spp
 from tests.zoo.fingerprint import unmoved
@@ -34,6 +38,75 @@ def test_every_hook_of_the_users_fires_once_in_order_and_stays():
     row = trace.frame.query("name == '0' and output == 'weight' and signal == 'weight_gradient'").iloc[0]
     assert row["abs_max"] == pytest.approx(weight.abs().max().item())
     examine(build, lambda: x(5, 6).requires_grad_())
+
+
+def consumes(parameter: nn.Parameter, at: str, nodes: list) -> None:
+    """Take the gradient away as it arrives, as an optimizer inside the backward pass does."""
+
+    def take(*_: object) -> None:
+        with torch.no_grad():
+            parameter.sub_(0.1 * parameter.grad)
+        parameter.grad = None
+
+    if at == "post-accumulate hook":
+        parameter.register_post_accumulate_grad_hook(take)
+    else:
+        # where torch.distributed.optim._apply_optimizer_in_backward hangs its optimizers
+        nodes.append(parameter.view_as(parameter).grad_fn.next_functions[0][0])
+        nodes[-1].register_hook(take)
+
+
+@pytest.mark.parametrize("at", ["post-accumulate hook", "accumulation node"])
+@pytest.mark.parametrize("optimizer", [False, True])
+def test_a_watch_has_the_gradients_that_a_hook_takes_away(at, optimizer):
+    def train(consumed: bool, watched: bool) -> tuple[list[Tensor], spp.Run | None]:
+        torch.manual_seed(5)
+        model, nodes = nn.Sequential(nn.Linear(6, 6), nn.Tanh(), nn.Linear(6, 4)), []
+        model[2].weight = nn.Parameter(model[0].weight[:4].detach().clone())
+        step = torch.optim.SGD(model.parameters(), 0.1)
+        if consumed:
+            for parameter in model.parameters():
+                consumes(parameter, at, nodes)
+        # an optimizer that finds nothing left to do
+        watch = spp.watch(model, step if optimizer else None, every=1) if watched else nullcontext()
+        with watch:
+            for seed in range(3):
+                square(model(x(5, 6, seed=seed))).backward()
+                step.step()
+                step.zero_grad()
+        return [p.detach().clone() for p in model.parameters()], watch if watched else None
+
+    alone, (weights, watch), (_, plain) = train(True, False)[0], train(True, True), train(False, True)
+    assert all(map(torch.equal, alone, weights))
+    keys = ["step", "name", "output", "signal"]
+    found, wanted = (w.frame.query("signal == 'weight_gradient'").set_index(keys) for w in (watch, plain))
+    assert len(found) == 12 and not len(watch.unmeasured)
+    assert found["mean_square"].to_numpy() == pytest.approx(wanted["mean_square"].to_numpy(), rel=1e-5)
+    assert found["acsm"].to_numpy() == pytest.approx(wanted["acsm"].to_numpy(), rel=1e-5)
+
+
+def test_gradients_that_are_taken_away_in_parts_say_so():
+    model, nodes = nn.Linear(6, 4), []
+    consumes(model.weight, "post-accumulate hook", nodes)
+    optimizer = torch.optim.SGD(model.parameters(), 0.1)
+    with spp.watch(model, optimizer, every=1) as watch:
+        for half in x(6, 6).chunk(2):
+            square(model(half)).backward()
+        optimizer.step()
+    assert watch.frame.query("signal == 'weight_gradient'")["output"].tolist() == ["bias"]
+    assert watch.unmeasured["reason"].tolist() == [
+        "its gradient arrived in parts, in several backward passes, and a hook took them away"
+    ]
+
+
+def test_a_trace_has_what_a_hook_at_an_accumulation_node_takes_away():
+    model, nodes = nn.Sequential(nn.Linear(6, 6), nn.Tanh(), nn.Linear(6, 4)), []
+    plain = spp.trace(model, x(5, 6), loss=square)
+    for parameter in model.parameters():
+        node = parameter.view_as(parameter).grad_fn.next_functions[0][0]
+        node.register_hook(lambda *_, parameter=parameter: setattr(parameter, "grad", None))
+        nodes.append(node)
+    pd.testing.assert_frame_equal(spp.trace(model, x(5, 6), loss=square).frame, plain.frame)
 
 
 def test_rows_hold_what_the_rest_of_the_model_receives():

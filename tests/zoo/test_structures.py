@@ -1,10 +1,11 @@
 """Outputs of every form."""
 
-from collections import OrderedDict, namedtuple
+from collections import OrderedDict, deque, namedtuple
 from dataclasses import dataclass
 from types import SimpleNamespace
 from typing import Any
 
+import pandas as pd
 import pytest
 import torch
 from torch import Tensor, nn
@@ -56,8 +57,28 @@ FORMS = {
     "nested": (lambda a, b: {"x": [a, {"y": (b,)}], "n": 3, "t": "text"}, {"x.0", "x.1.y.0"}),
     "dataclass in dataclass": (lambda a, b: Record(a, Record(b)), {"hidden", "aux.hidden"}),
     "the same twice": (lambda a, b: (a, a, b), {"0", "1", "2"}),
+    "queue": (lambda a, b: deque([a, [b]], maxlen=4), {"0", "1.0"}),
+    "values of a dict": (lambda a, b: OrderedDict(a=a, b=b).values(), {"a", "b"}),
+    "items of a dict": (lambda a, b: {"a": a, "b": b}.items(), {"a", "b"}),
+    "set of one": (lambda a, b: {a * b}, {"0"}),
+    "frozen set of one": (lambda a, b: [frozenset([a * b]), {1, 2}, {"a": 1}.keys()], {"0.0"}),
+    "a number that holds": (lambda a, b: _holding(Number(3), a * b), {"held"}),
+    "a text that holds": (lambda a, b: (_holding(Text("t"), a * b), b), {"0.held", "1"}),
     "60 levels": (lambda a, b: _nested(a + b, 60), {".".join("0" * 60)}),
 }
+
+
+class Number(int):
+    """What a quantizer gives out: an integer, with its tensor at hand."""
+
+
+class Text(str):
+    """The same as text."""
+
+
+def _holding(value: Any, held: Tensor) -> Any:
+    value.held = held
+    return value
 
 
 def _nested(value: Any, levels: int) -> Any:
@@ -115,6 +136,108 @@ def test_an_opaque_output_is_a_hole():
     trace = spp.trace(Net(), x(5, 6), loss=square)
     assert trace.unmeasured.query("name == 'inner'")["reason"].tolist() == ["output of type SimpleNamespace is opaque"]
     assert len(trace.frame.query("name == 'inner.a' and signal == 'activation'")) == 1
+
+
+def test_a_set_of_several_has_no_names_for_them():
+    class Net(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.inner, self.head = Inner(lambda a, b: {a, b}), nn.Linear(6, 4)
+
+        def forward(self, x: Tensor) -> Tensor:
+            return self.head(sum(self.inner(x)))
+
+    trace = spp.trace(Net(), x(5, 6), loss=square)
+    reasons = trace.unmeasured.query("name == 'inner'")["reason"].tolist()
+    assert reasons == ["output of type set has no order that would name its items"]
+
+
+class Ragged(nn.Module):
+    """A linear layer, a skip, a ReLU, on rows that come as one tensor or as a nested one of two parts."""
+
+    def __init__(self, nest) -> None:
+        super().__init__()
+        self.fc, self.out, self.act, self.keep, self.nest = (
+            nn.Linear(6, 6),
+            nn.Linear(6, 6),
+            nn.ReLU(),
+            nn.Identity(),
+            nest,
+        )
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.nest(x)
+        x = self.keep(x + self.out(self.act(self.fc(x))))
+        return x.values().view(-1, 6) if x.is_nested else x
+
+
+def jagged(x: Tensor) -> Tensor:
+    return torch.nested.nested_tensor_from_jagged(x, torch.tensor([0, 2, 5]))
+
+
+@pytest.mark.filterwarnings("ignore::UserWarning")
+@pytest.mark.parametrize("nest", [jagged, lambda x: torch.nested.as_nested_tensor([x[:2], x[2:]])])
+@pytest.mark.parametrize("watched", [False, True])
+def test_nested_tensors_have_the_rows_of_all_their_values(nest, watched):
+    def rows(nest):
+        torch.manual_seed(4)
+        model = Ragged(nest)
+        if not watched:
+            return spp.trace(model, x(5, 6), loss=square)
+        with spp.watch(model, every=1) as watch:
+            square(model(x(5, 6))).backward()
+        return watch
+
+    nested, plain = rows(nest), rows(lambda x: x)
+    numbers = ["name", "output", "signal", "shape", "channels", "numel", "acsm", "acv", "mean_square"]
+    a, b = (run.frame[numbers].set_index(numbers[:3]) for run in (nested, plain))
+    a = a.drop(("", "", "activation")).drop(("", "", "gradient"))
+    pd.testing.assert_frame_equal(a, b.loc[a.index], rtol=1e-6)
+    assert len(a) == 16 and nested.unmeasured.empty
+
+
+@pytest.mark.filterwarnings("ignore::UserWarning")
+def test_a_jagged_batch_is_left_as_it_was():
+    given, model = jagged(x(5, 6)), Ragged(lambda x: x)
+    before = given.values().clone()
+    trace = spp.trace(model, given, loss=square)
+    assert (
+        len(trace.frame.query("name == 'keep'")) == 2 and torch.equal(given.values(), before) and given.grad_fn is None
+    )
+    transposed = spp.trace(nn.Sequential(nn.Identity()), given.detach().transpose(1, 2).requires_grad_())
+    assert transposed.frame["shape"].tolist() == ["5x6"] * 4 and transposed.info["loss"] == "probe"
+
+
+@pytest.mark.filterwarnings("ignore::UserWarning")
+@pytest.mark.parametrize(
+    ("nest", "reason"),
+    [
+        (
+            lambda x: torch.nested.nested_tensor_from_jagged(x, torch.tensor([0, 2, 5]), torch.tensor([1, 3])),
+            "a jagged tensor with lengths of its own has values between its rows",
+        ),
+        (
+            lambda x: torch.nested.as_nested_tensor([x[:2], x[2:, :3]]),
+            "the parts of a nested tensor differ in their last axis, or lie apart",
+        ),
+        (
+            lambda x: torch.nested.as_nested_tensor([x[:2], x[2:]]).transpose(1, 2),
+            "the parts of a nested tensor differ in their last axis, or lie apart",
+        ),
+    ],
+)
+def test_a_nested_tensor_whose_values_are_no_rows_says_why(nest, reason):
+    class Net(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.keep, self.fc = nn.Identity(), nn.Linear(6, 4)
+
+        def forward(self, x: Tensor) -> Tensor:
+            self.keep(nest(x))
+            return self.fc(x)
+
+    trace = spp.trace(Net(), x(5, 6), loss=square)
+    assert trace.unmeasured["reason"].tolist() == [reason]
 
 
 def test_an_output_that_contains_itself():
