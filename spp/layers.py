@@ -246,8 +246,14 @@ def own(module: nn.Module, name: str) -> Any:
     ``getattr`` would ask ``nn.Module.__getattr__``, which looks through parameters and children and raises: slow where most
     modules lack the attribute.
     """
-    found = vars(module).get(name)
-    return getattr(type(module), name, None) if found is None else found
+    found = module.__dict__.get(name)
+    return _of_class(cast(Any, type(module)), name) if found is None else found
+
+
+@lru_cache(maxsize=4096)
+def _of_class(cls: type, name: str) -> Any:
+    # a class raises and catches an error for each attribute that it lacks
+    return getattr(cls, name, None)
 
 
 def canonical_activation(type_name: str) -> str | None:

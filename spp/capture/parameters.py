@@ -242,13 +242,14 @@ class ParameterReader:
 
     def _reduced(self, wanted: list[tuple[_Read, Tensor, Part | None]]) -> Readings:
         """Reduce the tensor of each three, by parameter and axis."""
-        once = {read.key: (tensor, part) for read, tensor, part in wanted}
+        keys = [read.key for read, _, _ in wanted]
+        once = {key: (tensor, part) for key, (_, tensor, part) in zip(keys, wanted, strict=True)}
         whole = {key: tensor for key, (tensor, part) in once.items() if part is None}
         found = dict(zip(whole, self._stage.reduce_all(list(whole.values()), [axis for _, axis in whole]), strict=True))
         for key, (tensor, part) in once.items():
             if part is not None:
                 found[key] = part.whole(self._parts.reduce(tensor, key[1]))
-        return {read.site: found[read.key] for read, _, _ in wanted}
+        return {read.site: found[key] for key, (read, _, _) in zip(keys, wanted, strict=True)}
 
 
 def parameters_of(module: nn.Module) -> list[tuple[str, Tensor]]:
@@ -284,7 +285,9 @@ def computed_weights(module: nn.Module, called: bool) -> tuple[list[tuple[str, T
     for name, tensor in parameters_of(module):
         is_leaf = tensor.is_leaf or not tensor.requires_grad or is_reducible(tensor)
         (leaves if is_leaf else computed).append((name, tensor))
-    if called and leaves and not isinstance(module, torch.jit.ScriptModule):
+    # nobody has made one where no hook runs before the forward and no parameter is called after another
+    made = module._forward_pre_hooks or any("_" in name for name in module._parameters)
+    if called and leaves and made and not isinstance(module, torch.jit.ScriptModule):
         for name, value in module.__dict__.items():
             if isinstance(value, Tensor) and not isinstance(value, nn.Parameter) and _made_of(module, name, value):
                 computed.append((name, value))

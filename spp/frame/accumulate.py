@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections import Counter
+from collections import defaultdict
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, replace
 
@@ -71,7 +71,7 @@ class Accumulator:
         self._rows: dict[Key, Row] = {}
         self._merges: dict[tuple[str, int, int], MergeRow] = {}
         self._unmeasured: dict[object, Unmeasured] = {}
-        self._called: Counter[tuple[str, int]] = Counter()
+        self._called: defaultdict[tuple[str, int], int] = defaultdict(int)
         self.calls: dict[str, tuple[int | None, int]] = {}
         self.inputs: dict[str, list[Call]] = {}
 
@@ -97,7 +97,7 @@ class Accumulator:
         """What no batch filled, and in how many batches its module was called, where that is not all of them."""
         batches, left = max(self._called.values(), default=0), []
         for one in self._unmeasured.values():
-            called = self._called[one.name, one.call or 0]
+            called = self._called.get((one.name, one.call or 0), 0)
             if one.partial or called in (0, batches):
                 left.append(one)
             else:
@@ -117,18 +117,20 @@ class Accumulator:
         """Merge in what one batch gave; a parameter's own values do not change between batches and count once."""
         for sites, hidden in ((result.sites, False), (result.streams, True)):
             for site in sites:
-                of, (signal, gradient) = site.key, site.signals
-                for kind, sums in ((signal, result.values.get(site)), (gradient, result.gradients.get(site))):
-                    if sums is not None:
-                        self._put(site, (*of, kind), sums, result.roles.get(site), hidden)
+                of, role = site.key, result.roles.get(site)
+                for kind, found in zip(site.signals, (result.values, result.gradients), strict=True):
+                    if (sums := found.get(site)) is not None:
+                        self._put(site, (*of, kind), sums, role, hidden)
         for entry, calls in result.calls.items():
-            # a call that was caught with its exception has no depth
-            first = next((call.depth for call in calls if call.depth >= 0), None)
-            depth, number = self.calls.get(entry.name, (None, 0))
-            self.calls[entry.name] = first if depth is None else depth, max(len(calls), number)
+            name = entry.name
+            depth, number = self.calls.get(name, (None, 0))
+            if depth is None:
+                # a call that was caught with its exception has no depth
+                depth = next((call.depth for call in calls if call.depth >= 0), None)
+            self.calls[name] = depth, max(len(calls), number)
             for call in calls:
-                self._called[entry.name, call.number] += 1
-            self.inputs.setdefault(entry.name, list(calls))
+                self._called[name, call.number] += 1
+            self.inputs.setdefault(name, calls)
         for merge in result.merges:
             place = merge.block.entry.name, merge.block.number, merge.number
             self._merges.setdefault(place, _merge_row(merge))

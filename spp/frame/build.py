@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from enum import StrEnum
 from functools import lru_cache
+from operator import attrgetter
 from typing import Any, TypeVar
 
 import numpy as np
@@ -88,8 +89,8 @@ def word_columns(rows: Sequence[Row], blocks: Iterable[str]) -> dict[Column, obj
     enclosing = _Enclosing(blocks)
     return {
         # these are fields of a row under the names of their columns
-        **{column: [getattr(row, column) for row in rows] for column in _OF_A_ROW},
-        Column.BLOCK: [enclosing(row.name) for row in rows],
+        **{column: list(map(attrgetter(column.value), rows)) for column in _OF_A_ROW},
+        Column.BLOCK: [enclosing[row.name] for row in rows],
         Column.SHAPE: [shape_name(row.shape) for row in rows],
         Column.DTYPE: [dtype_name(row.dtype) for row in rows],
         Column.CALLED: [row.called for row in rows],
@@ -276,18 +277,17 @@ def unmeasured_columns(rows: Sequence[Unmeasured]) -> dict[UnmeasuredColumn, obj
     return {column: [getattr(row, column) for row in unique] for column in UnmeasuredColumn}
 
 
-class _Enclosing:
-    """The innermost residual block around a module, by qualified name."""
+class _Enclosing(dict[str, str | None]):
+    """The innermost residual block around a module, by the qualified name of either."""
 
     def __init__(self, blocks: Iterable[str]) -> None:
-        self._blocks, self._known = set(blocks), dict[str, str | None]()
+        super().__init__({block: block for block in blocks})
+        # around the root is nothing
+        self.setdefault("", None)
 
-    def __call__(self, name: str) -> str | None:
-        if name not in self._known:
-            # the modules around it, from the inside out: a.b.c, a.b, a and the root
-            around = [*(name.rsplit(".", i)[0] for i in range(name.count(".") + 1)), ""]
-            self._known[name] = next((one for one in around if one in self._blocks), None)
-        return self._known[name]
+    def __missing__(self, name: str) -> str | None:
+        self[name] = found = self[name.rpartition(".")[0]]
+        return found
 
 
 def _integers(values: Sequence[int | None]) -> pd.arrays.IntegerArray:

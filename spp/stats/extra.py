@@ -15,7 +15,7 @@ from torch import Tensor
 
 from spp.errors import InputError
 from spp.stats.layout import plain
-from spp.stats.sums import Array, Row, Sum, one_channel
+from spp.stats.sums import NONFINITES, Array, Row, Sum, Sums, one_channel
 
 LOWEST, HIGHEST = -160, 160
 """Exponents told apart; what lies beyond is counted in the first or last bin. float32 reaches from -149 to 128."""
@@ -190,3 +190,16 @@ FOURTH = Sum("fourth", lambda tensor, _: fourth_moments(tensor), merge_fourth, _
 # a function, not "add": a histogram is not added up over its bins
 POWERS = Sum("powers", lambda tensor, _: signed_exponents(tensor), torch.add, _scaled_powers)
 """What ``trace.exponents`` shows."""
+
+
+def told_apart(tensor: Tensor, sums: Sums) -> Sums:
+    """The same sums, with what rare values need: NaN and the infinities counted apart, and a unit at the ends of float64.
+
+    Args:
+        tensor: What they are of, real and strided, on the host.
+        sums: What is known of it.
+    """
+    rare = {NONFINITES: sums.nonfinite, FOURTH: tensor.dtype is torch.float64 and sums.far}
+    with torch.no_grad():
+        sums.further = {**{one.name: one.of(tensor, None) for one, asked in rare.items() if asked}, **sums.further}
+    return sums

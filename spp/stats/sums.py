@@ -76,6 +76,9 @@ class Total(IntEnum):
     SATURATED = 14
 
 
+# asked of the classes, the lengths take a call in Python each time
+ROWS, TOTALS = len(Row), len(Total)
+
 _DEGREE = {"mean": 1, "min": 1, "max": 1, "sum": 1, "m2": 2}
 _DEGREE |= dict.fromkeys(("squares", "within", "between", "squared_means", "variances"), 2)
 _TOTAL_DEGREES = torch.tensor([_DEGREE.get(total.name.lower(), 0) for total in Total], dtype=torch.float64)
@@ -144,11 +147,6 @@ NONFINITES = Sum("nonfinites", _kinds, torch.add, implied=lambda _: torch.zeros(
 """How many elements are NaN, +inf and -inf, ``(3,)``; known only where some are, and on the host, so that it costs nothing."""
 SUMS.register(NONFINITES.name, NONFINITES)
 
-
-# as plain numbers, which are added ten times faster
-_NONFINITE, _NONFINITE_OF_ALL = int(Row.NONFINITE), int(Total.NONFINITE)
-# and the maximum follows
-_MIN, _MIN_OF_ALL = int(Row.MIN), int(Total.MIN)
 
 FAR = 2.0**400
 """Squares of deviations from a mean beyond this, or below its inverse, overflow or lose digits; see :func:`far`."""
@@ -228,11 +226,11 @@ class Sums:
         """
         if self.whole:
             raise TypeError("numbers without their sums cannot be merged; the capture was told that nothing would be")
-        return self._numbers.view(len(Row), self.channels)
+        return self._numbers.view(ROWS, self.channels)
 
     @property
     def _numbers(self) -> Tensor:
-        size = len(Total) if self.whole else len(Row) * self.channels
+        size = TOTALS if self.whole else ROWS * self.channels
         return self._block[self._start : self._start + size]
 
     def __getitem__(self, name: str) -> Tensor:
@@ -269,22 +267,14 @@ class Sums:
     @property
     def nonfinite(self) -> bool:
         """Whether any element is NaN or infinite; of what lies on the host."""
-        numbers, start, many = self._block.numpy(), self._start, self.channels
-        if self.whole:
-            return bool(numbers[start + _NONFINITE_OF_ALL])
-        # without a view of the table: this is asked of every tensor
-        return bool(numbers[start + _NONFINITE * many : start + (_NONFINITE + 1) * many].any())
+        return bool((self._numbers[Total.NONFINITE] if self.whole else self["nonfinite"]).any())
 
     @property
     def far(self) -> bool:
         """Whether :func:`far` says so of the largest magnitude; of what lies on the host."""
-        numbers, start, many = self._block.numpy(), self._start, self.channels
-        if self.whole:
-            low, high = numbers[start + _MIN_OF_ALL], numbers[start + _MIN_OF_ALL + 1]
-        else:
-            rows = numbers[start + _MIN * many : start + (_MIN + 2) * many].reshape(2, many)
-            low, high = rows[0].min(initial=np.inf), rows[1].max(initial=-np.inf)
-        return bool(far(max(-low, high)))
+        low, high = (self._numbers[[total]] if self.whole else self[total.name] for total in (Total.MIN, Total.MAX))
+        largest = torch.maximum(-low, high)
+        return bool(largest.numel() and far(largest.max()))
 
     def same(self, other: object) -> bool:
         """Whether both hold the very same numbers."""
@@ -311,7 +301,7 @@ def far(largest: Any) -> Any:
 
 def empty_table(channels: int, device: torch.device) -> Tensor:
     """The table of nothing: the neutral element of merging."""
-    table = torch.zeros(len(Row), channels, dtype=torch.float64, device=device)
+    table = torch.zeros(ROWS, channels, dtype=torch.float64, device=device)
     table[Row.MIN] = torch.inf
     table[Row.MAX] = -torch.inf
     return table
@@ -351,7 +341,7 @@ _OF_CHANNELS = [Total.CHANNELS, Total.LIVE, Total.SQUARED_MEANS, Total.VARIANCES
 
 def totals(readings: Sequence[Sums]) -> Array:
     """The numbers of :class:`Total` of ``R`` readings, ``(R, 15)``, after one transfer to the host."""
-    out = np.empty((len(readings), len(Total)))
+    out = np.empty((len(readings), TOTALS))
     blocks: dict[int, list[int]] = defaultdict(list)
     for i, one in enumerate(readings):
         # no object has the identity 0
@@ -359,7 +349,7 @@ def totals(readings: Sequence[Sums]) -> Array:
     by_channel = blocks.pop(0, [])
     for here in blocks.values():
         starts = np.array([readings[i]._start for i in here])
-        out[here] = readings[here[0]]._block.numpy()[starts[:, None] + np.arange(len(Total))]
+        out[here] = readings[here[0]]._block.numpy()[starts[:, None] + np.arange(TOTALS)]
     tables = on_host([readings[i].table for i in by_channel])
     # a few channels at a time, so that what is made of them stays in the caches
     for begin, end in _groups([table.shape[1] for table in tables], 1 << 15):
@@ -381,7 +371,7 @@ def without_channels(readings: Sequence[Sums]) -> list[Sums]:
         Sums(
             block,
             one.channels,
-            len(Total) * i,
+            TOTALS * i,
             whole=True,
             varying=one.varying,
             further={name: value for name, value in one.further.items() if SUMS[name].implied},
@@ -405,7 +395,7 @@ def _totals_of(tables: Array, sizes: npt.NDArray[np.int64]) -> Array:
     """From the tables of several tensors side by side, ``(8, sum C)``, of ``sizes`` channels each."""
     filled = sizes > 0
     starts = (np.cumsum(sizes) - sizes)[filled]
-    out = np.zeros((len(sizes), len(Total)))
+    out = np.zeros((len(sizes), TOTALS))
 
     def across(ufunc: np.ufunc, values: Array, nothing: float = 0.0) -> Array:
         found = np.full(len(sizes), nothing)

@@ -7,16 +7,15 @@ cannot be built.
 
 from collections.abc import Iterable, Sequence
 
-import numpy as np
 import torch
 from torch import Tensor
 
 from spp._cbuild import Status
 from spp.errors import InputError
 from spp.stats.backends import cuda, native, reference
-from spp.stats.extra import FOURTH
+from spp.stats.extra import told_apart
 from spp.stats.layout import plain
-from spp.stats.sums import NONFINITES, Room, Sum, Sums, Total, far, totals
+from spp.stats.sums import Room, Sum, Sums
 
 
 def choose() -> Status:
@@ -66,30 +65,9 @@ def reduce(
     with torch.no_grad():
         values = plain(tensor)
         sums = _reduced(values, axis if tensor.dim() else None, ends, whole, Room(0) if room is None else room)
-        sums.further = {one.name: one.of(values, axis if tensor.dim() else None) for one in further}
-    return told_apart(values, sums)
-
-
-# whose squares may leave float64
-_WIDE = frozenset({torch.float64, torch.complex128})
-
-
-def told_apart(tensor: Tensor, sums: Sums) -> Sums:
-    """The same sums, with what rare values need: NaN and the infinities counted apart, and a unit at the ends of float64.
-
-    Not on CUDA, where to ask whether there are any would wait for the device.
-    """
-    if tensor.is_cpu:
-        if sums.nonfinite:
-            _add(NONFINITES, tensor, sums)
-        if tensor.dtype in _WIDE and sums.far:
-            _add(FOURTH, tensor, sums)
+        asked = {one.name: one.of(values, axis if tensor.dim() else None) for one in further}
+        sums.further = {**sums.further, **asked}
     return sums
-
-
-def _add(one: Sum, tensor: Tensor, sums: Sums) -> None:
-    with torch.no_grad():
-        sums.further = {one.name: one.of(plain(tensor), None), **sums.further}
 
 
 def _reduced(x: Tensor, axis: int | None, ends: tuple[float, float] | None, whole: bool, room: Room) -> Sums:
@@ -97,21 +75,20 @@ def _reduced(x: Tensor, axis: int | None, ends: tuple[float, float] | None, whol
         table = cuda.reduce(x, axis, ends)
         return Sums.of_table(reference.reduce(x, axis, ends) if table is None else table)
     sums = native.reduce(x, axis, ends, room, whole=whole) if uses_native() else None
-    if sums is None and whole:
-        sums = reference.reduce_whole(x, axis, ends, room)
-    return Sums.of_table(reference.reduce(x, axis, ends)) if sums is None else sums
+    if sums is not None:
+        return sums
+    # which gives up where there is anything to tell apart
+    sums = reference.reduce_whole(x, axis, ends, room) if whole else None
+    if sums is not None:
+        return sums
+    sums = Sums.of_table(reference.reduce(x, axis, ends))
+    # not on an accelerator, where to ask whether there are any would wait for the device
+    return told_apart(x, sums) if x.is_cpu else sums
 
 
 def reduce_all(tensors: Sequence[Tensor], axes: Sequence[int | None], room: Room) -> list[Sums] | None:
     """The sums of many whole tensors, where the C sweep takes all of them as they are; else None."""
-    found = native.reduce_all(tensors, axes, room) if uses_native() else None
-    if found is not None:
-        # asked of all at once: nearly always none has any
-        whole = totals(found)
-        rare = (whole[:, Total.NONFINITE] > 0) | far(np.maximum(-whole[:, Total.MIN], whole[:, Total.MAX]))
-        for i in np.flatnonzero(rare).tolist():
-            told_apart(tensors[i], found[i])
-    return found
+    return native.reduce_all(tensors, axes, room) if uses_native() else None
 
 
 def copies(tensors: Sequence[Tensor]) -> native.Copies | None:

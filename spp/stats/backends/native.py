@@ -13,8 +13,9 @@ import torch
 from torch import Tensor
 
 from spp._cbuild import Library, Source, Status
+from spp.stats.extra import told_apart
 from spp.stats.layout import walk_of
-from spp.stats.sums import DEAD_SPREAD, Room, Row, Sums, Total
+from spp.stats.sums import DEAD_SPREAD, FAR, ROWS, TOTALS, Room, Row, Sums, Total
 
 # What the sweep reads, by its number there.
 DTYPES = {torch.float32: 0, torch.float64: 1, torch.bfloat16: 2, torch.float16: 3}
@@ -78,13 +79,18 @@ def plan_of(shape: tuple[int, ...], strides: tuple[int, ...], axis: int | None, 
 DEFINES = (
     *(f"-DROW_{row.name}={row:d}" for row in Row),
     *(f"-DTOTAL_{total.name}={total:d}" for total in Total),
-    f"-DROWS={len(Row)}",
-    f"-DTOTALS={len(Total)}",
+    f"-DROWS={ROWS}",
+    f"-DTOTALS={TOTALS}",
     f"-DDEAD_SPREAD={DEAD_SPREAD}",
+    f"-DFAR_END={FAR}",
 )
 SOURCE = Source("spp.stats.backends", "sweep.c", ("walk.h", "narrow.h", "wide.h", "numbers.h"), DEFINES)
 # Seconds that the first trace waits for the compiler at most; a later one finds what came out after that.
 PATIENCE = 3.0
+
+
+# What the sweep returns, as ``enum result`` of ``sweep.c``.
+FAILED, RARE = 1, 2
 
 
 class Functions(NamedTuple):
@@ -115,7 +121,7 @@ class Sweep(Library):
         functions.sweep.argtypes = [pointer, pointer, number, pointer, number, pointer]
         functions.totals.argtypes = [whole, pointer, pointer, pointer, pointer]
         functions.moved.argtypes = [whole, pointer, pointer, pointer, pointer, number, pointer]
-        functions.sweep.restype, functions.totals.restype, functions.moved.restype = number, whole, None
+        functions.sweep.restype, functions.totals.restype, functions.moved.restype = number, number, None
         wrong = _self_test(functions)
         if not wrong:
             known = int(library.spp_dtypes())
@@ -143,9 +149,9 @@ def _self_test(functions: Functions) -> str:
         channels, run = (3, 1) if columns else (2, 3)
         sizes, strides = Dims(2 if columns else 1), Dims(3)
         layout = Layout(1, sizes, strides, channels, 1 if columns else 3, run, columns, 1, DTYPES[values.dtype])
-        table = torch.empty((len(Row), channels), dtype=torch.float64)
+        table = torch.empty((ROWS, channels), dtype=torch.float64)
         code = functions.sweep(values.data_ptr(), ctypes.addressof(layout), 1, None, 0, table.data_ptr())
-        if code or not torch.allclose(table[:3], torch.tensor(want, dtype=torch.float64), rtol=1e-12, atol=0):
+        if code == FAILED or not torch.allclose(table[:3], torch.tensor(want, dtype=torch.float64), rtol=1e-12, atol=0):
             return "the compiled kernel gives wrong sums"
     return ""
 
@@ -182,10 +188,13 @@ def reduce(tensor: Tensor, axis: int | None, ends: Ends | None, room: Room, *, w
         return None
     # one look-up of the global for all that follows: this runs at every output of every module
     known = LIBRARY
-    block, start, out = room.take(len(Total) if whole else len(Row) * plan.channels)
+    block, start, out = room.take(TOTALS if whole else ROWS * plan.channels)
     threads = torch.get_num_threads() if plan.large and known.threaded else 1
-    failed = known.functions.sweep(address, plan.address, threads, None if ends is None else _ends(*ends), whole, out)
-    return None if failed else Sums(block, plan.channels, start, whole=whole)
+    result = known.functions.sweep(address, plan.address, threads, None if ends is None else _ends(*ends), whole, out)
+    if result == FAILED:
+        return None
+    sums = Sums(block, plan.channels, start, whole=whole)
+    return told_apart(tensor, sums) if result == RARE else sums
 
 
 def reduce_all(tensors: Sequence[Tensor], axes: Sequence[int | None], room: Room) -> list[Sums] | None:
@@ -202,12 +211,12 @@ def reduce_all(tensors: Sequence[Tensor], axes: Sequence[int | None], room: Room
         channels.append(plan.channels)
     # a row of each kind of number, in one stretch, is an array in C
     columns = np.array(rows, dtype=np.int64).reshape(-1, 3).T.copy()
-    block, start, out = room.take(len(Total) * len(rows))
-    done = known.functions.totals(len(rows), *(column.ctypes.data for column in columns), out)
-    # memory ran out
-    if done < len(rows):
+    block, start, out = room.take(TOTALS * len(rows))
+    result = known.functions.totals(len(rows), *(column.ctypes.data for column in columns), out)
+    if result == FAILED:
         return None
-    return [Sums(block, many, start + len(Total) * i, whole=True) for i, many in enumerate(channels)]
+    found = [Sums(block, many, start + TOTALS * i, whole=True) for i, many in enumerate(channels)]
+    return list(map(told_apart, tensors, found)) if result == RARE else found
 
 
 def _address(tensor: Tensor) -> int:

@@ -187,8 +187,9 @@ static void share(const Work *w, int64_t t) {
     }
 }
 
-/* Fill out: with a table of ROWS x C doubles (saturated: 0 without ends), or, where `whole`, with the TOTALS numbers of the tensor.
- * Returns 0, or 1 when memory ran out or the dtype is unknown. */
+enum result { DONE, FAILED, RARE }; /* memory ran out or the dtype is unknown; told_apart() has something to tell */
+
+/* Fill out: with a table of ROWS x C doubles (saturated: 0 without ends), or, where `whole`, with the TOTALS numbers of the tensor. */
 int spp_sweep(const void *x, const Layout *l, int threads, const double *ends, int whole, double *out) {
     const int64_t dtype = l->dtype;
     const int64_t outer = outer_count(l), pieces = (l->run + SEGMENT - 1) / SEGMENT, channels = l->channels;
@@ -196,10 +197,10 @@ int spp_sweep(const void *x, const Layout *l, int threads, const double *ends, i
     const int64_t units = walk == SINGLE || walk == BY_CHANNEL ? channels : walk == ACROSS ? outer : outer * channels * pieces;
     if (threads > units) threads = (int)units;
     if (threads < 1) threads = 1;
-    if (dtype < 0 || dtype > 3 || !(spp_dtypes() >> dtype & 1)) return 1;
+    if (dtype < 0 || dtype > 3 || !(spp_dtypes() >> dtype & 1)) return FAILED;
     const int64_t room = NUMBERS * channels;
     double *memory = malloc(sizeof(double) * (size_t)(room * threads + (ends && whole ? channels : 0)));
-    if (!memory) return 1;
+    if (!memory) return FAILED;
     double *beyond = !ends ? NULL : whole ? memory + room * threads : out + ROW_SATURATED * channels;
     const Cells cells = cells_in(memory, channels);
     if (walk == BY_CHANNEL) memset(cells.pivot, 0, sizeof(double) * (size_t)channels); /* each finds its own */
@@ -240,15 +241,24 @@ int spp_sweep(const void *x, const Layout *l, int threads, const double *ends, i
             if (row != ROW_MEAN && row != ROW_MIN && row != ROW_MAX)
                 for (int64_t c = 0; c < channels; c++) out[row * channels + c] *= (double)l->repeats;
     }
+    double bad = 0, largest = 0;
+    for (int64_t c = 0; c < channels; c++) {
+        bad += cells.bad[c];
+        largest = fmax(largest, fmax(-cells.low[c], cells.high[c]));
+    }
     free(memory);
-    return 0;
+    return bad > 0 || (dtype == 1 && (largest > FAR_END || (largest > 0 && largest < 1 / FAR_END))) ? RARE : DONE;
 }
 
-/* The numbers of `tensors` tensors, one after the other: out is tensors x TOTALS. Returns how many were reduced before one failed. */
-int64_t spp_totals(int64_t tensors, const void *const *x, const Layout *const *layout, const int64_t *threads, double *out) {
-    for (int64_t i = 0; i < tensors; i++, out += TOTALS)
-        if (spp_sweep(x[i], layout[i], (int)threads[i], NULL, 1, out)) return i;
-    return tensors;
+/* The numbers of `tensors` tensors, one after the other: out is tensors x TOTALS. Returns the worst of their results. */
+int spp_totals(int64_t tensors, const void *const *x, const Layout *const *layout, const int64_t *threads, double *out) {
+    int worst = DONE;
+    for (int64_t i = 0; i < tensors; i++, out += TOTALS) {
+        const int result = spp_sweep(x[i], layout[i], (int)threads[i], NULL, 1, out);
+        if (result == FAILED) return FAILED;
+        if (result == RARE) worst = RARE;
+    }
+    return worst;
 }
 
 /* For each of two copies of some tensors, each in one stretch of `size` elements, the sum of the squares of the differences. */
