@@ -138,12 +138,13 @@ def trace(
                         state.cut()
                     seen.sizes.append(one.size)
                     with (
-                        kept(one.tensors(), (one.args, one.kwargs, one.target)),
+                        kept(one.tensors(), (one.args, one.kwargs, one.target)) as keep_graph,
                         _undistributed(entries),
                         _inputs_explained(),
                     ):
                         forward, aim = partial(model, *one.args, **one.kwargs), partial(objective, target=one.target)
-                        measured.add(recorder.run(forward, aim, set_aside, keep_graph=state.has_history))
+                        keep_graph = keep_graph or state.has_history
+                        measured.add(recorder.run(forward, aim, set_aside, keep_graph=keep_graph))
                     seen.note_loss(objective)
         except SppError as error:
             if not seen.sizes:

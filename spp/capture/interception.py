@@ -255,6 +255,39 @@ def _operands(args: Arguments, kwargs: Keywords) -> tuple[Any, Any]:
 _transformed = _torch.is_transformed
 
 
+# -- values of parameters -----------------------------------------------------------------------------------------------------
+
+_DATA_TOLD: list[Callable[[Tensor], None]] = []
+_DATA_LOCK = threading.Lock()
+
+
+@contextmanager
+def data_told(told: Callable[[Tensor], None]) -> Iterator[None]:
+    """Tell of every parameter before the body gets at its ``.data``, through which it writes without a version counter.
+
+    A property of ``nn.Parameter`` stands before that of ``Tensor``, which modes and subclasses go on to see as it is.
+    """
+    original: Any = Tensor.data
+
+    def get(parameter: Tensor) -> Any:
+        with _torch.unseen_functions(), _torch.without_modes(), _torch.without_transforms():
+            for one in tuple(_DATA_TOLD):
+                one(parameter)
+        return original.__get__(parameter)
+
+    with _DATA_LOCK:
+        if not _DATA_TOLD:
+            nn.Parameter.data = property(get, original.__set__)  # type: ignore[assignment]
+        _DATA_TOLD.append(told)
+    try:
+        yield
+    finally:
+        with _DATA_LOCK:
+            _DATA_TOLD.remove(told)
+            if not _DATA_TOLD:
+                del nn.Parameter.data
+
+
 # -- a watched loop -----------------------------------------------------------------------------------------------------------
 
 COMPILED_CALL = "_compiled_call_impl"

@@ -10,6 +10,7 @@ import random
 from collections import Counter, OrderedDict, defaultdict, deque
 from collections.abc import Iterable
 from operator import is_
+from types import FunctionType, ModuleType
 from typing import Any
 
 import numpy as np
@@ -26,6 +27,9 @@ _PLAIN = frozenset({bool, int, float, complex, str, bytes, type(None), torch.Siz
 _CONTAINERS = frozenset({dict, OrderedDict, defaultdict, Counter, list, set, deque})
 _INDEXED = _CONTAINERS - {set}
 _REGISTERED = frozenset({"_parameters", "_modules"})
+_STATELESS = (type, ModuleType, FunctionType, nn.Module)
+_NESTED = 4
+"""How far objects of other classes in a batch are looked into: a cache, its layers, what these hold."""
 _LONG = 4096
 """Longer containers are remembered but not looked into: vocabularies and tables hold no tensors one by one."""
 
@@ -35,22 +39,25 @@ class ModuleState:
 
     Args:
         roots: Models; also containers, such as those of a batch.
+        objects: Whether attributes of objects of other classes and entries of containers of classes of their own count too.
 
     Attributes:
         parameters: The parameters of all modules, hidden ones included, by name where they have one.
-        tensors: Buffers and further tensors that are no parameters.
+        tensors: Buffers and further tensors, parameters that no module has registered among them.
         generators: Random generators of their own.
     """
 
-    def __init__(self, *roots: Any) -> None:
+    def __init__(self, *roots: Any, objects: bool = False) -> None:
         self.parameters: dict[str, nn.Parameter] = {}
         self.tensors: list[Tensor] = []
         self.generators: list[Any] = []
-        self._attributes: list[tuple[nn.Module, type, dict[str, Any]]] = []
+        self._attributes: list[tuple[Any, type, dict[str, Any]]] = []
         self._scripted: list[tuple[nn.Module, bool, dict[str, Tensor]]] = []
         self._containers: list[tuple[Any, Any]] = []
         self._arrays: list[tuple[Any, Any]] = []
         self._seen: set[int] = set()
+        self._loose: dict[int, nn.Parameter] = {}
+        self._nested = _NESTED if objects else 0
         hidden: list[nn.Module] = []
         for root in roots:
             self._look(root, hidden)
@@ -59,6 +66,7 @@ class ModuleState:
                 if id(module) not in self._seen:
                     self._seen.add(id(module))
                     self._module(prefix, module, hidden)
+        self.tensors += [parameter for key, parameter in self._loose.items() if key not in self._seen]
 
     def _module(self, prefix: str, module: nn.Module, hidden: list[nn.Module]) -> None:
         if isinstance(module, torch.jit.ScriptModule):
@@ -93,16 +101,32 @@ class ModuleState:
             self.generators.append(value)
         elif id(value) in self._seen:
             return
-        elif type(value) in _CONTAINERS:
+        elif type(value) in _CONTAINERS or (self._nested and isinstance(value, dict | list | set | deque)):
             self._seen.add(id(value))
-            self._containers.append((value, value.copy() if value else None))
+            self._containers.append((value, _base(value)(value) if value else None))
+            if type(value) not in _CONTAINERS:
+                self._attributes_of(value, hidden)
             if deeper and len(value) <= _LONG:
                 self._look_into(value.values() if isinstance(value, dict) else value, hidden)
         elif isinstance(value, nn.Module):
             hidden.append(value)
-        elif isinstance(value, Tensor) and not isinstance(value, nn.Parameter):
+        elif isinstance(value, nn.Parameter):
+            # perhaps a module that comes later has registered it
+            self._loose[id(value)] = value
+        elif isinstance(value, Tensor):
             self._seen.add(id(value))
             self.tensors.append(value)
+        elif self._nested and not isinstance(value, _STATELESS):
+            self._seen.add(id(value))
+            self._attributes_of(value, hidden)
+
+    def _attributes_of(self, value: Any, hidden: list[nn.Module]) -> None:
+        if type(items := getattr(value, "__dict__", None)) is dict:
+            self._attributes.append((value, type(value), items.copy()))
+            self._nested -= 1
+            # a module that such an object knows is no part of the batch
+            self._look_into([item for item in items.values() if not isinstance(item, nn.Module)], hidden)
+            self._nested += 1
 
     def _look_into(self, items: Iterable[Any], hidden: list[nn.Module]) -> None:
         for item in list(items):
@@ -164,15 +188,22 @@ def _cut(value: Any, known: TensorState, seen: set[int]) -> Any:
 def _put_back(containers: list[tuple[Any, Any]]) -> None:
     """Make each container hold what its copy holds (None: nothing), without touching those that still do."""
     for container, saved in containers:
+        # a class of its own may forbid its methods, or do more in them
+        base: Any = _base(container)
         if saved is None:
             if container:
-                container.clear()
+                base.clear(container)
         elif not _same_items(container, saved):
-            container.clear()
+            base.clear(container)
             if isinstance(container, list | deque):
-                container.extend(saved)
+                base.extend(container, saved)
             else:
-                container.update(saved)
+                base.update(container, saved)
+
+
+def _base(container: Any) -> type:
+    """The built-in class whose methods are a container's own."""
+    return next(kind for kind in (OrderedDict, dict, list, set, deque) if isinstance(container, kind))
 
 
 def _same_items(a: Any, b: Any) -> bool:

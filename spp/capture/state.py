@@ -5,7 +5,7 @@ from __future__ import annotations
 import gc
 import random
 import warnings
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from functools import partial
@@ -16,6 +16,7 @@ import torch
 from torch import Tensor, nn
 
 from spp import _torch
+from spp.capture.interception import data_told
 from spp.capture.module_state import GENERATORS, ModuleState
 from spp.capture.tensor_state import TensorState
 from spp.errors import SppWarning
@@ -59,7 +60,8 @@ def preserved(model: nn.Module, loader: object, restore: Restore) -> Iterator[Pr
         model: The model about to be run.
         loader: Where batches come from; the generators it holds are put back too.
         restore: False leaves module attributes and buffers as the forward left them, but for its graph; "all" also copies and
-            restores parameters, which otherwise are only watched: one that the forward writes to is named in a warning.
+            restores parameters, which otherwise are only watched: one that the forward writes to is named in a warning, unless
+            it does so through ``.data``, before which the values are copied and put back.
     """
     # a subclass of Tensor sees what the model does with it, not what is noted about it
     with _torch.unseen_by_subclasses():
@@ -71,7 +73,8 @@ def preserved(model: nn.Module, loader: object, restore: Restore) -> Iterator[Pr
     try:
         parameters.set_aside()
         state.tensors.set_aside()
-        yield state
+        with data_told(parameters.keep_values):
+            yield state
     finally:
         # one that fails does not keep the others from running; the last that is named runs first
         with _torch.unseen_by_subclasses(), ExitStack() as stack:
@@ -91,18 +94,23 @@ def preserved(model: nn.Module, loader: object, restore: Restore) -> Iterator[Pr
 
 
 @contextmanager
-def kept(batch: Iterable[Tensor], structure: Any = None) -> Iterator[None]:
-    """Put a batch back afterwards: its tensors' values, histories, flags, hooks, ``.grad``, and its containers' entries.
+def kept(batch: Sequence[Tensor], structure: Any = None) -> Iterator[bool]:
+    """Put a batch back afterwards: its tensors' values, histories, flags, hooks, ``.grad``, and what holds them.
 
     Args:
         batch: The batch's own tensors.
-        structure: The containers they came in.
+        structure: What they came in: containers, and objects such as a cache, with the attributes and tensors of these.
+
+    Yields:
+        Whether such an object holds tensors that hang on a graph of the user's, which a backward pass may not use up.
     """
     with _torch.unseen_by_subclasses():
-        tensors, containers = TensorState(batch, values=True), ModuleState(structure)
+        containers = ModuleState(structure, objects=True)
+        tensors = TensorState([*batch, *containers.tensors], values=True)
     try:
         tensors.set_aside()
-        yield
+        own = set(map(id, batch))
+        yield any(tensor.grad_fn is not None for tensor in containers.tensors if id(tensor) not in own)
     finally:
         with _torch.unseen_by_subclasses(), ExitStack() as stack:
             stack.callback(tensors.restore)

@@ -62,6 +62,15 @@ class TensorState:
         before = self._before.get(id(tensor))
         return before is not None and tensor.grad_fn is before.node
 
+    def keep_values(self, tensor: Tensor) -> None:
+        """Copy one whose values were not wanted, and which may be written to where no version counter tells."""
+        before = self._before.get(id(tensor))
+        if before is None or before.values is not None or tensor.is_meta:
+            return
+        # what has been written to already, or lies elsewhere by now, is not what it was
+        if tensor._version == before.version and _address(tensor) == before.where:
+            before.values = tensor.detach().clone()
+
     def set_aside(self) -> None:
         """Take ``.grad`` away and silence post-accumulate hooks, where an optimizer may live."""
         for before in self._before.values():

@@ -44,6 +44,7 @@ def fingerprint(model: nn.Module, batch: Any) -> dict[str, Any]:
         "random numpy": str(np.random.get_state()),  # noqa: NPY002
         "call": nn.Module.__call__,
         "additions": [getattr(torch.Tensor, n) for n in ("__add__", "__iadd__", "add", "add_")] + [torch.add],
+        "own data": "data" in vars(nn.Parameter),
         "own additions": [n in vars(torch.Tensor) for n in ("__add__", "__iadd__", "add", "add_")],
         "recursion limit": sys.getrecursionlimit(),
         "grad mode": (torch.is_grad_enabled(), torch.is_inference_mode_enabled()),

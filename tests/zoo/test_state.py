@@ -23,7 +23,8 @@ class Changes(nn.Module):
         self.register_buffer("count", torch.zeros(()))
         self.register_buffer("empty", None)
         self.plain, self.steps, self.log, self.table = torch.zeros(3), 0, [1], {"a": {"b": [1]}}
-        self.array = np.zeros(3)
+        self.array, self.loose = np.zeros(3), [nn.Parameter(torch.ones(2))]
+        self.zeros = nn.Parameter(torch.zeros(2))
         self.generator, self.numpy = torch.Generator().manual_seed(3), np.random.default_rng(3)
         self.others = [torch.Generator().manual_seed(4), random.Random(5), np.random.RandomState(6)]
         self.change = change
@@ -35,6 +36,11 @@ class Changes(nn.Module):
 
 def _quiet(_: object) -> None:
     """Give nothing, whatever a change gave."""
+
+
+def _add(parameter: nn.Parameter) -> None:
+    with torch.no_grad():
+        parameter.add_(1)
 
 
 def _noise(m: Changes) -> Tensor:
@@ -50,6 +56,12 @@ CHANGES = {
     "buffer made": lambda m: setattr(m, "empty", torch.ones(2)),
     "buffer registered": lambda m: m.register_buffer(f"new{m.steps}", torch.ones(1)),
     "buffer's sign of zero": lambda m: _quiet(m.count.mul_(-1)),
+    "parameter through .data": lambda m: _quiet(m.fc.weight.data.clamp_(-0.1, 0.1)),
+    "parameter through a view of .data": lambda m: _quiet(m.fc.bias.data[2:].copy_(torch.arange(4.0))),
+    "parameter's sign of zero through .data": lambda m: _quiet(m.zeros.data.mul_(-1)),
+    "parameter through .data and numpy": lambda m: _quiet(m.fc.weight.data.numpy().__iadd__(1)),
+    "parameter through .data and then seen": lambda m: _quiet((m.fc.bias.data.add_(1), _add(m.fc.bias))),
+    "parameter in a plain list": lambda m: _quiet((m.loose[0].data.add_(1), _add(m.loose[0]))),
     "plain tensor": lambda m: _quiet(m.plain.add_(1)),
     "counter": lambda m: setattr(m, "steps", m.steps + 1),
     "list": lambda m: m.log.append(2),
@@ -116,6 +128,56 @@ def test_a_forward_that_writes_to_a_parameter_is_named():
         spp.trace(model, x(5, 6), loss=square)
     assert caught[0].filename == __file__
     assert model.fc.weight.abs().max() <= 0.1
+
+
+@pytest.mark.parametrize("where", ["loss", "backward", "raised"])
+def test_data_that_is_written_outside_of_the_forward_is_put_back(where):
+    model, given = nn.Sequential(nn.Linear(6, 6), nn.ReLU(), nn.Linear(6, 4)), x(5, 6)
+
+    def write(*_: object) -> None:
+        model[2].weight.data.clamp_(-0.05, 0.05)
+
+    def loss(output: Tensor, target: object) -> Tensor:
+        if where == "backward":
+            output.register_hook(write)
+        else:
+            write()
+        return output.missing if where == "raised" else square(output)
+
+    with unmoved(model, given), pytest.raises(spp.TraceError) if where == "raised" else contextlib.nullcontext():
+        spp.trace(model, given, loss=loss)
+
+
+@pytest.mark.filterwarnings("ignore")
+def test_data_that_is_read_inside_a_transform_and_written_later_is_put_back():
+    def write(m: Changes) -> Tensor:
+        scale = torch.func.grad(lambda v: (v.square() * m.fc.weight.data[0]).sum())(torch.ones(6))
+        m.fc.weight.data.mul_(0.5)
+        return scale
+
+    examine(lambda: Changes(write), lambda: x(5, 6), rows=False, interrupted=False)
+
+
+def test_data_that_is_written_after_a_write_that_is_seen_is_named():
+    model = Changes(lambda m: _quiet((_add(m.fc.bias), m.fc.bias.data.add_(1))))
+    with pytest.warns(spp.SppWarning, match=r"wrote to parameters.*fc\.bias"):
+        spp.trace(model, x(5, 6), loss=square)
+
+
+def test_parameters_that_are_read_through_data_are_what_modes_and_subclasses_see():
+    seen = []
+
+    class Sees(torch.overrides.TorchFunctionMode):
+        def __torch_function__(self, function, types, args=(), kwargs=None):
+            seen.append(function)
+            return function(*args, **(kwargs or {}))
+
+    model = Changes(lambda m: _quiet((seen.clear(), m.fc.weight.data, found.append(list(seen)))))
+    found: list[list[object]] = []
+    with Sees():
+        model(x(5, 6))
+        spp.trace(model, x(5, 6), loss=square)
+    assert found[0] == found[1] == [torch.Tensor.data.__get__]
 
 
 def test_restore_all_undoes_that_too():
