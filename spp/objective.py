@@ -298,7 +298,7 @@ def _prediction(output: Any, target: Any) -> Tensor | None:
     whole = [tensor for tensor in floating if tensor.dim()]
     if not floating:
         raise InputError(
-            "with a target the output holds a floating tensor to compare it with",
+            "a target needs a floating tensor in the output to be compared with",
             received=describe(output),
             where="loss",
             remedy="Pass loss=, a callable (output, target) -> scalar",

@@ -96,7 +96,7 @@ def test_a_model_or_an_optimizer_that_is_none():
 def test_the_optimizer_of_another_model():
     with pytest.raises(
         spp.InputError,
-        match=r"optimizer: the optimizer trains the model that is watched; got SGD of other parameters. Pass the optimizer",
+        match=r"optimizer: a watch needs an optimizer of the model that is watched; got SGD of other parameters. Pass",
     ):
         spp.watch(plain(), sgd(plain()))
 

@@ -69,7 +69,7 @@ def decode(path: Path, size: tuple[int, int]) -> Tensor:
     except (OSError, ValueError, SyntaxError) as error:  # what PIL raises for files that are no images, or cut off
         reason = str(error).splitlines()[0].rstrip(".") if str(error) else type(error).__name__
         raise InputError(
-            "an image file can be read", received=reason, where=str(path), remedy="Mend it or take it away."
+            "an image file needs to be readable", received=reason, where=str(path), remedy="Mend it or take it away."
         ) from error
     return torch.from_numpy(np.asarray(fitted).transpose(2, 0, 1).copy())
 
@@ -107,7 +107,9 @@ def read(folder: str | Path, size: tuple[int, int]) -> tuple[dict[str, Files], t
         strange = [name for name in _classes(place) if name not in classes]
         if strange:
             raise InputError(
-                "every class is in the folder of training images too", received=", ".join(strange), where=str(place)
+                "every class needs to be in the folder of training images too",
+                received=", ".join(strange),
+                where=str(place),
             )
     return {part: _files(place, classes, size) for part, place in places.items()}, classes
 

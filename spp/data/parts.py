@@ -128,4 +128,4 @@ def _check(part: Part, size: int) -> None:
     if size < 1:
         raise InputError("a batch has at least one sample", received=f"size={size}")
     if not len(part):
-        raise InputError("there are samples to make batches of", received="an empty part of the data")
+        raise InputError("batches need samples", received="an empty part of the data")

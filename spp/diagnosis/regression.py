@@ -93,7 +93,7 @@ def compare(
     common = now.index.intersection(known[0].index)
     if common.empty:
         remedy = "Compare runs of the same network."
-        raise InputError("the two runs have layers in common", received="none", where="baseline", remedy=remedy)
+        raise InputError("a check needs runs with layers in common", received="none", where="baseline", remedy=remedy)
     table = pd.concat([one.reindex(common) for one in known], axis=1)
     centre, count = table.mean(axis=1), table.notna().sum(axis=1)
     source, spread = _spread(run, baseline, table, common)

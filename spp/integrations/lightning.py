@@ -86,7 +86,7 @@ def _network(module: Any, name: str | None) -> nn.Module:
             found: nn.Module = module.get_submodule(name)
         except AttributeError as error:
             raise InputError(
-                "the network is a module inside the LightningModule", received=repr(name), where="network"
+                "the network needs to be a module inside the LightningModule", received=repr(name), where="network"
             ) from error
         return found
     # A forward that is Lightning's own raises; training_step then calls a child, whose calls are the passes.
@@ -96,7 +96,7 @@ def _network(module: Any, name: str | None) -> nn.Module:
     if len(children) == 1:
         return children[0]  # type: ignore[no-any-return]
     raise InputError(
-        "the network is known",
+        "the network needs to be known",
         received=f"a {type(module).__name__} without a forward and with {len(children)} modules that have parameters",
         where="network",
         remedy="Name the one that training_step calls, as network='net'.",

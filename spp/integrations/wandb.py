@@ -42,7 +42,9 @@ class WandB(Board):
         super().__init__(watch, self._log, shown, self._draw)
         current = wandb.run if run is None else run
         if current is None:
-            raise InputError("wandb.init has begun a run", received="none", where="run", remedy="Call it first.")
+            raise InputError(
+                "a run that wandb.init began is needed", received="none", where="run", remedy="Call it first."
+            )
         self._run: Any = current
         self._run.define_metric(STEP)
         self._run.define_metric("spp/*", step_metric=STEP)

@@ -67,7 +67,7 @@ def _chosen(parameters: nn.Module | Tensor | Iterable[Tensor], exclude: tuple[st
         named = dict(parameters.named_parameters())
         for pattern in exclude:
             if not any(fnmatchcase(name, pattern) for name in named):
-                raise InputError("a pattern to exclude fits a parameter's name", received=repr(pattern))
+                raise InputError("a pattern to exclude needs to fit a parameter's name", received=repr(pattern))
         return [p for name, p in named.items() if not any(fnmatchcase(name, pattern) for pattern in exclude)]
     if exclude:
         raise InputError("names to exclude need a model", received="bare parameters", remedy="Give the model itself.")

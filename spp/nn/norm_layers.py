@@ -393,7 +393,9 @@ class EvoNormS0(_Channelwise):
 
     def __init__(self, num_channels: int, groups: int = 32, eps: float = 1e-5, *, activated: bool = True) -> None:
         if num_channels % groups:
-            raise InputError("the groups of EvoNorm-S0 divide the channels", received=f"{groups} for {num_channels}")
+            raise InputError(
+                "the groups of EvoNorm-S0 need to divide the channels", received=f"{groups} for {num_channels}"
+            )
         super().__init__(num_channels, weight=1.0, bias=0.0, v=1.0 if activated else None)
         self.groups, self.eps, self.activated = groups, eps, activated
 

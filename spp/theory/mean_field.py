@@ -175,7 +175,7 @@ def critical_line(activation: Activation, sb2: float) -> tuple[float, float]:
     while above(q) < 0:
         q *= 1.5
         if q > 1000:
-            raise InputError("the critical line reaches that variance of the biases", received=f"sb2 = {sb2:g}")
+            raise InputError("the critical line needs to reach that variance of the biases", received=f"sb2 = {sb2:g}")
     q = _root(above, q / 1.5, q)
     return 1 / slope_moments(phi, 0.0, q)[1], q
 

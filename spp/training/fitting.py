@@ -273,13 +273,13 @@ def check_fit(model: nn.Module, data: Splits, recipe: Recipe, device: torch.devi
             "float16 is for accelerators", received="cpu", where="precision", remedy="Use bfloat16 or float32 there."
         )
     if not len(data.train):
-        raise InputError("there are images to learn from", received="none", where="data")
+        raise InputError("training needs images to learn from", received="none", where="data")
     config = getattr(model, "config", None)
     if isinstance(config, Config):
         config.check_input(data.shape, batch=min(recipe.batch_size, len(data.train)))
         if config.num_classes < len(data.classes):
             raise InputError(
-                f"the network has an output for each of the {len(data.classes)} classes",
+                f"the network needs an output for each of the {len(data.classes)} classes",
                 received=f"{config.num_classes} outputs",
                 remedy=f"Build it with num_classes={len(data.classes)}.",
             )

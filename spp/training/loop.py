@@ -181,7 +181,7 @@ class Trainer:
                 self.model.load_state_dict(state["model"])
             except RuntimeError as error:
                 raise InputError(
-                    "a resumed run has the model it began with",
+                    "a resumed run needs the model it began with",
                     received=str(error).splitlines()[-1].strip().rstrip("."),
                     where="resume",
                 ) from error
@@ -198,7 +198,9 @@ class Trainer:
             raise
         # whatever torch meets in a state that is none
         except (KeyError, TypeError, AttributeError, ValueError, RuntimeError) as error:
-            raise StoreError("a checkpoint of a run holds its state", received=f"{error!r}", where="resume") from error
+            raise StoreError(
+                "a checkpoint of a run needs to hold its state", received=f"{error!r}", where="resume"
+            ) from error
 
     def _data_facts(self) -> dict[str, Any]:
         splits = self.data
@@ -210,7 +212,7 @@ def _compare(what: str, differences: dict[str, tuple[Any, Any]]) -> None:
     """Raise where a resumed run differs from the stored one: ``{name: (stored, own)}``."""
     if differences:
         pairs = [f"{name} {own!r} instead of {stored!r}" for name, (stored, own) in differences.items()]
-        raise InputError(f"a resumed run has the {what} it began with", received="; ".join(pairs), where="resume")
+        raise InputError(f"a resumed run needs the {what} it began with", received="; ".join(pairs), where="resume")
 
 
 def apply_step(

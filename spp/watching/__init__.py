@@ -280,7 +280,7 @@ def optimizers_of(optimizer: Any, root: nn.Module) -> list[torch.optim.Optimizer
     own = {id(p) for p in root.parameters()}
     if not own & trained(optimizer):
         raise InputError(
-            "the optimizer trains the model that is watched",
+            "a watch needs an optimizer of the model that is watched",
             received=f"{type(optimizer).__name__} of other parameters",
             where="optimizer",
             remedy="Pass the optimizer of this model, made after the model was moved, sharded or replaced",

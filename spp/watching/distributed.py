@@ -45,7 +45,7 @@ class Ranks:
         self.size = dist.get_world_size(group) if together else 1
         self.rank = dist.get_rank(group) if together else 0
         if self.rank < 0:
-            raise InputError("every process that watches is in the process group", where="process_group")
+            raise InputError("every process that watches needs to be in the process group", where="process_group")
         self._members = dist.get_process_group_ranks(group) if together else [0]
         self._everybody = together and self.size == dist.get_world_size()
         self._own: Any = None

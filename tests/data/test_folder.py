@@ -82,7 +82,7 @@ def test_a_file_that_is_no_image_is_named_when_it_is_needed(content, message, tm
     Image.fromarray(noise).save(bad)
     bad.write_bytes(bad.read_bytes()[:3000] if content is None else content)
     parts, _ = folder.read(tmp_path, (64, 64))
-    with pytest.raises(InputError, match=rf"000\.png: an image file can be read; got .*{message}.*Mend it"):
+    with pytest.raises(InputError, match=rf"000\.png: an image file needs to be readable; got .*{message}.*Mend it"):
         parts["all"].take(torch.arange(4))
 
 
@@ -96,7 +96,7 @@ def test_a_file_that_is_no_image_is_named_when_it_is_needed(content, message, tm
                 files.write_images(root / "train", {"a": 1, "b": 1}),
                 files.write_images(root / "test", {"c": 1}),
             ),
-            "every class is in the folder of training images too; got c",
+            "every class needs to be in the folder of training images too; got c",
         ),
     ],
 )

@@ -139,7 +139,9 @@ def test_a_network_that_is_not_known_is_asked_for(lightning, tmp_path):
     module.other = nn.Linear(2, 2)
     with pytest.raises(InputError, match=r"without a forward and with 2 modules that have parameters\. Name the one"):
         fit(lightning, module, tmp_path, [SignalPropagation()])
-    with pytest.raises(InputError, match=r"network: the network is a module inside the LightningModule; got 'nett'"):
+    with pytest.raises(
+        InputError, match=r"network: the network needs to be a module inside the LightningModule; got 'nett'"
+    ):
         fit(lightning, module, tmp_path, [SignalPropagation(network="nett")])
     callback = SignalPropagation(network="net", every=5)
     fit(lightning, module, tmp_path, [callback])

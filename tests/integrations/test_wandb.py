@@ -53,5 +53,5 @@ def test_without_a_run(net):
     wanted("wandb")
     from spp.integrations.wandb import WandB
 
-    with pytest.raises(InputError, match=r"wandb\.init has begun a run; got none\. Call it first\."):
+    with pytest.raises(InputError, match=r"a run that wandb\.init began is needed; got none\. Call it first\."):
         WandB(spp.watch(net))

@@ -88,7 +88,10 @@ def test_is_timms():
     ("call", "message"),
     [
         (lambda m: clip_grad_agc_(m, 0), r"clip and eps are positive; got clip=0"),
-        (lambda m: clip_grad_agc_(m, exclude=["fc*"]), r"a pattern to exclude fits a parameter's name; got 'fc\*'"),
+        (
+            lambda m: clip_grad_agc_(m, exclude=["fc*"]),
+            r"a pattern to exclude needs to fit a parameter's name; got 'fc\*'",
+        ),
         (lambda m: clip_grad_agc_(m.parameters(), exclude=["weight"]), r"names to exclude need a model; got bare"),
     ],
 )

@@ -299,7 +299,7 @@ def test_without_an_activation_the_nonlinear_part_is_gone(name):
             {"groups": 7},
             r"norm 'group' of 64 channels: an option is not possible there; got groups=7\. num_ch",
         ),
-        ("evonorm_s0", {"groups": 7}, r"the groups of EvoNorm-S0 divide the channels; got 7 for 64"),
+        ("evonorm_s0", {"groups": 7}, r"the groups of EvoNorm-S0 need to divide the channels; got 7 for 64"),
         ("dyt", {"alpha": "x"}, r"norm 'dyt' of 64 channels: an option is not possible there; got alpha='x'"),
         ("scaled_ws", {"alpha": 1}, r"weight norm 'scaled_ws': unknown option 'alpha'\. .*Known: gamma, floor, eps\."),
     ],

@@ -105,7 +105,9 @@ def test_many_readings_are_summarized_at_once():
 
 
 def test_an_error_names_the_axis():
-    with pytest.raises(InputError, match=r"the channel axis is an axis of the tensor; got axis 2 for shape \(2, 3\)"):
+    with pytest.raises(
+        InputError, match=r"the channel axis needs to be an axis of the tensor; got axis 2 for shape \(2, 3\)"
+    ):
         reduce(torch.ones(2, 3), 2)
 
 

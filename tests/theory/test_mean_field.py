@@ -164,7 +164,7 @@ def test_finite_width_rates():
 def test_where_there_is_no_critical_point():
     with pytest.raises(InputError, match="positive variance of the biases; got 0"):
         mean_field.critical_line("tanh", 0)
-    with pytest.raises(InputError, match="critical line reaches that variance of the biases; got sb2 = 1"):
+    with pytest.raises(InputError, match="critical line needs to reach that variance of the biases; got sb2 = 1"):
         mean_field.critical_line("relu", 1.0)  # relu is critical at sb2 = 0 alone
     with pytest.raises(InputError, match="variance of the biases of at least 0"):
         mean_field.critical_point("sigmoid", 1.0)

@@ -293,10 +293,10 @@ def test_news_tell_where_the_run_stands():
     [
         (
             {"recipe": Recipe(lr=0.5)},
-            r"resume: a resumed run has the recipe it began with; got lr 0\.5 instead of None",
+            r"resume: a resumed run needs the recipe it began with; got lr 0\.5 instead of None",
         ),
-        ({"data": {"seed": 4}}, r"a resumed run has the data it began with; got seed 4 instead of 0"),
-        ({"model": {"width": 17}}, r"a resumed run has the model it began with; got size mismatch"),
+        ({"data": {"seed": 4}}, r"a resumed run needs the data it began with; got seed 4 instead of 0"),
+        ({"model": {"width": 17}}, r"a resumed run needs the model it began with; got size mismatch"),
     ],
 )
 def test_another_run_is_not_gone_on_with(change, message, tmp_path):
@@ -309,7 +309,7 @@ def test_another_run_is_not_gone_on_with(change, message, tmp_path):
 def test_a_checkpoint_of_something_else(tmp_path):
     fit(small.network(), small.digits(), Recipe(epochs=1), folder=tmp_path)
     torch.save({"format": 1, "weights": 3}, tmp_path / "checkpoints" / LAST)
-    with pytest.raises(StoreError, match=r"a checkpoint of a run holds its state; got KeyError\('recipe'\)"):
+    with pytest.raises(StoreError, match=r"a checkpoint of a run needs to hold its state; got KeyError\('recipe'\)"):
         fit(small.network(), small.digits(), folder=tmp_path, resume=True)
 
 

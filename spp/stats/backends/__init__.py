@@ -57,7 +57,7 @@ def reduce(
     """
     if axis is not None and tensor.dim() and not -tensor.dim() <= axis < tensor.dim():
         raise InputError(
-            "the channel axis is an axis of the tensor",
+            "the channel axis needs to be an axis of the tensor",
             received=f"axis {axis} for shape {tuple(tensor.shape)}",
             where="channel_axis",
         )
