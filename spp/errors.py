@@ -8,9 +8,45 @@
         error.rule, error.received, error.where, error.remedy
 """
 
+import re
 from collections.abc import Iterable
 from difflib import get_close_matches
 from typing import Any
+
+# controls (ESC begins a terminal's commands), ends of lines, overrides of the direction of writing, lone surrogates
+_NO_LETTERS = re.compile("[\x00-\x1f\x7f-\x9f\u061c\u200e\u200f\u2028-\u202e\u2066-\u2069\ud800-\udfff]")
+
+
+def plain(text: object) -> str:
+    r"""``text`` in one line that terminals, pages and files show as it is: what is no letter is escaped, as ``\x1b``."""
+    return _NO_LETTERS.sub(lambda found: found[0].encode("unicode_escape").decode(), str(text))
+
+
+def first_line(error: BaseException) -> str:
+    """What an error says, in one line without a full stop; pyarrow and torch say it in several."""
+    return (str(error).strip().splitlines() or [type(error).__name__])[0].rstrip(".")
+
+
+# of CPU, CUDA, MPS, cuBLAS and cuDNN, of the system, and of numbers of elements beyond what torch counts
+_NO_MEMORY = re.compile(
+    "allocate memory|(out of|not enough) memory|ALLOC_FAILED|overflowed with sizes|Overflow when unpack", re.I
+)
+_ASKED = re.compile(r"allocate ([\d.]+) ?(bytes|[KMGTPE]iB)")
+LESS = "Take a smaller batch, smaller samples or a smaller network."
+
+
+def memory_lacking(error: BaseException) -> str:
+    """What was asked of the memory in vain, as ``1.6 TiB``; empty where an error is about something else."""
+    text = str(error)
+    if not isinstance(error, MemoryError) and not _NO_MEMORY.search(text):
+        return ""
+    if (found := _ASKED.search(text)) is None:
+        return "what was asked for"
+    size, unit = float(found[1]), found[2]
+    for larger in ("KiB", "MiB", "GiB", "TiB", "PiB", "EiB") if unit == "bytes" else ():
+        if size >= 1024:
+            size, unit = size / 1024, larger
+    return f"{size:.3g} {unit}"
 
 
 class SppError(Exception):
@@ -42,7 +78,8 @@ class SppError(Exception):
         if self.received:
             parts.append(f"got {self.received}")
         line = "; ".join(parts)
-        return f"{line}. {self.remedy}" if self.remedy else f"{line}."
+        # names and paths in it may be any text
+        return plain(f"{line}. {self.remedy}" if self.remedy else f"{line}.")
 
     def __reduce__(self) -> tuple[object, ...]:
         return _rebuild, (type(self), self.__dict__.copy())

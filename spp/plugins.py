@@ -15,7 +15,7 @@ from importlib import import_module
 from importlib.metadata import entry_points
 from typing import Any
 
-from spp.errors import InputError
+from spp.errors import InputError, first_line
 
 GROUP = "spp.plugins"
 VARIABLE = "SPP_PLUGINS"
@@ -49,10 +49,9 @@ def _load(origin: str, name: str, load: Callable[[], Any]) -> None:
         load()
     # whatever a module of somebody else's raises: it is neither ours nor the user's next step
     except Exception as error:
-        reason = (str(error).strip().splitlines() or [""])[0].rstrip(".")
         raise InputError(
             "a plugin is a module that can be imported",
-            received=f"{name!r}, which raises {type(error).__name__}: {reason}",
+            received=f"{name!r}, which raises {type(error).__name__}: {first_line(error)}",
             where=origin,
         ) from error
     _loaded.add(name)

@@ -21,7 +21,7 @@ from spp.capture.parameters import parameters_in
 from spp.capture.sites import named_modules
 from spp.diagnosis import Findings, diagnose, regression
 from spp.diagnosis.main_path import component_table
-from spp.errors import InputError
+from spp.errors import InputError, plain
 from spp.frame import runs
 from spp.frame.build import build_channels, build_exponents
 from spp.frame.schema import COLUMNS, COMPONENT_COLUMNS, Column, ComponentColumn
@@ -213,7 +213,8 @@ class Run:
         table = self.components.drop(columns=[ComponentColumn.KIND])
         shown = table.rename(columns={str(c): COMPONENT_COLUMNS[c].label for c in ComponentColumn})
         cells = _abridged(shown).astype(object)
-        text = cells.where(cells.notna(), "").to_string(index=False, float_format="{:.3g}".format)
+        cells = cells.where(cells.notna(), "").map(lambda cell: plain(cell) if isinstance(cell, str) else cell)
+        text = cells.to_string(index=False, float_format="{:.3g}".format)
         lines = [self._heading(), "", text, "", *_worst(self.findings)]
         return "\n".join(lines)
 
@@ -244,7 +245,7 @@ class Run:
 
     def _heading(self) -> str:
         model, facts = str(self.info.get("model") or "a network"), self._facts()
-        return f"{model} ({facts})" if facts else model
+        return plain(f"{model} ({facts})" if facts else model)
 
     def _facts(self) -> str:
         """The facts that a heading has, and what else is worth a number."""
@@ -281,7 +282,7 @@ def _abridged(table: pd.DataFrame) -> pd.DataFrame:
 
 
 def _worst(findings: Findings) -> list[str]:
-    told = [f"{f.severity}: {f.name or 'the network'}: {f.message}" for f in findings][:SHOWN_FINDINGS]
+    told = [plain(f"{f.severity}: {f.name or 'the network'}: {f.message}") for f in findings][:SHOWN_FINDINGS]
     more = len(findings) - len(told)
     return [*(told or ["no findings"]), *([f"and {more} more in run.findings"] if more > 0 else [])]
 

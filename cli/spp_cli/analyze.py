@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from spp_cli import inputs
-from spp_cli.console import as_json, bars_for, device_of, make_console, records
+from spp_cli.console import as_json, bars_for, device_of, make_console, records, tell_path, words
 from spp_cli.folders import claim
 from spp_cli.options import OPTIONS, Call, Command, call_of, take, words_for
 
@@ -99,7 +99,7 @@ def _keep(error: SppError, folder: Path, out: str | None) -> None:
 
 def _tell(call: Call, trace: Run, folder: Path, files: list[str]) -> None:
     if call.quiet and not call.as_json:
-        click.echo(str(folder))
+        tell_path(folder)
         return
     if not call.as_json:
         show(trace, folder, files)
@@ -190,8 +190,7 @@ def show(trace: Run, folder: Path, files: list[str]) -> None:
     """Print the summary of ``trace`` to standard output."""
     console = make_console()
     for line in heading(trace.info):
-        # no markup: a model's name may hold brackets, which rich would take for a style
-        console.print(line, markup=False)
+        console.print(words(line))
     rows = component_rows(trace)
     if rows:
         console.print()
@@ -208,10 +207,10 @@ def show(trace: Run, folder: Path, files: list[str]) -> None:
     unmeasured = len(trace.unmeasured)
     if unmeasured:
         what = "1 tensor was" if unmeasured == 1 else f"{unmeasured} tensors were"
-        console.print(f"{what} not measured; unmeasured.parquet says why.", markup=False)
+        console.print(f"{what} not measured; unmeasured.parquet says why.")
     console.print()
     # in a pipe a path is never broken over two lines: somebody may cut it out
-    console.print(f"{folder}: {' '.join(files)}", markup=False, soft_wrap=not console.is_terminal)
+    console.print(words(f"{folder}: {' '.join(files)}"), soft_wrap=not console.is_terminal)
 
 
 def heading(run: dict[str, Any]) -> list[str]:
@@ -270,7 +269,7 @@ def table(rows: list[dict[str, Any]], console: Console) -> Table:
                 made.add_row(f"({cut} more)")
             continue
         line = sparkline(row["leaves"], low, high, bars)
-        made.add_row(row["component"], *(_number(row[key]) for key in shown), line)
+        made.add_row(words(row["component"]), *(_number(row[key]) for key in shown), line)
     return made
 
 
@@ -295,15 +294,15 @@ def show_findings(findings: Findings, console: Console) -> None:
 
     numbers = {severity: len([f for f in findings if f.severity == severity]) for severity in COLOURS}
     parts = [f"{number} {severity}{'' if number == 1 else 's'}" for severity, number in numbers.items() if number]
-    console.print(Text(f"Diagnosis: {', '.join(parts) or 'nothing to report'}."))
+    console.print(f"Diagnosis: {', '.join(parts) or 'nothing to report'}.")
     made = Table.grid(padding=(0, 1))
     made.add_column(no_wrap=True)
     made.add_column()
     for finding in findings:
-        text = Text.assemble((finding.rule, "bold"), f"  {finding.message}")
+        text = Text.assemble(words(finding.rule, "bold"), words(f"  {finding.message}"))
         if finding.remedy:
-            text.append(f"\nTry: {finding.remedy}")
-        made.add_row(Text(finding.severity, style=COLOURS[finding.severity]), text)
+            text.append("\n").append(words(f"Try: {finding.remedy}"))
+        made.add_row(words(finding.severity, COLOURS[finding.severity]), text)
     if len(findings):
         console.print(made)
 
@@ -311,11 +310,10 @@ def show_findings(findings: Findings, console: Console) -> None:
 def _numbered(facts: Sequence[Finding]) -> Table:
     """The facts as a list whose lines are indented beside their number."""
     from rich.table import Table
-    from rich.text import Text
 
     made = Table.grid(padding=(0, 1))
     for number, fact in enumerate(facts, start=1):
-        made.add_row(f"{number}.", Text(str(fact)))
+        made.add_row(f"{number}.", words(fact))
     return made
 
 

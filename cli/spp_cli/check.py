@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from spp_cli.console import as_json as to_json
-from spp_cli.console import make_console, records
+from spp_cli.console import make_console, records, words
 from spp_cli.options import Command, option, take
 
 if TYPE_CHECKING:
@@ -85,11 +85,11 @@ def _show(found: Regression, console: Console) -> None:
 
     moved = found.moved
     if found.differing:
-        console.print(f"The runs differ in {'; '.join(found.differing)}.", markup=False)
+        console.print(words(f"The runs differ in {'; '.join(found.differing)}."))
     for what, names in (("gone", found.missing), ("new", found.added)):
         if names:
             more = f" and {len(names) - MOST} more" if len(names) > MOST else ""
-            console.print(f"{len(names)} {what}: {', '.join(names[:MOST])}{more}.", markup=False)
+            console.print(words(f"{len(names)} {what}: {', '.join(names[:MOST])}{more}."))
     if not moved.empty:
         table = Table(box=box.SIMPLE_HEAD, pad_edge=False, show_edge=False)
         table.add_column("layer", overflow="ellipsis", min_width=21)
@@ -104,11 +104,11 @@ def _show(found: Regression, console: Console) -> None:
                 _change(row["change"]),
                 _change(row["allowed"], "±"),
             )
-            table.add_row(name, row["signal"].replace("_", " "), *numbers)
+            table.add_row(words(name), row["signal"].replace("_", " "), *numbers)
         console.print(table)
         if len(moved) > MOST:
-            console.print(f"({len(moved) - MOST} more)", markup=False)
-    console.print(_sentence(found), markup=False)
+            console.print(f"({len(moved) - MOST} more)")
+    console.print(words(_sentence(found)))
 
 
 def _sentence(found: Regression) -> str:

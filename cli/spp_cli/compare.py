@@ -12,7 +12,7 @@ import click
 
 from spp_cli import inputs
 from spp_cli.analyze import traced
-from spp_cli.console import as_json
+from spp_cli.console import as_json, tell, tell_path
 from spp_cli.folders import claim
 from spp_cli.options import OPTIONS, Call, Command, call_of, take
 
@@ -56,9 +56,16 @@ def compare(ctx: click.Context, /, **given: Any) -> None:
     folder with one run folder for each, compare.png and compare.pdf, and compare.json.
     """
     from spp import plot
+    from spp.errors import InputError
+    from spp.plot.panels import MOST_LINES
 
     call = call_of(ctx)
     calls = _calls(call)
+    lines = len(calls) // len(dict.fromkeys(call.seed))
+    if lines > MOST_LINES:
+        raise InputError(
+            f"one figure has room for {MOST_LINES} lines", received=f"{lines} combinations", remedy="Leave some out."
+        )
     device = inputs.pick_device(call.device)
     samples = inputs.read_file(call)
     shape = None if samples is None else tuple(samples.inputs.shape[1:])
@@ -69,7 +76,7 @@ def compare(ctx: click.Context, /, **given: Any) -> None:
     with _folder("compare-" + "-".join(call.model).replace(":", ".").replace("/", "."), call) as folder:
         for number, (one, plan, name) in enumerate(zip(calls, plans, names, strict=True), start=1):
             if sys.stderr.isatty() and not call.quiet:
-                click.echo(f"tracing {name} ({number} of {len(calls)})", err=True)
+                tell(f"tracing {name} ({number} of {len(calls)})", err=True)
             traces.append(traced(one, plan, samples or inputs.fitting(one, plan), device))
             traces[-1].save(folder / name, overwrite=call.overwrite)
         # even without files it is drawn up: the caption and the partings are read off its panels
@@ -87,24 +94,27 @@ def compare(ctx: click.Context, /, **given: Any) -> None:
     if call.as_json:
         click.echo(text)
     elif call.quiet:
-        click.echo(str(folder))
+        tell_path(folder)
     else:
         _show(report)
 
 
 def _calls(call: Call) -> list[Call]:
     """One call of ``spp analyze`` per combination, seeds varying fastest."""
-    combinations = product(*(getattr(call, name) or (None,) for name in VARIED))
+    # what is given twice is one run
+    combinations = product(*(dict.fromkeys(getattr(call, name)) or (None,) for name in VARIED))
     return [Call(**vars(call) | LEFT_OUT | dict(zip(VARIED, values, strict=True))) for values in combinations]
 
 
 def _names(calls: list[Call], labels: list[str]) -> list[str]:
-    """A folder for each run: model and norm, and whatever else was given more than once."""
+    """A folder for each run: model and norm, whatever else was given more than once, and a number where that is taken."""
     varied = [name for name in VARIED[2:] if len({getattr(one, name) for one in calls}) > 1]
-    return [
+    names = [
         "-".join([label, *(f"{name if name == 'seed' else ''}{getattr(one, name)}" for name in varied)])
         for one, label in zip(calls, labels, strict=True)
     ]
+    earlier = [names[:index].count(name) for index, name in enumerate(names)]
+    return [f"{name}-{count + 1}" if count else name for name, count in zip(names, earlier, strict=True)]
 
 
 def _folder(label: str, call: Call) -> AbstractContextManager[Path]:
@@ -125,13 +135,13 @@ def _partings(figure: SignalPlot) -> list[dict[str, str]]:
 
 
 def _show(report: dict[str, Any]) -> None:
-    click.echo(report["caption"])
+    tell(report["caption"])
     click.echo()
     rows = report["partings"]
     wide = max((len(f"{row['signal']} {row['statistic']}") for row in rows), default=0)
     for row in rows:
         what = f"{row['signal']} {row['statistic']}"
-        click.echo(f"{what:<{wide}}  {row['note']}")
+        tell(f"{what:<{wide}}  {row['note']}")
     if rows:
         click.echo()
-    click.echo(f"{report['folder']}: {' '.join([*(run['folder'] + '/' for run in report['runs']), *report['files']])}")
+    tell(f"{report['folder']}: {' '.join([*(run['folder'] + '/' for run in report['runs']), *report['files']])}")

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import json
 import math
+import os
 import sys
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
@@ -15,6 +17,7 @@ import click
 if TYPE_CHECKING:
     import pandas as pd
     from rich.console import Console
+    from rich.text import Text
 
 PIPE_WIDTH = 80
 """Columns of text that nobody looks at yet."""
@@ -39,12 +42,37 @@ def bars_for(encoding: str) -> str:
     return BARS
 
 
+def tell(text: object, *, err: bool = False) -> None:
+    """Print one line, whatever names are in it."""
+    from spp.errors import plain
+
+    click.echo(plain(text), err=err)
+
+
+def tell_path(path: Path | str, *, err: bool = False) -> None:
+    """Print a path in a line of its own: byte by byte into a pipe, where a program reads it."""
+    from spp.errors import plain
+
+    seen = (sys.stderr if err else sys.stdout).isatty()
+    # as text where that is the same, which Windows writes in the encoding of its console
+    click.echo(plain(path) if seen or plain(path) == str(path) else os.fsencode(path), err=err)
+
+
+def words(text: object, style: str = "") -> Text:
+    """Text for a console or a table of rich's, which would take brackets in a name for a style."""
+    from rich.text import Text
+
+    from spp.errors import plain
+
+    return Text(plain(text), style)
+
+
 @contextmanager
 def plain_warnings() -> Iterator[None]:
     """Show each warning of the library as one line on standard error, without file, line and source."""
 
     def show(message: Warning | str, *rest: Any, **more: Any) -> None:
-        click.echo(f"Warning: {message}", err=True)
+        tell(f"Warning: {message}", err=True)
 
     # how they are shown, not which: a filter of the user's still holds
     with warnings.catch_warnings():
@@ -63,7 +91,7 @@ def show_names(described: dict[str, str]) -> None:
     """Print one line per name, descriptions below each other."""
     width = max(map(len, described), default=0)
     for name, text in described.items():
-        click.echo(f"{name:<{width}}  {text}")
+        tell(f"{name:<{width}}  {text}")
 
 
 def as_json(value: Any, *, ascii_only: bool = True) -> str:

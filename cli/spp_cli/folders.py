@@ -101,7 +101,7 @@ def _unwritable(folder: Path, reason: str) -> Exception:
     from spp.errors import InputError
 
     return InputError(
-        "the run folder can be written",
+        "a run needs a folder that can be written",
         received=f"{folder} ({reason})",
         where="--out",
         remedy="Choose another folder with --out.",

@@ -32,7 +32,12 @@ def pick_device(name: str) -> str:
     if name == "auto":
         return "cuda" if torch.cuda.is_available() else "cpu"
     if name == "cuda" and not torch.cuda.is_available():
-        raise InputError("torch sees a CUDA device", received="none", where="--device", remedy="Use --device cpu.")
+        raise InputError(
+            "--device cuda needs a CUDA device that torch sees",
+            received="none",
+            where="--device",
+            remedy="Use --device cpu.",
+        )
     return name
 
 
@@ -135,7 +140,7 @@ def read_file(call: Call) -> Samples | None:
     need = call.batch_size * call.batches
     if inputs.ndim < 2 or not inputs.is_floating_point():
         raise InputError(
-            "the data are samples of floating point along the first axis",
+            "data need to be samples of floating point along the first axis",
             received=f"shape {tuple(inputs.shape)}, dtype {str(inputs.dtype).removeprefix('torch.')}",
             where=str(path),
         )
@@ -200,21 +205,22 @@ def _load(path: Path) -> tuple[Tensor, Tensor | None]:
     import numpy as np
     import torch
 
-    from spp.errors import InputError
+    from spp.errors import InputError, first_line
     from spp.models.sources.checkpoint import read_tensors
 
     if path.suffix == ".npy":
         try:
             return torch.from_numpy(np.load(path, allow_pickle=False)), None
         except FileNotFoundError:
-            raise InputError("there is a file of that name", received=str(path), where="--data") from None
+            raise InputError("a file of that name is needed", received=str(path), where="--data") from None
         # numpy evaluates the header and lets through whatever it meets there, a MemoryError for a shape too large too
         except Exception as error:
-            reason = str(error).splitlines()[0].rstrip(".") if str(error) else type(error).__name__
-            raise InputError("the file holds an array of numbers", received=reason, where=str(path)) from error
+            raise InputError(
+                "a .npy file needs to hold an array", received=first_line(error), where=str(path)
+            ) from error
     found = read_tensors(
         path,
-        "the file holds tensors saved by torch.save",
+        "a .pt file needs to hold tensors saved by torch.save",
         "Save it with torch.save((inputs, targets), file).",
         where="--data",
     )
@@ -222,5 +228,7 @@ def _load(path: Path) -> tuple[Tensor, Tensor | None]:
     if len(pair) == 2 and isinstance(pair[0], torch.Tensor) and isinstance(pair[1], torch.Tensor | None):
         return pair
     raise InputError(
-        "the file holds a tensor, or a pair of inputs and targets", received=type(found).__name__, where=str(path)
+        "a .pt file needs to hold a tensor, or a pair of inputs and targets",
+        received=type(found).__name__,
+        where=str(path),
     )

@@ -9,6 +9,7 @@ from __future__ import annotations
 import sys
 from difflib import get_close_matches
 from importlib import import_module
+from io import TextIOWrapper
 from typing import Any
 
 import click
@@ -68,8 +69,13 @@ class LazyGroup(click.Group):
         except Exception as error:
             # asked for in this way, since importing it would load the library: unloaded, it cannot have raised anything
             errors = sys.modules.get("spp.errors")
-            if errors is not None and isinstance(error, errors.SppError):
+            if errors is None:
+                raise
+            if isinstance(error, errors.SppError):
                 raise Refusal(str(error)) from error
+            if lacking := errors.memory_lacking(error):
+                needs = "a network, its batch and what is measured need to fit into memory"
+                raise Refusal(f"{needs}; got no room for {lacking}. {errors.LESS}") from error
             raise
 
 
@@ -77,3 +83,6 @@ class LazyGroup(click.Group):
 @click.version_option(package_name="torch-spp", prog_name="spp")
 def cli() -> None:
     """Measure how a signal travels through a neural network, forward and backward, and draw it."""
+    # an encoding that lacks a letter costs the letter and not the command
+    if isinstance(sys.stdout, TextIOWrapper):
+        sys.stdout.reconfigure(errors="backslashreplace")

@@ -71,8 +71,9 @@ def load_named(plugins: Iterable[str]) -> None:
 
 def import_from_here() -> None:
     """Let modules of the current folder be imported: a console script's path begins at its own folder instead."""
+    # last: a random.py in it is not the one that torch imports
     if (here := str(Path.cwd())) not in sys.path:
-        sys.path.insert(0, here)
+        sys.path.append(here)
 
 
 def call_of(ctx: click.Context) -> Call:

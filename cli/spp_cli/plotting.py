@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from spp_cli.console import tell_path
 from spp_cli.options import Command, named, option, take
 
 if TYPE_CHECKING:
@@ -63,13 +64,14 @@ def plot(
     latex = given.pop("latex")
     drawn = _drawn(runs, style, width, given)
     files = _files(drawn, runs, formats, out, given)
+    # what LaTeX sets itself before what it merely places
+    best = next((file for file in files if file.suffix in (".pgf", ".pdf")), files[0])
+    environment = drawn.latex(best) if latex else None
     for file in files:
         drawn.save(file)
-        click.echo(str(file), err=latex)
-    if latex:
-        # what LaTeX sets itself before what it merely places
-        best = next((file for file in files if file.suffix in (".pgf", ".pdf")), files[0])
-        click.echo(drawn.latex(best))
+        tell_path(file, err=latex)
+    if environment is not None:
+        click.echo(environment)
 
 
 @click.command(cls=Command, short_help="Write the interactive page of a saved run.")
@@ -82,7 +84,7 @@ def report(run: str, out: str | None) -> None:
     """
     from spp.run import load
 
-    click.echo(str(load(run).report(Path(run) / "report.html" if out is None else out)))
+    tell_path(load(run).report(Path(run) / "report.html" if out is None else out))
 
 
 def _drawn(runs: tuple[str, ...], style: str, width: str | float, given: dict[str, Any]) -> SignalPlot:

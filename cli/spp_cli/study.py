@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from spp_cli.console import as_json as to_json
+from spp_cli.console import tell
 from spp_cli.options import COUNT, Command, option, take
 
 if TYPE_CHECKING:
@@ -49,9 +50,9 @@ def list_studies(as_json: bool) -> None:
         return
     width = max((len(one.name) for one in found), default=0)
     for one in found:
-        click.echo(f"{one.name:<{width}}  {one.title}")
+        tell(f"{one.name:<{width}}  {one.title}")
         for claim in one.claims:
-            click.echo(f"{'':<{width}}  {claim.name}: {claim.text}")
+            tell(f"{'':<{width}}  {claim.name}: {claim.text}")
 
 
 @study.command("run", cls=Command, epilog=EXAMPLES)
@@ -89,7 +90,7 @@ def run_study(name: str, **given: Any) -> None:
     if not silent:
         click.echo(f"{found.title}\n{found.source}\n")
         for line in found.arrangement(setup):
-            click.echo(f"- {line}")
+            tell(f"- {line}")
         click.echo()
     bar = Bar(silent=silent)
     try:
@@ -130,9 +131,7 @@ class Bar:
         if sys.stderr.isatty():
             self._move(progress, left)
         elif progress.cell is not None:
-            click.echo(
-                f"{progress.done} of {progress.total}: {progress.cell}" + (f" ({left})" if left else ""), err=True
-            )
+            tell(f"{progress.done} of {progress.total}: {progress.cell}" + (f" ({left})" if left else ""), err=True)
 
     def _move(self, progress: Progress, left: str) -> None:
         from tqdm import tqdm
@@ -162,4 +161,5 @@ def _show(published: Published, *, as_json: bool) -> None:
         click.echo(f"{name}\n\n{markdown(table)}\n")
     for claim, verdict in published.verdicts.items():
         click.echo(f"{claim.name} {verdict.outcome}: {claim.text}\n  {verdict.found}")
-    click.echo(f"\n{published.folder}: {' '.join(published.files)}")
+    click.echo()
+    tell(f"{published.folder}: {' '.join(published.files)}")

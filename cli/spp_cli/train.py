@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -11,6 +12,7 @@ import click
 from click.core import ParameterSource
 
 from spp_cli import inputs
+from spp_cli.console import tell
 from spp_cli.folders import claim
 from spp_cli.options import COUNT, Call, Command, call_of, load_named, named, option, take, words_for
 from spp_cli.training_report import Report
@@ -155,7 +157,8 @@ def train(ctx: click.Context, /, **given: Any) -> None:
                     report=report,
                 )
         except Interrupted as stop:
-            click.echo(f"Interrupted, and saved. Go on with: spp train --resume --out {folder}", err=True)
+            line = shlex.join(["spp", "train", "--resume", "--out", str(folder)])
+            tell(f"Interrupted, and saved. Go on with: {line}", err=True)
             # what a shell gives a process that a signal ended
             ctx.exit(128 + stop.number)
     report.end(fitted)
@@ -191,13 +194,18 @@ def _begun(call: Call) -> dict[str, Any] | None:
         if call.model:
             return None
         raise InputError(
-            "there is a run to resume", received=f"no {file}", where="--resume", remedy="Give --model to begin one."
+            "--resume needs a run to go on with",
+            received=f"no {file}",
+            where="--resume",
+            remedy="Give --model to begin one.",
         )
     try:
         facts = read_json(file)
         arguments = facts["arguments"] if facts.get("command") == "train" else None
     except (ValueError, KeyError, OSError) as error:
-        raise StoreError("run.json holds the facts of a run", received="something else", where=str(file)) from error
+        raise StoreError(
+            "run.json needs to hold the facts of a run", received="something else", where=str(file)
+        ) from error
     if not isinstance(arguments, dict):
         raise InputError("spp train goes on with its own runs", received="a run of another command", where=str(file))
     return arguments
@@ -214,7 +222,7 @@ def _continued(ctx: click.Context, call: Call, before: dict[str, Any]) -> Call:
 
     if unknown := set(before) - set(vars(call)):
         received = f"unknown ones: {', '.join(sorted(unknown))}"
-        raise StoreError("run.json holds the options of a run", received=received, where=str(call.out))
+        raise StoreError("run.json needs to hold the options of a run", received=received, where=str(call.out))
     # JSON has lists where click has tuples; what an earlier version did not know is as it is by default
     before = {name: tuple(value) if isinstance(value, list) else value for name, value in before.items()}
     # a default is no wish: only what was typed can contradict the run

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from spp_cli.console import as_json, device_of
+from spp_cli.console import as_json, device_of, tell, tell_path
 from spp_cli.options import Call
 
 if TYPE_CHECKING:
@@ -39,7 +39,7 @@ class Report:
         """Say what runs."""
         if not self._silent:
             for line in heading(self._call, model, data, recipe, facts):
-                click.echo(line)
+                tell(line)
             click.echo()
 
     def __enter__(self) -> Report:
@@ -96,14 +96,14 @@ class Report:
             click.echo(as_json(report))
             return
         if self._call.quiet:
-            click.echo(str(folder))
+            tell_path(folder)
         else:
             click.echo()
             for line in (*results(fitted), *finding(fitted)):
-                click.echo(line)
-            click.echo(f"{folder}: {' '.join(files)}")
+                tell(line)
+            tell(f"{folder}: {' '.join(files)}")
         if fitted.stopped is not None:
-            click.echo(f"Error: {fitted.stopped}, so the run was stopped there.{_where(fitted)}", err=True)
+            tell(f"Error: {fitted.stopped}, so the run was stopped there.{_where(fitted)}", err=True)
 
 
 def heading(call: Call, model: nn.Module, data: Splits, recipe: Recipe, facts: dict[str, Any]) -> list[str]:
@@ -165,7 +165,9 @@ def finding(fitted: Fitted) -> list[str]:
 
 def in_short(found: dict[str, Any]) -> str:
     """As ``error at step 40: cliff, layer3.linear``."""
-    where = f", {found['name']}" if found["name"] else ""
+    from spp.errors import plain
+
+    where = f", {plain(found['name'])}" if found["name"] else ""
     return f"{found['severity']} at step {found['step']}: {found['rule']}{where}"
 
 

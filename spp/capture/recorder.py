@@ -41,7 +41,7 @@ from spp.capture.residual import Merge, Merges
 from spp.capture.sites import Call, ChannelAxis, Entry, Placer, Site, is_reducible, values_of, weight_axis
 from spp.capture.stage import FORWARD, IDLE, Depth, Stage
 from spp.capture.unmeasured import CAUGHT, Unmeasured, never_called, no_gradient, unmeasured, unregistered
-from spp.errors import SppError, TraceError
+from spp.errors import LESS, SppError, TraceError, memory_lacking
 from spp.stats.sums import NONFINITES, Sums, Total, totals
 from spp.vocabulary import LEARNED, Role, Signal
 
@@ -673,6 +673,8 @@ class Recorder:
             chain = chain.__cause__ or chain.__context__
         if not where and after is not None:
             stage = f"{stage}, after it had left {_named(after.entry)},"
+        if lacking := memory_lacking(error):
+            return TraceError(f"{stage} ran out of memory for {lacking}", where=where, received=received, remedy=LESS)
         rule = f"{stage} raised {type(error).__name__}: {' '.join(str(error).split())}".rstrip(".: ")
         return TraceError(rule, where=where, received=received, remedy=self._first_nonfinite() + REMEDY)
 

@@ -10,13 +10,15 @@ import json
 import os
 from collections.abc import Callable, Mapping
 from contextlib import suppress
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import pandas as pd
 from filelock import BaseFileLock, FileLock, SoftFileLock, Timeout
+from pandas.api.types import is_numeric_dtype
 
-from spp.errors import StoreError
+from spp.errors import StoreError, first_line
 from spp.frame.schema import VERSION, Column
 from spp.layers import kind_of_name
 from spp.vocabulary import LayerKind
@@ -48,7 +50,27 @@ def put(path: Path, write: Callable[[Path], None]) -> None:
 
 def put_table(path: Path, table: pd.DataFrame) -> None:
     """Write a table as parquet."""
-    put(path, lambda draft: table.to_parquet(draft, index=False))
+    put(path, partial(_write_table, table))
+
+
+def _write_table(table: pd.DataFrame, path: Path) -> None:
+    # pyarrow takes no path that is not UTF-8
+    with path.open("wb") as file:
+        table.to_parquet(file, index=False)
+
+
+def put_csv(path: Path, table: pd.DataFrame) -> None:
+    """Write a table as CSV, with an apostrophe before text that a spreadsheet would run as a formula."""
+    inert = table.rename(columns=_inert)
+    for name in inert:
+        column = inert[name]
+        if not is_numeric_dtype(column) and any(_inert(value) is not value for value in column.unique()):
+            inert[name] = column.astype(object).map(_inert)
+    put(path, lambda draft: inert.to_csv(draft, index=False))
+
+
+def _inert(value: object) -> object:
+    return f"'{value}" if isinstance(value, str) and value.startswith(("=", "+", "-", "@", "\t", "\r")) else value
 
 
 def put_text(path: Path, text: str) -> None:
@@ -102,7 +124,7 @@ def read_facts(folder: Path, shown: str) -> dict[str, Any]:
             raise ValueError(f"format {str(version)[:40]}")
     except (OSError, ValueError) as error:
         raise StoreError(
-            f"{RUN_FILE} holds the facts of a run", received=f"something else ({error})", where=shown
+            f"{RUN_FILE} needs to hold the facts of a run", received=f"something else ({error})", where=shown
         ) from error
     if version > VERSION:
         raise StoreError(
@@ -179,18 +201,13 @@ def read_table(path: Path, shown: str, entry: Mapping[str, Any] | None = None) -
     try:
         if entry is not None and entry["sha256"] != _checksum(path):
             raise ValueError("a file that was changed after it was written")
-        table = pd.read_parquet(path)
+        with path.open("rb") as file:
+            table = pd.read_parquet(file)
     # whatever pyarrow meets in a damaged file
     except Exception as error:
         reason = "no such file" if isinstance(error, FileNotFoundError) else first_line(error)
-        raise StoreError(f"{path.name} of a run can be read", received=reason, where=shown) from error
+        raise StoreError(f"{path.name} of a run needs to be readable", received=reason, where=shown) from error
     return _completed(table)
-
-
-def first_line(error: BaseException) -> str:
-    """What an error says, in one line; pyarrow and torch say it in several."""
-    text = str(error).strip()
-    return text.splitlines()[0].rstrip(".") if text else type(error).__name__
 
 
 def _checksum(path: Path) -> str:
@@ -219,7 +236,9 @@ def _completed(table: pd.DataFrame) -> pd.DataFrame:
 
 def failed(shown: object, error: OSError) -> StoreError:
     """What the operating system said, as an error of the store."""
-    return StoreError("the run can be written", received=error.strerror or str(error), where=str(shown))
+    return StoreError(
+        "a run needs a place that can be written", received=error.strerror or str(error), where=str(shown)
+    )
 
 
 def _write_text(path: Path, text: str) -> None:

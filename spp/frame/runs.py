@@ -29,7 +29,7 @@ from typing import Any
 import pandas as pd
 from filelock import BaseFileLock
 
-from spp.errors import InputError, StoreError
+from spp.errors import InputError, StoreError, first_line
 from spp.frame.files import (
     DRAFT,
     LOCK_FILE,
@@ -39,13 +39,13 @@ from spp.frame.files import (
     RUN_FILE,
     account,
     failed,
-    first_line,
     home,
     is_leftover,
     is_run,
     located,
     locked,
     put,
+    put_csv,
     put_facts,
     put_table,
     put_text,
@@ -121,7 +121,7 @@ def check_writable(folder: str | Path, *, overwrite: bool = False) -> Path:
         parent = parent.parent
     if not parent.is_dir() or not os.access(parent, os.W_OK | os.X_OK) or not _can_write(parent):
         raise StoreError(
-            "the output folder can be written to", received=f"no right to write in {parent}", where=str(folder)
+            "a run needs a folder that can be written", received=f"no right to write in {parent}", where=str(folder)
         )
     return path
 
@@ -170,7 +170,7 @@ def write(
             for name, table in kept.items():
                 put_table(draft / name, table)
             if csv:
-                put(draft / "frame.csv", partial(tables["frame"].to_csv, index=False))
+                put_csv(draft / "frame.csv", tables["frame"])
             manifest = {name: account(draft / name, len(table)) for name, table in kept.items()}
             put_facts(draft, {**run, MANIFEST: manifest})
             # the one step in which the new run takes the place of the old one
@@ -254,7 +254,7 @@ def _declared(table: pd.DataFrame, columns: Mapping[Any, Spec], shown: str) -> p
         raise
     except (ValueError, TypeError) as error:
         raise StoreError(
-            "a table of a run has the columns of the schema", received=first_line(error), where=shown
+            "a table of a run needs the columns of the schema", received=first_line(error), where=shown
         ) from error
 
 
@@ -502,7 +502,9 @@ def _sessions(run: Mapping[str, Any], shown: str) -> list[tuple[int, int]]:
     try:
         return [(int(s["part"]), int(s["start"])) for s in run.get(SESSIONS, [])]
     except (KeyError, TypeError, ValueError) as error:
-        raise StoreError(f"{RUN_FILE} holds the sessions of a run", received="something else", where=shown) from error
+        raise StoreError(
+            f"{RUN_FILE} needs to hold the sessions of a run", received="something else", where=shown
+        ) from error
 
 
 def _lines(path: Path, run: Mapping[str, Any], shown: str) -> list[dict[str, Any]]:
@@ -525,7 +527,7 @@ def _lines(path: Path, run: Mapping[str, Any], shown: str) -> list[dict[str, Any
         numbers = [line["part"] for line in lines]
         if numbers != list(range(first, first + len(lines))) or first + len(lines) <= int(expected):
             raise StoreError(
-                f"{PARTS_FILE} of a run lists its parts, {first} to {expected} at least",
+                f"{PARTS_FILE} of a run needs to list its parts, {first} to {expected} at least",
                 received=f"{len(lines)} of them",
                 where=shown,
                 remedy="Restore the file from a copy of the run",
@@ -537,7 +539,7 @@ def _lines(path: Path, run: Mapping[str, Any], shown: str) -> list[dict[str, Any
         # parts of a run that was replaced, and the one that is being written
         if match is None or not (int(match["part"]) < first or int(match["part"]) == going_on):
             raise StoreError(
-                "a run has the parts that were written to it",
+                "a run needs the parts that were written to it, and no others",
                 received=f"{PARTS}/{name}, which {PARTS_FILE} does not list",
                 where=shown,
                 remedy="Remove it, or give it its old name if it was renamed",
@@ -555,7 +557,9 @@ def _manifest(path: Path, shown: str) -> list[dict[str, Any]]:
             raise ValueError("lines without the number of a part")
         return lines
     except (OSError, ValueError, TypeError, KeyError, AttributeError, RecursionError) as error:
-        raise StoreError(f"{PARTS_FILE} of a run can be read", received=first_line(error), where=shown) from error
+        raise StoreError(
+            f"{PARTS_FILE} of a run needs to be readable", received=first_line(error), where=shown
+        ) from error
 
 
 def _listed(lines: list[dict[str, Any]]) -> list[int]:

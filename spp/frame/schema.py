@@ -336,7 +336,7 @@ def check(frame: pd.DataFrame, columns: Mapping[_C, Spec]) -> pd.DataFrame:
         unknown = [c for c in found if c not in expected]
         what = f"missing {missing}, unknown {unknown}" if missing or unknown else "the same columns in another order"
         raise InputError(
-            "a frame has the columns of the schema",
+            "a frame needs the columns of the schema",
             received=what,
             remedy="See spp.frame.schema; register statistics of your own before a run that has them is loaded, "
             "on the command line with --plugin.",

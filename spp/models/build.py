@@ -13,7 +13,7 @@ from spp.errors import InputError
 from spp.models.config import Config, ConvConfig
 from spp.models.sources import RECIPE, Asked, Plan, Source
 from spp.models.sources.checkpoint import load_checkpoint
-from spp.models.sources.factory import factory
+from spp.models.sources.factory import factory, refuse_file
 from spp.models.sources.timm import timm
 from spp.models.sources.torchvision import torchvision
 from spp.models.sources.transformers import transformers
@@ -78,6 +78,7 @@ def plan(name: str, *, tokens: int | None = None, spelled: Callable[[str], str] 
     # None means the network's own for these alone: a field of a configuration may be None, as head_init
     changes = {key: value for key, value in changes.items() if value is not None or key not in COMMON}
     prefix, _, rest = name.partition(":")
+    refuse_file(name, spelled("model"))
     image_size = changes.pop("image_size", None)
     if rest:
         shape = changes.pop("input_shape", None)
@@ -215,7 +216,7 @@ def _initialized(row: Config, network: Callable[[Any], nn.Module]) -> nn.Module:
     # a network from outside may make its layers itself; it would be called after a rule that none of them follows
     if rule is not None and not any(getattr(module, "rule", None) == rule for module in model.modules()):
         raise InputError(
-            f"the rule {rule!r} is for weights, and some layer of the network follows it",
+            f"the rule {rule!r} is for weights, and needs a layer of the network that follows it",
             received=type(model).__name__,
             where=f"model {row.name!r}",
             remedy="Let spp.models.Parts make its layers, or call spp.nn.replace_norm on the network.",

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 
+from spp.errors import plain
 from spp.frame.schema import Column
 from spp.plot.panels import PLURAL, Grid, Panel, short
 from spp.vocabulary import Signal
@@ -22,7 +23,7 @@ def heading(run: Facts, step: int) -> str:
     if run.get("batch_size") is not None:
         parts.append(f"batch {run['batch_size']}{_of_shape(run)}")
     parts += [f"{key} {run[key]}" for key in ("data", "seed") if run.get(key) is not None]
-    return " · ".join([*parts, f"step {step}"] if step else parts)
+    return plain(" · ".join([*parts, f"step {step}"] if step else parts))
 
 
 def caption(run: Facts, grid: Grid, kind: str, step: int, drawn: str = "") -> str:
@@ -35,7 +36,8 @@ def caption(run: Facts, grid: Grid, kind: str, step: int, drawn: str = "") -> st
         step: The training step, 0 for a trace.
         drawn: What is drawn, where the panels alone do not say it.
     """
-    return f"{_opening(run, step, kind)}: {drawn or by_depth(run, grid, 'residual block' if kind == 'blocks' else 'module')}."
+    drawn = drawn or by_depth(run, grid, "residual block" if kind == "blocks" else "module")
+    return plain(f"{_opening(run, step, kind)}: {drawn}.")
 
 
 def by_depth(run: Facts, grid: Grid, place: str = "module") -> str:
@@ -78,7 +80,7 @@ def entries(run: Facts) -> str:
     flat: dict[str, object] = {}
     for key, value in run.items():
         flat |= {f"{key}.{inner}": v for inner, v in value.items()} if isinstance(value, Mapping) else {key: value}
-    return "; ".join(f"{key}={flat[key]}" for key in sorted(flat) if flat[key] is not None)
+    return plain("; ".join(f"{key}={flat[key]}" for key in sorted(flat) if flat[key] is not None))
 
 
 def _statistic(panel: Panel) -> str:

@@ -143,7 +143,9 @@ _SPECIAL = {
     "_": r"\_",
     "&": r"\&",
     "#": r"\#",
+    "%": r"\%",
     "~": r"\textasciitilde{}",
+    "^": r"\textasciicircum{}",
     "×": r"\ensuremath{\times}",
     "·": r"\ensuremath{\cdot}",
     "−": r"\ensuremath{-}",
@@ -180,16 +182,27 @@ def latex_figure(path: str | Path, caption: str, *, double: bool) -> str:
         path: The file; a ``.pgf`` is taken in, anything else included as a picture.
         caption: The caption, unescaped.
         double: Whether it goes over both columns of a page.
+
+    Raises:
+        InputError: LaTeX cannot read the file's name.
     """
     file = Path(path)
-    environment, width = ("figure*", r"\textwidth") if double else ("figure", r"\columnwidth")
     name = file.as_posix()
+    # LaTeX reads commands and comments in names of files too, and has no way to write these letters there
+    if wrong := re.findall(r'[\\{}%#"\x00-\x1f]|\^\^', name):
+        raise InputError(
+            'LaTeX takes files without \\ { } % # " and ^^ in their names',
+            received=" ".join(dict.fromkeys(wrong)),
+            where=str(path),
+            remedy="Save the figure under another name.",
+        )
+    environment, width = ("figure*", r"\textwidth") if double else ("figure", r"\columnwidth")
     # a PGF has its final size, which scaling would take from its letters
     pgf = file.suffix.lower() == ".pgf"
     body = rf"\input{{{name}}}" if pgf else rf"\includegraphics[width={width}]{{{name}}}"
     label = re.sub(r"[^A-Za-z0-9]+", "-", file.stem).strip("-")
     # names in a caption are no mathematics, and no commands that a document would run
-    words = tex_text(literal(caption)).replace("%", r"\%")
+    words = _escaped(caption)
     return (
         f"\\begin{{{environment}}}[t]\n  \\centering\n  {body}\n  \\caption{{{words}}}\n  \\label{{fig:{label}}}\n"
         f"\\end{{{environment}}}"

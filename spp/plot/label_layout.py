@@ -13,6 +13,7 @@ from matplotlib.figure import Figure
 from matplotlib.text import Text
 from matplotlib.ticker import MaxNLocator, NullLocator
 
+from spp.errors import plain
 from spp.plot.panels import Axis, Bars, Outcomes, Panel
 from spp.plot.stages import Span, Tick, shortened
 from spp.plot.style import INK, literal
@@ -34,7 +35,7 @@ def fit_labels(panel: Panel, axes: Axes, labelled: bool) -> None:
     layers = [tick for tick in panel.ticks if tick.level == 2]
     every_layer = pixels >= need
     kept = [(tick.x, tick) for tick in layers] if every_layer else _placed(panel.ticks, panel.size, need / pixels)
-    labels = [literal(_ellipsis(tick.text)) if labelled else "" for _, tick in kept]
+    labels = [_ellipsis(tick.text) if labelled else "" for _, tick in kept]
     apart = min((b - a for (a, _), (b, _) in pairwise(kept)), default=panel.size)
     short = max(map(len, labels), default=0) * 0.65 * need < apart * pixels and max(map(len, labels), default=0) <= 4
     axes.set_xticks([place for place, _ in kept], labels)
@@ -64,12 +65,12 @@ def _fit_marks(panel: Bars, axes: Axes, labelled: bool) -> None:
 def _fit_places(panel: Outcomes, axes: Axes, labelled: bool) -> None:
     """Name the places at which there are results where the names fit side by side; else turn categories and thin numbers."""
     axes.xaxis.set_minor_locator(NullLocator())
-    axes.set_xticks([place for place, _ in panel.places], [literal(text) for _, text in panel.places])
+    axes.set_xticks([place for place, _ in panel.places], [literal(plain(text)) for _, text in panel.places])
     _turn(axes, upright=False)
     if _side_by_side(axes):
         return
     if panel.axis is Axis.CATEGORY:
-        axes.set_xticklabels([literal(_ellipsis(text)) for _, text in panel.places])
+        axes.set_xticklabels([_ellipsis(text) for _, text in panel.places])
         _turn(axes, upright=True)
     elif panel.axis is Axis.LINEAR:
         whole = all(place == int(place) for place, _ in panel.places)
@@ -81,7 +82,7 @@ def _fit_places(panel: Outcomes, axes: Axes, labelled: bool) -> None:
     else:
         for stride in range(2, len(panel.places) + 2):
             kept = panel.places[::stride]
-            axes.set_xticks([place for place, _ in kept], [literal(text) for _, text in kept])
+            axes.set_xticks([place for place, _ in kept], [literal(plain(text)) for _, text in kept])
             if _side_by_side(axes):
                 return
 
@@ -199,7 +200,8 @@ def _thinned(candidates: Sequence[Tick], gap: float) -> list[Tick]:
 
 
 def _ellipsis(text: str) -> str:
-    return text if len(text) <= LONGEST else f"{text[: LONGEST // 2 - 1]}…{text[-LONGEST // 2 :]}"
+    text = plain(text)
+    return literal(text if len(text) <= LONGEST else f"{text[: LONGEST // 2 - 1]}…{text[-LONGEST // 2 :]}")
 
 
 def _settled(axes: Axes, spans: Sequence[Span], names: Sequence[str], kept: int | None = None) -> dict[int, Text]:
@@ -214,7 +216,7 @@ def _written(axes: Axes, spans: Sequence[Span], names: Sequence[str]) -> dict[in
     texts: dict[int, Text] = {}
     for index, (span, name) in enumerate(zip(spans, names, strict=True)):
         text = axes.annotate(
-            literal(name),
+            literal(plain(name)),
             ((span.start + span.stop - 1) / 2, 1.0),
             xycoords=axes.get_xaxis_transform(),
             xytext=(0, 3.5),

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import base64
+from collections.abc import Iterator
+from dataclasses import fields, is_dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -13,14 +15,14 @@ from matplotlib.lines import Line2D
 from matplotlib.text import Text
 from matplotlib.transforms import Bbox
 
-from spp.errors import InputError
+from spp.errors import InputError, plain
 from spp.plot import captions
 from spp.plot.draw import NONFINITE, ZERO, Drawn, marker_of, nonfinite_mark, transition_mark, zero_mark
 from spp.plot.draw_cells import draw_panel
 from spp.plot.export import FORMATS, latex_figure, rendered
 from spp.plot.label_layout import fit_labels, fit_stage_names, fit_text
 from spp.plot.panels import Family, Grid, Heat, Panel
-from spp.plot.style import FAINT, INK, Look, Style, applied, literal, style_named
+from spp.plot.style import FAINT, INK, Look, Style, applied, fonts_for, literal, style_named
 
 GREY = Look(INK, "#BBBBBB", "-", "o")
 """The legend stands for all rows, so it has no hue."""
@@ -66,7 +68,9 @@ class SignalPlot:
         self.panels: tuple[Panel, ...] = tuple(panel for row in grid for panel in row)
         self.caption = captions.caption(run, grid, kind, step, says)
         self._grid, self._style, self._width = grid, style, width
-        self.figure_, self.axes_, self.artists_ = _make(grid, style_named(style), width, captions.heading(run, step))
+        self._heading = captions.heading(run, step)
+        self._words = "".join((self._heading, *_texts(grid)))
+        self.figure_, self.axes_, self.artists_ = _make(grid, self._looks(style), width, self._heading)
 
     def save(self, path: str | Path, *, style: str | None = None, width: str | float | None = None) -> Path:
         """Write the figure to ``path`` and return that path; the suffix (png, pdf, svg or pgf) is the format.
@@ -107,6 +111,9 @@ class SignalPlot:
         Args:
             path: As it should stand in the document.
             width: That of the file; over both columns (``figure*``) for ``double`` or more than the paper's column.
+
+        Raises:
+            InputError: LaTeX cannot read the file's name.
         """
         asked = self._width if width is None else width
         paper = style_named("paper")
@@ -127,21 +134,36 @@ class SignalPlot:
             {"image/png": {"width": width, "height": height, "alt": self.caption}},
         )
 
+    def _looks(self, style: str) -> Style:
+        """The style, with fonts for all letters."""
+        return replace(style_named(style), fonts=fonts_for(self._words))
+
     def _rendered(self, form: str, style: str, width: str | float) -> bytes:
-        chosen = style_named(style)
-        heading = captions.heading(self.run, self.step)
+        chosen = self._looks(style)
         # fonts and line widths are fixed when artists are made, so that another style needs new ones
         if (style, width) == (self._style, self._width):
             figure = self.figure_
         else:
-            figure, _, _ = _make(self._grid, chosen, width, heading)
+            figure, _, _ = _make(self._grid, chosen, width, self._heading)
         about = {
-            "title": heading or "signal propagation plot",
+            "title": self._heading or "signal propagation plot",
             "caption": self.caption,
             "keywords": captions.entries(self.run),
         }
         with applied(chosen):
             return rendered(figure, form, about)
+
+
+def _texts(part: object) -> Iterator[str]:
+    """Every text of a part of a figure."""
+    if isinstance(part, str):
+        yield part
+    elif isinstance(part, tuple):
+        for one in part:
+            yield from _texts(one)
+    elif is_dataclass(part):
+        for one in fields(part):
+            yield from _texts(getattr(part, one.name))
 
 
 def _make(
@@ -266,12 +288,13 @@ def _legend(figure: Figure, drawn: tuple[Drawn, ...], style: Style, inches: floa
     named = {handle.get_label() for handle in handles}
     handles += [_handle(name, look) for name, present, look in extra if present and name not in named]
     if handles:
+        labels = [literal(plain(handle.get_label())) for handle in handles]
         # about, in points: a legend has no size before it is drawn
-        lengths = [0.55 * style.small * (len(str(handle.get_label())) + 5) for handle in handles]
+        lengths = [0.55 * style.small * (len(label) + 5) for label in labels]
         columns = len(handles) if sum(lengths) < 72 * inches else max(1, int(72 * inches / max(lengths)))
         figure.legend(
             handles=handles,
-            labels=[literal(str(handle.get_label())) for handle in handles],
+            labels=labels,
             loc="outside lower center",
             ncols=columns,
             handletextpad=0.2,

@@ -11,15 +11,24 @@ marker go with each, so that signals can be told apart in a grey print too.
 
 from __future__ import annotations
 
+import re
+import warnings
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
+from functools import lru_cache
+from unicodedata import bidirectional
 
 import matplotlib.style
+from matplotlib.font_manager import findfont, fontManager
+from matplotlib.ft2font import FT2Font
 
-from spp.errors import InputError, UnknownNameError
+from spp.errors import InputError, SppWarning, UnknownNameError, plain
 from spp.plot.panels import Family
 from spp.vocabulary import Signal
+
+FONT = "DejaVu Sans"
+"""It comes with matplotlib, so it is there on every machine; see ``fonts_for`` for letters that it lacks."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,9 +71,6 @@ FAMILY_MARKERS: dict[Family, str] = {
 }
 """Marker by layer family; ``draw`` adds whether it is filled."""
 
-FONT = "DejaVu Sans"
-"""It comes with matplotlib, so it is there on every machine."""
-
 INK, FAINT, BAND, ALARM = "#222222", "#8C8C8C", "#EFEFEF", "#C00000"
 """Text, secondary lines, stage bands, and what must not be overlooked."""
 
@@ -82,6 +88,7 @@ class Style:
         double: Width of a figure over the whole page, in inches.
         row: Height of one row of panels, in inches.
         title: Whether the facts stand over the figure; in a paper they belong into the caption.
+        fonts: Families that letters are looked for in, one after the other.
     """
 
     name: str
@@ -92,6 +99,7 @@ class Style:
     double: float
     row: float
     title: bool
+    fonts: tuple[str, ...] = (FONT,)
 
     def width(self, width: str | float) -> float:
         """Return ``width`` in inches, where it may be ``"single"`` or ``"double"``.
@@ -117,8 +125,19 @@ STYLES: dict[str, Style] = {
 
 
 def literal(words: str) -> str:
-    """Return ``words`` as matplotlib writes them letter by letter: two dollars would make mathematics of what they enclose."""
-    return words.replace("$", r"\$")
+    """Return ``words`` as matplotlib writes them letter by letter, line by line; a word as long as a page loses its middle."""
+    lines = [_UNBROKEN.sub(lambda found: f"{found[0][:_HALF]}…{found[0][-_HALF:]}", line) for line in words.split("\n")]
+    # of two dollars matplotlib would make mathematics
+    return "\n".join(_directed(plain(line)) for line in lines).replace("$", r"\$")
+
+
+_HALF = 24
+_UNBROKEN = re.compile(rf"\S{{{2 * _HALF + 2},}}")
+
+
+def _directed(line: str) -> str:
+    """A line that is written from left to right as a whole, also where it begins with a Hebrew or Arabic name."""
+    return f"\u200e{line}" if any(bidirectional(letter) in ("R", "AL") for letter in line) else line
 
 
 def style_named(name: str) -> Style:
@@ -149,7 +168,7 @@ def applied(style: Style) -> Iterator[None]:
     parameters |= dict.fromkeys(("text.color", "axes.labelcolor", "axes.edgecolor"), INK)
     parameters |= dict.fromkeys(("figure.dpi", "savefig.dpi"), style.dpi)
     parameters |= {
-        "font.family": FONT,
+        "font.family": list(style.fonts),
         "figure.titlesize": style.font + 1,
         "legend.fontsize": style.small,
         "axes.linewidth": thin,
@@ -167,5 +186,35 @@ def applied(style: Style) -> Iterator[None]:
         # else the ids in an SVG are drawn anew at each save
         "svg.hashsalt": "spp",
     }
-    with matplotlib.style.context(["default", parameters]):
+    with matplotlib.style.context(["default", parameters]), warnings.catch_warnings():
+        # of every such letter, each time that it is measured; ``fonts_for`` has warned of them all
+        warnings.filterwarnings("ignore", message="Glyph .* missing from font")
         yield
+
+
+def fonts_for(words: str) -> tuple[str, ...]:
+    """Return ``FONT`` and, of the fonts that are installed here, those with the letters of ``words`` that it lacks."""
+    return (FONT, *_further(frozenset(map(ord, plain(words))) - _letters(findfont(FONT))))
+
+
+@lru_cache(maxsize=64)
+def _further(missing: frozenset[int]) -> tuple[str, ...]:
+    found = []
+    for font in sorted(fontManager.ttflist, key=lambda font: font.name) if missing else ():
+        # the last resort has a box for every letter, and of pictures in colour matplotlib draws none
+        if font.weight == 400 and font.style == "normal" and not re.search("Last Resort|Color", font.name):
+            with suppress(OSError, RuntimeError):
+                if there := missing & _letters(font.fname):
+                    found.append(font.name)
+                    missing -= there
+    if missing:
+        letters = "".join(map(chr, sorted(missing)[:20]))
+        words = f"no font that is installed here has {letters}: boxes stand for them in PNG and PDF, but not in SVG"
+        warnings.warn(f"{words}. Noto Sans CJK and Noto Emoji have most letters.", SppWarning, stacklevel=2)
+    return tuple(found)
+
+
+@lru_cache(maxsize=64)
+def _letters(file: str) -> frozenset[int]:
+    font = FT2Font(file)
+    return frozenset(font.get_charmap()) if font.scalable else frozenset()

@@ -6,6 +6,8 @@ import re
 from collections.abc import Iterable
 from html import escape
 
+from spp.errors import plain
+
 _CODE = re.compile(r"`([^`]+)`")
 _NUMBER = re.compile(r"\b[0-9][0-9.,]*(?:e[-+][0-9]+(?:-fold)?|-fold)\b")
 
@@ -23,9 +25,8 @@ def tag(name: str, *children: str, **attributes: object) -> str:
 
 
 def text(value: object) -> str:
-    """Return ``value`` as text that a browser shows as it is; what UTF-8 cannot write (a lone surrogate) is replaced."""
-    # names of modules may be any string, and a file is written in UTF-8
-    return escape(str(value).encode("utf-8", "replace").decode("utf-8"))
+    """Return ``value`` as text that a browser shows as it is; what is no letter, as any name may hold, is escaped."""
+    return escape(plain(value))
 
 
 def prose(value: object) -> str:

@@ -12,7 +12,7 @@ import pandas as pd
 import torch
 
 from spp.errors import InputError, StoreError
-from spp.frame.files import DRAFT, RUN_FILE, put, put_facts, put_table, read_facts
+from spp.frame.files import DRAFT, RUN_FILE, put, put_csv, put_facts, put_table, read_facts
 from spp.frame.runs import check_writable
 from spp.models.sources.checkpoint import check_size
 
@@ -70,7 +70,7 @@ class Checkpoints:
         # torch.load lets through whatever its unpickler met: RuntimeError, UnpicklingError, EOFError, KeyError, ...
         except Exception as error:
             reason = str(error).splitlines()[0].rstrip(".") if str(error) else type(error).__name__
-            raise StoreError("a checkpoint can be read", received=reason, where=str(path)) from error
+            raise StoreError("a checkpoint needs to be readable", received=reason, where=str(path)) from error
         if written > FORMAT:
             raise StoreError(
                 f"this spp reads checkpoints up to version {FORMAT}",
@@ -102,7 +102,7 @@ def write_history(folder: Path, table: pd.DataFrame) -> None:
     """
     with refused(folder):
         put_table(folder / "history.parquet", table)
-        put(folder / "history.csv", lambda draft: table.to_csv(draft, index=False))
+        put_csv(folder / "history.csv", table)
 
 
 def complete(folder: Path, **facts: Any) -> None:
@@ -125,7 +125,7 @@ def refused(place: Path) -> Iterator[None]:
         if isinstance(error, StoreError):
             raise
         reason = getattr(error, "strerror", None) or str(error).splitlines()[0]
-        raise StoreError("the run can be written", received=reason, where=str(place)) from error
+        raise StoreError("a run needs a place that can be written", received=reason, where=str(place)) from error
 
 
 def _copy(state: Any) -> Any:

@@ -207,7 +207,8 @@ def test_a_folder_that_cannot_be_written_is_found_before_the_work(spp, tiny, mon
     done = spp(*tiny, "--out", "file/run")
     assert done.code == 2
     assert done.err == (
-        "Error: --out: the run folder can be written; got file/run (Not a directory). Choose another folder with --out.\n"
+        "Error: --out: a run needs a folder that can be written; got file/run (Not a directory). "
+        "Choose another folder with --out.\n"
     )
 
 
@@ -215,7 +216,9 @@ def test_a_missing_gpu_is_said(spp, tiny):
     if torch.cuda.is_available():
         pytest.skip("there is a GPU here")
     done = spp(*tiny, "--device", "cuda")
-    assert done.err == "Error: --device: torch sees a CUDA device; got none. Use --device cpu.\n"
+    assert (
+        done.err == "Error: --device: --device cuda needs a CUDA device that torch sees; got none. Use --device cpu.\n"
+    )
 
 
 def test_selections(spp, tiny):

@@ -71,7 +71,7 @@ def test_a_file_in_the_way_is_named():
     with pytest.raises(InputError) as error, claim("net", "mine"):
         pass
     assert str(error.value) == (
-        "--out: the run folder can be written; got mine (a file of that name). Choose another folder with --out."
+        "--out: a run needs a folder that can be written; got mine (a file of that name). Choose another folder with --out."
     )
     with pytest.raises(InputError, match=r"got mine/deeper \(Not a directory\)"), claim("net", "mine/deeper"):
         pass
@@ -86,7 +86,7 @@ def test_a_file_system_that_takes_no_files_is_found_before_the_work():
         pytest.skip("no /proc on this system")
     worked = False
     with (
-        pytest.raises(InputError, match=r"the run folder can be written; got /proc/"),
+        pytest.raises(InputError, match=r"a run needs a folder that can be written; got /proc/"),
         claim("net", "/proc/self/fd/run"),
     ):
         worked = True

@@ -93,14 +93,17 @@ def test_a_pair_of_inputs_and_targets(spp):
 @pytest.mark.parametrize(
     ("save", "line"),
     [
-        (lambda: None, "Error: --data: there is a file of that name; got mine.pt.\n"),
+        (lambda: None, "Error: --data: a file of that name is needed; got mine.pt.\n"),
         (
             lambda: torch.save({"a": 1}, "mine.pt"),
-            "the file holds a tensor, or a pair of inputs and targets; got dict.",
+            "a .pt file needs to hold a tensor, or a pair of inputs and targets; got dict.",
         ),
         (lambda: torch.save(torch.zeros(5, dtype=torch.int64), "mine.pt"), "got shape (5,), dtype int64."),
         (lambda: torch.save(torch.zeros(3, 3, 8, 8), "mine.pt"), "--batches 1 need 4 samples; got 3. Ask for fewer."),
-        (lambda: torch.save(torch.nn.Linear(1, 1), "mine.pt"), "the file holds tensors saved by torch.save; got "),
+        (
+            lambda: torch.save(torch.nn.Linear(1, 1), "mine.pt"),
+            "a .pt file needs to hold tensors saved by torch.save; got ",
+        ),
     ],
 )
 def test_files_that_do_not_do(spp, tiny, save, line):
@@ -114,13 +117,13 @@ def test_files_that_do_not_do(spp, tiny, save, line):
 @pytest.mark.parametrize(
     ("save", "line"),
     [
-        (lambda: None, "Error: --data: there is a file of that name; got mine.npy.\n"),
+        (lambda: None, "Error: --data: a file of that name is needed; got mine.npy.\n"),
         (
             lambda: np.save("mine.npy", np.array([{}])),
-            "Error: mine.npy: the file holds an array of numbers; got Object arrays",
+            "Error: mine.npy: a .npy file needs to hold an array; got Object arrays",
         ),
-        (lambda: np.save("mine.npy", np.array(["a"])), "Error: mine.npy: the file holds an array of numbers; got "),
-        (lambda: Path("mine.npy").write_text("text"), "Error: mine.npy: the file holds an array of numbers; got "),
+        (lambda: np.save("mine.npy", np.array(["a"])), "Error: mine.npy: a .npy file needs to hold an array; got "),
+        (lambda: Path("mine.npy").write_text("text"), "Error: mine.npy: a .npy file needs to hold an array; got "),
         (lambda: np.save("mine.npy", np.zeros((4, 2, 2), np.complex64)), "got shape (4, 2, 2), dtype complex64."),
     ],
 )

@@ -250,12 +250,12 @@ def test_a_vision_transformer_is_fed_images(spp, configuration):
         (
             {**GPT2, "architectures": ["GPT2Nothing"]},
             (),
-            "config.json: architectures names a network of transformers; got 'GPT2Nothing'.",
+            "config.json: architectures needs to name a network of transformers; got 'GPT2Nothing'.",
         ),
         (
             {**GPT2, "architectures": ["GPT2Config"]},
             (),
-            "config.json: architectures names a network of transformers; got 'GPT2Config'.",
+            "config.json: architectures needs to name a network of transformers; got 'GPT2Config'.",
         ),
         (
             GPT2,
@@ -280,7 +280,7 @@ def test_a_vision_transformer_is_fed_images(spp, configuration):
         (
             {"model_type": "whisper"},
             (),
-            "transformers:config.json: the network's main input is input_ids or pixel_values; got",
+            "transformers:config.json: the network's main input needs to be input_ids or pixel_values; got",
         ),
     ],
 )
@@ -307,7 +307,7 @@ def test_a_class_that_cannot_be_imported(configuration, tmp_path):
         pytest.skip("this torchvision can be imported")
     assert done.returncode == 2
     assert done.stderr.startswith(
-        "Error: config.json: transformers imports the network's class; got ModuleNotFoundError: "
+        "Error: config.json: transformers needs to import the network's class; got ModuleNotFoundError: "
     )
     assert "(RuntimeError: operator torchvision::nms does not exist)" in done.stderr
     assert len(done.stderr.splitlines()) == 1

@@ -69,11 +69,11 @@ def test_a_factory_of_the_current_folder(spp, factories):
     ("name", "words", "line"),
     [
         ("nothing", (), "--model names a factory as package.module:factory; got AttributeError"),
-        ("answer", (), "the factory can be called; got int."),
-        ("number", (), "the factory returns a torch module; got int."),
-        ("plain", ("--init", "he"), "the factory can be called with init='he'; got got an unexpected keyword"),
-        ("plain", ("--norm", "dyt"), "--norm dyt finds layers to replace; got a Sequential with none that can be."),
-        ("broken", (), "the factory returns a model; got ValueError: no weights today."),
+        ("answer", (), "the factory needs to be something to call; got int."),
+        ("number", (), "the factory needs to return a torch module; got int."),
+        ("plain", ("--init", "he"), "the factory needs to take init='he'; got got an unexpected keyword"),
+        ("plain", ("--norm", "dyt"), "--norm dyt needs layers to replace; got a Sequential with none that can be."),
+        ("broken", (), "the factory needs to return a model; got ValueError: no weights today."),
     ],
 )
 def test_factories_that_do_not_work(spp, factories, name, words, line):
@@ -166,7 +166,7 @@ def test_keys_that_do_not_fit_are_listed(spp, tiny, state):
     done = spp(*tiny, "--checkpoint", "weights.pt")
     assert done.code == 2
     assert done.err == (
-        "Error: weights.pt: the checkpoint's keys fit the network; got 1 missing: layer1.linear.weight; "
+        "Error: weights.pt: a checkpoint needs the keys of the network; got 1 missing: layer1.linear.weight; "
         "1 unexpected: extra.weight; 1 of another shape: head.fc.bias 7 instead of 100. "
         "Build the network as it was when it was saved (--norm, --num-classes, ...).\n"
     )

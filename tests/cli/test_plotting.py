@@ -119,7 +119,7 @@ def test_a_run_of_a_later_version_or_without_rows_is_said_in_one_line(spp, runs)
     (later / "run.json").write_text(json.dumps(run | {"format": 99}))
     assert "reads runs up to version" in _line(spp("plot", later)) and "got version 99" in _line(spp("plot", later))
     (later / "run.json").write_text("[]")
-    assert "run.json holds the facts of a run; got something else" in _line(spp("plot", later))
+    assert "run.json needs to hold the facts of a run; got something else" in _line(spp("plot", later))
     trace = library.load(runs / "none")
     trace.frame = trace.frame.iloc[:0]
     trace.save("empty")

@@ -211,7 +211,7 @@ def test_a_network_of_ones_own(spp):
         (("train", "--resume"), "Error: --resume: a run is resumed from its folder; got no --out."),
         (
             ("train", "--resume", "--out", "none"),
-            "Error: --resume: there is a run to resume; got no none/run.json. Give --model to begin one.",
+            "Error: --resume: --resume needs a run to go on with; got no none/run.json. Give --model to begin one.",
         ),
         (
             (*WORDS, "--precision", "float16", "--device", "cpu"),
@@ -230,7 +230,10 @@ def test_a_network_of_ones_own(spp):
             (*WORDS, "--data", "cifar10"),
             "Error: data: CIFAR-10 lies in a local folder as data_batch_1.bin, ..., test_b",
         ),
-        ((*WORDS, "--num-classes", "4"), "Error: the network has an output for each of the 10 classes; got 4 outputs."),
+        (
+            (*WORDS, "--num-classes", "4"),
+            "Error: the network needs an output for each of the 10 classes; got 4 outputs.",
+        ),
         (("train", "--model", "resnet50"), "Error: model 'resnet50': an image is at least 32x32, since the network"),
         ((*WORDS, "--every", "0"), "Error: Invalid value for '--every': '0' is neither a positive number of steps nor"),
         ((*WORDS, "--lr", "0"), "Error: Invalid value for '--lr': 0.0 is not in the range x>0."),

@@ -93,8 +93,8 @@ def test_facts_that_are_something_else(folder, key, value):
 @pytest.mark.parametrize("text", ["[" * 100_000, '{"a":' * 100_000, "null", '{"format": 1' + "0" * 5000 + "}"])
 def test_run_files_that_no_parser_takes(folder, text):
     (folder / "run.json").write_text(text)
-    assert "run.json holds the facts of a run; got something else" in told(lambda: spp.load(folder))
-    assert "run.json holds the facts of a run" in fails("report", folder)
+    assert "run.json needs to hold the facts of a run; got something else" in told(lambda: spp.load(folder))
+    assert "run.json needs to hold the facts of a run" in fails("report", folder)
     assert "run.json" in told(lambda: spp.watch(network(), path=folder, resume=True).start())
     assert "run.json" in fails("train", "--resume", "--out", folder)
 
@@ -158,7 +158,7 @@ def test_checkpoints_of_a_run_that_are_none(tmp_path, state):
     try:
         found = Checkpoints(tmp_path).read(LAST)
     except StoreError as error:
-        assert "a checkpoint can be read" in str(error) and "\n" not in str(error)
+        assert "a checkpoint needs to be readable" in str(error) and "\n" not in str(error)
     else:
         assert found is not None and all(isinstance(key, str) for key in found)
 
@@ -175,7 +175,7 @@ def test_checkpoints_of_a_run_that_are_none(tmp_path, state):
 def test_headers_of_arrays_that_promise_too_much(tmp_path, header):
     text = header.encode() + b"\n"
     (tmp_path / "data.npy").write_bytes(b"\x93NUMPY\x01\x00" + struct.pack("<H", len(text)) + text + b"\0" * 64)
-    assert "the file holds an array of numbers" in fails("analyze", "--model", "ffn", "--data", tmp_path / "data.npy")
+    assert "a .npy file needs to hold an array" in fails("analyze", "--model", "ffn", "--data", tmp_path / "data.npy")
 
 
 def test_an_array_is_read_as_before(tmp_path):

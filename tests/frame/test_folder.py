@@ -162,7 +162,7 @@ def test_a_run_without_a_manifest_is_continued_with_one(tmp_path):
     watched(tmp_path / "run", 2, resume=True)
     assert spp.load(tmp_path / "run").frame["step"].unique().tolist() == [0, 2, 4]
     (tmp_path / "run" / "parts" / "frame-000001.parquet").unlink()
-    with pytest.raises(StoreError, match=r"frame-000001\.parquet of a run can be read; got no such file"):
+    with pytest.raises(StoreError, match=r"frame-000001\.parquet of a run needs to be readable; got no such file"):
         spp.load(tmp_path / "run")
 
 
@@ -171,7 +171,7 @@ def test_a_table_of_a_saved_run_that_was_exchanged_is_named(tmp_path):
     traced(8).save(tmp_path / "other")
     shutil.copy(tmp_path / "other" / "modules.parquet", tmp_path / "run" / "modules.parquet")
     with pytest.raises(
-        StoreError, match=r"modules\.parquet of a run can be read; got a file that was changed"
+        StoreError, match=r"modules\.parquet of a run needs to be readable; got a file that was changed"
     ) as error:
         spp.load(tmp_path / "run")
     assert one_line(error)

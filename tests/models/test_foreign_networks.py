@@ -88,7 +88,7 @@ def test_errors_name_arguments_as_python_writes_them(timm, monkeypatch):
     with pytest.raises(InputError, match=r"changed by norm and num_classes only; got init, se. Write a factory, as in"):
         models.build("timm:tiny", init="he", se="none")
     timm.create_model = lambda *_, **__: nn.Sequential(nn.Linear(2, 2))
-    with pytest.raises(InputError, match=r"timm:tiny: norm dyt finds layers to replace; got a Sequential with none"):
+    with pytest.raises(InputError, match=r"timm:tiny: norm dyt needs layers to replace; got a Sequential with none"):
         models.build("timm:tiny", norm="dyt")
     monkeypatch.setattr("spp.models.sources.find_spec", lambda name: None)
     with pytest.raises(MissingExtraError, match=r"model timm:\.\.\. needs timm; got .* \"torch-spp\[timm\]\""):
@@ -101,9 +101,9 @@ def test_a_factory_takes_what_it_knows_and_has_its_norms_replaced_otherwise(zoo)
     assert "replaced" not in models.recipe_of(own)
     swapped = models.build(f"{zoo}:plain", norm="dyt")
     assert type(swapped[2]).__name__ == "DyT" and models.recipe_of(swapped)["replaced"] == 1
-    with pytest.raises(InputError, match=r"the factory can be called with depth=3; got got an unexpected"):
+    with pytest.raises(InputError, match=r"the factory needs to take depth=3; got got an unexpected"):
         models.build(f"{zoo}:small", depth=3)
-    with pytest.raises(InputError, match=r"the factory returns a torch module; got int"):
+    with pytest.raises(InputError, match=r"the factory needs to return a torch module; got int"):
         models.build(f"{zoo}:number")
     with pytest.raises(
         InputError, match=r"no_such:net: model names a factory as package.module:factory; got ModuleNotF"
@@ -135,7 +135,7 @@ def test_a_checkpoint_is_loaded_without_running_its_code(tmp_path):
         match=r"keys fit the network; got 8 unexpected.* 5 of another shape.* as it was .* \(norm, num_classes",
     ):
         models.build("ffn", checkpoint=tmp_path / "weights.pt", **{**TINY, "width": 9, "norm": "none"})
-    with pytest.raises(InputError, match=r"checkpoint: there is a file of that name; got nowhere.pt"):
+    with pytest.raises(InputError, match=r"checkpoint: a file of that name is needed; got nowhere.pt"):
         models.build("ffn", checkpoint="nowhere.pt", **TINY)
     torch.save({"weight": nn.Linear(1, 1)}, tmp_path / "code.pt")
     with pytest.raises(InputError, match=r"a checkpoint is a state dict saved by torch.save; got "):
@@ -164,7 +164,9 @@ def test_a_library_that_fails_is_said(timm):
         raise ValueError("too small\nfor this")
 
     timm.create_model = broken
-    with pytest.raises(TraceError, match=r"timm:tiny: the library builds the network; got ValueError: too small."):
+    with pytest.raises(
+        TraceError, match=r"timm:tiny: the library needs to build the network; got ValueError: too small."
+    ):
         models.build("timm:tiny")
 
 

@@ -217,7 +217,7 @@ def test_wrong_input_is_one_clear_line() -> None:
     with pytest.raises(InputError, match="got an empty frame"):
         plot.compare([one.frame.iloc[:0]])
     other = _run(lambda t: 1 + t, named=[("fc", "Linear")], seed=1)
-    with pytest.raises(InputError, match="runs of one label have the same layers"):
+    with pytest.raises(InputError, match="runs of one label need the same layers"):
         plot.compare({"a": [one, other]})
     with pytest.raises(InputError, match=r"step 5.*Steps: 0\."):
         plot.compare([one], step=5)

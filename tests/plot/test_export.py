@@ -169,7 +169,8 @@ def test_what_latex_would_not_print_is_escaped() -> None:
         r"a\_b \#1 \{c\} \textasciitilde{}d \ensuremath{\times} $x_1$ \ensuremath{-}3"
     )
     assert tex_text("5 $ each_") == r"5 \$ each\_"
-    assert np.all([tex_text(word) == word for word in ("plain", "stage1.0", "12 %")])
+    assert np.all([tex_text(word) == word for word in ("plain", "stage1.0")])
+    assert tex_text("12 % of a^b") == r"12 \% of a\textasciicircum{}b"
 
 
 NAMES = ("a$b$c", "cost$_$x", "p$^$", "lone$", r"back\$slash$s$", "{brace}$$")
@@ -197,7 +198,7 @@ def test_names_are_text_and_no_mathematics(name: str, tmp_path: Path) -> None:
 
 
 def _tex(name: str) -> str:
-    marks = {"\\": r"\textbackslash{}", "$": r"\$", "_": r"\_", "{": r"\{", "}": r"\}"}
+    marks = {"^": r"\textasciicircum{}", "\\": r"\textbackslash{}", "$": r"\$", "_": r"\_", "{": r"\{", "}": r"\}"}
     return "".join(marks.get(letter, letter) for letter in name)
 
 

@@ -119,7 +119,7 @@ def test_a_run_with_predictions_is_saved_and_loaded(tmp_path):
     loaded = spp.load(tmp_path / "run")
     pd.testing.assert_frame_equal(loaded.frame, trace.frame)
     schema.check(loaded.frame, schema.COLUMNS)
-    with pytest.raises(InputError, match="a frame has the columns of the schema"):
+    with pytest.raises(InputError, match="a frame needs the columns of the schema"):
         schema.check(loaded.frame.drop(columns="acv_predicted"), schema.COLUMNS)
 
 

@@ -40,7 +40,9 @@ def test_a_writing_that_fails_leaves_the_one_before(tmp_path, monkeypatch):
         raise OSError(28, "No space left on device")
 
     monkeypatch.setattr(torch, "save", full)
-    with pytest.raises(StoreError, match=r"checkpoints: the run can be written; got No space left on device\."):
+    with pytest.raises(
+        StoreError, match=r"checkpoints: a run needs a place that can be written; got No space left on device\."
+    ):
         kept.keep(LAST, {"a": 2})
     assert kept.read(LAST)["d"] == (2, "x")
     assert [path.name for path in (tmp_path / "checkpoints").iterdir()] == [LAST]
@@ -62,10 +64,10 @@ class Evil:
 @pytest.mark.parametrize(
     ("write", "message"),
     [
-        (lambda path: path.write_bytes(b"nothing"), r"last\.pt: a checkpoint can be read; got "),
-        (lambda path: path.write_bytes(path.read_bytes()[:200]), r"last\.pt: a checkpoint can be read; got "),
-        (lambda path: path.write_bytes(pickle.dumps(Evil())), r"last\.pt: a checkpoint can be read; got "),
-        (lambda path: torch.save({"no": "format"}, path), r"a checkpoint can be read; got 'format'"),
+        (lambda path: path.write_bytes(b"nothing"), r"last\.pt: a checkpoint needs to be readable; got "),
+        (lambda path: path.write_bytes(path.read_bytes()[:200]), r"last\.pt: a checkpoint needs to be readable; got "),
+        (lambda path: path.write_bytes(pickle.dumps(Evil())), r"last\.pt: a checkpoint needs to be readable; got "),
+        (lambda path: torch.save({"no": "format"}, path), r"a checkpoint needs to be readable; got 'format'"),
         (
             lambda path: torch.save({"format": FORMAT + 1}, path),
             r"up to version 1; got version 2\. Upgrade torch-spp",
@@ -84,7 +86,7 @@ def test_damaged_checkpoints(write, message, tmp_path, capsys):
 
 def test_a_folder_that_cannot_be(tmp_path):
     (tmp_path / "file").write_text("")
-    with pytest.raises(StoreError, match="the run can be written"):
+    with pytest.raises(StoreError, match="a run needs a place that can be written"):
         Checkpoints(tmp_path / "file").keep(LAST, STATE)
 
 

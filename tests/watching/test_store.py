@@ -127,7 +127,7 @@ def test_paths_that_are_refused(tmp_path):
     (tmp_path / "file").write_text("mine")
     with pytest.raises(spp.errors.StoreError, match="file: a run is saved in a folder; got a file"):
         spp.watch(model, path=tmp_path / "file")
-    with pytest.raises(spp.errors.StoreError, match="the run can be written; got Not a directory"):
+    with pytest.raises(spp.errors.StoreError, match="a run needs a place that can be written; got Not a directory"):
         spp.watch(model, path=tmp_path / "file" / "run").start()
     (tmp_path / "other").mkdir()
     (tmp_path / "other" / "thesis.tex").write_text("mine")
@@ -311,5 +311,5 @@ def test_damage_is_named(tmp_path):
     run(tmp_path / "run", 3)
     part = tmp_path / "run" / "parts" / "blocks-000002.parquet"
     part.write_bytes(part.read_bytes()[:100])
-    with pytest.raises(spp.errors.StoreError, match=r"blocks-000002.parquet of a run can be read"):
+    with pytest.raises(spp.errors.StoreError, match=r"blocks-000002.parquet of a run needs to be readable"):
         spp.load(tmp_path / "run")

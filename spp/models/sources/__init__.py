@@ -23,7 +23,7 @@ from typing import Any
 
 from torch import nn
 
-from spp.errors import InputError, MissingExtraError, TraceError
+from spp.errors import InputError, MissingExtraError, TraceError, first_line, memory_lacking
 from spp.models.config import Config
 from spp.nn.neuronwise import neuronwise_
 from spp.nn.norms import NEURONWISE
@@ -133,7 +133,7 @@ class Plan:
         if not recipe["replaced"]:
             option = self.spelled("norm")
             raise InputError(
-                f"{option} {norm} finds layers to replace",
+                f"{option} {norm} needs layers to replace",
                 received=f"a {type(model).__name__} with none that can be",
                 where=str(self.facts["model"]),
                 remedy=f"Leave {option} out, or build the network with another norm in the factory.",
@@ -164,7 +164,7 @@ def load_library(asked: Asked, library: str) -> ModuleType:
         ) from error
 
 
-def built(model: str, make: Callable[[], Any], rule: str = "the library builds the network") -> Any:
+def built(model: str, make: Callable[[], Any], rule: str = "the library needs to build the network") -> Any:
     """What ``make`` returns.
 
     Raises:
@@ -178,9 +178,6 @@ def built(model: str, make: Callable[[], Any], rule: str = "the library builds t
 
 def said(error: BaseException) -> str:
     """An error's class and the first line of its message, without a full stop."""
+    if lacking := memory_lacking(error):
+        return f"{type(error).__name__}: no memory for {lacking}"
     return f"{type(error).__name__}: {first_line(error)}"
-
-
-def first_line(error: BaseException) -> str:
-    """The first line of an error's message, without a full stop."""
-    return (str(error).strip().splitlines() or [""])[0].rstrip(".")

@@ -11,8 +11,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from spp.errors import InputError
-from spp.models.sources import RECIPE, first_line
+from spp.errors import InputError, first_line
+from spp.models.sources import RECIPE
 
 SHOWN = 5
 """Names of misfits that are listed before the rest is counted."""
@@ -40,7 +40,7 @@ def load_checkpoint(model: nn.Module, path: str | Path, spelled: Callable[[str],
         state = _weights(Path(path), device, spelled)
         if received := _misfits(model.state_dict(), state):
             raise InputError(
-                "the checkpoint's keys fit the network",
+                "a checkpoint needs the keys of the network",
                 received=received,
                 where=str(path),
                 remedy=f"Build the network as it was when it was saved ({spelled('norm')}, {spelled('num_classes')}, ...).",
@@ -115,10 +115,9 @@ def read_tensors(path: Path, rule: str, remedy: str, *, where: str, device: str 
             mapped = mapped and device == "cpu" and zipfile.is_zipfile(path)
             return torch.load(path, map_location=device, weights_only=True, mmap=mapped)
     except FileNotFoundError:
-        raise InputError("there is a file of that name", received=str(path), where=where) from None
+        raise InputError("a file of that name is needed", received=str(path), where=where) from None
     except Exception as error:
-        reason = first_line(error) or type(error).__name__
-        raise InputError(rule, received=reason, where=str(path), remedy=remedy) from error
+        raise InputError(rule, received=first_line(error), where=str(path), remedy=remedy) from error
 
 
 def check_size(path: Path) -> None:

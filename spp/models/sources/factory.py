@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import inspect
+import sys
 from collections.abc import Callable
 from importlib import import_module
+from pathlib import PurePath
 from typing import Any
 
 from torch import nn
 
 from spp.errors import InputError
-from spp.models.sources import Asked, Plan, built
+from spp.models.sources import Asked, Plan, built, said
 
 SHAPE = (3, 224, 224)
 """Shape of a sample, unless the caller says otherwise."""
@@ -32,12 +34,14 @@ def factory(asked: Asked) -> Plan:
         inspect.signature(found).bind(**changes)
     except TypeError as error:
         given = ", ".join(f"{key}={value!r}" for key, value in changes.items()) or "no arguments"
-        raise InputError(f"the factory can be called with {given}", received=str(error), where=asked.model) from error
+        raise InputError(f"the factory needs to take {given}", received=str(error), where=asked.model) from error
 
     def make() -> nn.Module:
-        model = built(asked.model, lambda: found(**changes), "the factory returns a model")
+        model = built(asked.model, lambda: found(**changes), "the factory needs to return a model")
         if not isinstance(model, nn.Module):
-            raise InputError("the factory returns a torch module", received=type(model).__name__, where=asked.model)
+            raise InputError(
+                "the factory needs to return a torch module", received=type(model).__name__, where=asked.model
+            )
         return model
 
     label = "-".join(part for part in (asked.name.rpartition(".")[2], asked.changes.get("norm")) if part)
@@ -45,19 +49,40 @@ def factory(asked: Asked) -> Plan:
 
 
 def _find(asked: Asked) -> Callable[..., Any]:
+    module = asked.model.partition(":")[0]
     try:
-        found = import_module(asked.model.partition(":")[0])
+        found = import_module(module)
         for part in asked.name.split("."):
             found = getattr(found, part)
     except Exception as error:
+        # that of the standard library or of an installed package comes before one in the current folder
+        file = getattr(sys.modules.get(module), "__file__", None)
         raise InputError(
             f"{asked.spelled('model')} names a factory as package.module:factory",
-            received=f"{type(error).__name__}: {error}",
+            received=said(error),
             where=asked.model,
+            remedy=f"The module is {file}." if isinstance(error, AttributeError) and file else "",
         ) from error
     if not callable(found):
-        raise InputError("the factory can be called", received=type(found).__name__, where=asked.model)
+        raise InputError("the factory needs to be something to call", received=type(found).__name__, where=asked.model)
     return found
+
+
+def refuse_file(model: str, argument: str) -> None:
+    """Raise where a file is named in the place of a module.
+
+    Raises:
+        InputError: It is, as in ``mymod.py`` or ``nets/mymod.py:Net``; the message says how it is named.
+    """
+    file, _, name = model.partition(":")
+    if file.endswith(".py"):
+        path = PurePath(file).with_suffix("")
+        module = path.name if path.is_absolute() or ".." in path.parts else ".".join(path.parts)
+        raise InputError(
+            f"{argument} names a network of one's own as module:factory",
+            received=model,
+            remedy=f"Write {module}:{name or 'Net'}, with the class or function that makes it after the colon.",
+        )
 
 
 def _takes(found: Callable[..., Any], argument: str) -> bool:

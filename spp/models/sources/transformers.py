@@ -8,8 +8,8 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
-from spp.errors import InputError, UnknownNameError
-from spp.models.sources import Asked, Plan, built, first_line, load_library, said
+from spp.errors import InputError, UnknownNameError, first_line
+from spp.models.sources import Asked, Plan, built, load_library, said
 
 TOKENS = 128
 """Length of a text where nobody says, and the network takes as much."""
@@ -52,7 +52,7 @@ def transformers(asked: Asked) -> Plan:
             shape, names, vocabulary = _image(asked, config), ("pixel_values",), None
         case other:
             raise InputError(
-                "the network's main input is input_ids or pixel_values",
+                "the network's main input needs to be input_ids or pixel_values",
                 received=f"{kind.__name__}, which takes {other}",
                 where=asked.model,
                 remedy="Trace it with spp.trace and a batch of your own.",
@@ -92,7 +92,9 @@ def _config(path: str) -> Any:
     try:
         return known[content["model_type"]].from_dict(content)
     except Exception as error:
-        raise InputError("transformers accepts the configuration", received=said(error), where=path) from error
+        raise InputError(
+            "the configuration needs to be one that transformers accepts", received=said(error), where=path
+        ) from error
 
 
 def _class(library: ModuleType, config: Any, path: str) -> Any:
@@ -107,14 +109,14 @@ def _class(library: ModuleType, config: Any, path: str) -> Any:
     except Exception as error:
         first = _origin(error)
         received = said(error) + ("" if first is error else f" ({said(first)})")
-        raise InputError("transformers imports the network's class", received=received, where=path) from error
+        raise InputError("transformers needs to import the network's class", received=received, where=path) from error
     kind = kind[0] if isinstance(kind, tuple) else kind
     if isinstance(kind, type) and issubclass(kind, library.PreTrainedModel):
         return kind
     if name is None:
-        rule, received = "AutoModel has a network for the configuration", f"model_type {config.model_type!r}"
+        rule, received = "the configuration needs a network that AutoModel knows", f"model_type {config.model_type!r}"
     else:
-        rule, received = "architectures names a network of transformers", repr(name)
+        rule, received = "architectures needs to name a network of transformers", repr(name)
     raise InputError(rule, received=received, where=path)
 
 

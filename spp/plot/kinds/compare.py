@@ -154,7 +154,7 @@ def _curve(
     places = axis.places[members[0]]
     if any(set(axis.places[i]) != set(places) for i in members):
         raise InputError(
-            "runs of one label have the same layers", received="different ones", where=label, remedy="Label them apart."
+            "runs of one label need the same layers", received="different ones", where=label, remedy="Label them apart."
         )
     found = [series(leaves[i], signal, statistic, axis, axis.places[i]) for i in members]
     x = np.unique(np.concatenate([one.curve.x for one in found]))

@@ -157,7 +157,7 @@ def _lines(frames: Sequence[pd.DataFrame], steps: Sequence[int] | None) -> list[
     if steps is None:
         common = sorted(set.intersection(*(set(measured_steps(frame)) for frame in frames)))
         if not common:
-            raise InputError("runs beside each other have steps in common", received="none", where="runs")
+            raise InputError("runs beside each other need steps in common", received="none", where="runs")
         return list(dict.fromkeys([common[0], common[len(common) // 2], common[-1]]))
     chosen = list(dict.fromkeys(int(step) for step in ([steps] if isinstance(steps, int) else steps)))
     if not 1 <= len(chosen) <= MOST_LINES:

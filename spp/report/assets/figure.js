@@ -20,7 +20,7 @@ function flagsOf(axis) {
 function inks() {
   const names = ["ink", "soft", "rule", "band", "card", "alarm", ...data.signals.map((signal) => signal.name)];
   const found = Object.fromEntries(names.map((name) => [name, colour(name.replace("_", "-"))]));
-  return { ...found, error: colour("alarm"), warning: colour("warn"), info: colour("accent") };
+  return { ...found, error: colour("alarm"), warning: colour("warn"), note: colour("accent") };
 }
 
 // `view` holds axis, flags, panels, columns (how many beside each other), wanted (scale), range (of x), width.
@@ -133,7 +133,7 @@ function notes(view, places, ink) {
 
 // plotly reads a little markup in texts: a name must not bring its own, our line breaks stay.
 function escaped(text) {
-  return text.replaceAll("&", "&amp;").replaceAll("<", "&lt;").replaceAll("&lt;br>", "<br>").replaceAll(">", "&gt;").replaceAll("<br&gt;", "<br>");
+  return text.replaceAll("&", "&amp;").replaceAll("<", "&lt;").replaceAll(">", "&gt;").replaceAll("\n", "<br>");
 }
 
 function stageNames(view, places, range, ink) {

@@ -59,7 +59,7 @@ function panel(axis, places, facts) {
     zero: rows.map((row, index) => facts.zero(row, y[index])),
     nonfinite: rows.map((row, index) => facts.nonfinite(row, y[index])),
     message: rows.length === 0
-      ? (axis.missing[facts.signal] || "not measured").replaceAll("\n", "<br>")
+      ? axis.missing[facts.signal] || "not measured"
       : found || rows.some((row, index) => facts.nonfinite(row, y[index])) ? "" : "missing for every tensor here",
   };
 }
