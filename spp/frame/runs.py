@@ -20,7 +20,7 @@ import os
 import re
 import shutil
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, suppress
 from functools import partial
 from pathlib import Path
@@ -29,7 +29,12 @@ from typing import Any
 import pandas as pd
 from filelock import BaseFileLock
 
+<<<<<<< HEAD
 from spp.errors import InputError, StoreError, first_line
+=======
+from spp.capture.recorder import MODES
+from spp.errors import InputError, StoreError
+>>>>>>> 4f1cdc5 (watching, training, studies: a run that goes on is its twin to the bit)
 from spp.frame.files import (
     DRAFT,
     LOCK_FILE,
@@ -83,7 +88,7 @@ TABLES: dict[str, Mapping[Any, Spec]] = {
 }
 WATCH_TABLES: dict[str, Mapping[Any, Spec]] = {**TABLES, "frame": WATCH_COLUMNS, "blocks": WATCH_BLOCK_COLUMNS}
 """Those of a watch."""
-FILES = (RUN_FILE, PARTS_FILE, *(f"{name}.parquet" for name in TABLES), "frame.csv", "history.csv", "history.parquet")
+FILES = (PARTS_FILE, *(f"{name}.parquet" for name in TABLES), "frame.csv", "history.csv", "history.parquet")
 """What runs write into their folder, training included."""
 _NUMBERED = re.compile(r"(?P<name>frame|blocks)-(?P<part>\d{6,})\.parquet|(last|best)\.pt")
 OPTIONAL = ("exponents", "channels")
@@ -193,30 +198,32 @@ def _settle(path: Path) -> None:
     shutil.rmtree(moved, ignore_errors=True)
 
 
-def remove(path: Path, *, but: Path | None = None) -> None:
+def remove(path: Path, *, facts: bool = True) -> None:
     """Remove from a folder what a run wrote there, and leave the rest.
 
     Args:
         path: The folder.
-        but: A file to leave.
+        facts: Remove ``run.json`` too.
     """
     inside = [*(path / PARTS).glob("*.parquet"), *(path / "checkpoints").glob("*.pt")]
-    for file in [*(path / name for name in FILES), *(file for file in inside if _NUMBERED.fullmatch(file.name))]:
-        if file != but and (file.is_symlink() or not file.is_dir()):
+    for file in [*(file for file in inside if _NUMBERED.fullmatch(file.name)), *(path / name for name in FILES)]:
+        if file.is_symlink() or not file.is_dir():
             file.unlink(missing_ok=True)
-    for folder in (path, path / PARTS, path / "checkpoints"):
-        _sweep(folder)
+    sweep(path)
     if is_run(path / "nonfinite"):
         remove(path / "nonfinite")
     # a folder that is not empty, or a link to one, is left
     for name in (PARTS, "checkpoints", "nonfinite"):
         with suppress(OSError):
             (path / name).rmdir()
+    # last: by it what a kill leaves of the rest is known for ours, and can be removed
+    if facts:
+        (path / RUN_FILE).unlink(missing_ok=True)
 
 
-def _sweep(folder: Path) -> None:
-    """Remove what killed writers left unfinished."""
-    for draft in folder.glob(f"{DRAFT}*"):
+def sweep(path: Path, inside: Sequence[str] = ("", PARTS, "checkpoints")) -> None:
+    """Remove what killed writers left unfinished in a folder, and in those inside it, that this process has."""
+    for draft in [draft for name in inside for draft in (path / name).glob(f"{DRAFT}*")]:
         if draft.is_dir() and not draft.is_symlink():
             shutil.rmtree(draft, ignore_errors=True)
         else:
@@ -381,9 +388,13 @@ class RunWriter:
         tables = read_parts(self.path, self._run, self.shown)
         return tables["frame"], tables["blocks"]
 
-    def unmeasured(self) -> pd.DataFrame:
-        """What earlier sessions could not measure."""
-        return _whole(self.path, "unmeasured", UNMEASURED_COLUMNS, self.shown)
+    def before(self) -> Iterator[dict[str, pd.DataFrame]]:
+        """Of each part of earlier sessions the ``frame`` and the ``blocks``, if any, without rows that were replaced."""
+        return (tables for _, tables in _kept(self.path, self._run, self.shown))
+
+    def beside(self, name: str) -> pd.DataFrame:
+        """The ``modules`` or ``unmeasured`` of earlier sessions."""
+        return _whole(self.path, name, TABLES[name], self.shown)
 
     def _check(self) -> None:
         if self.path.exists() and not self.path.is_dir():
@@ -417,8 +428,7 @@ class RunWriter:
             before = read_facts(self.path, self.shown)
             self._same(before, run)
             lines = _lines(self.path, before, self.shown)
-        _sweep(self.path)
-        _sweep(self.path / PARTS)
+        sweep(self.path)
         (self.path / PARTS).mkdir(exist_ok=True)
         self._number = max(_numbers(self.path) if known and not self._resume else _listed(lines), default=0) + 1
         first = (_continued(self.path, before, lines) if start is None and before else start) or 0
@@ -429,7 +439,7 @@ class RunWriter:
         # with this the old run is given up and the new one is there: its parts are those from its first session on
         put_facts(self.path, self._run)
         if known and not before:
-            remove(self.path, but=self.path / RUN_FILE)
+            remove(self.path, facts=False)
             (self.path / PARTS).mkdir(exist_ok=True)
         return first
 
@@ -480,21 +490,32 @@ def read_parts(path: Path, run: Mapping[str, Any], shown: str) -> dict[str, pd.D
     Raises:
         StoreError: A part cannot be read, is missing, or is one too many.
     """
-    found: dict[str, list[pd.DataFrame]] = {"frame": [], "blocks": []}
-    sessions = _sessions(run, shown)
-    lines = _lines(path, run, shown)
-    for line in lines:
-        end = min((start for part, start in sessions if part > line["part"]), default=None)
-        for name in found.keys() & line.keys():
-            table = read_table(_part(path, name, line["part"]), shown, line[name])
-            found[name].append(table if end is None else table[table[Column.STEP] < end])
-    beside = lines[-1].get("beside", ()) if lines else ()
+    parts = list(_kept(path, run, shown))
+    beside = parts[-1][0].get("beside", ()) if parts else ()
     return {
-        "frame": joined(found["frame"], WATCH_COLUMNS),
-        "blocks": joined(found["blocks"], WATCH_BLOCK_COLUMNS),
+        "frame": joined([tables["frame"] for _, tables in parts if "frame" in tables], WATCH_COLUMNS),
+        "blocks": joined([tables["blocks"] for _, tables in parts if "blocks" in tables], WATCH_BLOCK_COLUMNS),
         "modules": _whole(path, "modules", MODULE_COLUMNS, shown, "modules" in beside),
         "unmeasured": _whole(path, "unmeasured", UNMEASURED_COLUMNS, shown, "unmeasured" in beside),
     }
+
+
+def _kept(path: Path, run: Mapping[str, Any], shown: str) -> Iterator[tuple[dict[str, Any], dict[str, pd.DataFrame]]]:
+    """Each part's line, and of its tables the rows that no later session has replaced."""
+    sessions = _sessions(run, shown)
+    for line in _lines(path, run, shown):
+        end = min((start for part, start in sessions if part > line["part"]), default=None)
+        tables: dict[str, pd.DataFrame] = {}
+        for name in {"frame", "blocks"} & line.keys():
+            table = read_table(_part(path, name, line["part"]), shown, line[name])
+            if end is not None:
+                stays = table[Column.STEP] < end
+                if run.get("optimizer"):
+                    # an evaluation after the last step before: that step is over, and the next one's number is its own
+                    stays |= (table[Column.STEP] == end) & (table[Column.MODE] == MODES[1])
+                table = table[stays]
+            tables[name] = table
+        yield line, tables
 
 
 def _sessions(run: Mapping[str, Any], shown: str) -> list[tuple[int, int]]:

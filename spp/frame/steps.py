@@ -192,13 +192,17 @@ class History:
 
     def add(self, one: Sampled) -> None:
         """Keep what one step gave."""
-        if one.blocks is not None and not self._names.issuperset(one.blocks[BlockColumn.BLOCK]):
-            self._make()  # what came before is told of the blocks that were known then, however many steps are made at once
-            self._names = self._names.union(one.blocks[BlockColumn.BLOCK])
-            self._templates.clear()
+        self.know(one.blocks)
         self._raw.append(one)
         if len(self._raw) >= AT_ONCE:
             self._make()
+
+    def know(self, blocks: pd.DataFrame | None) -> None:
+        """Have the rows from here on, also of steps that run through none of them, told of these residual blocks."""
+        if blocks is not None and not self._names.issuperset(blocks[BlockColumn.BLOCK]):
+            self._make()  # what came before is told of the blocks that were known then, however many steps are made at once
+            self._names = self._names.union(blocks[BlockColumn.BLOCK])
+            self._templates.clear()
 
     def take(self) -> list[Tables]:
         """Everything kept so far; nothing is kept afterwards."""

@@ -17,6 +17,7 @@ import torch
 
 from spp.errors import InputError, MissingExtraError, SppError, StoreError
 from spp.frame.files import DRAFT, failed, is_leftover, locked, read_table
+from spp.frame.runs import sweep
 from spp.studies.publish import Published, described, publish, read_json, write_json
 from spp.studies.study import Cell, Results, Setup, Study, Tables
 
@@ -85,6 +86,7 @@ def run(
     shelf = Shelf(out, study, setup)
     lock = locked(shelf.folder, str(out))
     try:
+        sweep(shelf.folder, ("", CELLS))
         return _run(study, shelf, setup, cells, jobs, backend, report)
     finally:
         lock.release()

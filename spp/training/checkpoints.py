@@ -12,7 +12,11 @@ import pandas as pd
 import torch
 
 from spp.errors import InputError, StoreError
+<<<<<<< HEAD
 from spp.frame.files import DRAFT, RUN_FILE, put, put_csv, put_facts, put_table, read_facts
+=======
+from spp.frame.files import RUN_FILE, put, put_facts, put_table, read_facts
+>>>>>>> 4f1cdc5 (watching, training, studies: a run that goes on is its twin to the bit)
 from spp.frame.runs import check_writable
 from spp.models.sources.checkpoint import check_size
 
@@ -44,9 +48,6 @@ class Checkpoints:
             return
         with refused(self._folder):
             self._folder.mkdir(parents=True, exist_ok=True)
-            # drafts of a writer that was killed: nobody else writes here
-            for draft in self._folder.glob(f"{DRAFT}*"):
-                draft.unlink(missing_ok=True)
             put(self._folder / name, lambda draft: torch.save({"format": FORMAT, **state}, draft))
 
     def read(self, name: str) -> dict[str, Any] | None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import random
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import asdict
 from pathlib import Path
 from types import SimpleNamespace
@@ -20,7 +20,8 @@ from spp.data import Splits
 from spp.diagnosis import Severity, find
 from spp.errors import InputError
 from spp.frame.build import build_exponents
-from spp.frame.files import put_facts
+from spp.frame.files import locked, put_facts
+from spp.frame.runs import sweep
 from spp.frame.schema import Column
 from spp.models.config import Config
 from spp.run import Run, describe_model
@@ -116,6 +117,8 @@ def fit(
     at = run.position
     stopped = None if run.culprit is None else f"the loss is not finite at step {at.step}, in epoch {at.epoch}"
     if path is not None:
+        # once more: of the last epoch a kill may have left the checkpoint alone, and a run that has ended trains no other
+        write_history(path, history_frame(run.rows))
         complete(path, test=test, stopped=stopped, finding=run.found)
         if trace is not None:
             trace.save(path / NONFINITE, overwrite=(path / NONFINITE).exists())
@@ -181,11 +184,15 @@ def observed(
     """Begin or continue the folder of ``run``, and watch it where ``every`` says which steps to sample."""
     known = {**_facts(run), **facts}
     if every is None or run.done:
-        if folder is not None and not run.done:
-            with refused(folder):
-                folder.mkdir(parents=True, exist_ok=True)
-                put_facts(folder, {"kind": TRAIN, **describe_model(run.model), **known})
-        yield None
+        with ExitStack() as held:
+            if folder is not None:
+                with refused(folder):
+                    folder.mkdir(parents=True, exist_ok=True)
+                    held.callback(locked(folder, str(folder)).release)
+                    sweep(folder)
+                    if not run.done:
+                        put_facts(folder, {"kind": TRAIN, **describe_model(run.model), **known})
+            yield None
         return
     steps = run.batches if every == EPOCH else every
     run.watch = watch(run.model, run.optimizer, **{"every": steps, "start": run.watched, **options})

@@ -65,9 +65,9 @@ class Watch(Run):
             raise InputError(
                 "a watch is started once", received="a second start", where="watch", remedy="Make a new one"
             )
-        self._loop.step = self._collector.open(self.info, self._first)
+        begun = self._collector.open(self.info, self._first)
         self._started = True
-        self._loop.attach()
+        self._loop.attach(begun)
         return self
 
     def close(self) -> None:

@@ -13,11 +13,12 @@ import time
 import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from typing import Any
+from typing import Any, NamedTuple
 
 import pandas as pd
 
 from spp.capture.parameters import parameters_of
+from spp.capture.recorder import MODES
 from spp.capture.sites import Entry
 from spp.capture.unmeasured import Unmeasured
 from spp.errors import SppError, SppWarning
@@ -28,6 +29,7 @@ from spp.frame.schema import (
     MODULE_COLUMNS,
     WATCH_BLOCK_COLUMNS,
     WATCH_COLUMNS,
+    Column,
     ModuleColumn,
 )
 from spp.frame.steps import History, Sampled, joined, sampled
@@ -39,6 +41,14 @@ AT_MOST = 256
 """Sampled steps that wait to be written, however short the time."""
 Shapes = dict[str, tuple[int, ...]]
 Listener = Callable[[pd.DataFrame, pd.DataFrame], None]
+
+
+class Begun(NamedTuple):
+    """Where a watch begins: the number of its first step, and of the last sampled step and evaluation before it."""
+
+    step: int
+    sampled: int = -1
+    evaluated: int = -1
 
 
 class Keeper:
@@ -63,6 +73,7 @@ class Keeper:
         self._unmeasured: pd.DataFrame | None = None
         self._shapes: Shapes | None = None
         self._modules: pd.DataFrame | None = None
+        self._before: pd.DataFrame | None = None
         self.listeners: list[Listener] = []
 
     def add(self, finished: Finished) -> None:
@@ -71,7 +82,7 @@ class Keeper:
             self._add(finished)
         self._waiting += 1
         if self._waiting >= AT_MOST or time.monotonic() - self._flushed >= self._patience:
-            self.flush(finished.step + 1)
+            self.flush(finished.step + (not finished.evaluation))
 
     def tick(self, step: int) -> None:
         """Write what has waited long enough, also where sampled steps are far between.
@@ -95,27 +106,40 @@ class Keeper:
             first = next(iter(finished.measured.values()), None)
             seen = ({}, {}) if first is None else (first.calls, first.inputs)
             self._module_columns, self._stale = module_columns(finished.entries, *seen), False
-            self._modules = None
+            self._modules = self._as_before()
         for tables in (self.history.tables_of([one]) for one in (new if self.listeners else ())):
             for listener in self.listeners:
                 listener(*tables)
 
     # -- the folder -------------------------------------------------------------------------------------------------------
 
-    def open(self, run: dict[str, Any], start: int | None) -> int:
-        """Begin; the number of the first step."""
+    def open(self, run: dict[str, Any], start: int | None) -> Begun:
+        """Begin, as if what earlier sessions wrote had been kept here."""
         self._flushed = time.monotonic()
         if self._writer is None:
-            return start or 0
+            return Begun(start or 0)
         self._step = first = self._writer.open(run, start)
-        before = self._writer.unmeasured().astype(object)
+        before = self._writer.beside("unmeasured").astype(object)
         for fact in before.where(before.notna(), None).to_dict("records"):
             named = {str(name): value for name, value in fact.items()}
             hole = Unmeasured(**{**named, "signal": Signal(named["signal"])})
             self._holes[hole.key] = hole
+        self._before = self._writer.beside("modules")
+        last = dict.fromkeys(MODES, -1)
+        for tables in self._writer.before():
+            self.history.know(tables.get("blocks"))
+            frame = tables.get("frame")
+            for mode, rows in () if frame is None else frame.groupby(Column.MODE, observed=True):
+                last[str(mode)] = int(rows[Column.STEP].max())
+                columns = [Column.NAME, Column.CALL, Column.OUTPUT, Column.SIGNAL, Column.CALLED]
+                known = rows[columns].drop_duplicates().fillna({Column.CALLED: 0})
+                for *key, what, called in known.itertuples(index=False):
+                    self._filled.add((*key, Signal(what)))
+                    if called:
+                        self._filled.add((key[0], None, "", Signal.ACTIVATION))
         _LIVE[self] = None
         _mind_sigterm()
-        return first
+        return Begun(first, *last.values())
 
     def flush(self, next_step: int) -> None:
         """Write what has not been written.
@@ -211,6 +235,15 @@ class Keeper:
         if self._unmeasured is None:
             self._unmeasured = build_unmeasured(list(self._holes.values()))
         return self._unmeasured
+
+    def _as_before(self) -> pd.DataFrame | None:
+        """The table of an earlier session, where this one's differs in what the first sampled step happened to call."""
+        before, self._before = self._before, None
+        if before is None:
+            return None
+        happened = [ModuleColumn.DEPTH, ModuleColumn.CALLS, ModuleColumn.TRAINING, ModuleColumn.INPUTS]
+        now = table_of(self._module_columns, MODULE_COLUMNS)
+        return before if before.drop(columns=happened).equals(now.drop(columns=happened)) else None
 
     def _note(self, measured: Accumulator, mode: str) -> None:
         """Take in what this step did not measure, and strike out what it, or a step before, did."""
@@ -327,25 +360,26 @@ class Collector:
         """Whether other ranks wait for this one at the end of each sampled step."""
         return self.ranks.shared and not self._over
 
-    def open(self, run: dict[str, Any], start: int | None) -> int:
-        """Begin, on every rank; the number of the first step.
+    def open(self, run: dict[str, Any], start: int | None) -> Begun:
+        """Begin, on every rank.
 
         Raises:
             StoreError: The first rank cannot write the run; every rank raises it.
         """
         self.ranks.open()
-        first, error = 0, self._refusal
+        begun, error = Begun(0), self._refusal
         if error is None:
             try:
-                first = self.keeper.open(run, start)
+                begun = self.keeper.open(run, start)
             except SppError as refused:
                 error = refused
-        first, error = self.ranks.told((first, error))
+        told: tuple[Begun, SppError | None] = self.ranks.told((begun, error))
+        begun, error = told
         if error is not None:
             self._over = True
             self.ranks.close(together=True)
             raise error
-        return int(first)
+        return begun
 
     def add(self, finished: Finished | None, failed: bool = False) -> bool:
         """Keep what a step gave (None: nothing), and say whether the watching is over, because some rank has failed."""

@@ -19,7 +19,7 @@ from spp.capture.interception import RootCall, untraced
 from spp.capture.recorder import MODES
 from spp.capture.state import patient_collector
 from spp.errors import InputError
-from spp.watching.collect import Collector
+from spp.watching.collect import Begun, Collector
 from spp.watching.sample import Evaluation, Finished, Sample, Settings
 
 Every = int | str | Iterable[int]
@@ -76,15 +76,17 @@ class Loop:
 
     # -- from outside -----------------------------------------------------------------------------------------------------
 
-    def attach(self) -> None:
+    def attach(self, begun: Begun) -> None:
         """Begin to count."""
-        self._attached, self.started = True, self.step
+        self._attached, self.step, self.started = True, begun.step, begun.step
+        # of the last sampled step of an earlier session there may be no evaluation yet
+        self._evaluated_at, self._evaluation_due = begun.evaluated, begun.evaluated < begun.sampled
         self._call.install()
         if self._optimizers:
             self._handles.append(self._optimizers[-1].register_step_post_hook(untraced(self._after_step)))
             self._safely(self._open_if_due)
         else:
-            self._evaluation_due = self._due(self.step)
+            self._evaluation_due |= self._due(self.step)
 
     def detach(self, clean: bool = True) -> None:
         """Stop; leave model and optimizer as they were.

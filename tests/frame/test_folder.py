@@ -208,6 +208,7 @@ KILLS = """
     here, kind = Path(sys.argv[1]), sys.argv[2]
     old, new = spp.load(here / "old"), spp.load(here / "new")
     folder = here / "run"
+    from spp.frame.runs import check_writable, remove
     for number in range(1, 500):
         shutil.rmtree(folder, ignore_errors=True)
         shutil.copytree(here / "old", folder)
@@ -222,9 +223,16 @@ KILLS = """
                     if left[0] < 0:
                         os._exit(9)
             sys.addaudithook(killed)
-            new.save(folder, overwrite=True)
+            remove(folder) if kind == "given up" else new.save(folder, overwrite=True)
             os._exit(0)
         status = os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
+        if kind == "given up":
+            assert (folder / "src.py").read_text() == "mine"
+            if not status:
+                break
+            remove(check_writable(folder, overwrite=True))
+            assert sorted(os.listdir(folder)) == [".lock", "src.py"]
+            continue
         loaded = spp.load(folder)
         assert loaded.frame.equals(old.frame) or loaded.frame.equals(new.frame), number
         assert len(loaded.modules) == (len(old.modules) if loaded.frame.equals(old.frame) else len(new.modules)), number
@@ -239,6 +247,14 @@ KILLS = """
 """
 
 
+def test_killed_while_a_run_is_given_up_the_rest_of_it_can_be(tmp_path):
+    watched(tmp_path / "old")
+    traced().save(tmp_path / "new")
+    done = python(KILLS, tmp_path, "given up")
+    assert done.returncode == 0, done.stderr
+    assert 5 < int(done.stdout) < 100
+
+
 @pytest.mark.parametrize("kind", ["trace", "watch"])
 def test_killed_at_any_file_system_call_an_overwritten_run_is_the_old_or_the_new_one(tmp_path, kind):
     traced().save(tmp_path / "old") if kind == "trace" else watched(tmp_path / "old")
@@ -246,6 +262,17 @@ def test_killed_at_any_file_system_call_an_overwritten_run_is_the_old_or_the_new
     done = python(KILLS, tmp_path, kind)
     assert done.returncode == 0, done.stderr
     assert 20 < int(done.stdout) < 400
+
+
+def test_killed_at_calls_and_at_random_a_run_goes_on_to_the_bits_of_its_twin():
+    """A share of what stands in docs/performance.md."""
+    words = ["--what", "watch,train", "--kills", "2", "--calls", "1"]
+    command = [sys.executable, ROOT / "benchmarks" / "kills.py", *words]
+    done = subprocess.run(command, env=ENVIRONMENT, cwd=ROOT, capture_output=True, text=True, timeout=300)
+    assert done.returncode == 0, done.stderr
+    rows = [line.split("|") for line in done.stdout.splitlines()[2:]]
+    assert [row[1].strip() for row in rows] == ["watch", "train"]
+    assert all(int(row[4]) == 4 and int(row[-2]) == 0 for row in rows)
 
 
 def test_a_second_writer_of_a_run_that_is_watched_is_refused(tmp_path):

@@ -71,6 +71,15 @@ def test_an_interrupted_study_goes_on_to_the_same_bits(tiny: Study, tmp_path: Pa
     assert MEASURED == []
 
 
+def test_what_a_killed_one_left_half_written_is_taken_away(tiny: Study, tmp_path: Path) -> None:
+    run(tiny, tmp_path, Setup(seeds=1))
+    (tmp_path / ".draft-123-table.md").write_text("half")
+    (tmp_path / "cells" / ".draft-123-norm=none").mkdir()
+    (tmp_path / "cells" / ".draft-123-norm=none" / "signals.parquet").write_text("half")
+    run(tiny, tmp_path, Setup(seeds=1))
+    assert not list(tmp_path.rglob(".draft*"))
+
+
 def test_more_seeds_are_added_to_what_is_there(tiny: Study, tmp_path: Path) -> None:
     run(tiny, tmp_path, Setup(seeds=1))
     MEASURED.clear()

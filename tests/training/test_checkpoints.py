@@ -48,14 +48,6 @@ def test_a_writing_that_fails_leaves_the_one_before(tmp_path, monkeypatch):
     assert [path.name for path in (tmp_path / "checkpoints").iterdir()] == [LAST]
 
 
-def test_what_a_killed_writer_left_is_taken_away(tmp_path):
-    kept = Checkpoints(tmp_path)
-    kept.keep(LAST, STATE)
-    (tmp_path / "checkpoints" / ".draft-123-last.pt").write_text("half")
-    kept.keep(LAST, STATE)
-    assert [file.name for file in (tmp_path / "checkpoints").iterdir()] == [LAST]
-
-
 class Evil:
     def __reduce__(self):
         return print, ("code ran",)

@@ -65,9 +65,9 @@ def assert_same_run(one, other, folders):
 
 
 def assert_same_rows(*folders):
-    one, other = (spp.load(folder).frame for folder in folders)
-    one, other = (frame[frame["mode"] == "train"].reset_index(drop=True) for frame in (one, other))
-    pd.testing.assert_frame_equal(one, other, check_exact=True)
+    one, other = (spp.load(folder) for folder in folders)
+    for name in ("frame", "blocks", "modules", "unmeasured"):
+        pd.testing.assert_frame_equal(getattr(one, name), getattr(other, name), check_exact=True)
 
 
 @pytest.fixture(scope="module")
@@ -325,7 +325,7 @@ def test_a_watched_run_is_the_same_to_the_bit_and_holds_its_frame(name, whole):
     assert plain.watch is None
 
 
-@pytest.mark.parametrize("steps", [3, 6, 13])
+@pytest.mark.parametrize("steps", [3, 5, 6, 12, 13])
 def test_an_interrupted_run_has_the_rows_of_a_whole_one(steps, whole, tmp_path):
     recipe = RECIPES["everything"]
     with pytest.raises(Interrupted):
@@ -343,6 +343,30 @@ def test_a_killed_run_goes_on_from_its_last_epoch_to_the_same_bits_and_rows(whol
     other = fit(small.network(seed=4), small.digits(), RECIPES["adam"], every=4, folder=folders[1], resume=True)
     assert_same_run(one, other, folders)
     assert_same_rows(*folders)
+
+
+@pytest.mark.parametrize("every", [None, 4])
+def test_what_a_kill_leaves_of_the_last_epoch_is_made_good(every, tmp_path):
+    fit(small.network(), small.digits(), Recipe(epochs=2), every=every, folder=tmp_path)
+    before = pd.read_parquet(tmp_path / "history.parquet")
+    # as killed behind the last checkpoint, in the middle of the next file
+    before.head(1).to_parquet(tmp_path / "history.parquet")
+    (tmp_path / "history.csv").unlink()
+    for name in ("", "checkpoints"):
+        (tmp_path / name / ".draft-123-a").write_text("half")
+    fit(small.network(seed=1), small.digits(), Recipe(epochs=2), every=every, folder=tmp_path, resume=True)
+    pd.testing.assert_frame_equal(pd.read_parquet(tmp_path / "history.parquet"), before)
+    assert len(pd.read_csv(tmp_path / "history.csv")) == 2
+    assert not list(tmp_path.rglob(".draft*"))
+
+
+@pytest.mark.parametrize("every", [None, 4])
+def test_a_run_has_one_trainer(every, tmp_path):
+    def second(news):
+        with pytest.raises(StoreError, match="a run has one writer; got a folder that"):
+            fit(small.network(), small.digits(), Recipe(epochs=1), folder=tmp_path, every=every, resume=True)
+
+    fit(small.network(), small.digits(), Recipe(epochs=1), folder=tmp_path, every=every, report=second)
 
 
 def test_the_first_step_of_each_epoch_and_what_is_left_out():

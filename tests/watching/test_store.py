@@ -91,6 +91,57 @@ def test_where_there_is_nothing_to_continue_a_run_begins(tmp_path):
     assert spp.load(tmp_path / "run").frame["step"].unique().tolist() == [0]
 
 
+class Moody(nn.Module):
+    """A residual block, and a layer, that are used in some steps."""
+
+    def __init__(self):
+        super().__init__()
+        self.stem, self.block, self.expert, self.head = (
+            nn.Linear(4, 4),
+            nn.Linear(4, 4),
+            nn.Linear(4, 4),
+            nn.Linear(4, 2),
+        )
+
+    def forward(self, x, step):
+        x = torch.tanh(self.stem(x))
+        if step % 4 == 0:
+            x = x + torch.tanh(self.block(x))
+        if step in (2, 6):
+            x = self.expert(x)
+        return self.head(x)
+
+
+@pytest.mark.parametrize("optimized", [True, False])
+@pytest.mark.parametrize("stop", range(1, 10))
+def test_a_run_that_goes_on_is_the_one_that_was_not_interrupted(tmp_path, stop, optimized):
+    data = torch.randn(10, 3, 4, generator=torch.Generator().manual_seed(0))
+
+    def session(path, model, begin, end):
+        optimizer = sgd(model)
+        options = {"every": 2, "flush": 0, "path": path, "resume": True, "start": begin}
+        with spp.watch(model, optimizer if optimized else None, **options):
+            for step in range(begin, end):
+                optimizer.zero_grad()
+                model(data[step], step).square().sum().backward()
+                optimizer.step()
+                if step % 3 == 2:
+                    with torch.no_grad():
+                        model.eval()(data[0], 1)
+                        model.train()
+
+    for name, stops in (("whole", [10]), ("parts", [stop, 10])):
+        torch.manual_seed(0)
+        model, begin = Moody(), 0
+        for end in stops:
+            session(tmp_path / name, model, begin, end)
+            begin = end
+    whole, parts = spp.load(tmp_path / "whole"), spp.load(tmp_path / "parts")
+    assert (whole.frame["mode"] == "eval").any() and whole.frame["block"].notna().any()
+    for name in ("frame", "blocks", "modules", "unmeasured"):
+        pd.testing.assert_frame_equal(getattr(whole, name), getattr(parts, name), check_exact=True)
+
+
 def test_what_was_not_measured_is_kept_over_sessions(tmp_path):
     class Partly(nn.Module):
         def __init__(self):
