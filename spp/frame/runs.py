@@ -29,12 +29,8 @@ from typing import Any
 import pandas as pd
 from filelock import BaseFileLock
 
-<<<<<<< HEAD
-from spp.errors import InputError, StoreError, first_line
-=======
 from spp.capture.recorder import MODES
-from spp.errors import InputError, StoreError
->>>>>>> 4f1cdc5 (watching, training, studies: a run that goes on is its twin to the bit)
+from spp.errors import InputError, StoreError, first_line
 from spp.frame.files import (
     DRAFT,
     LOCK_FILE,

@@ -12,11 +12,7 @@ import pandas as pd
 import torch
 
 from spp.errors import InputError, StoreError
-<<<<<<< HEAD
-from spp.frame.files import DRAFT, RUN_FILE, put, put_csv, put_facts, put_table, read_facts
-=======
-from spp.frame.files import RUN_FILE, put, put_facts, put_table, read_facts
->>>>>>> 4f1cdc5 (watching, training, studies: a run that goes on is its twin to the bit)
+from spp.frame.files import RUN_FILE, put, put_csv, put_facts, put_table, read_facts
 from spp.frame.runs import check_writable
 from spp.models.sources.checkpoint import check_size
 
