@@ -18,7 +18,7 @@ from torch.nn.parameter import UninitializedParameter
 from spp.capture.parameters import parameters_in
 from spp.capture.recorder import Recorder
 from spp.capture.sites import ChannelAxis, Entry, Selection, roster
-from spp.capture.stage import Depth
+from spp.capture.stage import Depth, Held, Window
 from spp.capture.state import Restore, kept, patient_collector, preserved, set_aside
 from spp.errors import InputError, SppError, TraceError
 from spp.frame.accumulate import Accumulator
@@ -128,7 +128,7 @@ def trace(
     objective, measured, seen = Objective(loss, seed), Accumulator(), _Seen()
     _reshard(entries)
     failure: SppError | None = None
-    with patient_collector():
+    with Held(), patient_collector():
         try:
             with preserved(model, batch, restore) as state:
                 device = _only_device(parameters)
@@ -224,17 +224,22 @@ def _only_device(parameters: list[nn.Parameter]) -> torch.device | None:
     return devices.pop() if len(devices) == 1 else None
 
 
-def _shown(batch: Any, batches: int | None, progress: bool) -> Iterable[Batch]:
+def _shown(batch: Any, batches: int | None, progress: bool) -> Iterator[Batch]:
     """The batches, at most so many, with a progress bar where asked for."""
     source = _given(itertools.islice(batches_of(batch), batches))
-    if not progress:
-        return source
-    from tqdm.auto import tqdm
+    if progress:
+        from tqdm.auto import tqdm
 
-    many = is_iterable_of_batches(batch)
-    known = (batches, len(batch) if many and hasattr(batch, "__len__") else None)
-    total = min((n for n in known if n), default=None)
-    return iter(tqdm(source, total=total if many else 1, desc="tracing", unit="batch"))
+        many = is_iterable_of_batches(batch)
+        known = (batches, len(batch) if many and hasattr(batch, "__len__") else None)
+        total = min((n for n in known if n), default=None)
+        source = iter(tqdm(source, total=total if many else 1, desc="tracing", unit="batch"))
+    while True:
+        with Window():
+            one = next(source, None)
+        if one is None:
+            return
+        yield one
 
 
 def _given(batches: Iterable[Batch]) -> Iterator[Batch]:

@@ -17,7 +17,6 @@ from torch import Tensor
 from spp.capture.sites import Call, Site
 from spp.stats.sums import Sums
 
-MARK = "spp.value"
 GRAPH_REACH = 256
 """Autograd nodes walked between two module calls at most."""
 OUTSIDE = "."
@@ -81,7 +80,9 @@ class DataFlow:
     def __init__(self) -> None:
         self.clock = 0
         self._values: dict[int, Value] = {}
-        self._marks: list[dict[int, Value]] = []
+        # one of its own: the graph of a watched model may be that of a part that is watched too
+        self._mark = object()
+        self._marked: list[dict[Any, Any]] = []
 
     def tick(self) -> int:
         """The next tick of the pass's own clock."""
@@ -107,7 +108,7 @@ class DataFlow:
                 return known
             sources: tuple[Value, ...] = (known,)
         else:
-            sources = _graph_sources(tensor)
+            sources = self._graph_sources(tensor)
         return self.remember(tensor, sources)
 
     def produced(self, tensor: Tensor, call: Call) -> Value:
@@ -125,19 +126,42 @@ class DataFlow:
         node: Any = tensor.grad_fn
         if node is not None:
             # autograd's nodes carry a dictionary for anomaly mode's notes; Python wrappers of a node come and go, it stays
-            marks = node.metadata.get(MARK)
+            metadata = node.metadata
+            marks = metadata.get(self._mark)
             if marks is None:
-                marks = node.metadata[MARK] = {}
-                self._marks.append(marks)
+                marks = metadata[self._mark] = {}
+                self._marked.append(metadata)
             marks[tensor.output_nr] = value
         return value
 
     def forget(self) -> None:
-        """Empty what was noted at autograd's nodes, some of which belong to graphs that outlive the pass."""
-        for marks in self._marks:
-            marks.clear()
-        self._marks.clear()
+        """Take away what was noted at autograd's nodes, some of which belong to graphs that outlive the pass."""
+        for metadata in self._marked:
+            metadata.pop(self._mark, None)
+        self._marked.clear()
         self._values.clear()
+
+    def _graph_sources(self, tensor: Tensor) -> tuple[Value, ...]:
+        """The nearest known values upstream of a tensor in autograd's graph."""
+        start: Any = tensor.grad_fn
+        if start is None:
+            return ()
+        found: list[Value] = []
+        queue = [(start, tensor.output_nr)]
+        seen = set(queue)
+        for node, number in queue:  # grows while it is walked
+            marks = node.metadata.get(self._mark)
+            value = None if marks is None else marks.get(number)
+            if value is not None:
+                found.append(value)
+                continue
+            if len(seen) >= GRAPH_REACH:
+                continue
+            for step in node.next_functions:
+                if step[0] is not None and step not in seen:
+                    seen.add(step)
+                    queue.append(step)
+        return tuple(found)
 
 
 def version_of(tensor: Tensor) -> int:
@@ -146,29 +170,6 @@ def version_of(tensor: Tensor) -> int:
         return tensor._version
     except RuntimeError:
         return -1
-
-
-def _graph_sources(tensor: Tensor) -> tuple[Value, ...]:
-    """The nearest known values upstream of a tensor in autograd's graph."""
-    start: Any = tensor.grad_fn
-    if start is None:
-        return ()
-    found: list[Value] = []
-    queue = [(start, tensor.output_nr)]
-    seen = set(queue)
-    for node, number in queue:  # grows while it is walked
-        marks = node.metadata.get(MARK)
-        value = None if marks is None else marks.get(number)
-        if value is not None:
-            found.append(value)
-            continue
-        if len(seen) >= GRAPH_REACH:
-            continue
-        for step in node.next_functions:
-            if step[0] is not None and step not in seen:
-                seen.add(step)
-                queue.append(step)
-    return tuple(found)
 
 
 def wiring(calls: list[Call]) -> str:

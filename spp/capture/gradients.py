@@ -24,7 +24,7 @@ from spp import _torch
 from spp._pytree import walk
 from spp.capture.dataflow import Reading, version_of
 from spp.capture.sites import Call, Site, is_reducible, values_of
-from spp.capture.stage import BACKWARD, IDLE, Stage
+from spp.capture.stage import BACKWARD, IDLE, Held, Stage, Window
 from spp.stats.sums import Sums
 from spp.vocabulary import Signal
 
@@ -162,7 +162,7 @@ class Gradients:
         if self._loss_scale != 1.0:
             ones = [torch.ones_like(r) if c is None else c for r, c in zip(roots, cotangents, strict=True)]
             cotangents = [c * self._loss_scale for c in ones]
-        with self.arriving(roots):
+        with self.arriving(roots), Window():
             torch.autograd.backward(roots, cotangents, retain_graph=keep_graph)
 
     def follow(self, nodes: Iterable[Any], axes: dict[int, set[int | None]]) -> None:
@@ -180,7 +180,7 @@ class Gradients:
                 # of two backward passes over one graph the first has left its hook there
                 if key in self._followed:
                     self._followed[key].remove()
-                self._followed[key] = node.register_hook(partial(self._keep, parameter, axes[key]))
+                self._followed[key] = node.register_hook(self._unbroken(partial(self._keep, parameter, axes[key])))
 
     def _keep(self, parameter: Tensor, axes: set[int | None], _: Any, arrived: tuple[Tensor | None, ...]) -> None:
         gradient = arrived[0]
@@ -237,15 +237,18 @@ class Gradients:
             output = run()
         finally:
             self._recomputing.value -= 1
-        try:
-            open_calls = [call for call in calls if any(map(self._lacks_hook, call.sites))]
-            tensors = {p: t for p, t in walk(output) if isinstance(t, Tensor) and t.requires_grad} if open_calls else {}
-            for site in self._repeated(open_calls, tensors, values).sites if tensors else ():
-                if site.output in tensors and self._lacks_hook(site):
-                    self.waiting[site] = True
-                    self._wait_again(tensors[site.output], site)
-        except Exception as error:
-            self._failed(error)
+        with Held():
+            try:
+                open_calls = [call for call in calls if any(map(self._lacks_hook, call.sites))]
+                tensors = (
+                    {p: t for p, t in walk(output) if isinstance(t, Tensor) and t.requires_grad} if open_calls else {}
+                )
+                for site in self._repeated(open_calls, tensors, values).sites if tensors else ():
+                    if site.output in tensors and self._lacks_hook(site):
+                        self.waiting[site] = True
+                        self._wait_again(tensors[site.output], site)
+            except Exception as error:
+                self._failed(error)
         return output
 
     def _lacks_hook(self, site: Site) -> bool:
@@ -281,7 +284,23 @@ class Gradients:
         node = tensor.grad_fn
         if node is None and tensor._backward_hooks is None:
             self._leaves.append(tensor)
-        self._handles.append(tensor.register_hook(receive))  # type: ignore[no-untyped-call]
+        self._handles.append(tensor.register_hook(self._unbroken(receive)))  # type: ignore[no-untyped-call]
+
+    def _unbroken(self, receive: Callable[..., None]) -> Callable[..., None]:
+        """A hook that no signal breaks off: what it takes is ours, amid a backward pass of the user's."""
+        stage = self._stage
+
+        def unbroken(*arrived: Any) -> None:
+            gate = stage.gate
+            was, gate.open = gate.open, False
+            try:
+                receive(*arrived)
+            finally:
+                gate.open = was
+            if was and gate.waiting:
+                gate.deliver()
+
+        return unbroken
 
     def _take(self, gradient: Tensor | None, axis: int | None, sites: list[Site]) -> None:
         try:

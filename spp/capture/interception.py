@@ -12,7 +12,8 @@ from __future__ import annotations
 import sys
 import threading
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
 from functools import partial, wraps
 from typing import Any, Protocol
 
@@ -23,14 +24,15 @@ from torch.amp.grad_scaler import GradScaler
 from spp import _torch
 from spp.capture.dataflow import Value
 from spp.capture.sites import Call, Entry
-from spp.capture.stage import BACKWARD, IDLE, Stage, modes_active
+from spp.capture.stage import BACKWARD, FORWARD, IDLE, Stage, gate_here, modes_active
 
 Run = Callable[[], Any]
 Original = Callable[..., Any]
 Arguments = tuple[Any, ...]
 Keywords = dict[str, Any]
-Part = Callable[[nn.Module], Callable[[Run], Any] | None]
-"""What makes a call of a module that is called from outside of all observed forwards; None where nobody wants to."""
+Part = Callable[[nn.Module], Original | None]
+"""What makes a call of a module that is called from outside of all observed forwards, given what makes it otherwise, the module
+and the arguments; None where nobody wants to."""
 
 
 class Observer(Protocol):
@@ -61,107 +63,213 @@ class Observer(Protocol):
         """Their sum is ``out``."""
 
 
-# -- module calls -----------------------------------------------------------------------------------------------------------
+# -- what is replaced -------------------------------------------------------------------------------------------------------
 
 
-_Observing = tuple[Observer, Stage, dict[int, Entry], Original]
-"""Who observes which calls, and what makes them."""
+class _Shim:
+    """Something of torch or Python that is another for everybody while anybody needs it, on any thread and in any order.
 
-
-class _ModuleCalls:
-    """The function that stands in place of ``nn.Module.__call__`` while anybody holds it there.
-
-    Setting that attribute makes Python look through every class of modules there is, so a sampled step of a watch holds it from
-    its first forward to the end of its last backward. Passes take turns under a lock; one observes at a time, and those inside
-    which it runs.
+    Args:
+        replace: Puts the other in its place and returns what puts it back.
     """
 
-    def __init__(self) -> None:
-        self.observing: _Observing | None = None
-        self._lock, self._holders = threading.Lock(), 0
-        self._original: Original = nn.Module.__call__
-        self._own: Original | None = None
+    def __init__(self, replace: Callable[[], Callable[[], object]]) -> None:
+        self._replace, self._holders, self._lock = replace, 0, threading.RLock()
 
     def hold(self) -> None:
-        """Put the function there, unless it is."""
+        """Put it there, unless it is."""
         with self._lock:
             if not self._holders:
-                self._original = nn.Module.__call__
-                nn.Module.__call__ = self._own = self._made(self._original)  # type: ignore[method-assign]
+                self._put_back = self._replace()
             self._holders += 1
 
     def release(self) -> None:
-        """Put back what was there, unless others hold it, or somebody has put another in its place meanwhile."""
+        """Put back what was there, unless others hold it."""
         with self._lock:
             self._holders -= 1
-            if not self._holders and nn.Module.__call__ is self._own:
-                nn.Module.__call__ = self._original  # type: ignore[method-assign]
+            if not self._holders:
+                self._put_back()
 
-    def below(self) -> Original:
-        """What a further observer's calls go on to: those that observe already, in the end the original."""
-        return self._original if self.observing is None else self._made(self._original, self.observing)
 
-    def _made(self, unobserved: Original, fixed: _Observing | None = None) -> Original:
-        get_ident = threading.get_ident
+def _deepen() -> Callable[[], object]:
+    """A frame more for each level of nesting must not be what makes a model too deep."""
+    depth = sys.getrecursionlimit()
+    sys.setrecursionlimit(2 * depth)
+    # unless somebody has set another meanwhile
+    return lambda: sys.setrecursionlimit(depth) if sys.getrecursionlimit() == 2 * depth else None
 
-        def __call__(module: nn.Module, *args: Any, **kwargs: Any) -> Any:
-            observing = fixed or self.observing
-            if observing is None:
-                for held in tuple(_HELD):
-                    observed = None if held.root is module else held.part(module)
-                    if observed is not None:
-                        return observed(partial(nn.Module.__call__, module, *args, **kwargs))
-                return unobserved(module, *args, **kwargs)
-            observer, stage, entries, original = observing
-            phase = stage.phase
-            if phase is IDLE:
+
+def _run_eagerly() -> Callable[[], object]:
+    """Have compiled modules run eagerly: one that is compiled and warm ignores what is added later."""
+    stance = torch.compiler.set_stance("force_eager")
+    return partial(stance.__exit__, None, None, None)
+
+
+def _replaced(*pairs: tuple[Any, str, Original]) -> Callable[[], None]:
+    """Set attributes; returns what sets them back or lets them be inherited again, unless somebody has set another since."""
+    saved = [(owner, name, getattr(owner, name), name in vars(owner)) for owner, name, _ in pairs]
+    for owner, name, replacement in pairs:
+        setattr(owner, name, replacement)
+
+    def put_back() -> None:
+        for (owner, name, original, own), (_, _, replacement) in zip(saved, pairs, strict=True):
+            if vars(owner).get(name) is not replacement:
+                continue
+            if own:
+                setattr(owner, name, original)
+            else:
+                delattr(owner, name)
+
+    return put_back
+
+
+# -- module calls -----------------------------------------------------------------------------------------------------------
+
+
+@dataclass(slots=True, eq=False)
+class _Observing:
+    """Who observes what runs on one thread.
+
+    Attributes:
+        observer: Who is told.
+        stage: The phase of its capture.
+        entries: The modules whose calls it is about, by identity.
+        original: What makes a call: the observer inside whose forward this one runs, in the end torch.
+        chain: This one and those inside which it runs, innermost first.
+        alone: Whether what runs is none of the others' business, and no part of a watched loop.
+        adding: Whether an addition runs whose insides are the same sum once more.
+    """
+
+    observer: Observer
+    stage: Stage
+    entries: dict[int, Entry]
+    original: Original
+    chain: tuple[_Observing, ...]
+    alone: bool
+    adding: bool = False
+
+
+OBSERVING: dict[int, _Observing] = {}
+"""The innermost observer of each thread."""
+
+
+def traced_here() -> bool:
+    """Whether a trace runs on this thread, of which no watch is told."""
+    observing = OBSERVING.get(threading.get_ident())
+    return observing is not None and observing.alone
+
+
+def _call_of(unobserved: Original, fixed: _Observing | None = None) -> Original:
+    """What stands in place of ``nn.Module.__call__``.
+
+    Args:
+        unobserved: What makes a call that nobody observes.
+        fixed: Who is told; by default the innermost observer of the thread.
+    """
+    get_ident, innermost = threading.get_ident, OBSERVING.get
+
+    def __call__(module: nn.Module, *args: Any, **kwargs: Any) -> Any:
+        observing = fixed or innermost(get_ident())
+        if observing is None:
+            return _call_unobserved(unobserved, module, args, kwargs)
+        # a watch that does not observe yet may be about a part of the model of one that does
+        if fixed is None and len(_HELD) > len(observing.chain) and not observing.alone and (parts := _parts_of(module)):
+            return _call_parts(parts, _call_of(unobserved, observing), module, args, kwargs)
+        stage, original, phase = observing.stage, observing.original, observing.stage.phase
+        if phase is IDLE:
+            return original(module, *args, **kwargs)
+        entry, observer = observing.entries.get(id(module)), observing.observer
+        if phase is BACKWARD:
+            # outside of any graph task it is none of a checkpoint's recomputations
+            if entry is None or _torch.graph_task() < 0:
                 return original(module, *args, **kwargs)
-            entry = entries.get(id(module))
-            if phase is BACKWARD:
-                # outside of any graph task it is another thread's own business
-                if entry is None or _torch.graph_task() < 0:
-                    return original(module, *args, **kwargs)
-                return observer.on_recompute(entry, original, args, kwargs)
-            if get_ident() != stage.thread:
-                if entry is not None:
-                    observer.on_other_thread(entry)
-                return original(module, *args, **kwargs)
-            if entry is None:
-                observer.on_unregistered(module)
-                return original(module, *args, **kwargs)
-            call = observer.on_enter(entry, args, kwargs)
-            try:
-                output = original(module, *args, **kwargs)
-            except BaseException as error:
-                observer.on_error(call, error, args, kwargs)
-                raise
-            observer.on_exit(call, output)
-            return output
+            return observer.on_recompute(entry, original, args, kwargs)
+        if entry is None:
+            observer.on_unregistered(module)
+            return original(module, *args, **kwargs)
+        gate = stage.gate
+        gate.open = False
+        call = observer.on_enter(entry, args, kwargs)
+        try:
+            gate.let()
+            output = original(module, *args, **kwargs)
+        except BaseException as error:
+            # a signal's handler that has raised has closed it
+            was, gate.open = gate.open, False
+            observer.on_error(call, error, args, kwargs)
+            gate.open = was
+            raise
+        gate.open = False
+        observer.on_exit(call, output)
+        gate.let()
+        return output
 
-        return __call__
+    return __call__
 
 
-_CALLS = _ModuleCalls()
-hold_calls, release_calls = _CALLS.hold, _CALLS.release
+def _call_unobserved(call: Original, module: nn.Module, args: Arguments, kwargs: Keywords) -> Any:
+    """Make a call on a thread where nobody observes: a part of a watched model, or on a thread of a forward or of autograd."""
+    if _HELD and (parts := _parts_of(module)):
+        return _call_parts(parts, call, module, args, kwargs)
+    for other in tuple(OBSERVING.values()):
+        entry, phase = other.entries.get(id(module)), other.stage.phase
+        if entry is not None and phase is FORWARD:
+            other.observer.on_other_thread(entry)
+        elif entry is not None and phase is BACKWARD and _torch.graph_task() >= 0:
+            return other.observer.on_recompute(entry, other.original, args, kwargs)
+    return call(module, *args, **kwargs)
+
+
+def _parts_of(module: nn.Module) -> list[Original]:
+    found = [held.part(module) for held in tuple(_HELD) if held.root is not module]
+    return [part for part in found if part is not None]
+
+
+def _call_parts(parts: list[Original], call: Original, module: nn.Module, args: Arguments, kwargs: Keywords) -> Any:
+    for part in parts:
+        call = partial(part, call)
+    return call(module, *args, **kwargs)
+
+
+_original: Original = nn.Module.__call__
+
+
+def _replace_calls() -> Callable[[], None]:
+    global _original
+    _original = nn.Module.__call__
+    return _replaced((nn.Module, "__call__", _call_of(_original)))
 
 
 @contextmanager
-def boundary(observer: Observer, stage: Stage, entries: dict[int, Entry]) -> Iterator[None]:
-    """Tell ``observer`` of the additions and of the calls of the modules in ``entries``, by identity, for the body."""
-    depth, before = sys.getrecursionlimit(), _CALLS.observing
-    additions = _Additions(observer, stage)
-    hold_calls()
+def boundary(
+    observer: Observer, stage: Stage, entries: dict[int, Entry], *, alone: bool = False
+) -> Iterator[Callable[[Original], Original]]:
+    """Tell ``observer`` of the additions and of the calls of the modules in ``entries``, by identity, for the body.
+
+    That is about the thread that runs it; one on another thread is another's. Inside of another boundary both are told, unless
+    this one is ``alone``: then the other sees nothing of the body.
+
+    Yields:
+        Makes of what makes a call what makes it as one that is observed.
+    """
+    thread, shims = threading.get_ident(), (*(eager() if alone else ()), _DEEP, CALLS, _ADDITIONS)
+    outer = OBSERVING.get(thread)
+    for shim in shims:
+        shim.hold()
+    inside = outer is not None and not alone
+    here = _Observing(observer, stage, entries, _call_of(_original, outer) if inside else _original, (), alone)
+    here.chain = (here, *outer.chain) if outer is not None and inside else (here,)
+    stage.gate, OBSERVING[thread] = gate_here(), here
     try:
-        # a frame more for each level of nesting must not be what makes a model too deep
-        sys.setrecursionlimit(2 * depth)
-        _CALLS.observing = observer, stage, entries, _CALLS.below()
-        additions.install()
-        yield
+        yield lambda original: _call_of(original, replace(here, original=original))
     finally:
-        additions.remove()
-        _CALLS.observing = before
-        release_calls()
-        sys.setrecursionlimit(depth)
+        if outer is None:
+            del OBSERVING[thread]
+        else:
+            OBSERVING[thread] = outer
+        here.chain = ()
+        for shim in shims:
+            shim.release()
 
 
 # -- additions --------------------------------------------------------------------------------------------------------------
@@ -170,70 +278,75 @@ _WATCHED = ((Tensor, "__add__"), (Tensor, "__iadd__"), (Tensor, "add"), (Tensor,
 _KEYWORDS = frozenset({"input", "other", "alpha", "out"})
 
 
-class _Additions:
-    """Tells the observer of every sum of two floating tensors while ``stage`` is in the forward pass.
+def _replace_additions() -> Callable[[], None]:
+    """Put watching functions in place of ``+``, ``+=``, ``Tensor.add``, ``Tensor.add_`` and ``torch.add``.
 
-    The functions call the originals with the very same arguments. A ``TorchFunctionMode`` would see additions too, but it
-    would also slow down every other operation and be seen by the model's own modes.
+    They call the originals with the very same arguments. A ``TorchFunctionMode`` would see additions too, but it would also
+    slow down every other operation and be seen by the model's own modes.
     """
+    return _replaced(*((owner, name, _watched(getattr(owner, name))) for owner, name in _WATCHED))
 
-    def __init__(self, observer: Observer, stage: Stage) -> None:
-        self._observer, self._stage = observer, stage
-        self._saved: list[tuple[Any, str, Any, bool]] = []
-        self._inside = False
 
-    def install(self) -> None:
-        """Put the watching functions in place of ``+``, ``+=``, ``Tensor.add``, ``Tensor.add_`` and ``torch.add``."""
-        for owner, name in _WATCHED:
-            original = getattr(owner, name)
-            self._saved.append((owner, name, original, name in vars(owner)))
-            setattr(owner, name, self._watched(original))
+def _watched(original: Original) -> Original:
+    """Tells the observers of a thread of every sum of two floating tensors in their forward passes."""
+    get_ident, innermost = threading.get_ident, OBSERVING.get
 
-    def remove(self) -> None:
-        """Put the originals back; those that ``Tensor`` inherits are inherited again."""
-        while self._saved:
-            owner, name, original, own = self._saved.pop()
-            if own:
-                setattr(owner, name, original)
-            else:
-                delattr(owner, name)
-
-    def _watched(self, original: Original) -> Original:
-        here, observer = self._stage.forward_here, self._observer
-
-        def add(*args: Any, **kwargs: Any) -> Any:
-            if not here() or self._inside:
-                return original(*args, **kwargs)
-            a, b = args if len(args) == 2 and not kwargs else _operands(args, kwargs)
-            if not (isinstance(a, Tensor) and isinstance(b, Tensor)):
-                return original(*args, **kwargs)
-            if not (type(a) is Tensor is type(b)) or modes_active():
-                return self._unseen(original, a, b, args, kwargs)
-            if not _summands(a, b):
-                return original(*args, **kwargs)
-            values, same_shape = observer.before_sum(a, b), a.shape == b.shape
-            out = original(*args, **kwargs)
-            if type(out) is Tensor:
-                observer.after_sum(values, out, same_shape)
-            return out
-
-        return add
-
-    def _unseen(self, original: Original, a: Tensor, b: Tensor, args: Arguments, kwargs: Keywords) -> Any:
-        """As above, with subclasses and modes seeing the addition itself and nothing of what is noted about it."""
-        with _torch.unseen_functions():
-            wanted = _summands(a, b)
-            values, same_shape = (self._observer.before_sum(a, b), a.shape == b.shape) if wanted else (None, False)
-        # what a subclass or a mode adds up to add its operands is the same sum once more
-        self._inside = True
-        try:
-            out = original(*args, **kwargs)
-        finally:
-            self._inside = False
-        if wanted and isinstance(out, Tensor):
-            with _torch.unseen_functions():
-                self._observer.after_sum(values, out, same_shape)
+    def add(*args: Any, **kwargs: Any) -> Any:
+        observing = innermost(get_ident())
+        # what is added up while the gate is closed is our own
+        if (
+            observing is None
+            or observing.stage.phase is not FORWARD
+            or observing.adding
+            or not observing.stage.gate.open
+        ):
+            return original(*args, **kwargs)
+        a, b = args if len(args) == 2 and not kwargs else _operands(args, kwargs)
+        if not (isinstance(a, Tensor) and isinstance(b, Tensor)):
+            return original(*args, **kwargs)
+        if not (type(a) is Tensor is type(b)) or modes_active():
+            return _unseen(observing, original, a, b, args, kwargs)
+        if not _summands(a, b):
+            return original(*args, **kwargs)
+        gate = observing.stage.gate
+        gate.open = False
+        told = []
+        for one in observing.chain:
+            if one.stage.phase is FORWARD:
+                told.append((one.observer, one.observer.before_sum(a, b)))
+        same_shape = a.shape == b.shape
+        gate.let()
+        out = original(*args, **kwargs)
+        gate.open = False
+        for observer, values in told if type(out) is Tensor else ():
+            observer.after_sum(values, out, same_shape)
+        gate.let()
         return out
+
+    return add
+
+
+def _unseen(observing: _Observing, original: Original, a: Tensor, b: Tensor, args: Arguments, kwargs: Keywords) -> Any:
+    """As above, with subclasses and modes seeing the addition itself and nothing of what is noted about it."""
+    gate, told, same_shape = observing.stage.gate, [], False
+    gate.open = False
+    with _torch.unseen_functions():
+        if _summands(a, b):
+            told, same_shape = [(o.observer, o.observer.before_sum(a, b)) for o in observing.chain], a.shape == b.shape
+    # what a subclass or a mode adds up to add its operands is the same sum once more
+    observing.adding = True
+    try:
+        gate.let()
+        out = original(*args, **kwargs)
+    finally:
+        observing.adding = False
+    gate.open = False
+    if told and isinstance(out, Tensor):
+        with _torch.unseen_functions():
+            for observer, values in told:
+                observer.after_sum(values, out, same_shape)
+    gate.let()
+    return out
 
 
 def _summands(a: Tensor, b: Tensor) -> bool:
@@ -303,6 +416,9 @@ def untraced(hook: Original) -> Original:
     return disable(hook)
 
 
+_ROOT_CALLS: list[RootCall] = []
+
+
 class RootCall:
     """Has every call of a module answered by ``called``, which makes it by :attr:`original` or otherwise.
 
@@ -318,15 +434,27 @@ class RootCall:
         """Stand in the way of the module's calls."""
         self._own = self._module.__dict__.get(COMPILED_CALL)
         self._module.__dict__[COMPILED_CALL] = self._called
+        _ROOT_CALLS.append(self)
 
     def remove(self) -> None:
         """Leave the module as it was; where somebody has compiled it meanwhile, theirs stays."""
+        if self not in _ROOT_CALLS:
+            return
+        _ROOT_CALLS.remove(self)
+        for later in _ROOT_CALLS:
+            # a watch of the same module that was started later ends later
+            if later._module is self._module and later._own is self._called:
+                later._own = self._own
         if self._module.__dict__.get(COMPILED_CALL) is not self._called:
             return
         if self._own is None:
             del self._module.__dict__[COMPILED_CALL]
         else:
             self._module.__dict__[COMPILED_CALL] = self._own
+
+    def make(self, _: nn.Module, *args: Any, **kwargs: Any) -> Any:
+        """Make a call as if nobody watched."""
+        return self.original(*args, **kwargs)
 
     @property
     def original(self) -> Original:
@@ -338,8 +466,7 @@ class RootCall:
 class SampledStep:
     """What is held during one sampled step, and only then: ``torch.autograd.backward``, the scaler, the compiler's stance.
 
-    The functions of torch are replaced when the first of several watches takes hold and put back when the last lets go,
-    since the sampled steps of two watches (a generator's and a discriminator's) need not lie inside one another.
+    Those of several watches (a generator's and a discriminator's) need not lie inside one another.
 
     Args:
         backward: Given the roots of a backward pass and the pass itself.
@@ -349,13 +476,16 @@ class SampledStep:
 
     Attributes:
         scaler: The ``GradScaler`` that scaled a loss in this step.
+        thread: The thread of the step's forwards; backward passes on others are of others.
     """
 
     def __init__(
         self, backward: Callable[[list[Tensor], Run], Any], skipped: Callable[[], None], part: Part, root: nn.Module
     ) -> None:
         self.scaler: GradScaler | None = None
+        self.thread: int | None = None
         self.backward, self.skipped, self.part, self.root = backward, skipped, part, root
+        self._shims: tuple[_Shim, ...] = ()
 
     @property
     def scale(self) -> float:
@@ -364,51 +494,46 @@ class SampledStep:
 
     def install(self) -> None:
         """Take hold."""
-        if not _HELD:
-            _take_hold()
+        self._shims = *eager(), CALLS, _LOOP
+        for shim in self._shims:
+            shim.hold()
         _HELD.append(self)
 
     def remove(self) -> None:
         """Let go."""
         if self in _HELD:
             _HELD.remove(self)
-            if not _HELD:
-                _LETTING_GO.close()
+            for shim in self._shims:
+                shim.release()
 
 
 _HELD: list[SampledStep] = []
-_LETTING_GO = ExitStack()
 
 
-def eager(stack: ExitStack) -> None:
-    """Run compiled modules eagerly until ``stack`` closes: one that is compiled and warm ignores what is added later."""
-    # if dynamo is not loaded nothing can have been compiled
-    if "torch._dynamo" in sys.modules:
-        stack.enter_context(torch.compiler.set_stance("force_eager"))
+def _held_here() -> list[SampledStep]:
+    """Whose steps what runs on this thread belongs to."""
+    here = threading.get_ident()
+    return [] if traced_here() else [held for held in tuple(_HELD) if held.thread == here]
 
 
-def _take_hold() -> None:
-    eager(_LETTING_GO)
-    hold_calls()
-    _LETTING_GO.callback(release_calls)
-    for owner, name, replacement in (
+def _replace_loop() -> Callable[[], None]:
+    return _replaced(
         (torch.autograd, "backward", _watched_backward(torch.autograd.backward)),
         (GradScaler, "scale", _watched_scale(GradScaler.scale)),
         (GradScaler, "update", _watched_update(GradScaler.update)),
-    ):
-        _LETTING_GO.callback(setattr, owner, name, getattr(owner, name))
-        setattr(owner, name, replacement)
+    )
 
 
 def _watched_backward(original: Original) -> Original:
     @wraps(original)
     def backward(tensors: Any, *args: Any, **kwargs: Any) -> Any:
         # inside another backward it is a reentrant checkpoint's
-        if _torch.graph_task() >= 0:
+        helds = [] if _torch.graph_task() >= 0 else _held_here()
+        if not helds:
             return original(tensors, *args, **kwargs)
         roots = [tensors] if isinstance(tensors, Tensor) else list(tensors)
         run: Run = partial(original, roots, *args, **kwargs)
-        for held in list(_HELD):
+        for held in helds:
             run = partial(held.backward, roots, run)
         return run()
 
@@ -418,9 +543,8 @@ def _watched_backward(original: Original) -> Original:
 def _watched_scale(original: Original) -> Original:
     @wraps(original)
     def scale(scaler: GradScaler, outputs: Any) -> Any:
-        if scaler.is_enabled():
-            for held in _HELD:
-                held.scaler = scaler
+        for held in _held_here() if scaler.is_enabled() else ():
+            held.scaler = scaler
         return original(scaler, outputs)
 
     return scale
@@ -429,7 +553,7 @@ def _watched_scale(original: Original) -> Original:
 def _watched_update(original: Original) -> Original:
     @wraps(original)
     def update(scaler: GradScaler, *args: Any, **kwargs: Any) -> Any:
-        for held in list(_HELD):
+        for held in tuple(_HELD):
             # a step that was taken has let go before
             if held.scaler is scaler:
                 held.scaler = None
@@ -437,3 +561,13 @@ def _watched_update(original: Original) -> Original:
         return original(scaler, *args, **kwargs)
 
     return update
+
+
+CALLS = _Shim(_replace_calls)
+"""Setting that attribute makes Python look through every class of modules there is, so a sampled step holds it throughout."""
+_DEEP, _ADDITIONS, _LOOP, _EAGER = _Shim(_deepen), _Shim(_replace_additions), _Shim(_replace_loop), _Shim(_run_eagerly)
+
+
+def eager() -> tuple[_Shim, ...]:
+    """What has compiled modules run eagerly; if dynamo is not loaded nothing can have been compiled."""
+    return (_EAGER,) if "torch._dynamo" in sys.modules else ()

@@ -12,7 +12,6 @@ half of a discriminator's batch) and whatever backward passes follow (:meth:`Rec
 
 from __future__ import annotations
 
-import threading
 from collections.abc import Callable, Set
 from contextlib import AbstractContextManager, ExitStack, suppress
 from dataclasses import dataclass, field, replace
@@ -27,7 +26,7 @@ from spp import _torch
 from spp._pytree import describe, describe_call, walk
 from spp.capture.dataflow import DataFlow, Reading, Value
 from spp.capture.gradients import Gradients
-from spp.capture.interception import boundary, eager, hold_calls, release_calls
+from spp.capture.interception import CALLS, boundary
 from spp.capture.parameters import (
     ParameterReader,
     Readings,
@@ -39,14 +38,12 @@ from spp.capture.parameters import (
 )
 from spp.capture.residual import Merge, Merges
 from spp.capture.sites import Call, ChannelAxis, Entry, Placer, Site, is_reducible, values_of, weight_axis
-from spp.capture.stage import FORWARD, IDLE, Depth, Stage
+from spp.capture.stage import FORWARD, IDLE, Depth, Stage, Window
 from spp.capture.unmeasured import CAUGHT, Unmeasured, never_called, no_gradient, unmeasured, unregistered
 from spp.errors import LESS, SppError, TraceError, memory_lacking
 from spp.stats.sums import NONFINITES, Sums, Total, totals
 from spp.vocabulary import LEARNED, Role, Signal
 
-LOCK = threading.RLock()
-"""The call boundary is one attribute of one class, so passes take turns."""
 MODES = ("train", "eval")
 """What ``module.training`` of the root said during a forward."""
 REMEDY = "Check that the model runs on this batch by itself; the original exception is the cause of this one"
@@ -198,19 +195,18 @@ class Recorder:
             TraceError: The model, the loss or the backward pass raised; the cause is the original exception. What was seen
                 until then is in ``broken``.
         """
-        with LOCK, ExitStack() as stack:
+        with ExitStack() as stack:
             self._renew()
             self._begin()
             stack.callback(self._begin)
             stack.callback(self._gradients.remove)
-            eager(stack)
             stack.enter_context(torch.inference_mode(False))
             stack.enter_context(torch.enable_grad())
-            stack.enter_context(boundary(self, self._stage, self._roster))
+            stack.enter_context(boundary(self, self._stage, self._roster, alone=True))
             stack.push(self._break_off)
             self._parameters.expect(self.entries)
             try:
-                with self._stage.during(FORWARD):
+                with self._stage.during(FORWARD), Window():
                     output = forward()
             except Exception as error:
                 with suppress(Exception):
@@ -255,7 +251,8 @@ class Recorder:
 
     def _run_backward(self, output: Any, objective: Objective, aside: Aside, keep_graph: bool) -> None:
         try:
-            roots, cotangents = objective(output)
+            with Window():
+                roots, cotangents = objective(output)
         except SppError:
             raise
         except Exception as error:
@@ -299,37 +296,49 @@ class Recorder:
         """Whether the module is on the roster."""
         return id(module) in self._roster
 
-    def forward(self, module: nn.Module, run: Callable[[], Any], *, part: bool = False) -> Any:
+    def forward(
+        self,
+        call: Callable[..., Any],
+        module: nn.Module,
+        args: tuple[Any, ...],
+        kwargs: dict[str, Any],
+        *,
+        training: bool,
+        part: bool = False,
+    ) -> Any:
         """Run one forward of the root, observed; the caller's exceptions pass through.
 
         Args:
-            module: The root, or what is called of it.
-            run: Makes the call.
+            call: Makes the call, given the module and the arguments.
+            module: The root, what wraps it, or what is called of it.
+            args: The positional arguments.
+            kwargs: The keyword arguments.
+            training: Whether the root is in train mode.
             part: Whether it is a part of the root; the parts that are called before a backward make up one pass.
         """
         if self.failed is not None:
-            return run()
+            with Window():
+                return call(module, *args, **kwargs)
         if not self._holds:
-            hold_calls()
+            CALLS.hold()
             self._holds = True
-        with LOCK:
-            if not (part and self._open):
-                self._end_parts()
-                self._begin()
-                self._pass.module_mode = MODES[0 if module.training else 1]
-                self._pass.graph, self._pass.part = torch.is_grad_enabled(), part
-            self._stage.thread, self._open = threading.get_ident(), False
-            with boundary(self, self._stage, self._roster), self._stage.during(FORWARD):
-                output = run()
-            if self.failed is None:
-                try:
-                    if self._pass.graph:
-                        self._notice(self._pass, output)
-                    self._open = True
-                    if not part:
-                        self._end_parts()
-                except Exception as error:
-                    self._fail(error)
+        if not (part and self._open):
+            self._end_parts()
+            self._begin()
+            self._pass.module_mode = MODES[0 if training else 1]
+            self._pass.graph, self._pass.part = torch.is_grad_enabled(), part
+        self._open = False
+        with boundary(self, self._stage, self._roster) as observed, self._stage.during(FORWARD), Window():
+            output = observed(call)(module, *args, **kwargs)
+        if self.failed is None:
+            try:
+                if self._pass.graph:
+                    self._notice(self._pass, output)
+                self._open = True
+                if not part:
+                    self._end_parts()
+            except Exception as error:
+                self._fail(error)
         return output
 
     def _notice(self, one: Pass, output: Any) -> None:
@@ -356,13 +365,14 @@ class Recorder:
         """Run a backward pass from ``roots``, observed; recomputations of checkpoints are seen for what they are."""
         self._end_parts_safely()
         if self.failed is not None or not self.passes:
-            return run()
+            with Window():
+                return run()
         hooked = [t for t in roots if isinstance(t, Tensor) and t.requires_grad and not is_reducible(t)]
         try:
             self._follow(accumulators(hooked))
         except Exception as error:
             self._fail(error)
-        with LOCK, boundary(self, self._stage, self._roster), self._gradients.arriving(hooked):
+        with boundary(self, self._stage, self._roster), self._gradients.arriving(hooked), Window():
             return run()
 
     def finish(self, scale: float = 1.0) -> list[Pass]:
@@ -411,7 +421,7 @@ class Recorder:
         """Let go of the call boundary, and go on waiting for gradients."""
         if self._holds:
             self._holds = False
-            release_calls()
+            CALLS.release()
 
     # -- what happens in a pass (:class:`spp.capture.interception.Observer`) --------------------------------------------------
 

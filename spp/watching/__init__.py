@@ -22,6 +22,7 @@ from torch import nn
 from torch.nn.parallel import DistributedDataParallel
 
 from spp.capture.sites import ChannelAxis, Selection, roster
+from spp.capture.stage import Held
 from spp.errors import InputError, SppWarning
 from spp.frame.runs import WATCH, RunWriter
 from spp.run import Run, describe_model, no_channels, no_exponents
@@ -53,7 +54,9 @@ class Watch(Run):
         return self.start()
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, _: TracebackType | None) -> None:
-        self._close(clean=kind is None)
+        # a context that is to be left, and whose end a signal cuts short at this very line, is left to close()
+        with Held():
+            self._close(clean=kind is None)
 
     def start(self) -> Watch:
         """Begin to watch, where no ``with`` can stand around the loop; :meth:`close` ends it.
@@ -65,17 +68,25 @@ class Watch(Run):
             raise InputError(
                 "a watch is started once", received="a second start", where="watch", remedy="Make a new one"
             )
-        begun = self._collector.open(self.info, self._first)
-        self._started = True
-        self._loop.attach(begun)
-        return self
+        try:
+            with Held():
+                begun = self._collector.open(self.info, self._first)
+                self._started = True
+                self._loop.attach(begun)
+            return self
+        except BaseException:
+            # nobody leaves a context whose beginning has raised, be it a signal that has waited
+            with Held():
+                self._close(clean=False)
+            raise
 
     def close(self) -> None:
         """End the watching; model and optimizer are left as they were, and what was measured stays.
 
         Where several processes train, every rank closes its watch.
         """
-        self._close(clean=True)
+        with Held():
+            self._close(clean=True)
 
     def _close(self, clean: bool) -> None:
         if self._closed or not self._started:

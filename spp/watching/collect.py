@@ -20,6 +20,7 @@ import pandas as pd
 from spp.capture.parameters import parameters_of
 from spp.capture.recorder import MODES
 from spp.capture.sites import Entry
+from spp.capture.stage import Held, Window
 from spp.capture.unmeasured import Unmeasured
 from spp.errors import SppError, SppWarning
 from spp.frame.accumulate import Accumulator
@@ -109,7 +110,8 @@ class Keeper:
             self._modules = self._as_before()
         for tables in (self.history.tables_of([one]) for one in (new if self.listeners else ())):
             for listener in self.listeners:
-                listener(*tables)
+                with Window():
+                    listener(*tables)
 
     # -- the folder -------------------------------------------------------------------------------------------------------
 
@@ -202,14 +204,15 @@ class Keeper:
 
     @contextmanager
     def _whole(self) -> Iterator[None]:
-        """Have a SIGTERM wait until rows are where they belong."""
-        outer, self._busy = self._busy, True
-        try:
-            yield
-        finally:
-            self._busy = outer
-            if _asked and not outer:
-                _end(signal.SIGTERM, None)
+        """Have signals wait until rows are where they belong; a SIGTERM also where that is on another thread."""
+        with Held():
+            outer, self._busy = self._busy, True
+            try:
+                yield
+            finally:
+                self._busy = outer
+                if _asked and not outer:
+                    _end(signal.SIGTERM, None)
 
     # -- the tables -------------------------------------------------------------------------------------------------------
 

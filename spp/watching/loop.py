@@ -15,8 +15,9 @@ import torch
 from torch import nn
 
 from spp import _torch
-from spp.capture.interception import RootCall, untraced
+from spp.capture.interception import OBSERVING, Arguments, Keywords, Original, RootCall, traced_here, untraced
 from spp.capture.recorder import MODES
+from spp.capture.stage import Held, Window
 from spp.capture.state import patient_collector
 from spp.errors import InputError
 from spp.watching.collect import Begun, Collector
@@ -69,6 +70,7 @@ class Loop:
         # whether forwards in eval mode are trained on (a frozen BatchNorm); None until something was trained on
         self._trains_in_eval: bool | None = None
         self._sampled = self._evaluated_at = -1
+        self._thread = threading.current_thread()
         self._inside = self._paused = self._forced = self._evaluation_due = self._attached = False
         self._seen = self._failed = self._owes = False
         self._handles: list[Any] = []
@@ -96,15 +98,16 @@ class Loop:
         """
         if not self._attached:
             return
-        if not self._optimizers and self._sample is not None and (clean or not self._collector.waited_for):
-            self._safely(self._end_forward)
-        self._safely(self._end_evaluation)
-        self._drop()
-        self._attached = False
-        self._call.remove()
-        for handle in self._handles:
-            handle.remove()
-        self._handles.clear()
+        with Held():
+            if not self._optimizers and self._sample is not None and (clean or not self._collector.waited_for):
+                self._safely(self._end_forward)
+            self._safely(self._end_evaluation)
+            self._drop()
+            self._attached = False
+            self._call.remove()
+            for handle in self._handles:
+                handle.remove()
+            self._handles.clear()
 
     def silence(self) -> str | None:
         """Why there are no rows, or none but those of weights; None where there are."""
@@ -142,8 +145,9 @@ class Loop:
 
     def pause(self) -> None:
         """Sample nothing more; a step that is being sampled is left out."""
-        self._paused = True
-        self._drop()
+        with Held():
+            self._paused = True
+            self._drop()
 
     def resume(self) -> None:
         """Sample again, from the next step that is due, or the one that is going on where nothing of it has run yet."""
@@ -157,30 +161,50 @@ class Loop:
     # -- the root's calls -------------------------------------------------------------------------------------------------
 
     def _called(self, *args: Any, **kwargs: Any) -> Any:
-        # a call inside a backward pass is a checkpoint's recomputation
-        if self._inside or _torch.graph_task() >= 0:
+        # a call inside a backward pass is a checkpoint's recomputation; what a trace does is no part of the loop
+        if self._inside or _torch.graph_task() >= 0 or (OBSERVING and traced_here()):
+            return self._call.original(*args, **kwargs)
+        if not self._looks():
+            self.forwards += 1
             return self._call.original(*args, **kwargs)
         sample, evaluates = self._place()
-        if evaluates:
-            # looked up when it is called: by then the observing function stands there
-            return self._evaluated(lambda: nn.Module.__call__(self._called_module, *args, **kwargs))
-        # while a sample is open, what is called inside of a forward that is none of its own is no part that opens a pass
-        self._inside = self._sample is not None
-        try:
-            if sample is None:
-                return self._call.original(*args, **kwargs)
-            # the open sample has put the observing function there
-            output = sample.forward(self._root, partial(nn.Module.__call__, self._called_module, *args, **kwargs))
-        finally:
-            self._inside = False
-        if sample.failed is not None:
-            self._stop(sample.failed)
-        return output
+        if self._sample is None and not evaluates:
+            return self._call.original(*args, **kwargs)
+        with Held():
+            # while a sample is open, what is called inside of a forward that is none of its own is no part that opens a pass
+            self._inside = True
+            try:
+                if evaluates:
+                    return self._evaluated(args, kwargs)
+                if sample is None:
+                    with Window():
+                        return self._call.original(*args, **kwargs)
+                output = sample.forward(self._call.make, self._called_module, args, kwargs)
+            finally:
+                self._inside = False
+            if sample.failed is not None:
+                self._stop(sample.failed)
+            return output
+
+    def _looks(self) -> bool:
+        """Whether a call of the root may be one to measure, or the end of something; most are neither."""
+        if self._sample is None and self._evaluation is None and self._optimizers:
+            if self._root.training or (self._trains_in_eval and torch.is_grad_enabled()):
+                self._seen = True
+                return False
+            if not self._evaluation_due:
+                return False
+        # one on another thread is somebody else's, unless it is the first of a step
+        here = threading.current_thread()
+        if here is not self._thread and torch.is_grad_enabled() and (self._sample is None or not self._sample.begun):
+            self._thread = here
+        return here is self._thread
 
     def _place(self) -> tuple[Sample | None, bool]:
         """Where a call of the root belongs: the sample that observes it, if any, and whether it is an evaluation to measure."""
         self.forwards += 1
-        self._safely(self._end_evaluation)
+        if self._evaluation is not None:
+            self._safely(self._end_evaluation)
         grad = torch.is_grad_enabled()
         training = self._root.training or bool(self._trains_in_eval and grad)
         if not self._optimizers and training:
@@ -194,35 +218,36 @@ class Loop:
         sample = self._sample
         return None if sample is None or sample.gathered else sample, False
 
-    def _part_called(self, module: nn.Module) -> Callable[[Callable[[], Any]], Any] | None:
+    def _part_called(self, module: nn.Module) -> Original | None:
         """What makes a call from outside of all observed forwards, if the module is a part of the model in a sampled step."""
         sample = self._sample
         if sample is None or sample.gathered or self._inside or not self._optimizers:
             return None
+        here = threading.current_thread()
         # what no gradient can arrive at is no part of a step: a rollout, a target
-        if not torch.is_grad_enabled() or _torch.graph_task() >= 0 or threading.get_ident() != sample.thread:
+        if not torch.is_grad_enabled() or _torch.graph_task() >= 0 or (sample.begun and here is not self._thread):
             return None
         self._safely(sample.prepare)
-        return partial(self._part, sample, module) if self._sample is sample and sample.holds(module) else None
+        if self._sample is not sample or not sample.holds(module):
+            return None
+        self._thread = here
+        return partial(self._part, sample)
 
-    def _part(self, sample: Sample, module: nn.Module, run: Callable[[], Any]) -> Any:
+    def _part(self, sample: Sample, call: Original, module: nn.Module, *args: Any, **kwargs: Any) -> Any:
         self.forwards += 1
-        self._inside = self._seen = True
-        try:
-            output = sample.forward(module, run, part=True)
-        finally:
-            self._inside = False
-        if sample.failed is not None:
-            self._stop(sample.failed)
-        return output
+        with Held():
+            self._inside = self._seen = True
+            try:
+                output = sample.forward(call, module, args, kwargs, part=True)
+            finally:
+                self._inside = False
+            if sample.failed is not None:
+                self._stop(sample.failed)
+            return output
 
-    def _evaluated(self, run: Callable[[], Any]) -> Any:
-        self._evaluation_due = False
-        self._inside, self._evaluation = True, Evaluation(self._settings, self.step)
-        try:
-            output = self._evaluation.forward(run)
-        finally:
-            self._inside = False
+    def _evaluated(self, args: Arguments, kwargs: Keywords) -> Any:
+        self._evaluation_due, self._evaluation = False, Evaluation(self._settings, self.step)
+        output = self._evaluation.forward(self._call.make, self._called_module, args, kwargs)
         if not torch.is_grad_enabled():
             self._safely(self._end_evaluation)
         return output
@@ -279,12 +304,21 @@ class Loop:
         return (args[0], gathering, *args[2:]), kwargs
 
     def _gather(self, optimizer: torch.optim.Optimizer) -> None:
-        if self._sample is not None:
-            self._sample.before_step(optimizer)
-            if self._sample.failed is not None:
-                raise self._sample.failed
+        with Held():
+            if self._sample is not None:
+                self._sample.before_step(optimizer)
+                if self._sample.failed is not None:
+                    raise self._sample.failed
 
     def _after_step(self, optimizer: Any, args: Any, kwargs: Any) -> None:
+        if self._sample is None and self._evaluation is None and not self._owes:
+            self._next_step()
+        else:
+            with Held():
+                self._end_step()
+                self._next_step()
+
+    def _end_step(self) -> None:
         sample = self._sample
         if sample is not None:
             with patient_collector():
@@ -292,6 +326,8 @@ class Loop:
         if self._owes:
             self._safely(self._pay)
         self._safely(self._end_evaluation)
+
+    def _next_step(self) -> None:
         self.step += 1
         self._seen = False
         self._safely(self._open_if_due)
@@ -310,11 +346,14 @@ class Loop:
             if self._failed:
                 self._owes = True
                 return
-            self._sampled = self.step
-            self._sample = Sample(self._settings, self.step, self._optimizers, self._part_called, self._called_module)
-            self._sample.open()
-            hook = untraced(self._before_step)
-            self._before = [optimizer.register_step_pre_hook(hook) for optimizer in self._optimizers]
+            with Held():
+                self._sampled = self.step
+                self._sample = Sample(
+                    self._settings, self.step, self._optimizers, self._part_called, self._called_module
+                )
+                self._sample.open()
+                hook = untraced(self._before_step)
+                self._before = [optimizer.register_step_pre_hook(hook) for optimizer in self._optimizers]
 
     def _finish(self, sample: Sample) -> None:
         finished = sample.finish()

@@ -10,11 +10,11 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from spp.capture.interception import Part, SampledStep
+from spp.capture.interception import Arguments, Keywords, Original, Part, SampledStep
 from spp.capture.parameters import ParameterReader, Readings, UpdateSums, parameters_of
 from spp.capture.recorder import MODES, Pass, Policy, Recorder
 from spp.capture.sites import ChannelAxis, Entry, Selection, roster
-from spp.capture.stage import Depth, Stage
+from spp.capture.stage import Depth, Held, Stage, Window
 from spp.capture.state import patient_collector
 from spp.capture.unmeasured import unmeasured
 from spp.frame.accumulate import Accumulator
@@ -72,15 +72,14 @@ class Sample:
 
     Attributes:
         gathered: Whether everything was taken that leads up to the optimizer's step.
-        thread: Identity of the thread that it was opened on.
+        begun: Whether a forward of it has run.
         trained_in_eval: Whether what a backward followed was in eval mode; None where none did.
     """
 
     def __init__(
         self, settings: Settings, step: int, optimizers: Sequence[torch.optim.Optimizer], part: Part, called: nn.Module
     ) -> None:
-        self.step, self.thread = step, threading.get_ident()
-        self._settings, self._optimizers = settings, optimizers
+        self.step, self._settings, self._optimizers = step, settings, optimizers
         self._recorder: Recorder | None = None
         self._held = SampledStep(self._backward, self._skipped, part, called)
         self._passes: list[Pass] = []
@@ -88,7 +87,7 @@ class Sample:
         self._values: Readings = {}
         self._gradients: Readings = {}
         self._scale = 1.0
-        self.gathered = False
+        self.gathered = self.begun = False
         self.trained_in_eval: bool | None = None
 
     @property
@@ -116,11 +115,14 @@ class Sample:
         """Whether the module is a part of the model, as it was when the step's first forward began."""
         return self.prepare().holds(module)
 
-    def forward(self, module: nn.Module, run: Callable[[], Any], part: bool = False) -> Any:
+    def forward(self, call: Original, module: nn.Module, args: Arguments, kwargs: Keywords, part: bool = False) -> Any:
         """Run one forward of the root, or of a ``part`` of it."""
-        recorder = self.prepare()
+        recorder, training = self.prepare(), self._settings.root.training
+        self.begun, self._held.thread = True, threading.get_ident()
         with patient_collector():
-            output = recorder.forward(module, run, part=part)
+            output = recorder.forward(
+                call, module, args, kwargs, training=module.training if part else training, part=part
+            )
         if not self._optimizers and recorder.passes:
             self._read_parameters(recorder.passes[:1])
         return output
@@ -173,19 +175,20 @@ class Sample:
     def _backward(self, roots: list[Tensor], run: Callable[[], Any]) -> Any:
         if self._recorder is None:
             return run()
-        with patient_collector():
+        with Held(), patient_collector():
             result = self._recorder.backward(roots, run)
-        if self.failed is None:
-            self._scale = self._held.scale
-            if not self._optimizers and self._parameters is not None:
-                self._gradients = self._parameters.gradients(self._scale, taken=self._recorder.taken)
+            if self.failed is None:
+                self._scale = self._held.scale
+                if not self._optimizers and self._parameters is not None:
+                    self._gradients = self._parameters.gradients(self._scale, taken=self._recorder.taken)
         return result
 
     def _skipped(self) -> None:
         """The scaler went on, and the optimizer has not: it skipped its step, and what was seen belongs to none."""
         if self._optimizers and self._recorder is not None:
-            self._recorder.finish()
-            self._scale, self._parameters = 1.0, None
+            with Held():
+                self._recorder.finish()
+                self._scale, self._parameters = 1.0, None
 
     def _read_parameters(self, passes: list[Pass]) -> ParameterReader:
         """Read every parameter but those whose place in the frame a computed weight of one of the passes has."""
@@ -228,7 +231,7 @@ class Evaluation:
         self._recorder: Recorder | None = None
         self._failed: Exception | None = None
 
-    def forward(self, run: Callable[[], Any]) -> Any:
+    def forward(self, call: Original, module: nn.Module, args: Arguments, kwargs: Keywords) -> Any:
         """Run the forward; only what it raises leaves this."""
         wanted = self._settings.signals & {Signal.ACTIVATION}
         try:
@@ -236,9 +239,10 @@ class Evaluation:
         except Exception as error:
             self._failed, recorder = error, None
         if recorder is None:
-            return run()
+            with Window():
+                return call(module, *args, **kwargs)
         try:
-            return recorder.forward(self._settings.root, run)
+            return recorder.forward(call, module, args, kwargs, training=self._settings.root.training)
         finally:
             recorder.release()
 
