@@ -39,26 +39,30 @@ def walk(value: Any, path: str = "", above: tuple[int, ...] = ()) -> Iterator[tu
         return
     if type(value) in _PLAIN or id(value) in above:
         return
-    items: Iterable[tuple[Any, Any]]
-    if isinstance(value, _PLAIN):
-        items = [(name, item) for name, item in getattr(value, "__dict__", {}).items() if isinstance(item, Tensor)]
-    elif isinstance(value, PackedSequence):
-        items = (("data", value.data),)
-    elif isinstance(value, Mapping):
-        items = value.items()
-    elif isinstance(value, ValuesView | ItemsView) and isinstance(held := getattr(value, "mapping", None), Mapping):
-        items = held.items()
-    elif isinstance(value, tuple | list | deque) or (isinstance(value, Set) and _is_orderly(value)):
-        names = getattr(value, "_fields", None) or range(len(value))
-        items = zip(names, value, strict=True)
-    elif is_dataclass(value) and not isinstance(value, type):
-        items = ((field.name, getattr(value, field.name, None)) for field in fields(value))
-    else:
+    items = _items(value)
+    if items is None:
         yield path, value
         return
     inside = (*above, id(value))
     for name, item in items:
         yield from walk(item, _join(path, str(name)), inside)
+
+
+def _items(value: Any) -> Iterable[tuple[Any, Any]] | None:
+    """Names and items of what a value holds; None where that cannot be told."""
+    if isinstance(value, _PLAIN):
+        return [(name, item) for name, item in getattr(value, "__dict__", {}).items() if isinstance(item, Tensor)]
+    if isinstance(value, PackedSequence):
+        return (("data", value.data),)
+    if isinstance(value, ValuesView | ItemsView):
+        value = getattr(value, "mapping", value)
+    if isinstance(value, Mapping):
+        return value.items()
+    if isinstance(value, tuple | list | deque) or (isinstance(value, Set) and _is_orderly(value)):
+        return zip(getattr(value, "_fields", None) or range(len(value)), value, strict=True)
+    if is_dataclass(value) and not isinstance(value, type):
+        return ((field.name, getattr(value, field.name, None)) for field in fields(value))
+    return None
 
 
 def _is_orderly(items: Set[Any]) -> bool:

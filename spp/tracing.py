@@ -127,7 +127,31 @@ def trace(
     )
     objective, measured, seen = Objective(loss, seed), Accumulator(), _Seen()
     _reshard(entries)
-    failure: SppError | None = None
+
+    def run(**more: str) -> Run:
+        # the other tables are built when they are looked at; what they need of modules is taken now
+        modules = module_columns(entries, measured.calls, measured.inputs)
+        blocks, unmeasured = block_columns(measured), unmeasured_columns(measured.unmeasured)
+        frame = build_frame(measured.rows, {merge.block for merge in measured.merges}, statistics=beyond)
+        return Run(
+            frame,
+            lambda: table_of(blocks, BLOCK_COLUMNS),
+            lambda: table_of(modules, MODULE_COLUMNS),
+            lambda: table_of(unmeasured, UNMEASURED_COLUMNS),
+            {
+                **describe_model(model, parameters),
+                **seen.facts(),
+                "loss": objective.kind or None,
+                "loss_scale": loss_scale,
+                "kernels": backends.path_of(parameters[0].device if parameters else torch.device("cpu")),
+                "signals": [str(s) for s in ALL if s in wanted],
+                "seed": seed,
+                **more,
+            },
+            build_exponents(measured.rows) if exponents else no_exponents,
+            build_channels(measured.rows) if channels else no_channels,
+        )
+
     with Held(), patient_collector():
         try:
             with preserved(model, batch, restore) as state:
@@ -147,41 +171,12 @@ def trace(
                         measured.add(recorder.run(forward, aim, set_aside, keep_graph=keep_graph))
                     seen.note_loss(objective)
         except SppError as error:
-            if not seen.sizes:
-                raise
-            failure = error
             if recorder.broken is not None:
                 measured.add(recorder.broken)
-        # the other tables are built when they are looked at; what they need of modules is taken now
-        modules = module_columns(entries, measured.calls, measured.inputs)
-        blocks, unmeasured = block_columns(measured), unmeasured_columns(measured.unmeasured)
-        frame = build_frame(measured.rows, {merge.block for merge in measured.merges}, statistics=beyond)
-        run = Run(
-            frame,
-            lambda: table_of(blocks, BLOCK_COLUMNS),
-            lambda: table_of(modules, MODULE_COLUMNS),
-            lambda: table_of(unmeasured, UNMEASURED_COLUMNS),
-            {
-                **describe_model(model, parameters),
-                **seen.facts(),
-                "loss": objective.kind or None,
-                "loss_scale": loss_scale,
-                "kernels": backends.path_of(parameters[0].device if parameters else torch.device("cpu")),
-                "signals": [str(s) for s in ALL if s in wanted],
-                "seed": seed,
-                **({} if failure is None else {"partial": f"batch {len(seen.sizes)}: {failure.headline}"}),
-            },
-            build_exponents(measured.rows) if exponents else no_exponents,
-            build_channels(measured.rows) if channels else no_channels,
-        )
-        if failure is None:
-            return run
-        failure.partial = run
-        try:
-            raise failure
-        finally:
-            # which holds this frame by its traceback
-            del failure
+            if seen.sizes:
+                error.partial = run(partial=f"batch {len(seen.sizes)}: {error.headline}")
+            raise
+        return run()
 
 
 @contextmanager
