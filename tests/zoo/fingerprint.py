@@ -64,6 +64,9 @@ def fingerprint(model: nn.Module, batch: Any) -> dict[str, Any]:
                 seen[f"entries {name}.{key}"] = [(k, Same(v)) for k, v in value.items()]
             elif isinstance(value, list):
                 seen[f"entries {name}.{key}"] = [Same(v) for v in value]
+                for i, item in enumerate(value):
+                    if isinstance(item, Tensor):
+                        seen |= _tensor(f"tensor {name}.{key}.{i}", item)
             elif isinstance(value, torch.Generator):
                 seen[f"generator {name}.{key}"] = value.get_state().numpy().tobytes()
             elif isinstance(value, np.random.Generator):
