@@ -115,7 +115,8 @@ class ModuleState:
             self._loose[id(value)] = value
         elif isinstance(value, Tensor):
             self._seen.add(id(value))
-            self.tensors.append(value)
+            if not _is_stale(value):
+                self.tensors.append(value)
         elif self._nested and not isinstance(value, _STATELESS):
             self._seen.add(id(value))
             self._attributes_of(value, hidden)
@@ -170,7 +171,7 @@ class ModuleState:
 
 def _cut(value: Any, known: TensorState, seen: set[int]) -> Any:
     if isinstance(value, Tensor):
-        return value if value.grad_fn is None or known.had(value) else value.detach()
+        return value if _is_stale(value) or value.grad_fn is None or known.had(value) else value.detach()
     if isinstance(value, tuple):
         items = [_cut(item, known, seen) for item in value]
         if all(map(is_, items, value)):
@@ -183,6 +184,18 @@ def _cut(value: Any, known: TensorState, seen: set[int]) -> Any:
             if type(item) not in _PLAIN:
                 value[key] = _cut(item, known, seen)
     return value
+
+
+def _is_stale(tensor: Tensor) -> bool:
+    """Whether autograd refuses to say where a view came from: of one of several whose base was written to it knows no more.
+
+    FSDP1 leaves such views of its flat parameter in the modules.
+    """
+    try:
+        _ = tensor.grad_fn
+    except RuntimeError:
+        return True
+    return False
 
 
 def _put_back(containers: list[tuple[Any, Any]]) -> None:

@@ -375,6 +375,32 @@ def test_batches_with_gradients_and_histories_of_their_own():
         spp.trace(model, expanded)
 
 
+@pytest.mark.parametrize("split", [lambda t: t.split(3), lambda t: t.unbind(), lambda t: t.chunk(2)])
+@pytest.mark.parametrize("options", [{}, {"restore": False}, {"batches": 2}])
+def test_views_that_autograd_has_given_up(split, options):
+    class Holds(nn.Module):
+        """As FSDP1 leaves views of its flat parameter in the modules between their forwards."""
+
+        def __init__(self) -> None:
+            super().__init__()
+            self.fc = nn.Linear(6, 4)
+            base = torch.ones(6, requires_grad=True) * 1
+            self.first, *self.others = split(base)
+            base.mul_(2)
+            self.base = base
+
+        def forward(self, x: Tensor) -> Tensor:
+            return self.fc(x * self.base)
+
+    model = Holds()
+    with pytest.raises(RuntimeError, match="output of a function that returns multiple views"):
+        _ = model.first.grad_fn
+    first, node, version = model.first, model.base.grad_fn, model.base._version
+    given = iter([x(5, 6)] * 3) if "batches" in options else x(5, 6)
+    assert len(spp.trace(model, given, **options).frame) == 8
+    assert model.first is first and model.base.grad_fn is node and model.base._version == version
+
+
 def test_input_and_target_stay_one_tensor():
     class Same(nn.Module):
         def __init__(self) -> None:
