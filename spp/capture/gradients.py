@@ -92,6 +92,7 @@ class Gradients:
         self._handles: list[Any] = []
         self._leaves: list[Tensor] = []
         self._followed: dict[int, Any] = {}
+        self._axes: dict[int, set[int | None]] | None = None
         self._bases: dict[tuple[Any, int], list[_Base]] = {}
         self._recomputed: dict[int, tuple[weakref.ref[Tensor], int, list[Site]]] = {}
 
@@ -165,29 +166,36 @@ class Gradients:
         with self.arriving(roots), Window():
             torch.autograd.backward(roots, cotangents, retain_graph=keep_graph)
 
-    def follow(self, nodes: Iterable[Any], axes: dict[int, set[int | None]]) -> None:
+    def follow(self, nodes: Iterable[Any], axes: Callable[[], dict[int, set[int | None]]]) -> None:
         """See gradients arrive at parameters, out of whose ``.grad`` hooks of the user's may take them at once.
 
         An optimizer may live in a post-accumulate hook or at the accumulation node; this runs after either.
 
         Args:
             nodes: The nodes at which gradients are accumulated.
-            axes: By the parameters' identities, their channel axes; others are passed over.
+            axes: Asked once a gradient is gone: by the parameters' identities, their channel axes; others are passed over.
         """
-        for node in nodes:
-            key = id(parameter := node.variable)
-            if key in axes:
-                # of two backward passes over one graph the first has left its hook there
-                if key in self._followed:
-                    self._followed[key].remove()
-                self._followed[key] = node.register_hook(self._unbroken(partial(self._keep, parameter, axes[key])))
+        keep = self._unbroken(partial(self._keep, axes))
 
-    def _keep(self, parameter: Tensor, axes: set[int | None], _: Any, arrived: tuple[Tensor | None, ...]) -> None:
-        gradient = arrived[0]
-        if parameter.grad is not None or gradient is None or is_reducible(gradient):
+        # of every parameter in every pass, and nearly always that is all
+        def arrived(parameter: Tensor, _: Any, gradients: tuple[Tensor | None, ...]) -> None:
+            if parameter.grad is None:
+                keep(parameter, gradients[0])
+
+        for node in nodes:
+            parameter = node.variable
+            # of two backward passes over one graph the first has left its hook there
+            if (before := self._followed.get(id(parameter))) is not None:
+                before.remove()
+            self._followed[id(parameter)] = node.register_hook(partial(arrived, parameter))
+
+    def _keep(self, axes: Callable[[], dict[int, set[int | None]]], parameter: Tensor, gradient: Tensor | None) -> None:
+        if gradient is None or is_reducible(gradient):
             return
         try:
-            for axis in axes:
+            if self._axes is None:
+                self._axes = axes()
+            for axis in self._axes.get(id(parameter), ()):
                 self.taken.setdefault((id(parameter), axis), []).append(self._stage.reduce(gradient, axis))
         except Exception as error:
             self._failed(error)

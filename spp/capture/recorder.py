@@ -279,11 +279,14 @@ class Recorder:
 
     def _follow(self, nodes: list[Any]) -> None:
         if Signal.WEIGHT_GRADIENT in self._signals:
-            axes: dict[int, set[int | None]] = {}
-            for entry in self.entries:
-                for name, parameter in parameters_of(entry.module) if entry.selected else ():
-                    axes.setdefault(id(parameter), set()).add(weight_axis(entry.layer, name, parameter.dim()))
-            self._gradients.follow(nodes, axes)
+            self._gradients.follow(nodes, self._weight_axes)
+
+    def _weight_axes(self) -> dict[int, set[int | None]]:
+        axes: dict[int, set[int | None]] = {}
+        for entry in self.entries:
+            for name, parameter in parameters_of(entry.module) if entry.selected else ():
+                axes.setdefault(id(parameter), set()).add(weight_axis(entry.layer, name, parameter.dim()))
+        return axes
 
     @property
     def taken(self) -> Taken:
