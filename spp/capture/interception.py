@@ -14,7 +14,7 @@ import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
-from functools import partial, wraps
+from functools import partial, reduce, wraps
 from typing import Any, Protocol
 
 import torch
@@ -148,6 +148,11 @@ class _Observing:
     alone: bool
     adding: bool = False
 
+    @property
+    def adds(self) -> bool:
+        """Whether an addition is the model's own; what is added up while the gate is closed is ours."""
+        return self.stage.phase is FORWARD and self.stage.gate.open and not self.adding
+
 
 OBSERVING: dict[int, _Observing] = {}
 """The innermost observer of each thread."""
@@ -171,10 +176,10 @@ def _call_of(unobserved: Original, fixed: _Observing | None = None) -> Original:
     def __call__(module: nn.Module, *args: Any, **kwargs: Any) -> Any:
         observing = fixed or innermost(get_ident())
         if observing is None:
-            return _call_unobserved(unobserved, module, args, kwargs)
+            return _unobserved(unobserved, module)(module, *args, **kwargs)
         # a watch that does not observe yet may be about a part of the model of one that does
         if fixed is None and len(_HELD) > len(observing.chain) and not observing.alone and (parts := _parts_of(module)):
-            return _call_parts(parts, _call_of(unobserved, observing), module, args, kwargs)
+            return reduce(_inside, parts, _call_of(unobserved, observing))(module, *args, **kwargs)
         stage, original, phase = observing.stage, observing.original, observing.stage.phase
         if phase is IDLE:
             return original(module, *args, **kwargs)
@@ -191,7 +196,9 @@ def _call_of(unobserved: Original, fixed: _Observing | None = None) -> Original:
         gate.open = False
         call = observer.on_enter(entry, args, kwargs)
         try:
-            gate.let()
+            gate.open = True
+            if gate.waiting:
+                gate.deliver()
             output = original(module, *args, **kwargs)
         except BaseException as error:
             # a signal's handler that has raised has closed it
@@ -201,23 +208,26 @@ def _call_of(unobserved: Original, fixed: _Observing | None = None) -> Original:
             raise
         gate.open = False
         observer.on_exit(call, output)
-        gate.let()
+        gate.open = True
+        if gate.waiting:
+            gate.deliver()
         return output
 
     return __call__
 
 
-def _call_unobserved(call: Original, module: nn.Module, args: Arguments, kwargs: Keywords) -> Any:
-    """Make a call on a thread where nobody observes: a part of a watched model, or on a thread of a forward or of autograd."""
+def _unobserved(call: Original, module: nn.Module) -> Original:
+    """What makes a call where nobody observes: of a part of a watched model, or on a thread of a forward or of autograd."""
     if _HELD and (parts := _parts_of(module)):
-        return _call_parts(parts, call, module, args, kwargs)
+        return reduce(_inside, parts, call)
     for other in tuple(OBSERVING.values()):
         entry, phase = other.entries.get(id(module)), other.stage.phase
         if entry is not None and phase is FORWARD:
             other.observer.on_other_thread(entry)
         elif entry is not None and phase is BACKWARD and _torch.graph_task() >= 0:
-            return other.observer.on_recompute(entry, other.original, args, kwargs)
-    return call(module, *args, **kwargs)
+            recompute = partial(other.observer.on_recompute, entry, other.original)
+            return lambda _, *args, **kwargs: recompute(args, kwargs)
+    return call
 
 
 def _parts_of(module: nn.Module) -> list[Original]:
@@ -225,10 +235,8 @@ def _parts_of(module: nn.Module) -> list[Original]:
     return [part for part in found if part is not None]
 
 
-def _call_parts(parts: list[Original], call: Original, module: nn.Module, args: Arguments, kwargs: Keywords) -> Any:
-    for part in parts:
-        call = partial(part, call)
-    return call(module, *args, **kwargs)
+def _inside(call: Original, part: Original) -> Original:
+    return partial(part, call)
 
 
 _original: Original = nn.Module.__call__
@@ -301,7 +309,7 @@ def _watched(original: Original) -> Original:
             or not observing.stage.gate.open
         ):
             return original(*args, **kwargs)
-        a, b = args if len(args) == 2 and not kwargs else _operands(args, kwargs)
+        a, b = _operands(args, kwargs)
         if not (isinstance(a, Tensor) and isinstance(b, Tensor)):
             return original(*args, **kwargs)
         if not (type(a) is Tensor is type(b)) or modes_active():
@@ -359,6 +367,8 @@ def _summands(a: Tensor, b: Tensor) -> bool:
 
 def _operands(args: Arguments, kwargs: Keywords) -> tuple[Any, Any]:
     """The two summands of ``add(a, b, alpha=..., out=...)``; ``(None, None)`` for other forms."""
+    if len(args) == 2 and not kwargs:
+        return args
     if not kwargs.keys() <= _KEYWORDS or len(args) > 2:
         return None, None
     both = (*args, *(kwargs[name] for name in ("input", "other") if name in kwargs))

@@ -203,8 +203,7 @@ class Loop:
     def _place(self) -> tuple[Sample | None, bool]:
         """Where a call of the root belongs: the sample that observes it, if any, and whether it is an evaluation to measure."""
         self.forwards += 1
-        if self._evaluation is not None:
-            self._safely(self._end_evaluation)
+        self._safely(self._end_evaluation)
         grad = torch.is_grad_enabled()
         training = self._root.training or bool(self._trains_in_eval and grad)
         if not self._optimizers and training:
@@ -313,19 +312,15 @@ class Loop:
     def _after_step(self, optimizer: Any, args: Any, kwargs: Any) -> None:
         if self._sample is None and self._evaluation is None and not self._owes:
             self._next_step()
-        else:
-            with Held():
-                self._end_step()
-                self._next_step()
-
-    def _end_step(self) -> None:
-        sample = self._sample
-        if sample is not None:
-            with patient_collector():
-                self._safely(partial(self._finish, sample) if sample.gathered else self._drop_step)
-        if self._owes:
-            self._safely(self._pay)
-        self._safely(self._end_evaluation)
+            return
+        with Held():
+            if self._sample is not None:
+                with patient_collector():
+                    self._safely(partial(self._finish, self._sample) if self._sample.gathered else self._drop_step)
+            if self._owes:
+                self._safely(self._pay)
+            self._safely(self._end_evaluation)
+            self._next_step()
 
     def _next_step(self) -> None:
         self.step += 1
