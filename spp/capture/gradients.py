@@ -37,22 +37,26 @@ class _Depth(threading.local):
 
 @dataclass(slots=True, eq=False)
 class _Base:
-    """The base of a view that a module gave out, and of which the view has every element once.
+    """The base of a view that a module gave out.
 
-    What reaches the base reaches the view, as long as the graph has nothing from the base but the view itself and what is
-    written into their memory later.
+    Where the view has every element of it once, what reaches the base reaches the view, as long as the graph has nothing from
+    the base but the view itself and what is written into their memory later.
 
     Attributes:
         node: The base's place in the graph when the view was given out.
         number: Which of the node's outputs the base is.
-        own: The nodes between the base and the view.
+        own: The nodes between the view and the base, the view's first.
+        whole: Whether the view has every element of the base once.
         written: Whether something was written into the view or its base later, and nothing else was made of the base.
+        lost: Whether something was written, and the base cannot stand for the view, whose hook may see a part only.
     """
 
     node: Any
     number: int
-    own: set[Any]
+    own: list[Any]
+    whole: bool = False
     written: bool = False
+    lost: bool = False
 
 
 class Gradients:
@@ -99,26 +103,29 @@ class Gradients:
     def wait(self, tensor: Tensor, reading: Reading) -> None:
         """Take the gradient of ``tensor`` for every site of ``reading``, those that are added later too."""
 
+        base = self._wait_at_base(tensor, reading) if tensor._is_view() else None
+
         def receive(gradient: Tensor | None) -> None:
-            if self._outer() and not self._recomputing.value:
+            if self._outer() and not self._recomputing.value and not (base is not None and base.lost):
                 self._take(gradient, reading.axis, reading.sites)
 
         self._hook(tensor, receive)
-        if tensor._is_view():
-            self._wait_at_base(tensor, reading)
 
-    def _wait_at_base(self, view: Tensor, reading: Reading) -> None:
+    def _wait_at_base(self, view: Tensor, reading: Reading) -> _Base | None:
         base: Any = view._base
-        if not base.requires_grad or base.grad_fn is None or not _covers(view, base):
-            return
-        known = _Base(base.grad_fn, base.output_nr, own := set())
+        if not base.requires_grad or base.grad_fn is None:
+            return None
+        known = _Base(base.grad_fn, base.output_nr, own := [])
+        self._bases.setdefault((known.node, known.number), []).append(known)
         step: Any = view.grad_fn
         while step is not None and step is not known.node:
             if len(step.next_functions) != 1 or type(step).__name__ in _OVERLAPPING:
-                return
-            own.add(step)
+                return known
+            own.append(step)
             step = step.next_functions[0][0]
-        self._bases.setdefault((known.node, known.number), []).append(known)
+        known.whole = _covers(view, base)
+        if not known.whole:
+            return known
         strides, size, stride = base.stride(), view.size(), view.stride()
 
         def receive(gradient: Tensor | None) -> None:
@@ -130,15 +137,20 @@ class Gradients:
                 self._take(own_part, reading.axis, reading.sites)
 
         self._hook(base, receive)
+        return known
 
     def _find_written(self, roots: list[Tensor]) -> None:
         """Find what was made of each base, in the graph that a backward from ``roots`` runs through."""
         queue: list[Any] = [root.grad_fn for root in roots if root.grad_fn is not None]
-        seen, users = set(queue), dict[tuple[Any, int], set[Any]]()
+        seen, users = set(queue), dict[Any, set[Any]]()
+        # a view of a view: what is made of the one between goes past the other
+        between = {node for bases in self._bases.values() for base in bases for node in base.own[1:]}
         for node in queue:  # grows while it is walked
             for step in node.next_functions:
                 if step in self._bases:
                     users.setdefault(step, set()).add(node)
+                if step[0] in between:
+                    users.setdefault(step[0], set()).add(node)
                 if step[0] is not None and step[0] not in seen:
                     seen.add(step[0])
                     queue.append(step[0])
@@ -146,7 +158,10 @@ class Gradients:
             found = users.get(key, set())
             writes = {node for node in found if type(node).__name__ == "CopySlices"}
             for base in bases:
-                base.written = bool(writes) and found <= writes | base.own
+                alone = found <= writes.union(base.own)
+                alone &= all(users.get(node, set()) <= set(base.own) for node in base.own[1:])
+                base.written = bool(writes) and base.whole and alone
+                base.lost = bool(writes) and not base.written
 
     def notice(self, tensor: Tensor, told: Callable[[], None]) -> None:
         """Tell when a backward pass reaches ``tensor``; of several stages of one, the pass's own."""
