@@ -221,6 +221,8 @@ class ParameterReader:
             before = self._before.pop(id(read.parameter), None)
             now = None if before is None else self._now(read)
             if before is not None and (now is None or now.shape == before.shape):
+                # half precision would round the difference of values that are far apart
+                before = before.to(torch.promote_types(before.dtype, torch.float32))
                 known[id(read.parameter)] = before.zero_() if now is None else before.sub_(now.detach())
         moves = self._stage.reduce_all(list(known.values()), [None] * len(known))
         return dict(zip(known, _squares(moves), strict=True))

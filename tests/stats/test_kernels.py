@@ -189,6 +189,16 @@ def test_empty_tensors_give_the_neutral_table():
         assert_table(table, torch.empty(shape), axis, second=0)
 
 
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16, torch.float32, torch.float64], ids=str)
+def test_the_ends_of_a_range_are_not_rounded_to_the_dtype(dtype):
+    # the nearest values to -0.99 and 0.01 in half precision lie inside the range
+    x = torch.linspace(-1, 1, 1999, dtype=torch.float64).to(dtype)
+    values, ends = x.double(), (-0.99, 0.01)
+    wanted = int(((values <= ends[0]) | (values >= ends[1])).sum())
+    assert reference.saturated(x, None, ends).item() == wanted
+    assert backends.reduce(x, None, ends).table[Row.SATURATED].item() == wanted
+
+
 def test_values_at_the_ends_of_a_range_are_counted():
     x = torch.tensor([[-1.0, -0.99, 0.0, 0.995], [1.0, 0.5, float("nan"), float("inf")]])
     table = backends.reduce(x, 0, (-0.99, 0.99)).table

@@ -74,6 +74,20 @@ def test_the_update_ratio_is_the_relative_size_of_the_step():
     assert watch.frame.query("signal != 'weight'")["update_ratio"].isna().all()
 
 
+@pytest.mark.parametrize("kernels", ["auto", "off"])
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+def test_the_update_ratio_of_half_precision_is_not_rounded_to_it(monkeypatch, kernels, dtype):
+    monkeypatch.setenv("SPP_KERNELS", kernels)
+    model = nn.Linear(40, 40).to(dtype)
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.03)
+    before = model.weight.detach().double()
+    with spp.watch(model, optimizer, every=1) as watch:
+        model(torch.randn(8, 40).to(dtype)).sum().backward()
+        optimizer.step()
+    ratio = watch.frame.query("signal == 'weight' and output == 'weight'")["update_ratio"].item()
+    np.testing.assert_allclose(ratio, (model.weight.double() - before).norm().item() / before.norm().item(), rtol=1e-6)
+
+
 def test_weights_that_are_not_updated_have_no_update_ratio():
     model = plain()
     frozen = model[0].weight.requires_grad_(False)

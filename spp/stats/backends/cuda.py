@@ -180,7 +180,7 @@ def _launch(
     double = tensor.dtype is torch.float64
     # Triton takes a Python float for float32, and so are the ends it is given
     inside = ends is not None and not double
-    low, high = _rounded(ends, tensor.dtype) if inside and ends is not None else (0.0, 0.0)
+    low, high = _rounded(ends) if inside and ends is not None else (0.0, 0.0)
     merges = plan.parts * plan.fold > 1
     columns, rows, run = plan.blocks
     table = tensor.new_empty((len(Row), plan.parts, plan.columns), dtype=torch.float64)
@@ -266,10 +266,10 @@ def _blocks(columns: int, run: int, outer: int, tile: int) -> tuple[int, int, in
 
 
 @lru_cache(maxsize=256)
-def _rounded(ends: tuple[float, float], dtype: torch.dtype) -> tuple[float, float]:
-    """The ends as torch compares them with values of ``dtype``."""
+def _rounded(ends: tuple[float, float]) -> tuple[float, float]:
+    """The ends as torch compares them with values of float32, to which the sweep widens what is narrower."""
     # device="cpu": torch.set_default_device may say otherwise, and then this would wait
-    low, high = torch.tensor(ends, dtype=dtype, device="cpu").tolist()
+    low, high = torch.tensor(ends, dtype=torch.float32, device="cpu").tolist()
     return low, high
 
 

@@ -211,6 +211,9 @@ def buffer(like: Tensor, kind: torch.dtype, purpose: str = "work") -> Tensor:
 
 def saturated(x: Tensor, axis: int | None, ends: tuple[float, float]) -> Tensor:
     """How many finite values of each channel lie at or beyond either end, ``(C,)`` float64."""
+    if x.dtype.itemsize < 4:
+        # torch would round the ends to half precision before it compares
+        x = x.float()
     beyond = ((x <= ends[0]) | (x >= ends[1])) & (x.abs() != torch.inf)
     rest = [d for d in range(x.dim()) if axis is None or d != axis % x.dim()]
     return (beyond.sum(rest) if rest else beyond).to(torch.float64).reshape(-1)
