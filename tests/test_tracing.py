@@ -215,6 +215,60 @@ def test_channel_axis_overrides():
     assert [f["channels"].iloc[0] for f in (by_rule, by_int, by_call)] == [3, 6, 4]
 
 
+class Turned(nn.Module):
+    def forward(self, x):
+        return x.transpose(1, 2)
+
+
+class Halves(nn.Module):
+    def forward(self, x):
+        return x.chunk(2, 1)
+
+
+class Between(nn.Module):
+    """Layers with a function between each two."""
+
+    def __init__(self, function, *layers):
+        super().__init__()
+        self.function, self.layers = function, nn.ModuleList(layers)
+
+    def forward(self, x):
+        x, *_ = self.layers[0](x), self.layers[-1](torch.zeros(2, 5))
+        for layer in self.layers[1:-1]:
+            x = layer(self.function(x))
+        return x
+
+
+class Stream(nn.Module):
+    """A residual sum whose branch ends in a function, and which no module gives out but the network."""
+
+    def __init__(self):
+        super().__init__()
+        self.stem, self.body, self.head = nn.Conv2d(3, 4, 1), nn.Conv2d(4, 4, 1), nn.GELU()
+
+    def forward(self, x):
+        x = self.stem(x)
+        stream = self.body(x).add_(1) + x
+        self.head(stream)
+        return self.head(self.body(stream) + stream), stream
+
+
+@pytest.mark.parametrize(
+    ("model", "shape", "channels"),
+    [
+        (nn.Sequential(nn.Linear(4, 6), Turned(), nn.Dropout()), (3, 7, 4), [6, 6, 6, 6]),
+        (nn.Sequential(nn.Conv1d(4, 6, 1), Turned(), nn.Tanh(), Turned()), (3, 4, 7), [6, 6, 6, 6, 6]),
+        (Between(torch.abs, nn.Conv2d(8, 4, 1), Halves(), nn.Linear(5, 5)), (1, 8, 4, 4), [4, 5, 2, 2, 2, 2]),
+        (Between(lambda x: x.transpose(1, 2), nn.Linear(4, 6), nn.Tanh(), nn.Linear(5, 5)), (3, 7, 4), [6, 5, 6, 6]),
+        (Stream(), (2, 3, 5, 5), [4] * 7),
+    ],
+    ids=["a module that transposes", "twice", "a function before", "a function that transposes", "a stream"],
+)
+def test_channels_are_found_behind_what_moves_them(model, shape, channels):
+    frame = spp.trace(model, torch.randn(shape)).frame.query("signal == 'activation'")
+    assert frame["channels"].tolist() == channels
+
+
 def test_saturated_fraction_is_for_bounded_activations():
     x = torch.tensor([[-10.0, -4.0, 0.0, 0.5], [10.0, 4.7, 1.0, -1.0]])
     frame = spp.trace(nn.Sequential(nn.Sigmoid()), x).frame.query("signal == 'activation'").set_index("name")

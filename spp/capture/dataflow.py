@@ -12,6 +12,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import Any
 
+import torch
 from torch import Tensor
 
 from spp.capture.sites import Call, Site
@@ -54,7 +55,7 @@ class Value:
         ref: Weak reference to the tensor.
         version: The tensor's version counter; an in-place change makes it another value.
         time: Tick at which it was first seen.
-        rank: The tensor's.
+        shape: The tensor's.
         sources: Values it came from without a module call in between.
         producers: Calls that gave it out, innermost first.
         reading: What the recorder knows of it, once it has looked.
@@ -63,7 +64,7 @@ class Value:
     ref: weakref.ref[Tensor]
     version: int
     time: int
-    rank: int = 0
+    shape: torch.Size
     sources: tuple[Value, ...] = ()
     producers: list[Call] = field(default_factory=list)
     reading: Reading | None = None
@@ -114,14 +115,18 @@ class DataFlow:
     def produced(self, tensor: Tensor, call: Call) -> Value:
         """Note that ``call`` gave out ``tensor``."""
         value = self._values.get(id(tensor))
-        if value is None or value.ref() is not tensor or value.version != version_of(tensor):
+        if value is None or value.ref() is not tensor:
             value = self.remember(tensor, ())
+        elif value.version != version_of(tensor):
+            value = self.remember(tensor, (value,))
         value.producers.append(call)
         return value
 
     def remember(self, tensor: Tensor, sources: tuple[Value, ...]) -> Value:
         """A new value for what ``tensor`` holds now, findable by the tensor and by its node in the graph."""
-        value = Value(weakref.ref(tensor), version_of(tensor), self.tick(), tensor.dim(), sources)
+        # nested tensors have no common shape
+        shape = torch.Size([0] * tensor.dim()) if tensor.is_nested else tensor.shape
+        value = Value(weakref.ref(tensor), version_of(tensor), self.tick(), shape, sources)
         self._values[id(tensor)] = value
         node: Any = tensor.grad_fn
         if node is not None:

@@ -102,7 +102,6 @@ class Gradients:
 
     def wait(self, tensor: Tensor, reading: Reading) -> None:
         """Take the gradient of ``tensor`` for every site of ``reading``, those that are added later too."""
-
         base = self._wait_at_base(tensor, reading) if tensor._is_view() else None
 
         def receive(gradient: Tensor | None) -> None:

@@ -531,7 +531,7 @@ class Recorder:
         value = self._flow.produced(tensor, call)
         held = values_of(tensor) if tensor.is_nested else tensor
         if value.reading is None:
-            value.reading = Reading(self._placer.axis(call, held))
+            value.reading = Reading(self._placer.axis(call, held, value))
         is_weight = entry.weight_of is not None
         if is_weight:
             owner, parameter = entry.weight_of  # type: ignore[misc]
@@ -586,7 +586,9 @@ class Recorder:
         if addition is not None and addition.block.entry.selected and not (tensor.is_nested or is_reducible(tensor)):
             entry, branch = addition.block.entry, addition.branch_value.reading
             if value.reading is None:
-                value.reading = Reading(None if branch is None else branch.axis)
+                # a branch that a function ends has no reading
+                axis = self._placer.axis(addition.block, tensor, value) if branch is None else branch.axis
+                value.reading = Reading(axis)
             output, axis = f"merge.{addition.number}", value.reading.axis
             site = Site(entry, addition.block, output, tensor.shape, tensor.dtype, axis, is_view=tensor._is_view())
             addition.stream = site

@@ -119,21 +119,25 @@ class Site:
         return Signal.ACTIVATION, Signal.GRADIENT
 
 
+Placed = tuple[int, int | None, int]
+"""Rank, channel axis and number of channels of a tensor."""
+
+
 class Placer:
     """Decides the channel axis of each output, remembering the one before it."""
 
     def __init__(self, override: ChannelAxis) -> None:
         self._override = override
-        self._before: tuple[int, int | None, int] | None = None
+        self._before: Placed | None = None
 
-    def axis(self, call: Call, tensor: Tensor) -> int | None:
-        """The axis of a fresh output of ``call``: as the last tensor given out inside it, else as its inputs."""
+    def axis(self, call: Call, tensor: Tensor, value: Any) -> int | None:
+        """The axis of a fresh output of ``call``: as before a write, as the last tensor given out inside, or as its inputs."""
         entry, rank = call.entry, tensor.dim()
         if entry.weight_of is not None:
             return 0 if rank else None
         # for others nobody asks for the source
         follows = entry.layer.channel_layout == "inherit" and rank > 2
-        source = self._source(call, tensor) if follows else None
+        source = self._source(call, value, tensor.shape) if follows else None
         axis = channel_axis(entry.module, entry.layer, tensor, source, self._before, self._override)
         self._before = rank, axis, tensor.shape[axis] if axis is not None else 1
         return axis
@@ -143,13 +147,24 @@ class Placer:
         return weight_axis(entry.layer, name, weight.dim())
 
     @staticmethod
-    def _source(call: Call, tensor: Tensor) -> tuple[int, int | None] | None:
-        rank = tensor.dim()
-        if call.last_child is not None and call.last_child.sites:
+    def _source(call: Call, value: Any, shape: torch.Size) -> Placed | None:
+        if call.last_child is not None and call.last_child.sites and not value.sources:
             site = call.last_child.sites[0]
-            fits = len(site.shape) == rank and (site.axis is None or site.shape[site.axis] == tensor.shape[site.axis])
-            return (rank, site.axis) if fits else None
-        return next(((rank, v.reading.axis) for v in call.inputs if v.reading is not None and v.rank == rank), None)
+            known, axis = site.shape, site.axis
+            # another number of channels or of anything else, and not both
+            others = [i for i in range(len(known)) if i != axis]
+            fits = len(known) == len(shape) and (
+                axis is None or known[axis] == shape[axis] or all(known[i] == shape[i] for i in others)
+            )
+            return (len(shape), axis, 1 if axis is None else known[axis]) if fits else None
+        for source in (*value.sources, *call.inputs):
+            # a function between two modules has no reading; what it took has
+            while source.reading is None and source.sources:
+                source = source.sources[0]
+            axis = None if source.reading is None else source.reading.axis
+            if axis:
+                return len(source.shape), _followed(axis, source.shape, shape), source.shape[axis]
+        return None
 
 
 def roster(model: nn.Module, include: Selection = None, exclude: Selection = None) -> list[Entry]:
@@ -315,8 +330,8 @@ def channel_axis(
     module: nn.Module,
     layer: Layer,
     tensor: Tensor,
-    source: tuple[int, int | None] | None,
-    before: tuple[int, int | None, int] | None,
+    source: Placed | None,
+    before: Placed | None,
     override: ChannelAxis = None,
 ) -> int | None:
     """The channel axis of an output, non-negative; None for a scalar.
@@ -325,8 +340,8 @@ def channel_axis(
         module: Whose output it is.
         layer: What is known of it.
         tensor: The output.
-        source: Rank and axis of what it follows, where known.
-        before: Rank, axis and number of channels of the last output before it, where there is one.
+        source: What it follows, where that is known.
+        before: The last output before it, where there is one.
         override: The user's ``channel_axis``; where it does not fit the tensor's rank the rule decides.
     """
     rank = tensor.dim()
@@ -349,13 +364,22 @@ def channel_axis(
         if dims is None or source[1] is None:
             return source[1]
         return [d % rank for d in dims].index(source[1])
-    if before is not None:
-        first, last = tensor.shape[1] == before[2], tensor.shape[-1] == before[2]
-        if first != last:
-            return 1 if first else rank - 1
-        if before[0] == rank:
-            return before[1]
+    for known in (source, before):
+        if known is not None:
+            first, last = tensor.shape[1] == known[2], tensor.shape[-1] == known[2]
+            if first != last:
+                return 1 if first else rank - 1
+            if known[0] == rank:
+                return known[1]
     return 1 if rank >= 4 else rank - 1
+
+
+def _followed(axis: int | None, before: torch.Size, after: torch.Size) -> int | None:
+    """Where an axis is after its tensor's axes were permuted, as their lengths tell."""
+    if axis is None or len(before) != len(after) or before[axis] == after[axis] or sorted(before) != sorted(after):
+        return axis
+    places = [i for i, length in enumerate(after) if i and length == before[axis]]
+    return places[0] if len(places) == 1 else axis
 
 
 def weight_axis(layer: Layer, parameter: str, rank: int) -> int | None:
