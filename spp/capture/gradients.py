@@ -95,7 +95,7 @@ class Gradients:
         self._rounds: dict[Site, int] = {}
         self._handles: list[Any] = []
         self._leaves: list[Tensor] = []
-        self._followed: dict[int, Any] = {}
+        self._followed: dict[int, tuple[Any, Any]] = {}
         self._axes: dict[int, set[int | None]] | None = None
         self._bases: dict[tuple[Any, int], list[_Base]] = {}
         self._recomputed: dict[int, tuple[weakref.ref[Tensor], int, list[Site]]] = {}
@@ -200,8 +200,8 @@ class Gradients:
             parameter = node.variable
             # of two backward passes over one graph the first has left its hook there
             if (before := self._followed.get(id(parameter))) is not None:
-                before.remove()
-            self._followed[id(parameter)] = node.register_hook(partial(arrived, parameter))
+                before[1].remove()
+            self._followed[id(parameter)] = node, node.register_hook(partial(arrived, parameter))
 
     def _keep(self, axes: Callable[[], dict[int, set[int | None]]], parameter: Tensor, gradient: Tensor | None) -> None:
         if gradient is None or is_reducible(gradient):
@@ -229,7 +229,7 @@ class Gradients:
 
     def remove(self) -> None:
         """Take every hook away again; a leaf that had none is left without a dictionary of hooks, too."""
-        for handle in (*self._handles, *self._followed.values()):
+        for handle in (*self._handles, *(handle for _, handle in self._followed.values())):
             handle.remove()
         for leaf in self._leaves:
             if not leaf._backward_hooks:

@@ -319,6 +319,13 @@ def leaves_outside(roots: list[Tensor], nodes: list[Any], own: set[int]) -> list
     return [leaf for leaf in leaves if id(leaf) not in own]
 
 
+def accumulator(leaf: Tensor) -> Any:
+    """The node at which every graph writes to the ``.grad`` of a leaf, as long as anybody holds it."""
+    with torch.enable_grad(), _torch.unseen_functions(), _torch.without_modes():
+        node: Any = leaf.view_as(leaf).grad_fn
+    return node.next_functions[0][0]
+
+
 def accumulators(roots: list[Tensor]) -> list[Any]:
     """The nodes at which a backward pass from ``roots`` would write to the ``.grad`` of leaves."""
     queue: list[Any] = [root.grad_fn for root in roots if root.grad_fn is not None]

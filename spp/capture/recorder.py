@@ -31,9 +31,11 @@ from spp.capture.parameters import (
     ParameterReader,
     Readings,
     Taken,
+    accumulator,
     accumulators,
     computed_weights,
     leaves_outside,
+    parameters_in,
     parameters_of,
 )
 from spp.capture.residual import Merge, Merges
@@ -372,7 +374,13 @@ class Recorder:
                 return run()
         hooked = [t for t in roots if isinstance(t, Tensor) and t.requires_grad and not is_reducible(t)]
         try:
-            self._follow(accumulators(hooked))
+            nodes = accumulators(hooked)
+            known = {id(node.variable) for node in nodes}
+            # the graph of a reentrant checkpoint comes to be during the backward
+            for p in parameters_in(entry.module for entry in self.entries):
+                if p.requires_grad and p._post_accumulate_grad_hooks and id(p) not in known:
+                    nodes.append(accumulator(p))
+            self._follow(nodes)
         except Exception as error:
             self._fail(error)
         with boundary(self, self._stage, self._roster), self._gradients.arriving(hooked), Window():
@@ -650,11 +658,9 @@ class Recorder:
         weights_first = sorted(_nonfinite(one.values), key=lambda site: not site.is_weight)
         rows = [(site, site.signals[0], one.values[site]) for site in weights_first]
         rows += [(site, site.signals[1], one.gradients[site]) for site in _nonfinite(one.gradients)]
-        masks, others = (next((row for row in rows if _masks(row[2]) is kind), None) for kind in (True, False))
-        first = [("NaN or infinity", others)]
-        if masks is not None and rows[0] is masks:
-            first.insert(0, ("-inf", masks))
-        told = [f"{kind} in the {_of(*row[:2])} of {_named(row[0].entry)}" for kind, row in first if row is not None]
+        found = [("-inf", rows[0])] if rows and _masks(rows[0][2]) else []
+        found += [("NaN or infinity", row) for row in rows if not _masks(row[2])][:1]
+        told = [f"{kind} in the {_of(site, signal)} of {_named(site.entry)}" for kind, (site, signal, _) in found]
         return f"First not finite: {', '.join(told)}. " if told else ""
 
     def _note_error(self, error: BaseException, entry: Entry, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
@@ -689,9 +695,11 @@ class Recorder:
         if not where and after is not None:
             stage = f"{stage}, after it had left {_named(after.entry)},"
         if lacking := memory_lacking(error):
-            return TraceError(f"{stage} ran out of memory for {lacking}", where=where, received=received, remedy=LESS)
-        rule = f"{stage} raised {type(error).__name__}: {' '.join(str(error).split())}".rstrip(".: ")
-        return TraceError(rule, where=where, received=received, remedy=self._first_nonfinite() + REMEDY)
+            rule, remedy = f"{stage} ran out of memory for {lacking}", LESS
+        else:
+            rule = f"{stage} raised {type(error).__name__}: {' '.join(str(error).split())}".rstrip(".: ")
+            remedy = REMEDY
+        return TraceError(rule, where=where, received=received, remedy=self._first_nonfinite() + remedy)
 
 
 def _named(entry: Entry) -> str:

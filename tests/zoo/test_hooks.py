@@ -6,6 +6,7 @@ import pandas as pd
 import pytest
 import torch
 from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
 
 import spp
 from tests.zoo.fingerprint import unmoved
@@ -83,6 +84,29 @@ def test_a_watch_has_the_gradients_that_a_hook_takes_away(at, optimizer):
     assert len(found) == 12 and not len(watch.unmeasured)
     assert found["mean_square"].to_numpy() == pytest.approx(wanted["mean_square"].to_numpy(), rel=1e-5)
     assert found["acsm"].to_numpy() == pytest.approx(wanted["acsm"].to_numpy(), rel=1e-5)
+
+
+@pytest.mark.parametrize("reentrant", [True, False])
+def test_gradients_inside_a_checkpoint_that_a_hook_takes_away(reentrant):
+    class Net(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.a, self.b = nn.Linear(6, 6), nn.Linear(6, 4)
+
+        def forward(self, x: Tensor) -> Tensor:
+            return self.b(checkpoint(self.a, x, use_reentrant=reentrant))
+
+    rows = []
+    for consumed in (True, False):
+        torch.manual_seed(2)
+        model = Net()
+        for parameter in model.parameters() if consumed else ():
+            consumes(parameter, "post-accumulate hook", [])
+        with spp.watch(model, every=1) as watch:
+            square(model(x(5, 6).requires_grad_())).backward()
+        assert watch.unmeasured.empty
+        rows.append(watch.frame.query("signal == 'weight_gradient'"))
+    pd.testing.assert_frame_equal(*rows)
 
 
 def test_gradients_that_are_taken_away_in_parts_say_so():

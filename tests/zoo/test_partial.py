@@ -177,6 +177,8 @@ def test_a_weight_comes_before_what_is_made_of_it_and_gradients_last():
     nn.init.constant_(model[2][0].weight, torch.nan)
     with pytest.raises(spp.TraceError, match=r"in the weight 'weight' of module '2\.0'"):
         spp.trace(model, x(5, 6))
+    with pytest.raises(spp.TraceError, match=r"out of memory.*First not finite: NaN or infinity in the .* '2\.1'"):
+        spp.trace(network(lambda x: x / 0, allocates), x(5, 6))
     with pytest.raises(spp.TraceError, match=r"backfired.*in the gradient of module '3\.0'"):
         spp.trace(network(backfires, lambda x: (x * 0).abs().sqrt()), x(5, 6), loss=square)
 
