@@ -288,7 +288,7 @@ def computed_weights(module: nn.Module, called: bool) -> tuple[list[tuple[str, T
         is_leaf = tensor.is_leaf or not tensor.requires_grad or is_reducible(tensor)
         (leaves if is_leaf else computed).append((name, tensor))
     # nobody has made one where no hook runs before the forward and no parameter is called after another
-    made = module._forward_pre_hooks or any("_" in name for name in module._parameters)
+    made = module._forward_pre_hooks or any("_" in name for name, _ in (*computed, *leaves))
     if called and leaves and made and not isinstance(module, torch.jit.ScriptModule):
         for name, value in module.__dict__.items():
             if isinstance(value, Tensor) and not isinstance(value, nn.Parameter) and _made_of(module, name, value):
