@@ -49,6 +49,12 @@ def memory_lacking(error: BaseException) -> str:
     return f"{size:.3g} {unit}"
 
 
+def said(error: BaseException) -> str:
+    """An error's class and what it says, in one line without a full stop."""
+    lacking = memory_lacking(error)
+    return f"{type(error).__name__}: {f'no memory for {lacking}' if lacking else first_line(error)}"
+
+
 class SppError(Exception):
     """Base of every error that ``spp`` raises on purpose.
 

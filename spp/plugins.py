@@ -15,7 +15,7 @@ from importlib import import_module
 from importlib.metadata import entry_points
 from typing import Any
 
-from spp.errors import InputError, first_line
+from spp.errors import InputError, said
 
 GROUP = "spp.plugins"
 VARIABLE = "SPP_PLUGINS"
@@ -51,7 +51,7 @@ def _load(origin: str, name: str, load: Callable[[], Any]) -> None:
     except Exception as error:
         raise InputError(
             "a plugin is a module that can be imported",
-            received=f"{name!r}, which raises {type(error).__name__}: {first_line(error)}",
+            received=f"{name!r}, which raises {said(error)}",
             where=origin,
         ) from error
     _loaded.add(name)

@@ -166,6 +166,22 @@ def test_a_failure_of_the_measuring_ends_the_watching_not_the_training(when):
     assert watch.frame.empty
 
 
+def test_a_measuring_without_memory_is_told_in_one_line():
+    def hungry(*_):
+        torch.empty(1 << 60)
+
+    model = plain()
+    optimizer = sgd(model)
+    told = "the watching has ended, the training goes on: RuntimeError: no memory for 4 EiB$"
+    watch = spp.watch(model, optimizer, every=1, channel_axis=hungry)
+    with pytest.warns(spp.SppWarning, match=told):
+        watch.start()
+        train(model, optimizer, 2)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        watch.close()
+
+
 def test_a_loop_that_calls_something_else_is_told_so():
     model = plain()
     other, optimizer = copy.deepcopy(model), sgd(model)

@@ -23,7 +23,7 @@ from torch.nn.parallel import DistributedDataParallel
 
 from spp.capture.sites import ChannelAxis, Selection, roster
 from spp.capture.stage import Held
-from spp.errors import InputError, SppWarning
+from spp.errors import InputError, SppWarning, said
 from spp.frame.runs import WATCH, RunWriter
 from spp.run import Run, describe_model, no_channels, no_exponents
 from spp.vocabulary import ALL, Signal, chosen
@@ -252,10 +252,7 @@ def watch(
 
 def give_up(error: Exception) -> None:
     """Say that the watching has ended."""
-    message = " ".join(str(error).split())
-    warnings.warn(
-        f"the watching has ended, the training goes on: {type(error).__name__}: {message}", SppWarning, stacklevel=4
-    )
+    warnings.warn(f"the watching has ended, the training goes on: {said(error)}", SppWarning, stacklevel=4)
 
 
 def network_inside(model: object) -> nn.Module:

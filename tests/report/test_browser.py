@@ -14,7 +14,12 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import pytest
+import torch
 
+import spp
+from spp import report
+from spp.diagnosis import Finding, Severity
+from spp.diagnosis.findings import build_findings
 from spp.frame.schema import STATISTICS
 
 pytest.importorskip("plotly", reason="reports need plotly, the extra report")
@@ -304,6 +309,22 @@ def test_hostile_names_stay_text(reader, pages, hostile, nasty):
     reader.find("#query").clear()
     reader.find("#query").send_keys("onerror")
     assert reader.text("#grid tbody .is-name") == nasty
+
+
+def test_names_on_the_axis_stay_text(reader, tmp_path):
+    """``<br>`` broke the line, ESC was a box, and an override of the direction turned the name round."""
+    model = torch.nn.Sequential()
+    for name in ("a<br>b", "\x1b[31mred", "\u202eabc"):
+        model.add_module(name, torch.nn.Linear(4, 4))
+    trace = spp.trace(model, torch.randn(3, 4), signals=["activation"])
+    note = build_findings([Finding(severity=Severity.NOTE, rule="mine", name="a<br>b", message="Look here.")])
+    tables = {name: getattr(trace, name) for name in ("frame", "blocks", "modules", "unmeasured")}
+    reader.open(report.write(tmp_path / "page.html", **tables, run=trace.info, findings=note))
+    ticks = reader.run("return document.getElementById('canvas').layout.xaxis.ticktext")
+    assert ticks == ["a&lt;br&gt;b", r"\u001b[31mred", r"\u202eabc"]
+    # a note had no colour, since it was called info once
+    dashed = ".filter((one) => one.line.dash === 'dash').map((one) => one.line.color)"
+    assert all(reader.run(f"return document.getElementById('canvas').layout.shapes{dashed}"))
 
 
 def test_findings_are_marked_where_they_begin(reader, pages):

@@ -23,7 +23,7 @@ from typing import Any
 
 from torch import nn
 
-from spp.errors import InputError, MissingExtraError, TraceError, first_line, memory_lacking
+from spp.errors import InputError, MissingExtraError, TraceError, said
 from spp.models.config import Config
 from spp.nn.neuronwise import neuronwise_
 from spp.nn.norms import NEURONWISE
@@ -174,10 +174,3 @@ def built(model: str, make: Callable[[], Any], rule: str = "the library needs to
         return make()
     except Exception as error:
         raise TraceError(rule, received=said(error), where=model) from error
-
-
-def said(error: BaseException) -> str:
-    """An error's class and the first line of its message, without a full stop."""
-    if lacking := memory_lacking(error):
-        return f"{type(error).__name__}: no memory for {lacking}"
-    return f"{type(error).__name__}: {first_line(error)}"

@@ -11,8 +11,8 @@ from typing import Any
 
 from torch import nn
 
-from spp.errors import InputError
-from spp.models.sources import Asked, Plan, built, said
+from spp.errors import InputError, said
+from spp.models.sources import Asked, Plan, built
 
 SHAPE = (3, 224, 224)
 """Shape of a sample, unless the caller says otherwise."""

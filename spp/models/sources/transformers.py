@@ -8,8 +8,8 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
-from spp.errors import InputError, UnknownNameError, first_line
-from spp.models.sources import Asked, Plan, built, load_library, said
+from spp.errors import InputError, UnknownNameError, first_line, said
+from spp.models.sources import Asked, Plan, built, load_library
 
 TOKENS = 128
 """Length of a text where nobody says, and the network takes as much."""

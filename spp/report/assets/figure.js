@@ -131,9 +131,10 @@ function notes(view, places, ink) {
   return [...titles, ...empty];
 }
 
-// plotly reads a little markup in texts: a name must not bring its own, our line breaks stay.
+// plotly reads a little markup in texts: a name must not bring its own, our line breaks stay. What is no letter is escaped.
 function escaped(text) {
-  return text.replaceAll("&", "&amp;").replaceAll("<", "&lt;").replaceAll(">", "&gt;").replaceAll("\n", "<br>");
+  const shown = text.replace(/[\x00-\x09\x0b-\x1f\x7f-\x9f\u200e\u200f\u2028-\u202e\u2066-\u2069]/g, (one) => `\\u${one.charCodeAt(0).toString(16).padStart(4, "0")}`);
+  return shown.replaceAll("&", "&amp;").replaceAll("<", "&lt;").replaceAll(">", "&gt;").replaceAll("\n", "<br>");
 }
 
 function stageNames(view, places, range, ink) {
