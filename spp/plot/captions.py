@@ -19,10 +19,10 @@ Facts = Mapping[str, object]
 def heading(run: Facts, step: int) -> str:
     """Return one line for over the figure, as ``effnet_b0 · norm none · init he · batch 32 · seed 0``."""
     parts = [str(run["model"])] if run.get("model") else []
-    parts += [f"{key} {run[key]}" for key in ("norm", "init", "activation") if run.get(key) is not None]
+    parts += _told(run, "norm", "init", "activation")
     if run.get("batch_size") is not None:
         parts.append(f"batch {run['batch_size']}{_of_shape(run)}")
-    parts += [f"{key} {run[key]}" for key in ("data", "seed") if run.get(key) is not None]
+    parts += _told(run, "data", "seed")
     return plain(" · ".join([*parts, f"step {step}"] if step else parts))
 
 
@@ -56,7 +56,7 @@ def _opening(run: Facts, step: int, kind: str) -> str:
         sentence = f"Results of {run['model']}" if run.get("model") else "Results"
     else:
         sentence = f"Signal propagation plot of {run.get('model') or 'a network'}"
-    details = [f"{key} {run[key]}" for key in ("norm", "init", "activation") if run.get(key) is not None]
+    details = _told(run, "norm", "init", "activation")
     parameters = run.get("parameters")
     if isinstance(parameters, int):
         details.append(f"{parameters:,} parameters")
@@ -67,11 +67,12 @@ def _opening(run: Facts, step: int, kind: str) -> str:
         sentence += f" on a batch of {run['batch_size']}{data} inputs{_of_shape(run)}"
     elif run.get("data"):
         sentence += f" on {run['data']} inputs{_of_shape(run)}"
-    if run.get("seed") is not None:
-        sentence += f", seed {run['seed']}"
-    if run.get("seeds") is not None:
-        sentence += f", seeds {run['seeds']}"
+    sentence += "".join(f", {words}" for words in _told(run, "seed", "seeds"))
     return sentence + (f", at training step {step}" if step else "")
+
+
+def _told(run: Facts, *keys: str) -> list[str]:
+    return [f"{key} {run[key]}" for key in keys if run.get(key) is not None]
 
 
 def entries(run: Facts) -> str:

@@ -15,6 +15,8 @@ import matplotlib
 import numpy as np
 from matplotlib.artist import Artist
 from matplotlib.axes import Axes
+from matplotlib.axis import Axis as MatplotlibAxis
+from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.patches import Patch, Rectangle
 from matplotlib.text import Text
@@ -95,9 +97,6 @@ def _draw_points(panel: Points, axes: Axes) -> Drawn:
     drawn = begun(panel, axes)
     if panel.message:
         return drawn
-    scale_axis(panel, axes)
-    if panel.scale is not Scale.LOG:
-        drawn.zero_line = level(axes, 0.0)
     by_family = set(panel.families) != {Family.OTHER}
     size, look = marker_size(panel, axes), PALETTE[panel.signal]
     drawn.line = _joined(panel, axes, look, background=by_family)
@@ -117,9 +116,6 @@ def _draw_curves(panel: Curves, axes: Axes) -> Drawn:
     drawn = begun(panel, axes)
     if panel.message:
         return drawn
-    scale_axis(panel, axes)
-    if panel.scale is not Scale.LOG:
-        drawn.zero_line = level(axes, 0.0)
     if panel.baseline is not None:
         drawn.zero_line = level(axes, panel.baseline)
     _draw_lines(panel, axes, drawn)
@@ -150,13 +146,17 @@ def _draw_outcomes(panel: Outcomes, axes: Axes) -> Drawn:
 
 
 def begun(panel: Panel, axes: Axes) -> Drawn:
-    """Set up ``axes`` over layers: limits and labels, bands of stages, and the message of a panel without data."""
+    """Set up ``axes`` over layers: limits, labels, scale and zero, bands of stages, and the message where there are no data."""
     axes.set_xlim(-0.5 - 0.01 * panel.size, panel.size - 0.5 + 0.01 * panel.size)
     drawn = labelled(panel, axes)
     drawn.bands = [
         axes.axvspan(span.start - 0.5, span.stop - 0.5, color=BAND, linewidth=0, zorder=0)
         for span in panel.stages[1::2]
     ]
+    if isinstance(panel, Points | Curves) and not panel.message:
+        scale_axis(panel, axes)
+        if panel.scale is not Scale.LOG:
+            drawn.zero_line = level(axes, 0.0)
     return drawn
 
 
@@ -180,6 +180,13 @@ def level(axes: Axes, height: float) -> Line2D:
     return axes.axhline(height, color=FAINT, linewidth=0.6 * linewidth(), linestyle=(0, (1, 2)), zorder=1)
 
 
+def page_of(axes: Axes) -> Figure:
+    """The figure that ``axes`` are on."""
+    figure = axes.get_figure(root=True)
+    assert figure is not None
+    return figure
+
+
 def linewidth() -> float:
     """Width of lines in the style that holds."""
     return float(matplotlib.rcParams["lines.linewidth"])
@@ -196,11 +203,7 @@ def scale_axis(panel: Points | Curves, axes: Axes) -> None:
         above = 0.12 * (high - low) if not np.isfinite(panel.y).all() else pad
         # matplotlib's log transform overflows outside of what float64 has normal numbers for
         axes.set_ylim(10 ** max(low - below, -307.0), 10 ** min(high + above, 308.0))
-        ticks = decades(*axes.get_ylim())
-        if len(ticks) < 2:
-            ticks = ones_twos_fives(*axes.get_ylim())
-            axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
-        axes.yaxis.set_major_locator(FixedLocator(ticks))
+        log_ticks(axes.yaxis, *axes.get_ylim(), form="g")
         # the locator's own choice of ``numticks`` hides the minor ticks of more than a few decades
         minor = LogLocator(subs=tuple(range(2, 10)), numticks=50) if high - low < 5 else NullLocator()
         axes.yaxis.set_minor_locator(minor)
@@ -238,18 +241,22 @@ def _scale_linear(panel: Points | Curves, axes: Axes, shown: FloatArray) -> None
         axes.set_ylabel(f"{literal(panel.ylabel)} [$10^{{{order}}}$]")
 
 
+def log_ticks(axis: MatplotlibAxis, low: float, high: float, form: str) -> None:
+    """Name powers of ten on a log axis from ``low`` to ``high``; where there are too few, ones, twos and fives."""
+    ticks = decades(low, high)
+    if len(ticks) < 2:
+        powers = range(int(np.floor(np.log10(low))), min(int(np.ceil(np.log10(high))) + 1, 308))
+        digits = [digit * 10.0**power for power in powers for digit in (1, 2, 5)]
+        ticks = [tick for tick in digits if low <= tick <= high] or [low, high]
+        axis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:{form}}"))
+    axis.set_major_locator(FixedLocator(ticks))
+
+
 def decades(low: float, high: float) -> list[float]:
     """Return at most five powers of ten from ``low`` to ``high``, an equal and round number of decades apart."""
     first, last = int(np.ceil(np.log10(low))), int(np.floor(np.log10(high)))
     step = next(step for step in (1, 2, 3, 5, 10, 20, 25, 50, 100, 200) if last // step - -(-first // step) < 5)
     return [10.0**power for power in range(-(-first // step) * step, last + 1, step)]
-
-
-def ones_twos_fives(low: float, high: float) -> list[float]:
-    """Return 1, 2 and 5 times powers of ten from ``low`` to ``high``, for axes of less than two decades."""
-    first, last = int(np.floor(np.log10(low))), int(np.ceil(np.log10(high)))
-    found = [digit * 10.0**power for power in range(first, min(last + 1, 308)) for digit in (1, 2, 5)]
-    return [tick for tick in found if low <= tick <= high]
 
 
 def symlog_ticks(threshold: float, shown: FloatArray) -> list[float]:
@@ -328,8 +335,7 @@ def in_row(axes: Axes, x: FloatArray, height: float, look: dict[str, Any]) -> Li
 
 def marker_size(panel: Panel, axes: Axes) -> float:
     """Diameter in points: as large as neighbours allow, from a dot to half a letter."""
-    figure = axes.get_figure(root=True)
-    width = 72 * figure.get_size_inches()[0] * axes.get_position().width if figure is not None else 200.0
+    width = 72 * page_of(axes).get_size_inches()[0] * axes.get_position().width
     return float(np.clip(1.1 * width / max(panel.size, 1), 1.2, 0.42 * matplotlib.rcParams["font.size"]))
 
 

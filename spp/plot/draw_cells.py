@@ -10,7 +10,7 @@ from matplotlib.axes import Axes
 from matplotlib.colors import ListedColormap, LogNorm, Normalize, SymLogNorm
 from matplotlib.lines import Line2D
 from matplotlib.patches import Patch
-from matplotlib.ticker import FixedLocator, FuncFormatter, MaxNLocator, NullLocator
+from matplotlib.ticker import FixedLocator, MaxNLocator, NullLocator
 
 from spp.plot.draw import (
     NONFINITE,
@@ -20,7 +20,8 @@ from spp.plot.draw import (
     decades,
     labelled,
     linewidth,
-    ones_twos_fives,
+    log_ticks,
+    page_of,
     symlog_ticks,
 )
 from spp.plot.draw import draw_panel as draw_panel
@@ -117,9 +118,7 @@ def _name_steps(panel: Heat, axes: Axes) -> None:
 
 
 def _bar(panel: Heat, axes: Axes, mesh: Any, values: FloatArray) -> None:
-    figure = axes.get_figure(root=True)
-    assert figure is not None
-    bar = figure.colorbar(mesh, ax=axes, pad=0.015, fraction=0.06, aspect=14)
+    bar = page_of(axes).colorbar(mesh, ax=axes, pad=0.015, fraction=0.06, aspect=14)
     bar.set_label(literal(panel.colour_label))
     bar.outline.set_linewidth(matplotlib.rcParams["axes.linewidth"])
     shown = values[np.isfinite(values)]
@@ -128,12 +127,7 @@ def _bar(panel: Heat, axes: Axes, mesh: Any, values: FloatArray) -> None:
         return
     axis = bar.ax.yaxis
     if panel.scale is Scale.LOG:
-        low, high = float(shown.min()), float(shown.max())
-        ticks = decades(low, high)
-        if len(ticks) < 2:
-            ticks = ones_twos_fives(low, high) or [low, high]
-            axis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:.3g}"))
-        axis.set_major_locator(FixedLocator(ticks))
+        log_ticks(axis, float(shown.min()), float(shown.max()), form=".3g")
         axis.set_minor_locator(NullLocator())
     elif panel.scale is Scale.SYMLOG:
         axis.set_major_locator(FixedLocator(symlog_ticks(panel.threshold, shown)))

@@ -9,11 +9,11 @@ from itertools import pairwise
 
 import matplotlib
 from matplotlib.axes import Axes
-from matplotlib.figure import Figure
 from matplotlib.text import Text
 from matplotlib.ticker import MaxNLocator, NullLocator
 
 from spp.errors import plain
+from spp.plot.draw import page_of
 from spp.plot.panels import Axis, Bars, Outcomes, Panel
 from spp.plot.stages import Span, Tick, shortened
 from spp.plot.style import INK, literal
@@ -31,7 +31,7 @@ def fit_labels(panel: Panel, axes: Axes, labelled: bool) -> None:
     """
     width = axes.get_window_extent().width
     pixels = width / max(panel.size * 1.02, 1)
-    need = 1.05 * matplotlib.rcParams["xtick.labelsize"] * _page(axes).dpi / 72
+    need = 1.05 * matplotlib.rcParams["xtick.labelsize"] * page_of(axes).dpi / 72
     layers = [tick for tick in panel.ticks if tick.level == 2]
     every_layer = pixels >= need
     kept = [(tick.x, tick) for tick in layers] if every_layer else _placed(panel.ticks, panel.size, need / pixels)
@@ -151,12 +151,6 @@ def _broken(line: str, characters: int) -> list[str]:
     return best
 
 
-def _page(axes: Axes) -> Figure:
-    figure = axes.get_figure(root=True)
-    assert figure is not None
-    return figure
-
-
 def _placed(candidates: Sequence[Tick], size: int, gap: float) -> list[tuple[float, Tick]]:
     """Choose which stages and blocks are named, and where: each as near to its middle as a distance of ``gap`` allows."""
     chosen = [tick for tick in candidates if tick.level < 2]
@@ -229,7 +223,7 @@ def _written(axes: Axes, spans: Sequence[Span], names: Sequence[str]) -> dict[in
         )
         # the layout is settled before the names are written, and must not move again for them
         text.set_in_layout(False)
-        extent, room, page = text.get_window_extent(), axes.get_window_extent(), _page(axes).bbox
+        extent, room, page = text.get_window_extent(), axes.get_window_extent(), page_of(axes).bbox
         slack = 0.5 * extent.height
         if extent.x0 < max(room.x0 - slack, page.x0) or extent.x1 > min(room.x1 + slack, page.x1):
             text.remove()

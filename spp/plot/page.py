@@ -17,7 +17,7 @@ from matplotlib.transforms import Bbox
 
 from spp.errors import InputError, plain
 from spp.plot import captions
-from spp.plot.draw import NONFINITE, ZERO, Drawn, marker_of, nonfinite_mark, transition_mark, zero_mark
+from spp.plot.draw import NONFINITE, ZERO, Drawn, marker_of, nonfinite_mark, page_of, transition_mark, zero_mark
 from spp.plot.draw_cells import draw_panel
 from spp.plot.export import FORMATS, latex_figure, rendered
 from spp.plot.label_layout import fit_labels, fit_stage_names, fit_text
@@ -242,7 +242,7 @@ def _dress(page: Grid, axes: dict[Panel, Axes], style: Style) -> None:
             if r < len(page) - 1 or (len(row) > 2 and c != len(row) // 2):
                 ax.set_xlabel("")
     # each column's labels on one line, however wide the numbers beside the axes are
-    next(iter(axes.values())).get_figure(root=True).align_ylabels()  # type: ignore[union-attr]
+    page_of(next(iter(axes.values()))).align_ylabels()
 
 
 def _room(extents: list[Bbox], column: int, width: float) -> float:
@@ -260,7 +260,7 @@ def _fit(page: Grid, axes: dict[Panel, Axes], words: dict[Text, str]) -> None:
         for c, panel in enumerate(row):
             ax = axes[panel]
             fit_labels(panel, ax, r == len(page) - 1)
-            room = _room(extents, c, ax.get_figure(root=True).bbox.width)  # type: ignore[union-attr]
+            room = _room(extents, c, page_of(ax).bbox.width)
             over = room
             if isinstance(panel, Heat):
                 # beside it stands a colour bar, whose uppermost number may be as high as a title
@@ -280,13 +280,15 @@ def _legend(figure: Figure, drawn: tuple[Drawn, ...], style: Style, inches: floa
     for family in Family:
         if any(family in one.points for one in drawn):
             handles.append(_handle(str(family), marker_of(family, GREY, size)))
-    extra: list[tuple[str, bool, dict[str, Any]]] = [
-        ("transition block", any(one.transitions for one in drawn), transition_mark(size)),
-        (ZERO, any(one.zeros for one in drawn), zero_mark(GREY, size)),
-        (NONFINITE, any(one.nonfinite for one in drawn), nonfinite_mark(size)),
-    ]
+    marks = {
+        "transitions": ("transition block", transition_mark(size)),
+        "zeros": (ZERO, zero_mark(GREY, size)),
+        "nonfinite": (NONFINITE, nonfinite_mark(size)),
+    }
     named = {handle.get_label() for handle in handles}
-    handles += [_handle(name, look) for name, present, look in extra if present and name not in named]
+    for kind, (name, look) in marks.items():
+        if name not in named and any(getattr(one, kind) for one in drawn):
+            handles.append(_handle(name, look))
     if handles:
         labels = [literal(plain(handle.get_label())) for handle in handles]
         # about, in points: a legend has no size before it is drawn

@@ -65,14 +65,18 @@ def chosen(
 
 
 def as_signals(
-    asked: Sequence[str] | str | None, default: Sequence[Signal], known: Sequence[Signal] = tuple(Signal)
+    asked: Sequence[str] | str | None,
+    default: Sequence[Signal] = (Signal.ACTIVATION, Signal.GRADIENT),
+    known: Sequence[Signal] = tuple(Signal),
 ) -> tuple[Signal, ...]:
     """Return the signals asked for; raises as ``chosen`` does."""
     return tuple(map(Signal, chosen(asked, default, known, "signal")))
 
 
 def as_statistics(
-    asked: Sequence[str] | str | None, default: Sequence[Column], frames: Iterable[pd.DataFrame]
+    asked: Sequence[str] | str | None,
+    frames: Iterable[pd.DataFrame],
+    default: Sequence[Column] = (Column.ACSM, Column.ACV),
 ) -> tuple[Column, ...]:
     """Return the statistics asked for, by the names of the frames' columns; raises as ``chosen`` does."""
     drawn = list(frames)
@@ -345,7 +349,7 @@ def layer_curves(
     x_axis: XAxis,
     *,
     what: str = "",
-    linear: bool = False,
+    scale: tuple[Scale, float] | None = None,
     **more: Any,
 ) -> Curves:
     """Make the panel of several lines over layers, on the scale that fits them all.
@@ -356,16 +360,16 @@ def layer_curves(
         statistic: Their statistic.
         x_axis: The axis they stand on.
         what: What the y axis calls them; the statistic when left out.
-        linear: Whether to take a linear scale whatever the numbers are.
+        scale: A scale and its threshold; what fits the lines when left out.
         more: Further attributes of the panel.
     """
-    scale, threshold = (Scale.LINEAR, 0.0) if linear else scale_of(statistic, curves)
+    kind, threshold = scale or scale_of(statistic, curves)
     return Curves(
         signal=signal,
         statistic=statistic,
         x_axis=x_axis,
-        ylabel=ylabel(what or short(statistic), signal, scale),
-        scale=scale,
+        ylabel=ylabel(what or short(statistic), signal, kind),
+        scale=kind,
         threshold=threshold,
         curves=curves,
         **more,

@@ -13,7 +13,7 @@ import spp
 from spp import report
 from spp.diagnosis import RULES
 from spp.errors import InputError, MissingExtraError, StoreError
-from spp.report.page import bundle
+from spp.report import bundle
 
 pytest.importorskip("plotly", reason="reports need plotly, the extra report")
 
@@ -164,7 +164,7 @@ def test_what_cannot_be_reported(residual, findings, tmp_path):
 
 def test_without_plotly_the_error_names_the_extra(residual, monkeypatch):
     bundle.cache_clear()
-    monkeypatch.setattr("spp.report.page.find_spec", lambda name: None)
+    monkeypatch.setattr("spp.report.find_spec", lambda name: None)
     with pytest.raises(MissingExtraError, match=r'an HTML report needs plotly.*pip install "torch-spp\[report\]"'):
         residual.html()
 

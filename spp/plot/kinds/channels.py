@@ -9,11 +9,9 @@ from spp.errors import InputError
 from spp.frame.schema import CHANNEL_STATISTICS, ChannelColumn, Column
 from spp.plot.captions import by_depth
 from spp.plot.kinds import Drawing, Request, figure
-from spp.plot.panels import Curve, FloatArray, Shade, zeros
+from spp.plot.panels import Curve, FloatArray, Scale, Shade, zeros
 from spp.plot.series import Series, align, as_signals, at_step, chosen, innermost, layer_curves, series, why_missing
-from spp.vocabulary import Signal
 
-ROWS = (Signal.ACTIVATION, Signal.GRADIENT)
 TITLES = {"mean": "channel mean / rms", "var": "channel variance"}
 KEY = [str(column) for column in (Column.NAME, Column.CALL, Column.OUTPUT, Column.SIGNAL)]
 BANDS = (
@@ -31,7 +29,7 @@ def channels(request: Request) -> Drawing:
     signal. Takes ``signals`` (activations and gradients when left out), ``statistics`` (``mean`` and ``var`` of a channel;
     both when left out) and ``step``.
     """
-    signals = as_signals(request.signals, ROWS)
+    signals = as_signals(request.signals)
     statistics = chosen(request.statistics, CHANNEL_STATISTICS, CHANNEL_STATISTICS, "statistic")
     if request.channels.empty:
         raise InputError(
@@ -56,7 +54,7 @@ def channels(request: Request) -> Drawing:
                     f"channel_{name}",
                     axis.x_axis,
                     what=TITLES[name],
-                    linear=name == Column.MEAN,
+                    scale=(Scale.LINEAR, 0.0) if name == Column.MEAN else None,
                     title=TITLES[name],
                     message=reason,
                 )

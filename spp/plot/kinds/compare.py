@@ -45,8 +45,6 @@ from spp.plot.series import (
 )
 from spp.vocabulary import Signal
 
-ROWS = (Signal.ACTIVATION, Signal.GRADIENT)
-COLUMNS_DRAWN = (Column.ACSM, Column.ACV)
 LOWER = 0.72
 """Height of a difference panel, as a share of that of the curves over it."""
 
@@ -114,7 +112,7 @@ def comparison(
         InputError: No runs, more labels than can be told apart, or runs of one label with different layers.
         UnknownNameError: A signal or statistic that does not exist.
     """
-    rows, columns = as_signals(signals, ROWS), as_statistics(statistics, COLUMNS_DRAWN, [arm.frame for arm in arms])
+    rows, columns = as_signals(signals), as_statistics(statistics, [arm.frame for arm in arms])
     labels = list(dict.fromkeys(arm.label for arm in arms))
     if not labels:
         raise InputError("a comparison needs at least one run", received="none", where="runs")

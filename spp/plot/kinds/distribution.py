@@ -15,7 +15,6 @@ from spp.plot.series import as_signals
 from spp.stats.extra import FORMATS
 from spp.vocabulary import Signal
 
-COLUMNS_DRAWN = (Signal.ACTIVATION, Signal.GRADIENT)
 XLABEL = "value (signed powers of two)"
 
 NEAR = 6
@@ -50,7 +49,7 @@ def distribution(request: Request) -> Drawing:
     Takes ``layer``, the name of one module or of several, a row each (of a module with several calls or outputs the first is
     drawn), ``signals``, a column each (activations and gradients when left out), and ``step``.
     """
-    signals = as_signals(request.signals, COLUMNS_DRAWN)
+    signals = as_signals(request.signals)
     if request.exponents.empty:
         raise InputError(
             "the distribution figure needs the counts by power of two",

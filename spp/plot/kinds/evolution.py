@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -16,7 +17,6 @@ from spp.plot.panels import (
     MOST_LINES,
     PLURAL,
     Curve,
-    Curves,
     Heat,
     Panel,
     Scale,
@@ -41,9 +41,6 @@ from spp.plot.series import (
 )
 from spp.vocabulary import Signal
 
-ROWS = (Signal.ACTIVATION, Signal.GRADIENT)
-COLUMNS_DRAWN = (Column.ACV,)
-
 MOST_COLUMNS = 4
 """Runs that find room beside each other."""
 
@@ -57,7 +54,7 @@ def evolution(request: Request) -> Drawing:
     middle and the last step when left out).
     """
     frame = request.frame
-    signals, statistics = as_signals(request.signals, ROWS), as_statistics(request.statistics, COLUMNS_DRAWN, [frame])
+    signals, statistics = as_signals(request.signals), as_statistics(request.statistics, [frame], (Column.ACV,))
     at_step(frame, None)
     measured = measured_steps(frame)
     if len(measured) < 2:
@@ -111,10 +108,11 @@ def side_by_side(
         InputError: Too many runs or steps, or a step that one of the runs did not measure.
         UnknownNameError: A signal or statistic that does not exist.
     """
-    rows, columns = as_signals(signals, ROWS), as_statistics(statistics, COLUMNS_DRAWN, [arm.frame for arm in arms])
+    frames = [arm.frame for arm in arms]
+    rows, columns = as_signals(signals), as_statistics(statistics, frames, (Column.ACV,))
     if not 1 <= len(arms) <= MOST_COLUMNS:
         raise InputError(f"one to {MOST_COLUMNS} runs fit beside each other", received=str(len(arms)), where="runs")
-    lines = _lines([arm.frame for arm in arms], steps)
+    lines = _lines(frames, steps)
     cells = [(arm, step) for arm in arms for step in lines]
     leaves = [innermost(at_step(arm.frame, step)[0], f"a figure of step {step}", arm.label) for arm, step in cells]
     axis = align(leaves)
@@ -126,25 +124,14 @@ def side_by_side(
                 series(one, signal, statistic, axis, places, label=_called(step, arm), look=lines.index(step)).curve
                 for (arm, step), one, places in zip(cells, leaves, axis.places, strict=True)
             ]
-            scale, threshold = scale_of(statistic, found)
+            scale = scale_of(statistic, found)
             shown = np.concatenate([curve.y[~curve.zero & np.isfinite(curve.y)] for curve in found])
             row = []
             for column, (arm, title) in enumerate(zip(arms, titles, strict=True)):
                 curves = tuple(found[column * len(lines) : (column + 1) * len(lines)])
-                row.append(
-                    Curves(
-                        signal=signal,
-                        statistic=statistic,
-                        x_axis=axis.x_axis,
-                        title=title,
-                        ylabel=ylabel(short(statistic), signal, scale),
-                        scale=scale,
-                        threshold=threshold,
-                        message="" if any(len(curve.x) for curve in curves) else why_missing(arm.frame, signal),
-                        curves=curves,
-                        room=(float(shown.min()), float(shown.max())) if len(shown) else (),
-                    )
-                )
+                more: dict[str, Any] = {"title": title, "room": (shown.min(), shown.max()) if len(shown) else ()}
+                more["message"] = "" if any(len(curve.x) for curve in curves) else why_missing(arm.frame, signal)
+                row.append(layer_curves(curves, signal, statistic, axis.x_axis, scale=scale, **more))
             grid.append(tuple(row))
     facts = shared(arms)
     named = listed(curve.label for curve in grid[0][0].curves)

@@ -12,8 +12,7 @@ from spp.plot.panels import BOUNDED, PLURAL, Points, Scale, choose_scale, family
 from spp.plot.series import Aligned, Series, align, as_signals, as_statistics, innermost, series, why_missing
 from spp.vocabulary import Signal
 
-ROWS = (Signal.ACTIVATION, Signal.WEIGHT, Signal.GRADIENT)
-COLUMNS_DRAWN = (Column.ACSM, Column.ACV)
+DRAWN = (Signal.ACTIVATION, Signal.WEIGHT, Signal.GRADIENT)
 
 
 @figure("layers")
@@ -23,10 +22,7 @@ def layers(request: Request) -> Drawing:
     Position on the x axis is the rank of a module's call in execution order; containers of other modules that ran are left
     out, and so are parameters of rank below 2. Takes ``signals``, ``statistics`` and ``step``.
     """
-    signals, statistics = (
-        as_signals(request.signals, ROWS),
-        as_statistics(request.statistics, COLUMNS_DRAWN, [request.frame]),
-    )
+    signals, statistics = as_signals(request.signals, DRAWN), as_statistics(request.statistics, [request.frame])
     rows, step = request.at_step()
     # rows are known by their positions from here on: the report looks its numbers up by them
     leaves = innermost(rows.set_axis(np.flatnonzero(request.frame[Column.STEP] == step)), "the layers figure")
