@@ -132,7 +132,7 @@ def test_a_checkpoint_is_loaded_without_running_its_code(tmp_path):
     assert models.recipe_of(loaded)["checkpoint"] == str(tmp_path / "weights.pt")
     with pytest.raises(
         InputError,
-        match=r"keys fit the network; got 8 unexpected.* 5 of another shape.* as it was .* \(norm, num_classes",
+        match=r"keys of the network; got 8 unexpected.* 5 of another shape.* as it was .* \(norm, num_classes",
     ):
         models.build("ffn", checkpoint=tmp_path / "weights.pt", **{**TINY, "width": 9, "norm": "none"})
     with pytest.raises(InputError, match=r"checkpoint: a file of that name is needed; got nowhere.pt"):
