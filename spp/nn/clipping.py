@@ -7,6 +7,7 @@ import torch
 from torch import Tensor, nn
 
 from spp.errors import InputError
+from spp.nn.functional import wide
 
 AGC_CLIP, AGC_EPS, AGC_FLOOR = 0.01, 1e-3, 1e-6
 """The paper's threshold, the least norm of a unit's weights, and the least norm of a gradient that is divided by."""
@@ -55,10 +56,8 @@ def clip_grad_agc_(
 
 
 def _unit_norm(x: Tensor) -> Tensor:
-    # squares of float16 numbers overflow beyond 255
-    wide = x.float() if x.dtype in (torch.float16, torch.bfloat16) else x
     axes = tuple(range(1, x.ndim)) if x.ndim > 1 else None
-    norm: Tensor = torch.linalg.vector_norm(wide, dim=axes, keepdim=True)
+    norm: Tensor = torch.linalg.vector_norm(wide(x), dim=axes, keepdim=True)
     return norm
 
 

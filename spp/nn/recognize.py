@@ -8,6 +8,7 @@ along either channel axis, with scale ``w``, ``1 + w`` or none. What fits none o
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
+from math import prod
 from typing import Any
 
 import torch
@@ -166,25 +167,28 @@ def _scales(weight: Tensor | None) -> list[Tensor | None]:
 def _computes(module: nn.Module, channels: int, last: bool, scale: Tensor | None, bias: Tensor | None) -> bool:
     like = next((t for t in (scale, bias) if t is not None), torch.empty(0, device="cpu"))
     shape = (2, 3, channels) if last else (2, 3, 2, channels)
-    count = torch.arange(2 * 3 * channels * (1 if last else 2), dtype=torch.float64)
+    count = torch.arange(prod(shape), dtype=torch.float64)
     # Large, so that no eps matters, and with a mean, which tells LayerNorm from RMSNorm.
     x = (10 * torch.sin(1.7 * count + 0.3) + 4).reshape(shape).to(like)  # (..., channels)
     given = x if last else x.movedim(-1, 1)
-    out = _output(module, given)
+    out, act = _output(module, given), getattr(module, "act", None)
     if not isinstance(out, Tensor) or out.shape != given.shape:
         return False
-    # half precision keeps three digits; a wrong formula is off by tens of percent
-    tolerance = 2e-2 if like.dtype in (torch.float16, torch.bfloat16) else 1e-3
-    wide = x.double()
-    factor, shift = (None if t is None else t.detach().double() for t in (scale, bias))
-    rms = F.rms_norm(wide, (channels,), factor, 0.0)
-    expected = [F.layer_norm(wide, (channels,), factor, shift, 0.0), rms if shift is None else rms + shift]
+    expected = _norms(x.double(), scale, bias)
     if not last:
         expected = [candidate.movedim(-1, 1) for candidate in expected]
-    act = getattr(module, "act", None)
     if isinstance(act, nn.Module):
         expected = [act(candidate.to(like)).double() for candidate in expected]
+    # half precision keeps three digits; a wrong formula is off by tens of percent
+    tolerance = 2e-2 if like.dtype in (torch.float16, torch.bfloat16) else 1e-3
     return any(torch.allclose(out.double(), candidate, rtol=tolerance, atol=tolerance) for candidate in expected)
+
+
+def _norms(x: Tensor, scale: Tensor | None, bias: Tensor | None) -> list[Tensor]:
+    """LayerNorm and RMSNorm of float64 numbers over their last axis."""
+    weight, shift = (None if t is None else t.detach().double() for t in (scale, bias))
+    rms = F.rms_norm(x, x.shape[-1:], weight, 0.0)
+    return [F.layer_norm(x, x.shape[-1:], weight, shift, 0.0), rms if shift is None else rms + shift]
 
 
 def _output(module: nn.Module, x: Tensor) -> Any:

@@ -113,7 +113,7 @@ class _Standardized(nn.Module):
         super().__init__(*args, **kwargs)
         row = WEIGHT_NORMS.row(rule)
         check_options(rule, options or {})
-        if functional.weights.fan_in(self.weight) == 1 and row.centred:
+        if functional.fan_in(self.weight) == 1 and row.centred:
             raise InputError(
                 f"weight norm {rule!r} centres the inputs of each output unit, so there are at least two",
                 received=f"a weight of shape {tuple(self.weight.shape)}",

@@ -8,7 +8,7 @@ import torch
 import torch.nn.functional as F
 from torch.utils.flop_counter import FlopCounterMode
 
-from spp.nn.neuronwise import MODES, NeuronwiseConv1d, NeuronwiseConv2d, NeuronwiseLinear, statistics
+from spp.nn.neuronwise import MODES, NeuronwiseConv1d, NeuronwiseConv2d, NeuronwiseLinear, gradient
 
 DOUBLE = torch.float64
 
@@ -76,8 +76,8 @@ def test_float32_is_as_exact_as_float32_can_be(kind, activation, statistics):
 @pytest.mark.parametrize("activation", ["relu", "gelu"])
 def test_several_blocks_are_added_up(activation, monkeypatch):
     whole = after_two_passes("conv2d", activation=activation)
-    monkeypatch.setattr(statistics, "BLOCK", 1)
-    assert len(list(statistics.blocks(4, 4 * 12 * 9 * 11, 120))) > 2
+    monkeypatch.setattr(gradient, "BLOCK", 1)
+    assert len(list(gradient.blocks(4, 4 * 12 * 9 * 11, 120))) > 2
     for new, old in zip(after_two_passes("conv2d", activation=activation), whole, strict=True):
         assert_near(new, old)
 
@@ -87,7 +87,7 @@ def test_parts_of_the_weight_change_no_bit_of_it(kind, monkeypatch):
     """What does not fit the cache is worked on some neurons at a time."""
     for options in ({"statistics": "batch"}, {"statistics": "running"}):
         whole = after_two_passes(kind, activation="relu", **options)
-        monkeypatch.setattr(statistics, "CACHED", 100)
+        monkeypatch.setattr(gradient, "CACHED", 100)
         parts = after_two_passes(kind, activation="relu", **options)
         monkeypatch.undo()
         assert torch.equal(parts[0], whole[0])

@@ -150,11 +150,11 @@ def test_conv1d_is_conv2d_of_one_row(name, bias):
 
 
 def test_small_blocks_give_the_same(monkeypatch):
-    from spp.nn.neuronwise import statistics
+    from spp.nn.neuronwise import gradient
 
-    monkeypatch.setattr(statistics, "BLOCK", 1)
+    monkeypatch.setattr(gradient, "BLOCK", 1)
     x, upstream = torch.randn(200, 5, dtype=DOUBLE), torch.randn(200, 4, dtype=DOUBLE)
-    assert len(list(statistics.blocks(200, 1000, 20))) == 50
+    assert len(list(gradient.blocks(200, 1000, 20))) == 50
     layer = NeuronwiseLinear(5, 4, activation="relu", eps=EPS, dtype=DOUBLE)
     expected = oracle.gradients(x, layer.weight.detach(), layer.bias.detach(), torch.relu, upstream, "coords", EPS)
     for found, wanted in zip(backward(layer, x, torch.relu, upstream), expected, strict=True):

@@ -13,9 +13,20 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from spp.errors import InputError, UnknownNameError
-from spp.nn.neuronwise.gradient import MODES, WeightGradient, check_mode, row_dot, transform_
+from spp.nn.neuronwise.gradient import (
+    MODES,
+    ConvOuter,
+    LinearOuter,
+    WeightGradient,
+    check_mode,
+    measure,
+    merge_,
+    newest_part,
+    per_neuron,
+    row_dot,
+    transform_,
+)
 from spp.nn.neuronwise.regions import WEIGHTINGS, Nonlinearity
-from spp.nn.neuronwise.statistics import ConvOuter, LinearOuter, measure, merge_, newest_part, per_neuron
 
 STATISTICS = ("batch", "running")
 """Where mean and spread come from: the batch of this backward pass, or moving averages over passes."""

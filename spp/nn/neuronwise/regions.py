@@ -16,9 +16,8 @@ from torch import Tensor, nn
 
 from spp.errors import InputError
 from spp.nn.activations import make_activation
+from spp.nn.selu import ALPHA, LAMBDA
 from spp.registry import Registry
-
-SELU_ALPHA, SELU_SCALE = 1.6732632423543772848170429916717, 1.0507009873554804934193349852946
 
 
 def _between(z: Tensor, low: float, high: float) -> Tensor:
@@ -72,7 +71,7 @@ DERIVATIVES: Mapping[type[nn.Module], Callable[[Any], Callable[[Tensor], Tensor]
     ),
     nn.ELU: lambda m: partial(_elu, alpha=m.alpha),
     nn.CELU: lambda m: partial(_elu, alpha=m.alpha, input_scale=1.0 / m.alpha),
-    nn.SELU: lambda m: partial(_elu, alpha=SELU_ALPHA, scale=SELU_SCALE),
+    nn.SELU: lambda m: partial(_elu, alpha=ALPHA, scale=LAMBDA),
     nn.GELU: lambda m: partial(_backward, name="gelu_backward", approximate=m.approximate),
     nn.SiLU: lambda m: partial(_backward, name="silu_backward"),
     nn.Mish: lambda m: partial(_backward, name="mish_backward"),
