@@ -73,7 +73,7 @@ class Config:
         self._check_weight_norm()
         self._need_count("num_classes")
         shape = self.input_shape
-        if not isinstance(shape, tuple | list) or not shape or not all(_is_count(size) for size in shape):
+        if not are_counts(shape):
             raise self._error(
                 "input_shape is the shape of one sample, positive integers as (3, 224, 224)",
                 received=repr(shape),
@@ -265,3 +265,8 @@ class ConvConfig(Config):
 
 def _is_count(value: object) -> bool:
     return isinstance(value, int) and not isinstance(value, bool) and value >= 1
+
+
+def are_counts(value: object) -> bool:
+    """Whether ``value`` is positive integers, and any at all."""
+    return isinstance(value, tuple | list) and bool(value) and all(map(_is_count, value))

@@ -17,13 +17,13 @@ from __future__ import annotations
 
 from collections import OrderedDict
 from dataclasses import dataclass
-from typing import Any, ClassVar
+from typing import ClassVar
 
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from spp.errors import UnknownNameError
-from spp.models.config import ConvConfig
+from spp.models.config import ConvConfig, are_counts
 from spp.models.parts import Chain, Head, Parts, Stem
 from spp.nn.residual import NF_ALPHA, ExpectedVariance, ResidualBlock
 
@@ -83,16 +83,9 @@ class ResNetConfig(ConvConfig):
 
     def _need_counts(self, key: str) -> None:
         value = getattr(self, key)
-        if (
-            not isinstance(value, tuple | list)
-            or not value
-            or not all(isinstance(number, int) and not isinstance(number, bool) and number >= 1 for number in value)
-        ):
+        if not are_counts(value):
             example = "(3, 4, 6, 3)" if key == "depths" else "(64, 128, 256, 512)"
-            raise self._error(
-                f"{key} are positive integers, one for each stage, as {example}",
-                received=repr(value),
-            )
+            raise self._error(f"{key} are positive integers, one for each stage, as {example}", received=repr(value))
         object.__setattr__(self, key, tuple(value))
 
     @property
@@ -104,11 +97,6 @@ class ResNetConfig(ConvConfig):
     def total_stride(self) -> int:
         """4 in the ImageNet stem and 2 in each stage but the first."""
         return (4 if self.stem == "imagenet" else 1) << (len(self.widths) - 1)
-
-    @property
-    def expansion(self) -> int:
-        """Output channels of a block, in units of its width."""
-        return 4 if self.block == "bottleneck" else 1
 
     def make_stem(self, parts: Parts) -> Stem:
         """The first layers; those of a pre-activation network have neither norm nor activation."""
@@ -125,66 +113,78 @@ class ResNetConfig(ConvConfig):
         )
 
 
-class BasicBlock(ResidualBlock):
+class Block(ResidualBlock):
+    """What all blocks are made by: the convolutions of their branch."""
+
+    kernels: ClassVar[tuple[int, ...]]
+    expansion: ClassVar[int] = 1
+    shortcut: nn.Module | None
+
+    def convolutions(self, width: int, stride: int) -> list[tuple[int, int, int, int]]:
+        """Number (from 1), side, outputs and stride of each; the first 3x3 has the stride, the last is expanded."""
+        last, strided = len(self.kernels), 1 + self.kernels.index(3)
+        return [
+            (n, side, width * (self.expansion if n == last else 1), stride if n == strided else 1)
+            for n, side in enumerate(self.kernels, 1)
+        ]
+
+    def layers(self, n: int) -> tuple[nn.Module, ...]:
+        """Convolution, norm and activation of that number."""
+        # by name: rows of a trace and of a state dict are called conv1, norm1, act1 and so on
+        return tuple(getattr(self, f"{kind}{n}") for kind in ("conv", "norm", "act"))
+
+
+class PostBlock(Block):
+    """Convolution and norm for each of ``kernels``, activations between; merged with the shortcut, then activated.
+
+    Args:
+        parts: Maker of layers.
+        inputs: Channels in.
+        width: Channels inside the branch, of which there are ``expansion`` times as many behind it.
+        stride: Of the 3x3 convolution that the block begins with.
+    """
+
+    def __init__(self, parts: Parts, inputs: int, width: int, *, stride: int) -> None:
+        super().__init__()
+        channels = inputs
+        for n, side, outputs, step in self.convolutions(width, stride):
+            within = n < len(self.kernels)
+            self.add_module(f"conv{n}", parts.make_conv(channels, outputs, side, stride=step))
+            self.add_module(f"norm{n}", parts.make_norm(outputs, activated=within))
+            if not within:
+                self.se = parts.make_se(outputs, outputs)
+                self.shortcut = _shortcut(parts, inputs, outputs, stride)
+            self.add_module(f"act{n}", parts.make_act(after_norm=within))
+            channels = outputs
+
+    def forward(self, x: Tensor) -> Tensor:
+        """``(N, inputs, H, W)`` to ``(N, expansion width, H / stride, W / stride)``."""
+        out: Tensor = self.enter(x)
+        x = out
+        for n in range(1, len(self.kernels) + 1):
+            conv, norm, act = self.layers(n)
+            out = norm(conv(out if n == 1 else self.between(2 * n - 3, out)))
+            if n < len(self.kernels):
+                out = act(self.between(2 * n - 2, out))
+        out = out if self.se is None else self.se(out)
+        shortcut = x if self.shortcut is None else self.shortcut(x)
+        out = self.weigh_branch(out) + self.weigh_skip(shortcut)
+        out = act(out)
+        return out
+
+
+class BasicBlock(PostBlock):
     """Two 3x3 convolutions; the second norm's output is merged with the shortcut, then activated."""
 
-    branch = ("conv1", "conv2")
+    branch, kernels = ("conv1", "conv2"), (3, 3)
     branch_norm = "norm2"
 
-    def __init__(self, parts: Parts, inputs: int, width: int, *, stride: int) -> None:
-        super().__init__()
-        self.conv1 = parts.make_conv(inputs, width, 3, stride=stride)
-        self.norm1 = parts.make_norm(width)
-        self.act1 = parts.make_act()
-        self.conv2 = parts.make_conv(width, width, 3)
-        self.norm2 = parts.make_norm(width, activated=False)
-        self.se = parts.make_se(width, width)
-        self.shortcut = _shortcut(parts, inputs, width, stride)
-        self.act2 = parts.make_act(after_norm=False)
 
-    def forward(self, x: Tensor) -> Tensor:
-        """``(N, inputs, H, W)`` to ``(N, width, H / stride, W / stride)``."""
-        x = self.enter(x)
-        out: Tensor = self.act1(self.between(0, self.norm1(self.conv1(x))))
-        out = self.norm2(self.conv2(self.between(1, out)))
-        out = out if self.se is None else self.se(out)
-        shortcut = x if self.shortcut is None else self.shortcut(x)
-        out = self.weigh_branch(out) + self.weigh_skip(shortcut)
-        out = self.act2(out)
-        return out
-
-
-class Bottleneck(ResidualBlock):
+class Bottleneck(PostBlock):
     """1x1 to ``width``, 3x3 with the stride, 1x1 to ``4 width``; merged with the shortcut, then activated."""
 
-    branch = ("conv1", "conv2", "conv3")
-    branch_norm = "norm3"
-
-    def __init__(self, parts: Parts, inputs: int, width: int, *, stride: int) -> None:
-        super().__init__()
-        self.conv1 = parts.make_conv(inputs, width, 1)
-        self.norm1 = parts.make_norm(width)
-        self.act1 = parts.make_act()
-        self.conv2 = parts.make_conv(width, width, 3, stride=stride)
-        self.norm2 = parts.make_norm(width)
-        self.act2 = parts.make_act()
-        self.conv3 = parts.make_conv(width, 4 * width, 1)
-        self.norm3 = parts.make_norm(4 * width, activated=False)
-        self.se = parts.make_se(4 * width, 4 * width)
-        self.shortcut = _shortcut(parts, inputs, 4 * width, stride)
-        self.act3 = parts.make_act(after_norm=False)
-
-    def forward(self, x: Tensor) -> Tensor:
-        """``(N, inputs, H, W)`` to ``(N, 4 width, H / stride, W / stride)``."""
-        x = self.enter(x)
-        out: Tensor = self.act1(self.between(0, self.norm1(self.conv1(x))))
-        out = self.act2(self.between(2, self.norm2(self.conv2(self.between(1, out)))))
-        out = self.norm3(self.conv3(self.between(3, out)))
-        out = out if self.se is None else self.se(out)
-        shortcut = x if self.shortcut is None else self.shortcut(x)
-        out = self.weigh_branch(out) + self.weigh_skip(shortcut)
-        out = self.act3(out)
-        return out
+    branch, kernels = ("conv1", "conv2", "conv3"), (1, 3, 1)
+    branch_norm, expansion = "norm3", 4
 
 
 class Projection(Chain):
@@ -235,84 +235,56 @@ def _shortcut(parts: Parts, inputs: int, outputs: int, stride: int) -> nn.Module
     return Projection(parts, inputs, outputs, stride)
 
 
-class PreBlock(ResidualBlock):
-    """What the two kinds of pre-activation blocks have in common.
+class PreBlock(Block):
+    """Norm, activation and convolution for each of ``kernels``; the last one's output is merged with the shortcut.
 
     Args:
         parts: Maker of layers.
+        inputs: Channels in.
+        width: Channels inside the branch, of which there are ``expansion`` times as many behind it.
+        stride: Of the 3x3 convolution that the block begins with.
     """
 
-    norm1: nn.Module
-    act1: nn.Module
-    shortcut: nn.Module | None
-
-    def __init__(self, parts: Parts) -> None:
+    def __init__(self, parts: Parts, inputs: int, width: int, *, stride: int) -> None:
         super().__init__()
         self.norm_last = _config(parts).order == "act_norm"
+        channels = inputs
+        for n, side, outputs, step in self.convolutions(width, stride):
+            norm, act = _norm_act(parts, channels)
+            self.add_module(f"norm{n}", norm)
+            self.add_module(f"act{n}", act)
+            if n == 1:
+                self.shortcut = _projection(parts, inputs, width * self.expansion, stride)
+            self.add_module(f"conv{n}", parts.make_conv(channels, outputs, side, stride=step))
+            channels = outputs
+        self.se = parts.make_se(channels, channels)
 
-    def activated(self, norm: nn.Module, act: nn.Module, x: Tensor) -> Tensor:
-        """``act(norm(x))``, or ``norm(act(x))`` where the norm stands last."""
-        # no module of its own: rows of a trace keep the names norm1 and act1
-        out: Tensor = norm(act(x)) if self.norm_last else act(norm(x))
+    def forward(self, x: Tensor) -> Tensor:
+        """``(N, inputs, H, W)`` to ``(N, expansion width, H / stride, W / stride)``."""
+        out = shortcut = x
+        for n in range(1, len(self.kernels) + 1):
+            conv, norm, act = self.layers(n)
+            out = norm(act(out)) if self.norm_last else act(norm(out))
+            if n == 1:
+                # the projection sees the divided input too: its variance is 1 again
+                out = out if self.beta == 1 else out * (1 / self.beta)
+                shortcut = x if self.shortcut is None else self.shortcut(out)
+            out = conv(out)
+        out = out if self.se is None else self.se(out)
+        out = self.weigh_branch(out) + self.weigh_skip(shortcut)
         return out
-
-    def entered(self, x: Tensor) -> tuple[Tensor, Tensor]:
-        """The block's input, activated and divided by its expected spread, and what its skip is."""
-        out = self.activated(self.norm1, self.act1, x)
-        # the projection sees the divided input too: its variance is 1 again
-        out = out if self.beta == 1 else out * (1 / self.beta)
-        return out, x if self.shortcut is None else self.shortcut(out)
 
 
 class PreBasicBlock(PreBlock):
     """Norm, activation, 3x3 convolution, twice over; the last convolution's output is merged with the shortcut."""
 
-    branch = ("conv1", "conv2")
-
-    def __init__(self, parts: Parts, inputs: int, width: int, *, stride: int) -> None:
-        super().__init__(parts)
-        self.norm1, self.act1 = _norm_act(parts, inputs)
-        self.shortcut = _projection(parts, inputs, width, stride)
-        self.conv1 = parts.make_conv(inputs, width, 3, stride=stride)
-        self.norm2, self.act2 = _norm_act(parts, width)
-        self.conv2 = parts.make_conv(width, width, 3)
-        self.se = parts.make_se(width, width)
-
-    def forward(self, x: Tensor) -> Tensor:
-        """``(N, inputs, H, W)`` to ``(N, width, H / stride, W / stride)``."""
-        out, shortcut = self.entered(x)
-        out = self.conv1(out)
-        out = self.conv2(self.activated(self.norm2, self.act2, out))
-        out = out if self.se is None else self.se(out)
-        out = self.weigh_branch(out) + self.weigh_skip(shortcut)
-        return out
+    branch, kernels = ("conv1", "conv2"), (3, 3)
 
 
 class PreBottleneck(PreBlock):
     """Norm and activation before each of 1x1, 3x3 with the stride, and 1x1 to ``4 width``; then the merge."""
 
-    branch = ("conv1", "conv2", "conv3")
-
-    def __init__(self, parts: Parts, inputs: int, width: int, *, stride: int) -> None:
-        super().__init__(parts)
-        self.norm1, self.act1 = _norm_act(parts, inputs)
-        self.shortcut = _projection(parts, inputs, 4 * width, stride)
-        self.conv1 = parts.make_conv(inputs, width, 1)
-        self.norm2, self.act2 = _norm_act(parts, width)
-        self.conv2 = parts.make_conv(width, width, 3, stride=stride)
-        self.norm3, self.act3 = _norm_act(parts, width)
-        self.conv3 = parts.make_conv(width, 4 * width, 1)
-        self.se = parts.make_se(4 * width, 4 * width)
-
-    def forward(self, x: Tensor) -> Tensor:
-        """``(N, inputs, H, W)`` to ``(N, 4 width, H / stride, W / stride)``."""
-        out, shortcut = self.entered(x)
-        out = self.conv1(out)
-        out = self.conv2(self.activated(self.norm2, self.act2, out))
-        out = self.conv3(self.activated(self.norm3, self.act3, out))
-        out = out if self.se is None else self.se(out)
-        out = self.weigh_branch(out) + self.weigh_skip(shortcut)
-        return out
+    branch, kernels, expansion = ("conv1", "conv2", "conv3"), (1, 3, 1), 4
 
 
 def _norm_act(parts: Parts, channels: int) -> tuple[nn.Module, nn.Module]:
@@ -346,33 +318,22 @@ class NormAct(nn.Module):
 class ResNet(Chain):
     """``(N, C, H, W)`` to ``(N, num_classes)``: ``stem``, ``stage1`` and so on, ``head``."""
 
-    blocks: ClassVar[dict[str, type[ResidualBlock]]] = {"basic": BasicBlock, "bottleneck": Bottleneck}
+    blocks: ClassVar[dict[str, type[PostBlock | PreBlock]]] = {"basic": BasicBlock, "bottleneck": Bottleneck}
 
     def __init__(self, config: ResNetConfig) -> None:
         super().__init__()
         self.config = config
-        parts = Parts(config)
-        self.stem = config.make_stem(parts)
-        channels = self._add_stages(parts)
-        self._finish(parts, channels)
-        self.head = Head(parts, channels, config.num_classes)
-
-    def _finish(self, parts: Parts, channels: int) -> None:
-        """Add what stands between the last stage and the classifier."""
-
-    def _add_stages(self, parts: Parts) -> int:
-        """Add ``stage1`` and so on; all but the first halve the map in their first block. Gives the last one's channels."""
-        config, channels = self.config, self.config.widths[0]
-        options = dict(config.residual_options)
+        parts, options = Parts(config), dict(config.residual_options)
         expected = ExpectedVariance(options.get("alpha", NF_ALPHA))
-        index, total = 0, sum(config.depths)
+        self.stem = config.make_stem(parts)
+        channels, index, total = config.widths[0], 0, sum(config.depths)
         for stage, (width, depth) in enumerate(zip(config.widths, config.depths, strict=True), 1):
             members: list[nn.Module] = []
             for number in range(depth):
+                # all stages but the first halve the map in their first block
                 stride = 2 if stage > 1 and number == 0 else 1
-                make: Any = self.blocks[config.block]
-                member = make(parts, channels, width, stride=stride)
-                channels = width * config.expansion
+                member = self.blocks[config.block](parts, channels, width, stride=stride)
+                channels = width * member.expansion
                 rate = config.drop_path * index / total
                 member.set_residual(config.residual, channels, options=options, drop_rate=rate)
                 if config.residual == "nf":
@@ -384,13 +345,12 @@ class ResNet(Chain):
                 members.append(member)
                 index += 1
             self.add_module(f"stage{stage}", nn.Sequential(*members))
-        return channels
+        if config.preactivation:
+            self.final = NormAct(parts, channels)
+        self.head = Head(parts, channels, config.num_classes)
 
 
 class PreResNet(ResNet):
     """``stem``, ``stage1`` and so on, ``final.norm`` and ``final.act``, ``head``."""
 
-    blocks: ClassVar[dict[str, type[ResidualBlock]]] = {"basic": PreBasicBlock, "bottleneck": PreBottleneck}
-
-    def _finish(self, parts: Parts, channels: int) -> None:
-        self.final = NormAct(parts, channels)
+    blocks: ClassVar[dict[str, type[PostBlock | PreBlock]]] = {"basic": PreBasicBlock, "bottleneck": PreBottleneck}
