@@ -14,9 +14,8 @@ from spp.models.config import Config, ConvConfig
 from spp.models.sources import RECIPE, Asked, Plan, Source
 from spp.models.sources.checkpoint import load_checkpoint
 from spp.models.sources.factory import factory, refuse_file
-from spp.models.sources.timm import timm
-from spp.models.sources.torchvision import torchvision
 from spp.models.sources.transformers import transformers
+from spp.models.sources.vision import timm, torchvision
 from spp.models.table import ALIASES, MODELS
 from spp.nn.init import initialize_, zero_gamma_
 from spp.nn.neuronwise import neuronwise_

@@ -60,6 +60,15 @@ class Asked:
         """Shape of one sample, where the caller says it; an image has three channels then."""
         return self.input_shape if self.image_size is None else (3, *self.image_size)
 
+    @property
+    def norm(self) -> str | None:
+        """Name of the norm, where one was given."""
+        return self.changes.get("norm")
+
+    def label(self, *parts: str) -> str:
+        """A name for people and for the run folder, of these words and the norm."""
+        return "-".join((*parts, self.norm) if self.norm else parts)
+
     def facts(self, **more: Any) -> dict[str, Any]:
         """What describes the network: how it was asked for, and what a source knows beyond that."""
         asked = {key: self.changes.get(key) for key in ("norm", "activation", "init", "num_classes")}

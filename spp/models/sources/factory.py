@@ -44,7 +44,7 @@ def factory(asked: Asked) -> Plan:
             )
         return model
 
-    label = "-".join(part for part in (asked.name.rpartition(".")[2], asked.changes.get("norm")) if part)
+    label = asked.label(asked.name.rpartition(".")[2])
     return Plan(label, asked.facts(), asked.shape or SHAPE, make, norm, asked.spelled)
 
 

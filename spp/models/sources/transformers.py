@@ -33,7 +33,7 @@ def transformers(asked: Asked) -> Plan:
     asked.check({"norm", "num_classes"})
     config = _config(asked.name)
     kind = _class(library, config, asked.name)
-    classifies, norm = "Classification" in kind.__name__, asked.changes.get("norm")
+    classifies = "Classification" in kind.__name__
     if (classes := asked.changes.get("num_classes")) is not None:
         if not classifies:
             rule = f"{asked.spelled('num_classes')} is for networks that classify"
@@ -58,10 +58,8 @@ def transformers(asked: Asked) -> Plan:
                 remedy="Trace it with spp.trace and a batch of your own.",
             )
     facts = asked.facts(num_classes=config.num_labels if classifies else None) | {"class": kind.__name__}
-    label = "-".join(part for part in ("transformers", config.model_type, norm) if part)
-    return Plan(
-        label, facts, shape, lambda: built(asked.model, lambda: kind(config)), norm, asked.spelled, names, vocabulary
-    )
+    label, make = asked.label("transformers", config.model_type), lambda: built(asked.model, lambda: kind(config))
+    return Plan(label, facts, shape, make, asked.norm, asked.spelled, names, vocabulary)
 
 
 def only_tokens(model: str, received: str) -> InputError:
