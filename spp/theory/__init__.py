@@ -1,17 +1,17 @@
 """What the signal should do: mean-field theory of layers, and its prediction for a network.
 
 Maps of one layer: :mod:`~spp.theory.gaussian` (moments of an activation), :mod:`~spp.theory.mean_field` (length, angle and
-gradient; SELU's map), :mod:`~spp.theory.batchnorm`, :mod:`~spp.theory.residual`. A network: :func:`predict` runs its forward on
+gradient; BatchNorm; SELU's map), :mod:`~spp.theory.residual`. A network: :func:`predict` runs its forward on
 tensors that carry moments (:mod:`~spp.theory.moments_state`); :func:`rule` adds an operation (:mod:`~spp.theory.rules`).
 """
 
-from spp.theory.batchnorm import batchnorm_gradient_factor as batchnorm_gradient_factor
 from spp.theory.gaussian import Nonlinearity as Nonlinearity
 from spp.theory.gaussian import jacobian as jacobian
 from spp.theory.gaussian import moments as moments
 from spp.theory.gaussian import pair_moment as pair_moment
 from spp.theory.gaussian import slope_moments as slope_moments
 from spp.theory.mean_field import backward as backward
+from spp.theory.mean_field import batchnorm_gradient_factor as batchnorm_gradient_factor
 from spp.theory.mean_field import chi as chi
 from spp.theory.mean_field import correlation_map as correlation_map
 from spp.theory.mean_field import correlation_scale as correlation_scale

@@ -11,6 +11,7 @@ import pandas as pd
 
 from spp.capture.sites import Entry
 from spp.frame.schema import COLUMNS, PREDICTED, Column, Described, Spec, check
+from spp.stats.statistics import number
 from spp.theory.moments_state import MomentsState
 from spp.vocabulary import Signal
 
@@ -22,34 +23,22 @@ class PredictionColumn(Described):
     CALL = "call", Spec("int64", "call", "0 for the module's first call in the pass")
     OUTPUT = "output", Spec("str", "output", "which output, empty for a lone tensor")
     TYPE = "type", Spec("category", "type", "class name of the module")
-    ACSM = "acsm_predicted", Spec("float64", "ACSM (theory)", "predicted average channel squared mean", missing=True)
-    ACV = "acv_predicted", Spec("float64", "ACV (theory)", "predicted average channel variance", missing=True)
+    ACSM = "acsm_predicted", number("ACSM (theory)", "predicted average channel squared mean")
+    ACV = "acv_predicted", number("ACV (theory)", "predicted average channel variance")
     GRADIENT = (
         "gradient_predicted",
-        Spec(
-            "float64",
-            "gradient mean square (theory)",
-            "predicted mean square of the gradient, for a unit one at the output",
-            missing=True,
-        ),
+        number("gradient mean square (theory)", "predicted mean square of the gradient, for a unit one at the output"),
     )
     LOG_SPREAD = (
         "log_spread_predicted",
-        Spec(
-            "float64",
+        number(
             "spread of the log (theory)",
             "standard deviation, over draws of the weights, of the natural log of the second moment",
-            missing=True,
         ),
     )
     GRADIENT_LOG_SPREAD = (
         "gradient_log_spread_predicted",
-        Spec(
-            "float64",
-            "spread of the log of the gradient (theory)",
-            "the same of the gradient's mean square",
-            missing=True,
-        ),
+        number("spread of the log of the gradient (theory)", "the same of the gradient's mean square"),
     )
     REASON = "reason", Spec("str", "reason", "why there is no prediction; empty where there is one")
 

@@ -7,7 +7,7 @@ import torch
 from torch import nn
 
 from spp.errors import InputError
-from spp.theory.batchnorm import batchnorm_gradient_factor, batchnorm_gradient_norm_factor
+from spp.theory.mean_field import batchnorm_gradient_factor, batchnorm_gradient_norm_factor
 
 
 def measured(activation, batch, *, width=1000, layers=16, seed=0):

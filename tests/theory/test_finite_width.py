@@ -7,10 +7,9 @@ from torch import nn
 
 from spp.nn import ACTIVATIONS, make_activation
 from spp.theory import finite_width_rate, predict
-from spp.theory.finite_width import Couple
 from spp.theory.gaussian import nonlinearity, pair_moment
 from spp.theory.moments_state import FLOAT, MomentsState, even
-from spp.theory.rules.elementwise import of_normal
+from spp.theory.rules.elementwise import Couple, of_normal
 
 WIDTH, DRAWS = 256, 6000
 
