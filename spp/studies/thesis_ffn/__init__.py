@@ -14,8 +14,8 @@ import torch
 from torch import Tensor, nn
 
 from spp.data import Part, Splits, gaussian, splits
-from spp.data.builtin import digit_pixels, held_out
 from spp.data.images import InMemory, Scale
+from spp.data.sources import digit_pixels, held_out
 from spp.frame.schema import Column
 from spp.studies.study import Cell, Setup, Study, Tables
 from spp.studies.thesis_ffn import figures
