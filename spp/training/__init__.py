@@ -7,9 +7,9 @@ fitted.history      # one row per epoch
 fitted.test         # loss and accuracy of the last and of the best weights
 """
 
-from spp.training.evaluate import evaluate as evaluate
 from spp.training.fitting import check_fit as check_fit
 from spp.training.fitting import fit as fit
+from spp.training.loop import evaluate as evaluate
 from spp.training.recipe import OPTIMIZERS as OPTIMIZERS
 from spp.training.recipe import SCHEDULES as SCHEDULES
 from spp.training.recipe import OptimizerRow as OptimizerRow

@@ -27,9 +27,8 @@ from spp.models.config import Config
 from spp.run import Run, describe_model
 from spp.tracing import trace as trace_of
 from spp.training.checkpoints import BEST, LAST, Checkpoints, check_folder, complete, refused, write_history
-from spp.training.evaluate import autocast, evaluate
-from spp.training.interrupts import Interrupted, deferred
-from spp.training.loop import Report, Trainer
+from spp.training.interrupts import Asked, Interrupted, deferred
+from spp.training.loop import Report, Trainer, autocast, evaluate
 from spp.training.recipe import Recipe
 from spp.training.results import Fitted, History, history_frame
 from spp.watching import Every, Watch, watch
@@ -103,13 +102,7 @@ def fit(
             run.load(state)
         begun = {} if path is None else {"path": path, "resume": resume}
         with deferred() as asked, observed(run, path, every, {**begun, **(watch or {})}, facts or {}) as worst:
-            while not run.done and run.culprit is None:
-                run.train_epoch(asked, report)
-                if asked.number is None or run.position.batch >= run.batches:
-                    _end_epoch(run, kept, path, worst, report)
-                if asked.number is not None and not run.done:
-                    _keep_last(run, kept)
-                    raise Interrupted(asked.number)
+            _train(run, asked, kept, path, worst, report)
         trace = _trace_culprit(run)
         test = _test(run, kept)
     for module, mode in modes:
@@ -215,6 +208,19 @@ def _facts(run: Trainer) -> dict[str, Any]:
         "loss": "cross_entropy",
         "seed": run.recipe.seed,
     }
+
+
+def _train(
+    run: Trainer, asked: Asked, kept: Checkpoints, path: Path | None, worst: Worst | None, report: Report
+) -> None:
+    """Epoch by epoch, until all are done, the loss is not finite or somebody asks to stop."""
+    while not run.done and run.culprit is None:
+        run.train_epoch(asked, report)
+        if asked.number is None or run.position.batch >= run.batches:
+            _end_epoch(run, kept, path, worst, report)
+        if asked.number is not None and not run.done:
+            _keep_last(run, kept)
+            raise Interrupted(asked.number)
 
 
 def _end_epoch(run: Trainer, kept: Checkpoints, path: Path | None, worst: Worst | None, report: Report) -> None:

@@ -1,11 +1,12 @@
-"""One run: everything that changes while it trains, how an epoch goes, and its state as a checkpoint."""
+"""One run: everything that changes while it trains, how an epoch goes and is scored, and its state as a checkpoint."""
 
 from __future__ import annotations
 
 import math
 import random
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -15,11 +16,10 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
-from spp.data import Splits, shuffled
+from spp.data import Part, Splits, batches, shuffled
 from spp.data.parts import count
 from spp.errors import InputError, StoreError
 from spp.nn import clip_grad_agc_
-from spp.training.evaluate import Score, autocast, evaluate
 from spp.training.interrupts import Asked
 from spp.training.recipe import Recipe, make_optimizer, rate
 from spp.training.results import History, News
@@ -32,6 +32,83 @@ CLASSIFIER = "head.fc.*"
 """Parameters of a bundled network's classifier, which adaptive gradient clipping leaves alone."""
 
 Report = Callable[[News], None]
+
+
+@dataclass(slots=True)
+class Score:
+    """Sums over samples, which become a mean loss and an accuracy.
+
+    Attributes:
+        loss: Sum of the losses.
+        right: Samples whose largest output is that of their class.
+        samples: How many there were.
+    """
+
+    loss: float = 0.0
+    right: int = 0
+    samples: int = 0
+
+    def add(self, loss: float, outputs: Tensor, targets: Tensor) -> None:
+        """Count one batch in: its mean loss, outputs ``(n, classes)`` and targets ``(n,)``."""
+        self.loss += loss * len(targets)
+        self.right += int((outputs.detach().argmax(1) == targets).sum())
+        self.samples += len(targets)
+
+    @property
+    def means(self) -> dict[str, float]:
+        """Mean loss and accuracy from 0 to 1; NaN where there was no sample."""
+        if not self.samples:
+            return {"loss": float("nan"), "accuracy": float("nan")}
+        return {"loss": self.loss / self.samples, "accuracy": self.right / self.samples}
+
+
+def autocast(device: torch.device, precision: str) -> AbstractContextManager[object]:
+    """The context in which forward passes run; none of its own for float32."""
+    return torch.autocast(device.type, getattr(torch, precision), enabled=precision != "float32")
+
+
+@torch.no_grad()
+def evaluate(
+    model: nn.Module,
+    part: Part,
+    *,
+    batch_size: int = 512,
+    device: torch.device | None = None,
+    precision: str = "float32",
+) -> dict[str, float]:
+    """Mean cross-entropy (without label smoothing) and accuracy in evaluation mode.
+
+    Args:
+        model: Maps ``(n, *part.shape)`` to ``(n, classes)``; its training flags are put back.
+        part: What to measure on.
+        batch_size: Samples per forward pass; changes rounding only.
+        device: Where the model is; that of its first parameter if left out.
+        precision: Of the forward pass, as in a recipe.
+
+    Returns:
+        ``loss`` and ``accuracy`` (0 to 1); NaN where ``part`` is empty.
+    """
+    # a model may be on an accelerator and its data are on the CPU
+    where = next(model.parameters()).device if device is None else device
+    score = Score()
+    with evaluating(model), autocast(where, precision):
+        for inputs, targets in batches(part, batch_size) if len(part) else ():
+            outputs, targets = model(inputs.to(where)).float(), targets.to(where)
+            score.add(F.cross_entropy(outputs, targets).item(), outputs, targets)
+    return score.means
+
+
+@contextmanager
+def evaluating(model: nn.Module) -> Iterator[None]:
+    """Evaluation mode, and afterwards every module in the mode that it was in."""
+    # train() on the root would wake parts that the user had frozen in evaluation
+    modes = [(module, module.training) for module in model.modules()]
+    model.eval()
+    try:
+        yield
+    finally:
+        for module, mode in modes:
+            module.training = mode
 
 
 @dataclass(slots=True)
