@@ -12,7 +12,7 @@ from torch import nn
 
 from spp.studies import Cell, Outcome, Results, Setup, run
 from spp.studies import affine_batchnorm as study
-from spp.studies.affine_batchnorm.claims import AFFINE, ARMS, BATCH, CLAIMS, LSUV, MINUS, NONE
+from spp.studies.affine_batchnorm import AFFINE, ARMS, BATCH, CLAIMS, LSUV, MINUS, NONE
 from spp.studies.trials import drawn, images
 from tests.data.files import write_cifar
 

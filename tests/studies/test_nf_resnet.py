@@ -12,8 +12,7 @@ import torch
 
 from spp.nn import StandardizedConv2d
 from spp.studies import Cell, Outcome, Setup, find
-from spp.studies.nf_resnet.claims import ARMS, closed_form
-from spp.studies.nf_resnet.figures import SIZES
+from spp.studies.nf_resnet import ARMS, SIZES, closed_form
 from spp.studies.publish import publish
 from spp.studies.study import Tables
 from tests.studies import judging

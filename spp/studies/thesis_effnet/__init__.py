@@ -12,9 +12,19 @@ import pandas as pd
 from spp.data import gaussian
 from spp.frame.schema import Column
 from spp.studies.study import Cell, Setup, Study, Tables
-from spp.studies.thesis_effnet import figures
-from spp.studies.thesis_effnet.claims import ARMS, CLAIMS, LOW_RATES, RATES, SIDE, TRAINED, TRAINED_FULL
-from spp.studies.thesis_effnet.figures import QUICK_WIDTH, WATCHED
+from spp.studies.thesis_effnet.claims import (
+    ARMS,
+    CLAIMS,
+    LOW_RATES,
+    QUICK_WIDTH,
+    RATES,
+    SIDE,
+    TRAINED,
+    TRAINED_FULL,
+    WATCHED,
+    figures,
+    tables,
+)
 from spp.studies.trials import drawn, images, trained
 from spp.tracing import trace
 from spp.training import Recipe
@@ -121,6 +131,6 @@ STUDY = Study(
     claims=CLAIMS,
     cells=cells,
     measure=measure,
-    tables=figures.tables,
-    figures=figures.figures,
+    tables=tables,
+    figures=figures,
 )

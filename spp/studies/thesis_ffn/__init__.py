@@ -18,9 +18,7 @@ from spp.data.images import InMemory, Scale
 from spp.data.sources import digit_pixels, held_out
 from spp.frame.schema import Column
 from spp.studies.study import Cell, Setup, Study, Tables
-from spp.studies.thesis_ffn import figures
-from spp.studies.thesis_ffn.claims import ARMS, BELOW, CLAIMS, DIGITS, SCALED, TOP
-from spp.studies.thesis_ffn.figures import RATES
+from spp.studies.thesis_ffn.claims import ARMS, BELOW, CLAIMS, DIGITS, RATES, SCALED, TOP, figures, tables
 from spp.studies.trials import drawn, images, trained
 from spp.tracing import trace
 from spp.training import News, Recipe
@@ -210,6 +208,6 @@ STUDY = Study(
     claims=CLAIMS,
     cells=cells,
     measure=measure,
-    tables=figures.tables,
-    figures=figures.figures,
+    tables=tables,
+    figures=figures,
 )

@@ -1,7 +1,10 @@
-"""The networks of ``nf-resnet``, what theory says of them, and the claims, each with the criterion that decides it.
+"""``nf-resnet``: the Signal Propagation Plots of Brock, De & Smith (ICLR 2021), measured again beside theory.
 
-Criteria were fixed before anything was run. Where the paper's full text was not at hand, claims are those of the code that its
-authors released, and numbers are derived: the closed forms of ``spp.theory.residual``.
+Nothing is trained. A cell traces one network as it is drawn on unit normal noise (``signals``), or lets theory walk through it
+(``predict``), which takes longer and does not depend on the seed.
+
+The criteria of the claims were fixed before anything was run. Where the paper's full text was not at hand, claims are those of
+the code that its authors released, and numbers are derived: the closed forms of ``spp.theory.residual``.
 """
 
 from __future__ import annotations
@@ -11,13 +14,27 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
 import pandas as pd
+import torch
 from torch import nn
 
+from spp import plot
+from spp.data import gaussian
+from spp.plot.kinds.outcomes import values
 from spp.studies.evidence import decided
-from spp.studies.study import Results, Setup, Untestable, Verdict, claim
-from spp.studies.trials import Arm
-from spp.theory import nf_resnet_variances, normalized_branch, stage_curve
+from spp.studies.study import Cell, Figures, Results, Setup, Study, Tables, Untestable, Verdict, claim
+from spp.studies.trials import Arm, drawn
+from spp.theory import nf_resnet_variances, normalized_branch, predict, stage_curve
+from spp.tracing import trace
+
+# whether the study is quick: side of the images, batch, and depths of the networks with the blocks of their stages
+SIZES: dict[bool, tuple[int, int, dict[int, tuple[int, ...]]]] = {
+    True: (64, 32, {50: (3, 4, 6, 3)}),
+    False: (224, 16, {50: (3, 4, 6, 3), 600: (50, 50, 50, 50)}),
+}
+
+SEEDS = 5
 
 MEASURED = ("acsm", "acv", "branch_acv")
 """The statistics at the end of each block."""
@@ -95,6 +112,60 @@ def closed_form(arm: str, depths: tuple[int, ...]) -> pd.DataFrame | None:
         stages = nf_resnet_variances(depths, 0.0 if arm == "nf_shut" else 0.2)
         return blocks.assign(acsm=0.0, acv=[variance for stage in stages for _, variance in stage], branch_acv=1.0)
     return None
+
+
+# --- what is run -----------------------------------------------------------------------------------------------------
+
+
+def arrangement(setup: Setup) -> list[str]:
+    """What is run, and what of the source is done otherwise."""
+    side, batch, nets = SIZES[setup.quick]
+    return [
+        f"As drawn, nothing is trained: {batch} x 3x{side}x{side} unit normal noise, BatchNorm in training mode, "
+        f"{len(setup.seed_list(SEEDS))} seeds, networks of {' and '.join(map(str, nets))} layers.",
+        *(f"{arm.label}: {arm.about}." for arm in ARMS.values()),
+        "ACSM and ACV at the end of each block, ACV at the end of its branch before SkipInit's gain and alpha (0.2).",
+        "`closed form` is the limit of many channels without padding; `layer by layer` is spp.theory.predict, padding and "
+        "pooling included.",
+        "Otherwise than in the source: PyTorch in place of JAX; analytic constants for the activation's gain in place of "
+        "sampled ones (1.7129 in place of 1.7140 for ReLU)."
+        + (" Images are 64x64, so that zero padding costs more than at 224x224." if setup.quick else ""),
+    ]
+
+
+def cells(setup: Setup) -> list[Cell]:
+    """Every arm at each depth by seed, and once by theory."""
+    return [
+        Cell.of(cost * sum(blocks), part=part, arm=arm, depth=depth, seed=seed)
+        for depth, blocks in SIZES[setup.quick][2].items()
+        for arm in ARMS
+        for part, cost, seeds in (("signals", 1.0, setup.seed_list(SEEDS)), ("predict", 4.0, (0,)))
+        for seed in seeds
+    ]
+
+
+def measure(cell: Cell, setup: Setup) -> Tables:
+    """Trace one network, or let theory walk through it."""
+    side, batch, nets = SIZES[setup.quick]
+    depths, seed, shape = nets[cell["depth"]], int(cell["seed"]), (3, side, side)
+    model, blocks = drawn(lambda: ARMS[cell["arm"]].make(depths, side), seed), places(depths)
+    if cell["part"] == "predict":
+        # a module that is called again has a row for each call
+        table = predict(model, (batch, *shape)).drop_duplicates("name").set_index("name")
+        ends = [f"stage{stage}.{k - 1}" for stage, k in zip(blocks["stage"], blocks["k"], strict=True)]
+        found = {
+            "acsm": table["acsm_predicted"].reindex(ends),
+            "acv": table["acv_predicted"].reindex(ends),
+            "branch_acv": table["acv_predicted"].reindex([f"{end}.conv3" for end in ends]),
+        }
+        return {"prediction": blocks.assign(**{key: column.to_numpy() for key, column in found.items()})}
+    # activations alone are measured: without a graph a forward takes much less memory
+    with torch.no_grad():
+        seen = trace(model.to(setup.device), gaussian(batch, shape, seed=seed), signals=("activation",)).blocks
+    return {"blocks": blocks.assign(**{key: seen[key].to_numpy(dtype="float64") for key in MEASURED})}
+
+
+# --- claims ----------------------------------------------------------------------------------------------------------
 
 
 PAPER = "Brock, De & Smith (ICLR 2021) and their released code"
@@ -269,3 +340,96 @@ def padding(results: Results, setup: Setup) -> Verdict:
 
 
 CLAIMS = (growth, shift, order, doubling, normalizer_free, standardization, padding)
+
+
+# --- what is printed and drawn ---------------------------------------------------------------------------------------
+
+
+TITLES = {"acsm": "ACSM", "acv": "ACV", "branch_acv": "ACV of the branch"}
+
+
+def sources(results: Results, arm: str, depth: int, depths: tuple[int, ...]) -> dict[str, pd.DataFrame]:
+    """An arm at every block: as measured, and what theory says; empty where it says nothing."""
+    closed = closed_form(arm, depths)
+    return {
+        "measured": results.of("blocks", arm=arm, depth=depth),
+        "closed form": pd.DataFrame() if closed is None else closed,
+        "layer by layer": results.of("prediction", arm=arm, depth=depth),
+    }
+
+
+def tables(results: Results, setup: Setup) -> Tables:
+    """The end of each stage by arm: measured, by the closed form, layer by layer."""
+    printed: Tables = {}
+    for depth, depths in SIZES[setup.quick][2].items():
+        rows = []
+        for arm, one in ARMS.items():
+            found = sources(results, arm, depth, depths)
+            seen = found["measured"]
+            for stage, count in enumerate(depths if len(seen) else (), 1):
+                ends = {name: _end(table, stage, count) for name, table in found.items() if len(table)}
+                row = {"network": one.label, "stage": stage, "blocks": count, "seeds": seen["seed"].nunique()}
+                for key, title in TITLES.items():
+                    at = ends["measured"][key]
+                    row[title] = f"{at.mean():.3g} ± {at.std(ddof=0):.2g}"
+                    for name in ("closed form", "layer by layer"):
+                        row[f"{title}, {name}"] = f"{ends[name][key].mean():.3g}" if name in ends else ""
+                rows.append(row)
+        if rows:
+            printed[f"stages-{depth}"] = pd.DataFrame(rows)
+    return printed
+
+
+def _end(table: pd.DataFrame, stage: int, k: int) -> pd.DataFrame:
+    return table[(table["stage"] == stage) & (table["k"] == k)]
+
+
+def figures(results: Results, setup: Setup) -> Figures:
+    """One for each arm and depth: the three statistics by block, measured and by theory."""
+    side, batch, nets = SIZES[setup.quick]
+    made = {}
+    for depth, depths in nets.items():
+        for arm, one in ARMS.items():
+            lines = sources(results, arm, depth, depths)
+            if lines["measured"].empty:
+                continue
+            long = pd.concat(
+                [
+                    table.assign(value=table[key], statistic=TITLES[key], line=name)
+                    for key in MEASURED
+                    for name, table in lines.items()
+                    if len(table)
+                ],
+                ignore_index=True,
+            )
+            # without norm the mean square doubles in every block, which only a log axis can show
+            finite = long["value"][np.isfinite(long["value"])]
+            seeds = ", ".join(map(str, values(lines["measured"]["seed"])))
+            facts = {"data": "unit normal", "batch_size": batch, "input_shape": [3, side, side], "seeds": seeds}
+            made[f"{arm}-{depth}".replace("_", "-")] = plot.outcomes(
+                long,
+                x="block",
+                y="value",
+                by="line",
+                panels="statistic",
+                xlabel="residual block",
+                ylabel="statistic",
+                yscale="log" if finite.max() > 100 else "linear",
+                run={"model": f"{one.label}, {depth} layers", **facts},
+            )
+    return made
+
+
+STUDY = Study(
+    name="nf-resnet",
+    title="Signal Propagation Plots of normalized and normalizer-free ResNets",
+    source="Brock, De & Smith (ICLR 2021), arXiv 2101.08692",
+    question="Do ResNets carry their signal as theory says: growing with BatchNorm, shifted in the mean by ReLU and "
+    "convolution, and held without norms by scaled weight standardization?",
+    arrangement=arrangement,
+    claims=CLAIMS,
+    cells=cells,
+    measure=measure,
+    tables=tables,
+    figures=figures,
+)
