@@ -442,50 +442,23 @@ def _names_in_forward(kind: type[nn.Module]) -> frozenset[str]:
 
 # --- names -----------------------------------------------------------------------------------------------------------------
 
-_ACTIVATIONS = {
-    "relu": "relu",
-    "relu6": "relu6",
-    "rrelu": "rrelu",
-    "leakyrelu": "leaky_relu",
-    "prelu": "prelu",
+_CANONICAL = (
+    "relu relu6 rrelu leaky_relu prelu squared_relu elu celu selu gelu gelu_tanh clipped_gelu quick_gelu silu mish "
+    "hard_mish hard_swish softplus sqrt_softplus log_sigmoid sigmoid hard_sigmoid tanh hard_tanh tanhshrink "
+    "hard_shrink soft_shrink softsign threshold glu laplace xielu erf"
+)
+_OTHERWISE = {
     "relusquared": "squared_relu",
-    "squaredrelu": "squared_relu",
     "relu2": "squared_relu",
-    "elu": "elu",
-    "celu": "celu",
-    "selu": "selu",
-    "gelu": "gelu",
-    "gelutanh": "gelu_tanh",
     "pytorchgelutanh": "gelu_tanh",
     "newgelu": "gelu_tanh",
     "fastgelu": "gelu_tanh",
     "accurategelu": "gelu_tanh",
-    "clippedgelu": "clipped_gelu",
-    "quickgelu": "quick_gelu",
-    "silu": "silu",
     "swish": "silu",
-    "mish": "mish",
-    "hardmish": "hard_mish",
-    "hardswish": "hard_swish",
     "hswish": "hard_swish",
-    "softplus": "softplus",
-    "sqrtsoftplus": "sqrt_softplus",
-    "logsigmoid": "log_sigmoid",
-    "sigmoid": "sigmoid",
-    "hardsigmoid": "hard_sigmoid",
     "hsigmoid": "hard_sigmoid",
-    "tanh": "tanh",
-    "hardtanh": "hard_tanh",
-    "tanhshrink": "tanhshrink",
-    "hardshrink": "hard_shrink",
-    "softshrink": "soft_shrink",
-    "softsign": "softsign",
-    "threshold": "threshold",
-    "glu": "glu",
-    "laplace": "laplace",
-    "xielu": "xielu",
-    "erf": "erf",
 }
+_ACTIVATIONS = {name.replace("_", ""): name for name in _CANONICAL.split()} | _OTHERWISE
 """Canonical names by those of classes and functions, in small letters, without underscores and endings."""
 
 RANGES: dict[str, Range] = {

@@ -359,9 +359,9 @@ class View:
             return float("nan")
         return float(fact.fan_in) * float(row.mean_square)
 
-    def weight_gains(self, *kinds: Kind) -> list[float]:
-        """Gains of the weights of all steps of these kinds, where they are known."""
-        gains = [self.weight_gain(step.name) for step in self.steps if step.kind in kinds]
+    def weight_gains(self, kind: Kind) -> list[float]:
+        """Gains of the weights of all steps of this kind, where they are known."""
+        gains = [self.weight_gain(step.name) for step in self.steps if step.kind is kind]
         return [gain for gain in gains if np.isfinite(gain)]
 
     def backward_decades(self, step: Step, *, total: bool = True) -> float:
@@ -435,12 +435,6 @@ class View:
             if name in path.index and (self.readout in leaves or (leaves == [name] and name in norms))
         ]
         return path.drop(index=left_out) if len(path) > len(left_out) + 1 else path
-
-
-def is_batch_norm(fact: Any) -> bool:
-    """Whether a norm takes its statistics over the batch."""
-    word = str(fact.type).lower()
-    return "batch" in word and "norm" in word
 
 
 def given(fact: Any, column: str) -> bool:

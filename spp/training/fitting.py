@@ -18,6 +18,7 @@ from torch import nn
 from spp.capture.state import RandomState
 from spp.data import Splits
 from spp.diagnosis import Severity, find
+from spp.diagnosis.findings import RANK
 from spp.errors import InputError
 from spp.frame.build import build_exponents
 from spp.frame.files import locked, put_facts
@@ -41,9 +42,6 @@ TRAIN = "train"
 
 EPOCH = "epoch"
 """The value of ``every`` that samples the first step of each epoch."""
-
-RANK = {str(severity): rank for rank, severity in enumerate(Severity)}
-"""0 is the worst."""
 
 DEFAULT = Recipe()
 
@@ -164,7 +162,7 @@ class Worst:
         worst = next(iter(find(SimpleNamespace(frame=frame, blocks=blocks, run=watch.run, **tables))), None)
         if worst is None or worst.severity is Severity.NOTE:
             return known
-        if known is not None and RANK[known["severity"]] <= RANK[str(worst.severity)]:
+        if known is not None and RANK[known["severity"]] <= RANK[worst.severity]:
             return known
         told = {name: getattr(worst, name) for name in ("rule", "name", "message", "remedy")}
         return {"step": int(frame[Column.STEP].iloc[0]), "severity": str(worst.severity), **told}

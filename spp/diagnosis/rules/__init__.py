@@ -5,7 +5,6 @@ Importing this package registers them in causal order: what a later one finds ma
 
 from spp.diagnosis.rules import broken as broken  # isort: skip
 from spp.diagnosis.rules import layers as layers  # isort: skip
-from spp.diagnosis.rules import norms as norms  # isort: skip
 from spp.diagnosis.rules import residual as residual  # isort: skip
 from spp.diagnosis.rules import outlier_layers as outlier_layers  # isort: skip
 from spp.diagnosis.rules import travel as travel  # isort: skip

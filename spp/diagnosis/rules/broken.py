@@ -9,7 +9,6 @@ import pandas as pd
 
 from spp.diagnosis.findings import EVERYTHING, Finding, count, further, number, percent, quoted, some
 from spp.diagnosis.registry import rule
-from spp.diagnosis.remedies import of_nonfinite
 from spp.diagnosis.view import Key, View, measured, records
 from spp.frame.schema import Column
 from spp.vocabulary import Severity, Signal
@@ -19,11 +18,7 @@ UNREACHED = "no gradient arrived: the loss does not depend on this parameter"
 NO_BACKWARD = "nothing the loss depends on requires a gradient"
 
 
-@rule(
-    "nonfinite",
-    source="arithmetic: every number behind it is doubtful",
-    tags=(EVERYTHING,),
-)
+@rule("nonfinite", source="arithmetic: every number behind it is doubtful", tags=(EVERYTHING,))
 def nonfinite(view: View, at: Any) -> Iterator[Finding]:
     """NaN or infinity, in the first weight, activation or gradient that holds any.
 
@@ -46,7 +41,7 @@ def nonfinite(view: View, at: Any) -> Iterator[Finding]:
         signal, others = Signal.ACTIVATION, activations[1:]
         key = Key(str(first.name), int(first.call))
         what = f"NaN or infinity first appears in {quoted(first.name)}, {_sources(view, key)}"
-        remedy = of_nonfinite(first.dtype, fed=bool(view.fed(key)))
+        remedy = _remedy(first.dtype, fed=bool(view.fed(key)))
     elif gradients:
         first = gradients[0]
         signal, others = Signal.GRADIENT, gradients[1:]
@@ -56,7 +51,7 @@ def nonfinite(view: View, at: Any) -> Iterator[Finding]:
             f"Activations are finite; going backwards, NaN or infinity first appears at {quoted(maker.name)}, in the "
             f"gradient {'of what it takes' if takers else 'at its output'}"
         )
-        remedy = of_nonfinite(first.dtype, fed=True, backward=True)
+        remedy = _remedy(first.dtype, fed=True, backward=True)
     else:
         yield from _masks(_leaves_first(masks))
         return
@@ -68,6 +63,19 @@ def nonfinite(view: View, at: Any) -> Iterator[Finding]:
         remedy=remedy,
         evidence=f"{first.dtype}; largest finite magnitude {number(first.abs_max)}",
     )
+
+
+def _remedy(dtype: str, *, fed: bool, backward: bool = False) -> str:
+    """Against the first value that is no number, by the dtype it has; ``fed`` tells whether a module gave it its input."""
+    if dtype == "float16" and backward:
+        return "Lower the loss scale, or compute this layer's backward in float32."
+    if dtype == "float16":
+        return "Its float16 range ends at 65504: compute this layer in float32 or bfloat16, or scale down its input."
+    if backward:
+        return "Look at the derivative just behind it: a square root or division at 0, a logarithm, a norm of zeros."
+    # functions between the two have no rows of their own in every run
+    where = "Look at this layer, and at the functions between it and what feeds it: a root or logarithm of negative numbers."
+    return where if fed else "Check the batch with torch.isfinite first."
 
 
 def _is_mask(view: View, row: Any, every: list[Any]) -> bool:
@@ -103,10 +111,7 @@ def _sources(view: View, key: Key) -> str:
     return f"fed by {', '.join(finite)}"
 
 
-@rule(
-    "never_ran",
-    source="bookkeeping of the pass",
-)
+@rule("never_ran", source="bookkeeping of the pass")
 def never_ran(view: View, at: Any) -> Iterator[Finding]:
     """Modules with trainable parameters that were never called and get no gradient.
 
@@ -130,10 +135,7 @@ def never_ran(view: View, at: Any) -> Iterator[Finding]:
         )
 
 
-@rule(
-    "no_gradient",
-    source="bookkeeping of the pass",
-)
+@rule("no_gradient", source="bookkeeping of the pass")
 def no_gradient(view: View, at: Any) -> Iterator[Finding]:
     """Modules that ran, but whose trainable parameters get no gradient.
 

@@ -11,7 +11,6 @@ import numpy as np
 from spp.diagnosis.attenuation import Leg, attenuation, backward, distinct, forward, judge
 from spp.diagnosis.findings import Finding, count, factor, further, number, percent, quoted, some
 from spp.diagnosis.registry import rule
-from spp.diagnosis.remedies import activation_gains, of_backward_leg, of_leg
 from spp.diagnosis.view import Key, Kind, Step, View, measured, ratio, records
 from spp.frame.precision import lost_shares
 from spp.frame.schema import Column
@@ -43,6 +42,8 @@ RANGES = {"float16": (2.0**-24, 65504.0), "bfloat16": (2.0**-133, 3.39e38), "flo
 LARGEST = {"float16": 65504.0, "bfloat16": 3.3895e38, "fp8-e4m3": 448.0, "fp8-e5m2": 57344.0}
 # Places that are named as the steepest.
 MOST = 4
+# Models that have a normalizer-free twin.
+WITH_NF_TWIN = ("resnet50", "resnetv2_50")
 
 
 @rule(
@@ -132,7 +133,7 @@ def _course(
         + (_shares(view, leg) if shares else "")
         + ("" if back else _too(view, leg))
         + _left(leg),
-        remedy=of_backward_leg(view, leg) if back else of_leg(view, leg),
+        remedy=_backward_remedy(view, leg) if back else _remedy(view, leg),
         evidence=", ".join(told[:: max(1, len(told) // 8)]),
     )
 
@@ -157,7 +158,7 @@ def _gains(view: View) -> str:
     """What the weights are set to, beside what the activations take."""
     known = {kind: view.weight_gains(kind) for kind in (Kind.WEIGHTED, Kind.DEPTHWISE)}
     words = [f"{number(float(np.median(gains)))} in the median {kind}" for kind, gains in known.items() if gains]
-    taken = activation_gains(view)
+    taken = _activation_gains(view)
     if not words or not taken:
         return ""
     usual = float(np.median(taken))
@@ -196,6 +197,51 @@ def _left(leg: Leg) -> str:
     same = layers["bfloat16"] == layers["float32"]
     rest = "bfloat16 and" if same else f"bfloat16 {layers['bfloat16']},"
     return f" At this rate float16 {first}, {rest} float32 {layers['float32']}."
+
+
+def _activation_gains(view: View) -> list[float]:
+    """Decades of the gain of each activation, where known."""
+    return [s.decades for s in view.steps if s.kind is Kind.ACTIVATION and np.isfinite(s.decades)]
+
+
+def _remedy(view: View, leg: Leg) -> str:
+    """What to type: an init where the weights' gain is off what the activations take, else a norm."""
+    init = _init(view, leg)
+    parts = [f"`--init {init}`"] if init is not None and view.run.get("init") != init else []
+    if not view.norms or view.run.get("norm") in ("none", "dyt", "affine"):
+        parts.append("`--norm batch`")
+    model = str(view.run.get("model", ""))
+    without = "effnet_b0_nf" if model == "effnet_b0" else "nf_resnet50" if model.startswith(WITH_NF_TWIN) else None
+    parts += [f"`--model {without}`, which needs no norm"] if without is not None else []
+    if not parts:
+        return "Scale the weights by what the activations take, `--init he`; or a norm."
+    return f"{', or '.join(parts)}."
+
+
+def _init(view: View, leg: Leg) -> str | None:
+    """The init whose gain makes good for what the activations take, where the weights' gain is off that the leg's way."""
+    taken = _activation_gains(view)
+    gains = [gain for gain in view.weight_gains(Kind.WEIGHTED) if gain > 0]
+    if not taken or not gains:
+        return None
+    needed = -float(np.median(taken))
+    off = needed - float(np.median(np.log10(gains)))
+    if np.sign(off) != -np.sign(leg.decades) or abs(off) < 0.1:
+        return None
+    # ReLU halves the second moment, which He's init makes good for; what keeps it needs LeCun's.
+    return "he" if abs(needed - np.log10(2)) < 0.12 else "lecun" if abs(needed) < 0.06 else None
+
+
+def _backward_remedy(view: View, leg: Leg) -> str:
+    """The same for a course of the gradients."""
+    if leg.decades > 0 and view.norms and view.blocks.empty:
+        return (
+            "Norms in a deep plain network enlarge gradients at every layer: fewer layers, skips, "
+            "or `--norm none --init he`."
+        )
+    if leg.decades < 0 and any(view.activation(s.name) in ("sigmoid", "tanh", "softsign") for s in view.steps):
+        return "`--activation relu --init he`, or a norm, `--norm batch`."
+    return _remedy(view, leg)
 
 
 @rule(
