@@ -126,7 +126,7 @@ def train(ctx: click.Context, /, **given: Any) -> None:
     run.json (what is needed to run it again). Ctrl-C saves the run; --resume goes on with it, to the same bits on CPU.
     """
     from spp.training import check_fit, fit
-    from spp.training.interrupts import Interrupted
+    from spp.training.checkpoints import Interrupted
 
     call = call_of(ctx)
     before = _begun(call)

@@ -87,32 +87,26 @@ def run(
     lock = locked(shelf.folder, str(out))
     try:
         sweep(shelf.folder, ("", CELLS))
-        return _run(study, shelf, setup, cells, jobs, backend, report)
+        seconds = dict(shelf.read(cells).seconds)
+
+        def tell(cell: Cell | None) -> None:
+            """The rest takes what the finished cells took per unit of their cost, over the jobs."""
+            spent = sum(one.cost for one in seconds)
+            left = sum(one.cost for one in cells if one not in seconds) / ((os.cpu_count() or 1) if jobs < 0 else jobs)
+            if report is not None:
+                time_left = left * sum(seconds.values()) / spent if spent else None
+                report(Progress(cell, len(seconds), len(cells), time_left))
+
+        tell(None)
+        todo = [cell for cell in cells if cell not in seconds]
+        for cell, tables, taken in _measured(study, todo, setup, jobs, backend):
+            shelf.put(cell, tables, taken)
+            seconds[cell] = taken
+            tell(cell)
+        # read again, since tables of all cells are not held while cells are measured
+        return publish(study, setup, shelf.read(cells), shelf.folder)
     finally:
         lock.release()
-
-
-def _run(
-    study: Study, shelf: Shelf, setup: Setup, cells: list[Cell], jobs: int, backend: str, report: Report | None
-) -> Published:
-    seconds = dict(shelf.read(cells).seconds)
-
-    def tell(cell: Cell | None) -> None:
-        """The rest takes what the finished cells took per unit of their cost, over the jobs."""
-        spent = sum(one.cost for one in seconds)
-        left = sum(one.cost for one in cells if one not in seconds) / ((os.cpu_count() or 1) if jobs < 0 else jobs)
-        if report is not None:
-            time_left = left * sum(seconds.values()) / spent if spent else None
-            report(Progress(cell, len(seconds), len(cells), time_left))
-
-    tell(None)
-    todo = [cell for cell in cells if cell not in seconds]
-    for cell, tables, taken in _measured(study, todo, setup, jobs, backend):
-        shelf.put(cell, tables, taken)
-        seconds[cell] = taken
-        tell(cell)
-    # read again, since tables of all cells are not held while cells are measured
-    return publish(study, setup, shelf.read(cells), shelf.folder)
 
 
 def _measured(

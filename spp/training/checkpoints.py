@@ -1,11 +1,19 @@
-"""The folder of a run, or its memory: checkpoints written whole or not at all, and read without running any code in them."""
+"""How a run is stopped, and what it goes on from.
+
+Ctrl-C and a polite kill are put off until the step is whole: a checkpoint taken within one would be of no run. Checkpoints are
+written whole or not at all, and read without running any code in them.
+"""
 
 from __future__ import annotations
 
 import math
+import signal
+import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
+from types import FrameType
 from typing import Any
 
 import pandas as pd
@@ -18,6 +26,7 @@ from spp.models.sources.checkpoint import check_size
 
 FORMAT = 1
 LAST, BEST = "last.pt", "best.pt"
+SIGNALS = (signal.SIGINT, signal.SIGTERM)
 
 
 class Checkpoints:
@@ -138,3 +147,49 @@ def _plain(value: Any) -> Any:
     if isinstance(value, dict):
         return {key: _plain(item) for key, item in value.items()}
     return None if isinstance(value, float) and not math.isfinite(value) else value
+
+
+class Interrupted(KeyboardInterrupt):
+    """A run was asked to stop, and did so with everything saved.
+
+    Args:
+        number: The signal that asked.
+    """
+
+    def __init__(self, number: int) -> None:
+        self.number = number
+        super().__init__(f"stopped by {signal.Signals(number).name}")
+
+
+@dataclass(slots=True)
+class Asked:
+    """Whether somebody asked to stop: the signal's number, or None."""
+
+    number: int | None = None
+
+
+@contextmanager
+def deferred() -> Iterator[Asked]:
+    """Note the first Ctrl-C or SIGTERM instead of raising; a second one raises at once.
+
+    Signals that the process ignores stay ignored. Outside the main thread, where Python delivers none, nothing is changed.
+    """
+    asked = Asked()
+
+    def note(number: int, frame: FrameType | None) -> None:
+        if asked.number is not None:
+            raise KeyboardInterrupt
+        asked.number = number
+
+    before = {}
+    if threading.current_thread() is threading.main_thread():
+        for number in SIGNALS:
+            handler = signal.getsignal(number)
+            if handler not in (signal.SIG_IGN, None):  # None: set by something else than Python, and not to be put back
+                before[number] = handler
+                signal.signal(number, note)
+    try:
+        yield asked
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)

@@ -27,8 +27,18 @@ from spp.frame.schema import Column
 from spp.models.config import Config
 from spp.run import Run, describe_model
 from spp.tracing import trace as trace_of
-from spp.training.checkpoints import BEST, LAST, Checkpoints, check_folder, complete, refused, write_history
-from spp.training.interrupts import Asked, Interrupted, deferred
+from spp.training.checkpoints import (
+    BEST,
+    LAST,
+    Asked,
+    Checkpoints,
+    Interrupted,
+    check_folder,
+    complete,
+    deferred,
+    refused,
+    write_history,
+)
 from spp.training.loop import Report, Trainer, autocast, evaluate
 from spp.training.recipe import Recipe
 from spp.training.results import Fitted, History, history_frame

@@ -19,8 +19,7 @@ import torch.nn.functional as F
 import spp
 from spp.errors import InputError, StoreError
 from spp.training import Recipe, evaluate, fit
-from spp.training.checkpoints import BEST, LAST
-from spp.training.interrupts import Interrupted
+from spp.training.checkpoints import BEST, LAST, Interrupted
 from spp.training.results import History
 from tests.data import files
 from tests.training import small

@@ -6,7 +6,7 @@ import threading
 
 import pytest
 
-from spp.training.interrupts import SIGNALS, Interrupted, deferred
+from spp.training.checkpoints import SIGNALS, Interrupted, deferred
 
 
 @pytest.mark.parametrize("number", SIGNALS)
