@@ -16,7 +16,7 @@ of the tensor::
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from functools import lru_cache
 from inspect import signature
@@ -26,7 +26,7 @@ from typing import Any, TypeVar
 
 import torch
 from torch import Tensor
-from torch.utils._pytree import tree_flatten, tree_map, tree_map_only
+from torch.utils._pytree import TreeSpec, tree_flatten, tree_map, tree_map_only, tree_unflatten
 
 from spp import _torch
 from spp.theory.moments_state import MomentsState
@@ -171,6 +171,8 @@ def _moments(value: Any) -> Any:
 
 @dataclass(frozen=True, slots=True)
 class _Spec:
+    """What the shape of a result depends on."""
+
     shape: tuple[int, ...]
     stride: tuple[int, ...]
     dtype: torch.dtype
@@ -180,42 +182,33 @@ class _Spec:
         return torch.empty_strided(self.shape, self.stride, dtype=self.dtype, device="meta")
 
 
-@dataclass(frozen=True, slots=True)
-class _Typed:
-    # As keys of a cache, 1, 1.0 and True are equal, but not as arguments of a function.
-    type: type
-    value: Any
-
-
 def _computed(func: Any, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Any:
     """The result without numbers."""
-    given, named = tree_map(_spec, args), tree_map(_spec, dict(kwargs))
+    leaves, form = tree_flatten((args, dict(kwargs)))
+    given = [torch.device("meta") if isinstance(leaf, torch.device) else _spec(leaf) for leaf in leaves]
     # Torch's meta functions are slow (decompositions in Python), and networks repeat their layers, hence the cache.
     try:
-        known = _known(func, given, tuple(sorted(named.items())))
-    except TypeError:  # a list among the arguments has no hash; whatever else it is, it is raised again
+        known = _known(func, form, *given)
+    except TypeError:  # a slice among the arguments has no hash; whatever else it is, it is raised again
         known = None
-    return func(*tree_map(_made, given), **tree_map(_made, named)) if known is None else known.made()
+    return _called(func, form, given) if known is None else known.made()
 
 
-@lru_cache(maxsize=4096)
-def _known(func: Any, args: tuple[Any, ...], kwargs: tuple[tuple[str, Any], ...]) -> _Spec | None:
-    """The result for tensors of these shapes; None where that is not one tensor."""
-    result = func(*tree_map(_made, args), **tree_map(_made, dict(kwargs)))
-    return _spec(result) if isinstance(result, Tensor) else None
+# typed, since 1, 1.0 and True are equal, but not as arguments of a function
+@lru_cache(maxsize=4096, typed=True)
+def _known(func: Any, form: TreeSpec, *given: Any) -> _Spec | None:
+    """The result for arguments of this form; None where that is not one tensor."""
+    result = _spec(_called(func, form, given))
+    return result if isinstance(result, _Spec) else None
+
+
+def _called(func: Any, form: TreeSpec, given: Iterable[Any]) -> Any:
+    args, kwargs = tree_unflatten([leaf.made() if isinstance(leaf, _Spec) else leaf for leaf in given], form)
+    return func(*args, **kwargs)
 
 
 def _spec(value: Any) -> Any:
-    """What the shape of a result depends on."""
-    if isinstance(value, Tensor):
-        return _Spec(tuple(value.shape), value.stride(), value.dtype)
-    return torch.device("meta") if isinstance(value, torch.device) else _Typed(type(value), value)
-
-
-def _made(value: Any) -> Any:
-    if isinstance(value, _Spec):
-        return value.made()
-    return value.value if isinstance(value, _Typed) else value
+    return _Spec(tuple(value.shape), value.stride(), value.dtype) if isinstance(value, Tensor) else value
 
 
 _ATTRIBUTES = "shape dtype ndim layout requires_grad grad_fn is_leaf grad is_cuda"
