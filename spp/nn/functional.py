@@ -30,10 +30,10 @@ def affine(x: Tensor, weight: Tensor, bias: Tensor, *, axis: int = 1) -> Tensor:
         bias: ``(C,)``.
         axis: Where the channels lie: 1, or -1 for channels-last tensors.
     """
-    return x * per_channel(weight, x, axis) + per_channel(bias, x, axis)
+    return x * _per_channel(weight, x, axis) + _per_channel(bias, x, axis)
 
 
-def per_channel(values: Tensor, x: Tensor, axis: int = 1) -> Tensor:
+def _per_channel(values: Tensor, x: Tensor, axis: int = 1) -> Tensor:
     """``values`` of shape ``(C,)`` with as many axes of size 1 behind as broadcast it along ``axis`` of ``x``."""
     return values.view((-1,) + (1,) * ((x.ndim - 1 - axis) % x.ndim))
 
@@ -43,12 +43,12 @@ def wide(x: Tensor) -> Tensor:
     return x.float() if x.dtype in (torch.float16, torch.bfloat16) else x
 
 
-def space(x: Tensor) -> tuple[int, ...]:
+def _space(x: Tensor) -> tuple[int, ...]:
     """The spatial axes of ``x``."""
     return tuple(range(2, x.ndim))
 
 
-def biased_variance(x: Tensor, axes: tuple[int, ...]) -> Tensor:
+def _biased_variance(x: Tensor, axes: tuple[int, ...]) -> Tensor:
     """Variance over ``axes``, which stay as axes of size 1; torch's own warns about batches without samples."""
     return (x - x.mean(axes, keepdim=True)).square().mean(axes, keepdim=True)
 
@@ -109,7 +109,7 @@ def filter_response_norm(x: Tensor, weight: Tensor, bias: Tensor, eps: Tensor | 
     """
     magnitude = eps.abs() if isinstance(eps, Tensor) else abs(eps)
     square = wide(x).square()
-    mean_square = square.mean(space(x), keepdim=True) if x.ndim > 2 else square  # (N, C, 1, ...)
+    mean_square = square.mean(_space(x), keepdim=True) if x.ndim > 2 else square  # (N, C, 1, ...)
     return affine((x * torch.rsqrt(mean_square + magnitude)).to(x.dtype), weight, bias)
 
 
@@ -120,7 +120,7 @@ def thresholded(x: Tensor, tau: Tensor) -> Tensor:
         x: ``(N, C, *spatial)``.
         tau: ``(C,)``.
     """
-    return torch.maximum(x, per_channel(tau, x))
+    return torch.maximum(x, _per_channel(tau, x))
 
 
 def evo_norm_s0(x: Tensor, v: Tensor, weight: Tensor, bias: Tensor, *, groups: int, eps: float = 1e-5) -> Tensor:
@@ -135,9 +135,9 @@ def evo_norm_s0(x: Tensor, v: Tensor, weight: Tensor, bias: Tensor, *, groups: i
         eps: Added to the variance.
     """
     grouped = wide(x).reshape(x.shape[0], groups, x.shape[1] // groups, *x.shape[2:])  # (N, G, C/G, *spatial)
-    var = biased_variance(grouped, tuple(range(2, grouped.ndim)))
+    var = _biased_variance(grouped, tuple(range(2, grouped.ndim)))
     scale = torch.rsqrt(var + eps).expand_as(grouped).reshape(x.shape)
-    return affine((x * torch.sigmoid(per_channel(v, x) * x) * scale).to(x.dtype), weight, bias)
+    return affine((x * torch.sigmoid(_per_channel(v, x) * x) * scale).to(x.dtype), weight, bias)
 
 
 def evo_norm_b0(x: Tensor, batch_var: Tensor, v: Tensor, weight: Tensor, bias: Tensor, *, eps: float = 1e-3) -> Tensor:
@@ -152,9 +152,9 @@ def evo_norm_b0(x: Tensor, batch_var: Tensor, v: Tensor, weight: Tensor, bias: T
         eps: Added to both variances.
     """
     high = wide(x)
-    instance = biased_variance(high, space(x)) if x.ndim > 2 else torch.zeros_like(high)
-    left = per_channel((batch_var + eps).sqrt(), x)
-    right = per_channel(v, x) * x + (instance + eps).sqrt()
+    instance = _biased_variance(high, _space(x)) if x.ndim > 2 else torch.zeros_like(high)
+    left = _per_channel((batch_var + eps).sqrt(), x)
+    right = _per_channel(v, x) * x + (instance + eps).sqrt()
     return affine((x / torch.maximum(left, right)).to(x.dtype), weight, bias)
 
 
@@ -164,7 +164,7 @@ def batch_moments(x: Tensor) -> tuple[Tensor, Tensor]:
     Args:
         x: ``(N, C, *spatial)``, not empty.
     """
-    var, mean = torch.var_mean(wide(x), (0, *space(x)), correction=0)
+    var, mean = torch.var_mean(wide(x), (0, *_space(x)), correction=0)
     return mean, var
 
 
@@ -198,7 +198,7 @@ def batch_renorm(
     # constants for the gradient, as the paper has them
     r = (std.detach() / running_std).clamp(bound_r.reciprocal(), bound_r)
     d = ((mean.detach() - running_mean) / running_std).clamp(-bound_d, bound_d)
-    normalized = (x - per_channel(mean, x)) * per_channel(r / std, x) + per_channel(d, x)
+    normalized = (x - _per_channel(mean, x)) * _per_channel(r / std, x) + _per_channel(d, x)
     return affine(normalized.to(x.dtype), weight, bias)
 
 
@@ -352,7 +352,7 @@ def scaled_standardized_weight(
     var, mean = torch.var_mean(wide(weight), _row_axes(weight), correction=0, keepdim=True)
     scale = gamma * torch.rsqrt(((var + eps) * n).clamp(min=floor))
     if gain is not None:
-        scale = scale * per_channel(gain, weight, 0)
+        scale = scale * _per_channel(gain, weight, 0)
     return ((weight - mean) * scale).to(weight.dtype)
 
 

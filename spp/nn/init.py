@@ -209,6 +209,15 @@ INITS = Registry[Init](
 """Every init by name."""
 
 
+def find_init(name: str) -> Init:
+    """The row of ``INITS`` called ``name``.
+
+    Raises:
+        UnknownNameError: There is none; the message lists them.
+    """
+    return INITS.row(name)
+
+
 @torch.no_grad()
 def initialize_(model: M, name: str) -> M:
     """Initialize every convolution and Linear layer of ``model`` in place, and return it.

@@ -19,7 +19,7 @@ from torch.optim import Optimizer
 from spp.data import Part, Splits, batches, shuffled
 from spp.data.parts import count
 from spp.errors import InputError, StoreError
-from spp.nn import clip_grad_agc_
+from spp.nn.clipping import clip_grad_agc_
 from spp.training.checkpoints import Asked
 from spp.training.recipe import Recipe, make_optimizer, rate
 from spp.training.results import History, News
