@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from spp.data.images import Scale
-from spp.errors import InputError
+from spp.errors import InputError, first_line
 
 SUFFIXES = (".png", ".jpg", ".jpeg", ".bmp", ".gif", ".tif", ".tiff", ".webp", ".ppm", ".pgm")
 
@@ -67,9 +67,11 @@ def decode(path: Path, size: tuple[int, int]) -> Tensor:
         with Image.open(path) as image:
             fitted = ImageOps.fit(image.convert("RGB"), (width, height), Image.Resampling.BILINEAR)
     except (OSError, ValueError, SyntaxError) as error:  # what PIL raises for files that are no images, or cut off
-        reason = str(error).splitlines()[0].rstrip(".") if str(error) else type(error).__name__
         raise InputError(
-            "an image file needs to be readable", received=reason, where=str(path), remedy="Mend it or take it away."
+            "an image file needs to be readable",
+            received=first_line(error),
+            where=str(path),
+            remedy="Mend it or take it away.",
         ) from error
     return torch.from_numpy(np.asarray(fitted).transpose(2, 0, 1).copy())
 

@@ -19,7 +19,7 @@ from typing import Any
 import pandas as pd
 import torch
 
-from spp.errors import InputError, StoreError
+from spp.errors import InputError, StoreError, first_line
 from spp.frame.files import RUN_FILE, put, put_csv, put_facts, put_table, read_facts
 from spp.frame.runs import check_writable
 from spp.models.sources.checkpoint import check_size
@@ -75,8 +75,9 @@ class Checkpoints:
                 raise TypeError("keys that are no names")
         # torch.load lets through whatever its unpickler met: RuntimeError, UnpicklingError, EOFError, KeyError, ...
         except Exception as error:
-            reason = str(error).splitlines()[0].rstrip(".") if str(error) else type(error).__name__
-            raise StoreError("a checkpoint needs to be readable", received=reason, where=str(path)) from error
+            raise StoreError(
+                "a checkpoint needs to be readable", received=first_line(error), where=str(path)
+            ) from error
         if written > FORMAT:
             raise StoreError(
                 f"this spp reads checkpoints up to version {FORMAT}",
