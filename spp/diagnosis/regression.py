@@ -23,7 +23,7 @@ import pandas as pd
 
 from spp.diagnosis.view import Kind, Measured, View
 from spp.errors import InputError
-from spp.frame.schema import BlockColumn, Column
+from spp.frame.schema import BlockColumn, Column, one_mode
 from spp.vocabulary import Signal
 
 KEY = [str(c) for c in (Column.SIGNAL, Column.NAME, Column.CALL, Column.OUTPUT)]
@@ -125,7 +125,7 @@ def compare(
 
 def _rows(trace: Measured) -> pd.DataFrame:
     """Leaves, residual blocks and parameters, one step, in the order of the frame."""
-    frame = trace.frame
+    frame = one_mode(trace.frame)
     frame = frame[frame[Column.STEP] == frame[Column.STEP].max()]
     blocks = set(trace.blocks[BlockColumn.BLOCK].astype(str))
     weights = frame[Column.SIGNAL].isin([str(Signal.WEIGHT), str(Signal.WEIGHT_GRADIENT)])

@@ -35,9 +35,9 @@ import spp.plot.kinds.distribution
 import spp.plot.kinds.theory  # noqa: F401
 
 # isort: on
+from spp.frame.schema import one_mode
 from spp.plot.kinds.outcomes import outcomes as outcomes
 from spp.plot.runs import arms_of
-from spp.plot.series import one_mode
 
 if TYPE_CHECKING:
     from spp.plot.page import SignalPlot as SignalPlot

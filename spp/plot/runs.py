@@ -15,7 +15,7 @@ import pandas as pd
 
 from spp.errors import InputError
 from spp.frame import runs as saved
-from spp.plot.series import one_mode
+from spp.frame.schema import one_mode
 
 TELLING = (
     "model",

@@ -88,3 +88,21 @@ def test_bad_input():
     other = spp.trace(nn.Sequential(nn.Linear(4, 2)), torch.randn(3, 4))
     with pytest.raises(InputError, match=r"baseline: a check needs runs with layers in common; got none"):
         compare(other, run())
+
+
+def test_a_watch_that_evaluates_is_checked_by_its_training():
+    torch.manual_seed(0)
+    model, x = nn.Sequential(nn.Linear(4, 6), nn.Tanh(), nn.Linear(6, 2)), torch.randn(8, 4)
+    trace = spp.trace(model, x)
+    optimizer = torch.optim.SGD(model.parameters(), 1e-9)
+    with spp.watch(model, optimizer, every=1) as watch:
+        for _ in range(2):
+            with torch.no_grad():
+                model.eval()(x)
+            model.train()(x).square().sum().backward()
+            optimizer.step()
+    assert set(watch.frame["mode"]) == {"train", "eval"}
+    for run, baseline in ((watch, trace), (trace, watch)):
+        found = spp.check(run, baseline).layers
+        activations = found[found["signal"] == "activation"]
+        assert len(activations) and not activations["moved"].any()

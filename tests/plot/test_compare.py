@@ -8,8 +8,10 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import pytest
+import torch
 from hypothesis import given
 from hypothesis import strategies as st
+from torch import nn
 
 import spp
 from spp import plot
@@ -222,3 +224,13 @@ def test_wrong_input_is_one_clear_line() -> None:
     with pytest.raises(InputError, match=r"step 5.*Steps: 0\."):
         plot.compare([one], step=5)
     assert isinstance(one.frame, pd.DataFrame)
+
+
+def test_networks_whose_layers_do_not_face_each_other_and_of_which_one_lacks_a_signal(tmp_path):
+    torch.manual_seed(0)
+    a, b = (nn.Sequential(*(nn.Sequential(nn.Linear(4, 4), nn.Tanh()) for _ in range(n))) for n in (3, 5))
+    named = nn.ModuleDict({"other": b})["other"]
+    x = torch.randn(8, 4)
+    without = spp.trace(nn.Sequential(nn.Sequential(named)), x, signals=["activation"])
+    for runs in ({"a": spp.trace(a, x), "b": without}, {"b": without, "a": spp.trace(a, x)}):
+        assert spp.compare(runs).plot().save(tmp_path / "figure.svg").exists()

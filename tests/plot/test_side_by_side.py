@@ -7,9 +7,9 @@ import pandas as pd
 import pytest
 
 from spp.errors import InputError
+from spp.frame.schema import one_mode
 from spp.plot import evolutions, signal_plot
 from spp.plot.panels import Curves, Scale
-from spp.plot.series import one_mode
 
 from .frames import RUN, block_frame, network
 

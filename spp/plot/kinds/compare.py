@@ -218,8 +218,9 @@ def _difference(panel: Curves, axis: Aligned) -> Curves:
 
 def _parts(panel: Curves, *, ratio: bool) -> tuple[Curve, ...]:
     """The lines' means over parts of the depth, since no two layers of their networks face each other."""
-    parts = min(PARTS, *(len(curve.x) for curve in panel.curves))
-    return tuple(binned(curve, panel.size, parts, log=ratio) for curve in panel.curves)
+    # a run that lacks the signal has a line without points
+    parts = min(PARTS, *(len(curve.x) or PARTS for curve in panel.curves))
+    return tuple(binned(curve, panel.size, parts, log=ratio) if len(curve.x) else curve for curve in panel.curves)
 
 
 def _ratio_scale(curves: Sequence[Curve]) -> Scale:
