@@ -145,7 +145,7 @@ def attenuation(view: View, leg: Leg) -> list[Share]:
     change = pd.Series(np.log10(values[values > 0])).diff().fillna(0.0)
     merged = set(view.blocks[BlockColumn.BLOCK].astype(str))
     for name in leg.places[1:]:
-        inside = [s for s in view.steps if s.name == name or s.name.startswith(f"{name}.")]
+        inside = view.inside(name)
         chain = inside and name not in merged and abs(sum(s.decades for s in inside) - change[name]) < 0.05
         if chain:
             for step in inside:

@@ -118,9 +118,15 @@ def arrange(found: Sequence[Finding]) -> list[Finding]:
         found: Findings in the order of their rules, which is that from cause to consequence.
     """
     kept: list[Finding] = []
+    # What explains by its tags is told by one finding of each rule, else it has the same name.
+    tagged: dict[object, Finding] = {}
+    named: dict[str, list[Finding]] = {}
     for finding in found:
-        if not any(_explains(earlier, finding) for earlier in kept if earlier.rule != finding.rule):
+        causes = (*tagged.values(), *named.get(finding.name, ()))
+        if not any(_explains(earlier, finding) for earlier in causes if earlier.rule != finding.rule):
             kept.append(finding)
+            tagged.setdefault((finding.rule, tuple(finding.tags or ())), finding)
+            named.setdefault(finding.name, []).append(finding)
     # Of one rule, what is about the whole network comes last.
     rules = list(dict.fromkeys(finding.rule for finding in found))
     return sorted(
@@ -151,7 +157,11 @@ def number(value: float) -> str:
 
 def factor(decades: float) -> str:
     """A ratio given by its log10, as ``3.2-fold`` or ``4.1e+09-fold``."""
-    value = 10 ** abs(decades)
+    decades = abs(decades)
+    # the factors of many layers in one may be more than a float64 can hold
+    if decades > 300:
+        return f"{10 ** (decades % 1):.2g}e+{int(decades)}-fold"
+    value = 10**decades
     return f"{value:.2g}-fold" if value >= 1e5 else f"{value:,.1f}-fold" if value < 100 else f"{value:,.0f}-fold"
 
 

@@ -32,7 +32,7 @@ def components(frame: pd.DataFrame) -> dict[str, list[str]]:
     types = dict(zip(rows[Column.NAME].astype(str), rows[Column.TYPE].astype(str), strict=True))
     leaves = list(dict.fromkeys(rows.loc[rows[Column.LEAF], Column.NAME].astype(str)))
     blocks = _blocks(frame, types)
-    opened = {""} | {ancestor for block in blocks for ancestor in _prefixes(block) if ancestor != block}
+    opened = {""} | {ancestor for block in blocks for ancestor in prefixes(block) if ancestor != block}
     if not blocks:
         _open_large(leaves, opened)
     found: dict[str, list[str]] = {}
@@ -103,17 +103,17 @@ def _blocks(frame: pd.DataFrame, types: dict[str, str]) -> set[str]:
     residual = {str(name) for name in frame[Column.BLOCK].dropna().unique()} - {""}
     classes = {types[name] for name in residual if name in types}
     blocks = residual | {name for name, kind in types.items() if kind in classes and name}
-    outer = {prefix for name in blocks for prefix in _prefixes(name) if prefix != name}
+    outer = {prefix for name in blocks for prefix in prefixes(name) if prefix != name}
     return blocks - outer
 
 
 def _component(leaf: str, blocks: set[str], opened: set[str]) -> str:
     """Name of the component that ``leaf`` belongs to: its block, else the shortest prefix that is not opened."""
-    prefixes = list(_prefixes(leaf))
-    for prefix in prefixes:
+    around = list(prefixes(leaf))
+    for prefix in around:
         if prefix in blocks:
             return prefix
-    return next((prefix for prefix in prefixes if prefix not in opened), leaf)
+    return next((prefix for prefix in around if prefix not in opened), leaf)
 
 
 def _open_large(leaves: list[str], opened: set[str]) -> None:
@@ -127,7 +127,7 @@ def _open_large(leaves: list[str], opened: set[str]) -> None:
         opened.update(large)
 
 
-def _prefixes(name: str) -> Iterator[str]:
+def prefixes(name: str) -> Iterator[str]:
     """``a``, ``a.b``, ``a.b.c`` for ``a.b.c``."""
     parts = name.split(".")
     for end in range(1, len(parts) + 1):

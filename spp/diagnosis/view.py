@@ -14,11 +14,14 @@ from numbers import Integral
 from typing import Any, NamedTuple, Protocol
 
 import numpy as np
+import numpy.typing as npt
 import pandas as pd
 
-from spp.diagnosis.main_path import along, components, of_signals
+from spp.diagnosis.main_path import along, components, of_signals, prefixes
 from spp.frame.schema import BlockColumn, Column, ModuleColumn
 from spp.vocabulary import LayerKind, Signal
+
+Array = npt.NDArray[np.float64]
 
 # How the wiring writes what came from outside the network.
 OUTSIDE = "."
@@ -236,7 +239,8 @@ class View:
         found = []
         for key, row in self.activations.items():
             gate = key.name in self.gates
-            if not gate and (not row.leaf or any(key.name.startswith(f"{name}.") for name in self.gates)):
+            around = list(prefixes(key.name))[:-1]
+            if not gate and (not row.leaf or not self.gates.keys().isdisjoint(around)):
                 continue
             fed = self.fed(key)
             sizes = [source.mean_square for source in self.sources(key)]
@@ -300,6 +304,11 @@ class View:
         """The steps that normalize."""
         return [step for step in self.steps if step.kind is Kind.NORM]
 
+    @cached_property
+    def last_norms(self) -> dict[str, int]:
+        """Depth of the last norm of each residual block that has one."""
+        return {step.row.block: step.depth for step in self.norms if isinstance(step.row.block, str)}
+
     def fed(self, key: Key) -> tuple[Key, ...]:
         """The calls whose outputs a call took; empty where that is not known or where they came from outside."""
         wiring = getattr(self.facts.get(key.name), ModuleColumn.INPUTS, None)
@@ -338,6 +347,10 @@ class View:
     def takers(self, key: Key) -> list[Step]:
         """The steps that took what a call gave out."""
         return self._takers.get(key, [])
+
+    def inside(self, name: str) -> list[Step]:
+        """The steps of a module and of those inside it."""
+        return self._inside.get(name, [])
 
     def normed(self, step: Step) -> bool:
         """Whether a norm takes what the step gives out."""
@@ -389,6 +402,14 @@ class View:
                 found.setdefault(key, []).append(step)
         return found
 
+    @cached_property
+    def _inside(self) -> dict[str, list[Step]]:
+        found: dict[str, list[Step]] = {}
+        for step in self.steps:
+            for name in prefixes(step.name):
+                found.setdefault(name, []).append(step)
+        return found
+
     def _kind(self, name: str) -> Kind:
         fact = self.facts.get(name)
         if fact is None:
@@ -402,7 +423,7 @@ class View:
 
     def _branch_end(self, branch: Key) -> tuple[str, int | None]:
         """The leaf that sets a branch's scale: its last weighted layer or norm, through dropout and the like."""
-        inside = [s for s in self.steps if s.name.startswith(f"{branch.name}.")]
+        inside = [step for step in self.inside(branch.name) if step.name != branch.name]
         step = self._by_key.get(branch) or (inside[-1] if inside else None)
         if step is None:
             row = self.activations.get(branch)
@@ -435,6 +456,15 @@ class View:
             if name in path.index and (self.readout in leaves or (leaves == [name] and name in norms))
         ]
         return path.drop(index=left_out) if len(path) > len(left_out) + 1 else path
+
+
+def median_without(ordered: Array, value: float) -> float:
+    """The median of sorted values without one of those that are equal to ``value``; NaN where one of the rest is."""
+    out, last = int(np.searchsorted(ordered, value)), len(ordered) - 2
+    if np.isnan(ordered[-1] if out <= last else ordered[-2]):
+        return float("nan")
+    low, high = (i + (i >= out) for i in (last // 2, (last + 1) // 2))
+    return float((ordered[low] + ordered[high]) / 2)
 
 
 def given(fact: Any, column: str) -> bool:

@@ -11,7 +11,7 @@ import numpy as np
 from spp.diagnosis.attenuation import distinct, dying, judge
 from spp.diagnosis.findings import Finding, count, factor, further, number, percent, some
 from spp.diagnosis.registry import rule
-from spp.diagnosis.view import Key, Kind, Step, View, given, measured
+from spp.diagnosis.view import Key, Kind, Step, View, given, measured, median_without
 from spp.frame.schema import Column
 from spp.vocabulary import Severity, Signal
 
@@ -190,9 +190,9 @@ def bias_outlier(view: View, at: Any) -> Iterator[Finding]:
         for step in view.steps
         if (step.name, "bias") in view.weights and (step.is_weighted or step.kind is Kind.NORM)
     ]
+    sizes = np.sort([size for _, size in biased])
     for step, size in biased:
-        others = [other for s, other in biased if s is not step]
-        usual = float(np.median(others)) if others else 0.0
+        usual = median_without(sizes, size) if len(sizes) > 1 else 0.0
         share = size / step.mean_square if step.mean_square > 0 else 0.0
         weight = view.weights.get((step.name, "weight"))
         unit = float(weight.mean_square) if weight is not None else 0.0

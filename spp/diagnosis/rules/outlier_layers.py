@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from bisect import bisect_left
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from typing import Any
@@ -10,7 +11,7 @@ import numpy as np
 
 from spp.diagnosis.findings import Finding, count, factor, number, some
 from spp.diagnosis.registry import rule
-from spp.diagnosis.view import Kind, Step, View, measured, ratio
+from spp.diagnosis.view import Array, Kind, Step, View, measured, median_without, ratio
 from spp.frame.schema import Column
 from spp.vocabulary import Severity, Signal
 
@@ -31,13 +32,17 @@ Outlier = tuple[Step, float, float]
 
 def _outliers(values: Sequence[tuple[Step, float]], at: Any) -> Iterator[Outlier]:
     """Values that depart from the median of the others by ``decades``, and by ``spreads`` times their median deviation."""
-    every = np.array([value for _, value in values])
-    for i, (step, value) in enumerate(values):
-        others = np.delete(every, i)
+    every = np.sort([value for _, value in values])
+    away: dict[float, Array] = {}
+    for step, value in values:
         # With too few to compare with, a gain of one is usual, give or take a factor of two.
-        few = len(others) < 2
-        usual = 0.0 if few else float(np.median(others))
-        spread = 0.3 if few else float(np.median(np.abs(others - usual)))
+        usual, spread = 0.0, 0.3
+        if len(every) > 2:
+            # Medians without one value are three at most, whichever it is.
+            usual = median_without(every, value)
+            if usual not in away:
+                away[usual] = np.sort(np.abs(every - usual))
+            spread = median_without(away[usual], abs(value - usual))
         if abs(value - usual) >= max(at.decades, at.spreads * spread):
             yield step, value - usual, usual
 
@@ -119,8 +124,7 @@ def _lasts(view: View, step: Step, off: float) -> bool:
     if behind and all(other.kind is Kind.NORM for other in behind):
         return False
     # Of a branch that ends in a norm, or is scaled by one, the rules of residual branches say what comes of it.
-    later = [norm for norm in view.norms if norm.row.block == step.row.block and norm.depth > step.depth]
-    return not (view.in_branch(step.name) and later)
+    return not (view.in_branch(step.name) and view.last_norms.get(step.row.block, -1) > step.depth)
 
 
 @rule(
@@ -179,13 +183,14 @@ def blocked_gradient(view: View, at: Any) -> Iterator[Finding]:
 
     The last layer whose output has a gradient while what fed it has none but zeros.
     """
+    weighted = [s.depth for s in view.steps if (s.name, "weight") in view.weights]
     for step in reversed(view.steps):
         own = view.gradients.get(step.key)
         fed = [view.gradients[key] for key in step.fed if key in view.gradients and len(view.takers(key)) == 1]
         if own is None or not own.mean_square > 0 or {float(row.mean_square) for row in fed} != {0.0}:
             continue
         zero = view.has_zero_weight(step.name)
-        before = sum(s.depth < step.depth and (s.name, "weight") in view.weights for s in view.steps)
+        before = bisect_left(weighted, step.depth)
         told = f"Gradients end at {step.name}: what comes back through it is exactly zero"
         told += ", because its weight is" if zero else ""
         found = Finding(
