@@ -134,6 +134,9 @@ class Held:
                     if callable(handler) and type(handler) is not _Answer:
                         self._taken.append((number, _Answer(handler)))
                         signal.signal(number, self._taken[-1][1])
+        except ValueError:
+            # in a program that embeds Python the thread that was here first need not be the one that signals come to
+            self._taken.clear()
         except BaseException:
             self._end()
             raise

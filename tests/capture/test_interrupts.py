@@ -1,6 +1,7 @@
 """Ctrl-C, a timeout or a polite kill at any moment of a trace or of a watched step leaves nothing behind, and is not lost."""
 
 import signal
+import subprocess
 import sys
 import threading
 
@@ -157,7 +158,31 @@ def test_on_another_thread_nothing_waits():
         worker.join()
 
 
-def test_the_loader_may_be_interrupted(tmp_path):
+EMBEDDED = """
+import _thread, sys, time
+
+def work():
+    try:
+        import torch, spp
+        found.append(len(spp.trace(torch.nn.Linear(3, 2), torch.ones(4, 3)).frame))
+    except BaseException as error:
+        found.append(repr(error))
+
+found, known = [], "threading" in sys.modules
+_thread.start_new_thread(work, ())
+while not found:
+    time.sleep(0.05)
+print(known, found)
+"""
+
+
+def test_where_python_takes_another_thread_for_the_main_one():
+    """As in a program that embeds it, where ``threading`` was imported elsewhere."""
+    done = subprocess.run([sys.executable, "-c", EMBEDDED], capture_output=True, text=True, check=True)
+    assert done.stdout.split() == ["False", "[6]"]
+
+
+def test_the_loader_may_be_interrupted():
     world, depth = interrupts.world(), sys.getrecursionlimit()
 
     def batches():
