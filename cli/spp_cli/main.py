@@ -66,6 +66,12 @@ class LazyGroup(click.Group):
         """Run the command; an error of the library becomes one line and exit code 2."""
         try:
             return super().invoke(ctx)
+        except click.ClickException as error:
+            from spp.errors import plain
+
+            # click quotes what was typed, line breaks and all
+            error.message = plain(" ".join(error.message.split()))  # type: ignore[misc]
+            raise
         except Exception as error:
             # asked for in this way, since importing it would load the library: unloaded, it cannot have raised anything
             errors = sys.modules.get("spp.errors")

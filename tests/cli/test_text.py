@@ -63,6 +63,23 @@ def test_a_name_is_text_in_a_terminal(spp, named, name):
     assert checked.code in (0, 1) and "\x1b" not in checked.out
 
 
+@pytest.mark.parametrize(
+    "words",
+    [
+        ("compare", "--model", "ffn", "a\nb"),
+        ("analyze", "--mo\rdel", "ffn"),
+        ("plot", "--kind", "a\x1b[31m\nb", "run"),
+        ("a\nb",),
+    ],
+)
+def test_what_was_typed_is_quoted_in_one_line(spp, words):
+    done = spp(*words)
+    assert done.code == 2
+    assert done.err.rstrip("\n").split("\n")[-1].startswith("Error: ")
+    assert "\x1b" not in done.err
+    assert "\r" not in done.err
+
+
 def test_an_error_is_one_line_whatever_it_names(spp):
     for name in ("a\nb", "\x1b[2J", "\ud800", "a\u2028b"):
         assert len(str(InputError("a rule", received=name, where=name)).splitlines()) == 1
