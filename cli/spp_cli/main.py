@@ -67,10 +67,9 @@ class LazyGroup(click.Group):
         try:
             return super().invoke(ctx)
         except click.ClickException as error:
-            from spp.errors import plain
-
-            # click quotes what was typed, line breaks and all
-            error.message = plain(" ".join(error.message.split()))  # type: ignore[misc]
+            # click quotes what was typed, line breaks and all; the library has a function for that, and takes a second to load
+            words = " ".join(error.message.split())
+            error.message = "".join(c if c.isprintable() else repr(c)[1:-1] for c in words)  # type: ignore[misc]
             raise
         except Exception as error:
             # asked for in this way, since importing it would load the library: unloaded, it cannot have raised anything

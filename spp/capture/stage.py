@@ -11,7 +11,7 @@ from __future__ import annotations
 # the C functions themselves: those of signal make enumerations of all they are given, which takes twenty times as long
 import _signal as signal  # type: ignore[import-not-found]
 import threading
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from enum import Enum
@@ -86,20 +86,45 @@ class _Answer:
 
     __slots__ = ("handler",)
 
-    def __init__(self, handler: Callable[[int, FrameType | None], Any]) -> None:
+    def __init__(self, handler: Any) -> None:
         self.handler = handler
 
     def __call__(self, number: int, frame: FrameType | None) -> None:
         gate = _MAIN
         if not gate.depth:
-            self.handler(number, frame)
+            self._hand_on(number, frame)
         elif gate.open:
             # what the handler raises is not followed by a second one while everything is let go
             gate.open = False
-            self.handler(number, frame)
+            self._hand_on(number, frame)
             gate.open = True
         elif number not in gate.waiting:
             gate.waiting.append(number)
+
+    def _hand_on(self, number: int, frame: FrameType | None) -> None:
+        if callable(self.handler):
+            self.handler(number, frame)
+        else:
+            # the system's own way was wanted meanwhile
+            signal.signal(number, self.handler)
+            signal.raise_signal(number)
+
+
+def handler_of(number: int) -> Any:
+    """The handler of a signal, which another may stand in for right now."""
+    found = signal.getsignal(number)
+    return found.handler if type(found) is _Answer else found
+
+
+def set_handler(number: int, handler: Any) -> None:
+    """Set the handler of a signal; where another stands in for it, that one's."""
+    found = signal.getsignal(number)
+    # the C functions know no enumerations
+    handler = handler if callable(handler) else int(handler)
+    if type(found) is _Answer:
+        found.handler = handler
+    else:
+        signal.signal(number, handler)
 
 
 class _Here(threading.local):

@@ -20,7 +20,7 @@ import pandas as pd
 from spp.capture.parameters import parameters_of
 from spp.capture.recorder import MODES
 from spp.capture.sites import Entry
-from spp.capture.stage import Held, Window
+from spp.capture.stage import Held, Window, handler_of, set_handler
 from spp.capture.unmeasured import Unmeasured
 from spp.errors import SppError, SppWarning
 from spp.frame.accumulate import Accumulator
@@ -293,7 +293,7 @@ def _end(number: int, _: object) -> None:
         return
     _asked.clear()
     # a second one ends it at once
-    signal.signal(number, signal.SIG_DFL)
+    set_handler(number, signal.SIG_DFL)
     _end_all()
     os.kill(os.getpid(), number)
 
@@ -301,15 +301,15 @@ def _end(number: int, _: object) -> None:
 def _mind_sigterm() -> None:
     """Have SIGTERM, which ends a process without atexit, write first while there is a run; a handler of others stays."""
     ours, other = (_end, signal.SIG_DFL) if _LIVE else (signal.SIG_DFL, _end)
-    if threading.current_thread() is threading.main_thread() and signal.getsignal(signal.SIGTERM) is other:
-        signal.signal(signal.SIGTERM, ours)
+    if threading.current_thread() is threading.main_thread() and handler_of(signal.SIGTERM) == other:
+        set_handler(signal.SIGTERM, ours)
 
 
 def _in_child() -> None:
     """A forked process dies of SIGTERM as any other: a handler of Python's would wait for the C code it is in."""
     _LIVE.clear()
-    if signal.getsignal(signal.SIGTERM) is _end:
-        signal.signal(signal.SIGTERM, signal.SIG_DFL)
+    if handler_of(signal.SIGTERM) is _end:
+        set_handler(signal.SIGTERM, signal.SIG_DFL)
 
 
 # not on Windows, where nothing forks

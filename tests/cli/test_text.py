@@ -123,7 +123,7 @@ def test_text_that_a_spreadsheet_would_run_is_text(spp, named):
 
 
 def test_the_line_that_goes_on_can_be_typed(spp, monkeypatch):
-    from spp.training.interrupts import Interrupted
+    from spp.training.checkpoints import Interrupted
 
     def stop(*args, **more):
         raise Interrupted(2)

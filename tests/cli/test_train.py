@@ -111,6 +111,7 @@ def test_what_is_measured(spp, every, steps):
 def test_nothing_is_measured_where_nobody_asks(spp):
     assert spp(*WORDS, "--every", "never", "--out", "run").code == 0
     assert sorted(path.name for path in Path("run").iterdir()) == [
+        ".lock",
         "checkpoints",
         "history.csv",
         "history.parquet",

@@ -22,8 +22,11 @@ class Net(nn.Module):
 
     def __init__(self, act: Callable[[], None] = lambda: None, seed: int = 0) -> None:
         super().__init__()
-        torch.manual_seed(seed)
         self.stem, self.block, self.head = nn.Linear(6, 8), nn.Sequential(nn.Linear(8, 8), nn.Tanh()), nn.Linear(8, 3)
+        # of its own: two threads that seed torch's and draw from it get each other's numbers
+        generator = torch.Generator().manual_seed(seed)
+        for parameter in self.parameters():
+            nn.init.uniform_(parameter, -0.4, 0.4, generator=generator)
         self.act = act
 
     def forward(self, x: Tensor) -> Tensor:
