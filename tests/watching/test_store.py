@@ -301,7 +301,8 @@ def test_killed_at_any_moment_a_run_opens_with_everything_to_its_last_flush(tmp_
     nursery = python(NURSERY, tmp_path / "seed")
     drafts = flushed = 0
     request.addfinalizer(nursery.kill)
-    for kill in range(50):
+    # a share: benchmarks/kills.py kills hundreds
+    for kill in range(20):
         folder = tmp_path / f"run-{kill // 5}"  # five writers continue each other's run, each is killed
         nursery.stdin.write(f"{folder}\n")
         nursery.stdin.flush()
@@ -315,7 +316,7 @@ def test_killed_at_any_moment_a_run_opens_with_everything_to_its_last_flush(tmp_
         assert facts["kind"] == "watch"
         flushed += last >= 0
     nursery.communicate()
-    assert flushed >= 10 and drafts >= 5  # the kills did land in the middle of things
+    assert flushed >= 4 and drafts >= 2  # the kills did land in the middle of things
 
 
 def test_a_full_disk_ends_the_watching_not_the_training(tmp_path):
