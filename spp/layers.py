@@ -246,8 +246,9 @@ def own(module: nn.Module, name: str) -> Any:
     ``getattr`` would ask ``nn.Module.__getattr__``, which looks through parameters and children and raises: slow where most
     modules lack the attribute.
     """
+    kind: Any = type(module)
     found = module.__dict__.get(name)
-    return _of_class(cast(Any, type(module)), name) if found is None else found
+    return _of_class(kind, name) if found is None else found
 
 
 @lru_cache(maxsize=4096)

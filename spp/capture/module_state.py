@@ -201,17 +201,13 @@ def _is_stale(tensor: Tensor) -> bool:
 def _put_back(containers: list[tuple[Any, Any]]) -> None:
     """Make each container hold what its copy holds (None: nothing), without touching those that still do."""
     for container, saved in containers:
+        if not container if saved is None else _same_items(container, saved):
+            continue
         # a class of its own may forbid its methods, or do more in them
         base: Any = _base(container)
-        if saved is None:
-            if container:
-                base.clear(container)
-        elif not _same_items(container, saved):
-            base.clear(container)
-            if isinstance(container, list | deque):
-                base.extend(container, saved)
-            else:
-                base.update(container, saved)
+        base.clear(container)
+        if saved is not None:
+            (base.extend if isinstance(container, list | deque) else base.update)(container, saved)
 
 
 def _base(container: Any) -> type:
