@@ -189,6 +189,22 @@ static void share(const Work *w, int64_t t) {
 
 enum result { DONE, FAILED, RARE }; /* memory ran out or the dtype is unknown; told_apart() has something to tell */
 
+static int is_far(double low, double high) {
+    const double largest = -low > high ? -low : high;
+    return largest > FAR_END || (largest > 0 && largest < 1 / FAR_END);
+}
+
+static int any_rare(const Cells *cells, int64_t channels, int wide) {
+    for (int64_t c = 0; c < channels; c++)
+        if (cells->bad[c] > 0) return 1;
+    double low = INFINITY, high = -INFINITY;
+    for (int64_t c = 0; wide && c < channels; c++) {
+        if (cells->low[c] < low) low = cells->low[c];
+        if (cells->high[c] > high) high = cells->high[c];
+    }
+    return wide && is_far(low, high);
+}
+
 /* Fill out: with a table of ROWS x C doubles (saturated: 0 without ends), or, where `whole`, with the TOTALS numbers of the tensor. */
 int spp_sweep(const void *x, const Layout *l, int threads, const double *ends, int whole, double *out) {
     const int64_t dtype = l->dtype;
@@ -241,13 +257,10 @@ int spp_sweep(const void *x, const Layout *l, int threads, const double *ends, i
             if (row != ROW_MEAN && row != ROW_MIN && row != ROW_MAX)
                 for (int64_t c = 0; c < channels; c++) out[row * channels + c] *= (double)l->repeats;
     }
-    double bad = 0, largest = 0;
-    for (int64_t c = 0; c < channels; c++) {
-        bad += cells.bad[c];
-        largest = fmax(largest, fmax(-cells.low[c], cells.high[c]));
-    }
+    const int rare = whole ? out[TOTAL_NONFINITE] > 0 || (dtype == 1 && is_far(out[TOTAL_MIN], out[TOTAL_MAX]))
+                           : any_rare(&cells, channels, dtype == 1);
     free(memory);
-    return bad > 0 || (dtype == 1 && (largest > FAR_END || (largest > 0 && largest < 1 / FAR_END))) ? RARE : DONE;
+    return rare ? RARE : DONE;
 }
 
 /* The numbers of `tensors` tensors, one after the other: out is tensors x TOTALS. Returns the worst of their results. */
