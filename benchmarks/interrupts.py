@@ -87,6 +87,7 @@ class Case:
         return [*tensors, *(p.grad.clone() for p in model.parameters()), torch.get_rng_state()]
 
     def run(self) -> None:
+        # what is swept is a subclass's: a trace, or a watched step
         raise NotImplementedError
 
     def faults(self) -> list[str]:
