@@ -210,7 +210,9 @@ def align(leaves: Sequence[pd.DataFrame]) -> Aligned:
     Args:
         leaves: For each network, the rows of its innermost modules (``innermost``).
     """
-    keys = [keys_of(rows.drop_duplicates(Column.DEPTH).sort_values(Column.DEPTH)) for rows in leaves]
+    # calls that never ran in one batch (layers that are skipped, experts) may have one depth
+    calls = [rows.drop_duplicates([Column.NAME, Column.CALL]) for rows in leaves]
+    keys = [keys_of(one.sort_values(Column.DEPTH, kind="stable")) for one in calls]
     # its order is kept as it is, so that most layers of most networks stand where they were run
     longest = max(keys, key=len)
     known = set(longest)

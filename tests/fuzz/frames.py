@@ -76,6 +76,9 @@ def frame(seed: int, number: int) -> spp.Run:
     for name, table in tables.items():
         if name == "frame" or rng.random() < 0.5:
             tables[name] = _changed(table, rng, most=4 if name == "frame" else 1)
+    # a tensor has one row in a step of either mode
+    key = [c for c in ("step", "mode", "name", "call", "output", "signal") if c in tables["frame"]]
+    tables["frame"] = tables["frame"].drop_duplicates(key, ignore_index=True)
     if rng.random() < 0.15:
         tables["frame"] = _attached(tables["frame"], rng)
     info = dict(base.info)

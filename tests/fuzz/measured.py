@@ -274,9 +274,15 @@ def examine(case: Case, number: int, reasons: Counter[str]) -> int:
     seeded()
     second = spp.trace(model, batch, loss=square, **options)
     pd.testing.assert_frame_equal(run.frame, second.frame)
-    wanted, got = step(case.build(), case.batches()[0], square), step(model, case.batches()[0], square)
-    for name, value in wanted.items():
-        expect(same(value, got[name]), name, "differs after a trace")
+    try:
+        wanted = step(case.build(), case.batches()[0], square)
+    except RuntimeError:
+        # with other draws than the trace's, a network that nobody traced raises by itself
+        reasons["a step of an untouched twin raises, not compared"] += 1
+    else:
+        got = step(model, case.batches()[0], square)
+        for name, value in wanted.items():
+            expect(same(value, got[name]), name, "differs after a trace")
     rows = compare(case, run.frame, ear, given, reasons)
     compare_holes(case, run.unmeasured, [ear], reasons)
     if len(batches) == 1:

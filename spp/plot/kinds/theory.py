@@ -88,8 +88,9 @@ def _predicted(drawn: pd.DataFrame, leaves: pd.DataFrame, column: Column) -> Flo
         return np.full(len(drawn), np.nan)
     # predictions of gradients stand on their own rows or, of a frame without gradients, on those of activations
     own = drawn[column].to_numpy(dtype=np.float64)
-    activations = rows_of(leaves, Signal.ACTIVATION).drop_duplicates(Column.DEPTH).set_index(Column.DEPTH)
-    there = activations[column].reindex(drawn[Column.DEPTH]).to_numpy(dtype=np.float64)
+    call = [str(Column.NAME), str(Column.CALL)]
+    activations = rows_of(leaves, Signal.ACTIVATION).drop_duplicates(call).set_index(call)
+    there = activations[column].reindex(pd.MultiIndex.from_frame(drawn[call])).to_numpy(dtype=np.float64)
     return np.where(np.isfinite(own), own, there)
 
 
