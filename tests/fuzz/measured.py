@@ -101,6 +101,7 @@ class Ear:
                     {
                         "graph": tensor.requires_grad,
                         "view": tensor._is_view(),
+                        "always a view": tensor._is_view(),
                         "shape": "x".join(map(str, tensor.shape)),
                         "dtype": str(tensor.dtype).removeprefix("torch."),
                         "depth": self.order,
@@ -109,6 +110,7 @@ class Ear:
                 )
                 self.facts[key]["graph"] |= tensor.requires_grad
                 self.facts[key]["view"] |= tensor._is_view()
+                self.facts[key]["always a view"] &= tensor._is_view()
                 # shares its version counter with the output, and no graph
                 self._given.append((key, tensor.detach(), tensor._version))
                 if tensor.requires_grad:
@@ -473,7 +475,8 @@ def true_reason(reason: str, key: Key, case: Case, ear: Ear, reasons: Counter[st
     elif "the loss does not depend on this parameter" in words:
         holds = facts["graph"] and facts.get("parameter")
     elif "the loss does not depend on this output" in words:
-        holds = facts["graph"] and not facts["view"]
+        # of several batches one tells the reason
+        holds = facts["graph"] and not facts["always a view"]
     elif "the loss does not depend on this view" in words:
         holds = facts["graph"] and facts["view"]
         apart = twin_apart(case, ear)
