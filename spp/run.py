@@ -24,7 +24,7 @@ from spp.diagnosis.main_path import component_table
 from spp.errors import InputError, plain
 from spp.frame import runs
 from spp.frame.build import build_channels, build_exponents
-from spp.frame.schema import COLUMNS, COMPONENT_COLUMNS, Column, ComponentColumn, one_mode
+from spp.frame.schema import COLUMNS, COMPONENT_COLUMNS, Column, ComponentColumn, last_step
 from spp.layers import type_name
 from spp.vocabulary import Signal
 
@@ -261,8 +261,8 @@ Trace = Run
 
 def layer_table(frame: pd.DataFrame) -> pd.DataFrame:
     """The last step's innermost modules in execution order: their main statistics beside the mean square of the gradient."""
-    frame = one_mode(frame)
-    last = frame[(frame[Column.STEP] == frame[Column.STEP].max()) & frame[Column.LEAF] & frame[Column.DEPTH].notna()]
+    last = last_step(frame)
+    last = last[last[Column.LEAF] & last[Column.DEPTH].notna()]
     keys = [str(Column.NAME), str(Column.CALL), str(Column.OUTPUT)]
     table = last[last[Column.SIGNAL] == Signal.ACTIVATION].sort_values(Column.DEPTH)
     back = last[last[Column.SIGNAL] == Signal.GRADIENT].set_index(keys)[str(Column.MEAN_SQUARE)]

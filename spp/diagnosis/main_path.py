@@ -14,7 +14,7 @@ from collections.abc import Iterator, Mapping
 import numpy as np
 import pandas as pd
 
-from spp.frame.schema import COMPONENT_COLUMNS, BlockColumn, Column, ComponentColumn
+from spp.frame.schema import COMPONENT_COLUMNS, BlockColumn, Column, ComponentColumn, last_step, one_mode
 from spp.vocabulary import LEARNED, Signal
 
 
@@ -74,9 +74,10 @@ def component_table(frame: pd.DataFrame, blocks: pd.DataFrame) -> pd.DataFrame:
     Returns:
         The columns of :data:`spp.frame.schema.COMPONENT_COLUMNS`, in forward order.
     """
-    last = frame[Column.STEP].max()
-    frame = of_signals(frame[frame[Column.STEP] == last])
-    merges = blocks[blocks[BlockColumn.STEP] == last].drop_duplicates(BlockColumn.BLOCK, keep="last")
+    frame, merges = of_signals(last_step(frame)), one_mode(blocks)
+    merges = merges[merges[BlockColumn.STEP] == frame[Column.STEP].max()].drop_duplicates(
+        BlockColumn.BLOCK, keep="last"
+    )
     stream, back = along(frame, Signal.ACTIVATION), along(frame, Signal.GRADIENT)
     names = [str(name) for name in stream.index]
     weights = frame[frame[Column.SIGNAL] == Signal.WEIGHT]

@@ -23,7 +23,7 @@ import pandas as pd
 
 from spp.diagnosis.view import Kind, Measured, View
 from spp.errors import InputError
-from spp.frame.schema import BlockColumn, Column, one_mode
+from spp.frame.schema import BlockColumn, Column, last_step
 from spp.vocabulary import Signal
 
 KEY = [str(c) for c in (Column.SIGNAL, Column.NAME, Column.CALL, Column.OUTPUT)]
@@ -125,8 +125,7 @@ def compare(
 
 def _rows(trace: Measured) -> pd.DataFrame:
     """Leaves, residual blocks and parameters, one step, in the order of the frame."""
-    frame = one_mode(trace.frame)
-    frame = frame[frame[Column.STEP] == frame[Column.STEP].max()]
+    frame = last_step(trace.frame)
     blocks = set(trace.blocks[BlockColumn.BLOCK].astype(str))
     weights = frame[Column.SIGNAL].isin([str(Signal.WEIGHT), str(Signal.WEIGHT_GRADIENT)])
     kept = frame[frame[Column.LEAF] | weights | frame[Column.NAME].isin(blocks)]

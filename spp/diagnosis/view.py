@@ -18,7 +18,7 @@ import numpy.typing as npt
 import pandas as pd
 
 from spp.diagnosis.main_path import along, components, of_signals, prefixes
-from spp.frame.schema import BlockColumn, Column, ModuleColumn
+from spp.frame.schema import Column, ModuleColumn, last_step
 from spp.vocabulary import LayerKind, Signal
 
 Array = npt.NDArray[np.float64]
@@ -170,18 +170,14 @@ class View:
     """
 
     def __init__(self, trace: Measured, precision: tuple[str, ...] = (), limits: dict[str, Any] | None = None) -> None:
-        self._trace, self.frame, self.run = trace, trace.frame, trace.run
-        if len(self.frame) and self.frame[Column.STEP].nunique() > 1:
-            self.frame = self.frame[self.frame[Column.STEP] == self.frame[Column.STEP].max()]
+        self._trace, self.frame, self.run = trace, last_step(trace.frame), trace.run
         self.modules, self.unmeasured, self.exponents = trace.modules, trace.unmeasured, trace.exponents
         self.precision, self.limits = precision, limits or {}
 
     @cached_property
     def blocks(self) -> pd.DataFrame:
         """One row per residual merge."""
-        steps = self._trace.blocks[BlockColumn.STEP]
-        last: pd.DataFrame = self._trace.blocks[steps == steps.max()]
-        return last
+        return last_step(self._trace.blocks)
 
     @cached_property
     def facts(self) -> dict[str, Any]:

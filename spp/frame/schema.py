@@ -360,3 +360,10 @@ def one_mode(table: pd.DataFrame) -> pd.DataFrame:
         return table
     training = table[Column.MODE] == "train"
     return table if training.all() or not training.any() else table[training]
+
+
+def last_step(table: pd.DataFrame) -> pd.DataFrame:
+    """The rows of the last step of a table; of a run that evaluates too the last step of its training."""
+    table = one_mode(table)
+    rows: pd.DataFrame = table[table[Column.STEP] == table[Column.STEP].max()]
+    return rows

@@ -34,6 +34,8 @@ from spp.frame.schema import (
     BlockColumn,
     Column,
     check,
+    last_step,
+    one_mode,
 )
 from spp.report.markup import tag, text
 
@@ -114,8 +116,9 @@ def html(
         check(findings, FINDING_COLUMNS)
     if frame.empty:
         raise InputError("a report needs at least one measured tensor", received="an empty frame", where="frame")
-    step = int(frame[Column.STEP].max())
-    last, merges = frame[frame[Column.STEP] == step], blocks[blocks[BlockColumn.STEP] == step]
+    last, merges = last_step(frame), one_mode(blocks)
+    step = int(last[Column.STEP].max())
+    merges = merges[merges[BlockColumn.STEP] == step]
     parts = {
         "header": sections.header(run, step),
         "glance": sections.glance(last, merges, modules, unmeasured, run),

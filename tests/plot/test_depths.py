@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 
 import spp
+from spp.diagnosis.main_path import component_table
 from spp.plot import FIGURES, Request
 from spp.run import layer_table
 
@@ -75,7 +76,8 @@ def test_the_layers_of_a_watch_that_evaluates_are_those_of_its_training():
     with spp.watch(model, optimizer, every=1) as watch:
         for _ in range(2):
             with torch.no_grad():
-                model.eval()(x)
+                # a hundred times as large
+                model.eval()(100 * x)
             optimizer.zero_grad()
             model.train()(x).square().sum().backward()
             optimizer.step()
@@ -83,3 +85,6 @@ def test_the_layers_of_a_watch_that_evaluates_are_those_of_its_training():
     training = watch.frame[watch.frame["mode"] == "train"]
     pd.testing.assert_frame_equal(layer_table(watch.frame), layer_table(training))
     assert len(layer_table(watch.frame)) == 3
+    pd.testing.assert_frame_equal(watch.components, component_table(training, watch.blocks))
+    alone = spp.Run(training, watch.blocks, watch.modules, watch.unmeasured, watch.info)
+    assert str(watch.findings) == str(alone.findings)
