@@ -36,7 +36,8 @@ def adopt(folder: Path) -> None:
         target = f"{name}-{figure}"
         small_png(folder / figure, PAGES / target)
         page = page.replace(f"]({figure})", f"]({target})")
-    command = f"    spp study run {name}{' --quick' if facts['setup']['quick'] else ' --data DIR'}"
+    size = facts["setup"]["size"]
+    command = f"    spp study run {name} --size {size}{' --data DIR' * (size == 'full')}"
     title, _, rest = page.partition("\n")
     (PAGES / f"{name}.md").write_text(f"{title}\n\n{command}\n{rest}", encoding="utf-8")
     shutil.copyfile(folder / "verdicts.json", PAGES / f"{name}.json")
@@ -52,6 +53,7 @@ def verdicts() -> pd.DataFrame:
                 {
                     "study": f"[{name}](studies/{name}.md)",
                     "claim": f"{claim['claim']}: {claim['text']}",
+                    "size": facts["setup"]["size"],
                     "verdict": f"**{claim['outcome']}**",
                     "what was found": claim["found"],
                 }

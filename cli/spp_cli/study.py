@@ -19,7 +19,8 @@ if TYPE_CHECKING:
 EXAMPLES = """\b
 Examples:
   spp study list
-  spp study run thesis-ffn --quick
+  spp study run thesis-ffn --size tiny
+  spp study run thesis-ffn --size real --jobs 2
   spp study run thesis-effnet --data data --device cuda --out studies/effnet
 """
 
@@ -58,34 +59,47 @@ def list_studies(as_json: bool) -> None:
 @study.command("run", cls=Command, epilog=EXAMPLES)
 @click.argument("name", metavar="NAME")
 @take(
-    *("quick", "cifar", "seeds", "out", "jobs", "backend", "device", "as_json"),
-    quick=option("The smaller experiment: scikit-learn's digits, a CPU, minutes.", is_flag=True),
-    cifar=option("Folder with CIFAR's binary version, for the full size.", click.Path(), "DIR", flags=("--data",)),
+    *("size", "quick", "images", "seeds", "out", "jobs", "backend", "device", "as_json"),
+    size=option(
+        "tiny: scikit-learn's digits, minutes. real: Fashion-MNIST, at most an hour on two cores. full, if left out: the "
+        "published size, CIFAR and a GPU.",
+        click.Choice(("tiny", "real", "full")),
+    ),
+    quick=option("Another name of --size tiny.", is_flag=True),
+    images=option(
+        "Folder with the images: CIFAR's binary version for full; for real, Fashion-MNIST where it is not in its usual place.",
+        click.Path(),
+        "DIR",
+        flags=("--data",),
+    ),
     seeds=option("How many seeds; the study's own number if left out.", COUNT, "N"),
-    out={"help": "Folder of the study; studies/NAME, or studies/NAME-quick, if left out."},
+    out={"help": "Folder of the study; studies/NAME-SIZE if left out."},
     jobs=option("Cells at a time; -1 for one per core.", int, "N", 1),
     backend=option("Of joblib: loky, or dask or ray for a cluster.", str, "NAME", "loky"),
-    device={"help": "auto is a GPU where torch sees one; for --quick, the CPU."},
+    device={"help": "auto is a GPU where torch sees one for the full size, else the CPU."},
 )
 def run_study(name: str, **given: Any) -> None:
     """Run a study, or go on with it: a finished cell is never run again.
 
     Writes its tables (Markdown, LaTeX, CSV, parquet), its figures, its verdicts and a page that holds them all, README.md.
-    Without --quick it is the experiment at full size, which wants CIFAR and a GPU.
+    Numbers of the sizes tiny and real are the same to the bit on the same CPU, with any number of jobs.
     """
     from spp import studies
-    from spp.studies import Setup
+    from spp.studies import Setup, Size
     from spp_cli.inputs import pick_device
 
     found = studies.find(name)
-    size = "" if not given["quick"] else "-quick"
-    out = Path(given["out"] or Path("studies") / f"{name}{size}")
+    if given["quick"] and given["size"] not in (None, "tiny"):
+        raise click.UsageError(f"--quick is another name of --size tiny; got --size {given['size']} too.")
+    size = Size("tiny" if given["quick"] else given["size"] or "full")
+    out = Path(given["out"] or _folder(name, size))
     setup = Setup(
-        quick=given["quick"],
-        data=None if given["cifar"] is None else Path(given["cifar"]),
+        size=size,
+        data=None if given["images"] is None else Path(given["images"]),
         seeds=given["seeds"],
-        device="cpu" if given["quick"] and given["device"] == "auto" else pick_device(given["device"]),
+        device="cpu" if size != "full" and given["device"] == "auto" else pick_device(given["device"]),
     )
+    found.check(setup)
     silent = given["as_json"]
     if not silent:
         click.echo(f"{found.title}\n{found.source}\n")
@@ -101,6 +115,12 @@ def run_study(name: str, **given: Any) -> None:
         click.echo(f"\nInterrupted; {bar.done} of {bar.total} cells are kept. Type the same line to go on.", err=True)
         sys.exit(130)
     _show(published, as_json=silent)
+
+
+def _folder(name: str, size: str) -> Path:
+    """``studies/NAME-SIZE``, or the folder of the older layout where there is one alone."""
+    place, older = Path("studies", f"{name}-{size}"), {"tiny": f"{name}-quick", "full": name}.get(size, "")
+    return place if place.exists() or not Path("studies", older, "study.json").is_file() else Path("studies", older)
 
 
 class Bar:

@@ -17,6 +17,7 @@ from spp.studies.study import Claim as Claim
 from spp.studies.study import Outcome as Outcome
 from spp.studies.study import Results as Results
 from spp.studies.study import Setup as Setup
+from spp.studies.study import Size as Size
 from spp.studies.study import Study as Study
 from spp.studies.study import Verdict as Verdict
 

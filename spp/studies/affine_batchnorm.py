@@ -33,7 +33,7 @@ from spp.studies.evidence import (
     tuned,
     tuning_figures,
 )
-from spp.studies.study import Cell, Figures, Results, Setup, Study, Tables, Verdict, claim
+from spp.studies.study import Cell, Figures, Results, Setup, Size, Study, Tables, Verdict, claim
 from spp.studies.trials import commas, drawn, first, images, outcome, traced, trained
 from spp.training import Recipe
 
@@ -55,7 +55,7 @@ MOMENTUM = 0.9
 
 
 @dataclass(frozen=True, slots=True)
-class Size:
+class Plan:
     """What is varied, and how long it is trained.
 
     Attributes:
@@ -77,24 +77,26 @@ class Size:
     costs: tuple[float, ...]
 
 
-QUICK = Size(
-    depths=(18, 34),
-    batches=(32, 128),
-    rates=(0.001, 0.003, 0.01, 0.03, 0.1),
-    epochs=5,
-    seeds=3,
-    changes={"input_shape": (1, 8, 8), "widths": (8, 16, 32, 64)},
-    costs=(0.4, 0.7),
-)
-FULL = Size(
-    depths=(18, 34, 50, 101),
-    batches=(32, 128, 512),
-    rates=(0.0003, 0.001, 0.003, 0.01, 0.03, 0.1),
-    epochs=30,
-    seeds=3,
-    changes={},
-    costs=(15.0, 25.0, 35.0, 60.0),
-)
+PLANS = {
+    Size.TINY: Plan(
+        depths=(18, 34),
+        batches=(32, 128),
+        rates=(0.001, 0.003, 0.01, 0.03, 0.1),
+        epochs=5,
+        seeds=3,
+        changes={"input_shape": (1, 8, 8), "widths": (8, 16, 32, 64)},
+        costs=(0.4, 0.7),
+    ),
+    Size.FULL: Plan(
+        depths=(18, 34, 50, 101),
+        batches=(32, 128, 512),
+        rates=(0.0003, 0.001, 0.003, 0.01, 0.03, 0.1),
+        epochs=30,
+        seeds=3,
+        changes={},
+        costs=(15.0, 25.0, 35.0, 60.0),
+    ),
+}
 PILOT = (
     "Training is short, so that accuracy shows how fast arms learn as well as how far they come. Epochs and rates were settled "
     "in a pilot on another seed, scored on the same test images; 0.001 was added after a first run, whose best rates stood at "
@@ -102,17 +104,17 @@ PILOT = (
 )
 
 
-def size(setup: Setup) -> Size:
-    """The size that is asked for."""
-    return QUICK if setup.quick else FULL
+def plan(setup: Setup) -> Plan:
+    """The plan at the size that is asked for."""
+    return PLANS[setup.size]
 
 
 def arrangement(setup: Setup) -> list[str]:
     """What is run, as lines of text."""
-    chosen = size(setup)
+    chosen = plan(setup)
     depths = ", ".join(f"ResNet-{depth}" for depth in chosen.depths)
     narrow = "" if not chosen.changes else f" narrowed to {commas(chosen.changes['widths'])} channels"
-    data = "scikit-learn's digits at 8x8" if setup.quick else "CIFAR-10"
+    data = "scikit-learn's digits at 8x8" if setup.size is Size.TINY else "CIFAR-10"
     return [
         f"Data: {data}; a fifth of the training images held back, by seed, for validation.",
         f"Networks: {depths}{narrow}, with the stem for small images; weights He (fan-out), the classifier torch's own.",
@@ -125,13 +127,13 @@ def arrangement(setup: Setup) -> list[str]:
         f"Seeds: {commas(setup.seed_list(chosen.seeds))}.",
         "Departures: data, recipe and rates are this re-run's own, since only the abstract of the paper could be read. The arm "
         "with LSUV is not in it.",
-        *[PILOT] * setup.quick,
+        *[PILOT] * (setup.size is Size.TINY),
     ]
 
 
 def cells(setup: Setup) -> list[Cell]:
     """For every arm, depth and seed a trace at init, and for every batch size and rate besides a training run."""
-    chosen = size(setup)
+    chosen = plan(setup)
     seeds = setup.seed_list(chosen.seeds)
     costs = dict(zip(chosen.depths, chosen.costs, strict=True))
     traces = [
@@ -150,14 +152,14 @@ def cells(setup: Setup) -> list[Cell]:
     ]
 
 
-def _seconds(cost: float, batch: int, chosen: Size) -> float:
+def _seconds(cost: float, batch: int, chosen: Plan) -> float:
     # small batches take longer for an epoch
     return cost * chosen.epochs * (1.5 if batch == min(chosen.batches) else 1.0)
 
 
 def measure(cell: Cell, setup: Setup) -> Tables:
     """Trace a network at init, or train it."""
-    chosen = size(setup)
+    chosen = plan(setup)
     data = images(setup, "cifar10", seed=cell["seed"])
     model = drawn(lambda: network(cell["layers"], cell["arm"], chosen, data), cell["seed"])
     if cell["kind"] == SIGNAL:
@@ -168,7 +170,7 @@ def measure(cell: Cell, setup: Setup) -> Tables:
     return {"outcome": outcome(tables), "history": tables["history"]}
 
 
-def network(depth: int, arm: str, chosen: Size, data: Splits) -> nn.Module:
+def network(depth: int, arm: str, chosen: Plan, data: Splits) -> nn.Module:
     """The network of an arm, from torch's global random state."""
     inits = {"init": "he_fan_out", "head_init": "default"}
     norm = "none" if arm == LSUV else arm
@@ -342,7 +344,7 @@ def start(results: Results) -> pd.DataFrame:
 
 def figures(results: Results, setup: Setup) -> Figures:
     """Accuracy over rates; how the arms learn at their best ones; and for each depth the signal at init."""
-    facts = {"data": "digits" if setup.quick else "CIFAR-10"}
+    facts = {"data": setup.size.images("CIFAR-10")}
     names = {arm: name for arm, (name, _) in ARMS.items()}
     runs = placed(results["outcome"])
     histories = at_best_rates(placed(results["history"]), best_runs(results), ["layers", "batch", "arm"])
@@ -378,4 +380,5 @@ STUDY = Study(
     measure=measure,
     tables=tables,
     figures=figures,
+    sizes=tuple(PLANS),
 )

@@ -23,15 +23,15 @@ from spp import plot
 from spp.data import gaussian
 from spp.plot.kinds.outcomes import values
 from spp.studies.evidence import decided
-from spp.studies.study import Cell, Figures, Results, Setup, Study, Tables, Untestable, Verdict, claim
+from spp.studies.study import Cell, Figures, Results, Setup, Size, Study, Tables, Untestable, Verdict, claim
 from spp.studies.trials import Arm, drawn
 from spp.theory import nf_resnet_variances, normalized_branch, predict, stage_curve
 from spp.tracing import trace
 
-# whether the study is quick: side of the images, batch, and depths of the networks with the blocks of their stages
-SIZES: dict[bool, tuple[int, int, dict[int, tuple[int, ...]]]] = {
-    True: (64, 32, {50: (3, 4, 6, 3)}),
-    False: (224, 16, {50: (3, 4, 6, 3), 600: (50, 50, 50, 50)}),
+# side of the images, batch, and depths of the networks with the blocks of their stages
+SIZES: dict[Size, tuple[int, int, dict[int, tuple[int, ...]]]] = {
+    Size.TINY: (64, 32, {50: (3, 4, 6, 3)}),
+    Size.FULL: (224, 16, {50: (3, 4, 6, 3), 600: (50, 50, 50, 50)}),
 }
 
 SEEDS = 5
@@ -52,7 +52,7 @@ class Network(Arm):
 
     def make(self, depths: tuple[int, ...], side: int) -> nn.Module:
         """Build it for images of that side."""
-        # depths of any length: the quick and the full study differ in them
+        # depths of any length: the sizes of the study differ in them
         model = self.build(depths=depths, input_shape=(3, side, side))
         if not self.pooled:
             model.get_submodule("stem").add_module("pool", nn.AvgPool2d(1, stride=2))
@@ -119,7 +119,7 @@ def closed_form(arm: str, depths: tuple[int, ...]) -> pd.DataFrame | None:
 
 def arrangement(setup: Setup) -> list[str]:
     """What is run, and what of the source is done otherwise."""
-    side, batch, nets = SIZES[setup.quick]
+    side, batch, nets = SIZES[setup.size]
     return [
         f"As drawn, nothing is trained: {batch} x 3x{side}x{side} unit normal noise, BatchNorm in training mode, "
         f"{len(setup.seed_list(SEEDS))} seeds, networks of {' and '.join(map(str, nets))} layers.",
@@ -129,7 +129,7 @@ def arrangement(setup: Setup) -> list[str]:
         "pooling included.",
         "Otherwise than in the source: PyTorch in place of JAX; analytic constants for the activation's gain in place of "
         "sampled ones (1.7129 in place of 1.7140 for ReLU)."
-        + (" Images are 64x64, so that zero padding costs more than at 224x224." if setup.quick else ""),
+        + (" Images are 64x64, so that zero padding costs more than at 224x224." if side < 224 else ""),
     ]
 
 
@@ -137,7 +137,7 @@ def cells(setup: Setup) -> list[Cell]:
     """Every arm at each depth by seed, and once by theory."""
     return [
         Cell.of(cost * sum(blocks), part=part, arm=arm, depth=depth, seed=seed)
-        for depth, blocks in SIZES[setup.quick][2].items()
+        for depth, blocks in SIZES[setup.size][2].items()
         for arm in ARMS
         for part, cost, seeds in (("signals", 1.0, setup.seed_list(SEEDS)), ("predict", 4.0, (0,)))
         for seed in seeds
@@ -146,7 +146,7 @@ def cells(setup: Setup) -> list[Cell]:
 
 def measure(cell: Cell, setup: Setup) -> Tables:
     """Trace one network, or let theory walk through it."""
-    side, batch, nets = SIZES[setup.quick]
+    side, batch, nets = SIZES[setup.size]
     depths, seed, shape = nets[cell["depth"]], int(cell["seed"]), (3, side, side)
     model, blocks = drawn(lambda: ARMS[cell["arm"]].make(depths, side), seed), places(depths)
     if cell["part"] == "predict":
@@ -361,7 +361,7 @@ def sources(results: Results, arm: str, depth: int, depths: tuple[int, ...]) -> 
 def tables(results: Results, setup: Setup) -> Tables:
     """The end of each stage by arm: measured, by the closed form, layer by layer."""
     printed: Tables = {}
-    for depth, depths in SIZES[setup.quick][2].items():
+    for depth, depths in SIZES[setup.size][2].items():
         rows = []
         for arm, one in ARMS.items():
             found = sources(results, arm, depth, depths)
@@ -386,7 +386,7 @@ def _end(table: pd.DataFrame, stage: int, k: int) -> pd.DataFrame:
 
 def figures(results: Results, setup: Setup) -> Figures:
     """One for each arm and depth: the three statistics by block, measured and by theory."""
-    side, batch, nets = SIZES[setup.quick]
+    side, batch, nets = SIZES[setup.size]
     made = {}
     for depth, depths in nets.items():
         for arm, one in ARMS.items():
@@ -432,4 +432,5 @@ STUDY = Study(
     measure=measure,
     tables=tables,
     figures=figures,
+    sizes=tuple(SIZES),
 )

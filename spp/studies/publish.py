@@ -142,7 +142,7 @@ def markdown(table: pd.DataFrame) -> str:
 
 def described(setup: Setup) -> dict[str, Any]:
     """What of the setup decides about the numbers; more seeds or another place of the data do not change a cell's."""
-    return {"quick": setup.quick, "device": setup.device}
+    return {"size": str(setup.size), "device": setup.device}
 
 
 def read_json(path: Path) -> dict[str, Any]:

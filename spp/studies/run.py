@@ -22,8 +22,8 @@ from spp.studies.publish import Published, described, publish, read_json, write_
 from spp.studies.study import Cell, Results, Setup, Study, Tables
 
 STUDY_FILE, CELL_FILE, CELLS = "study.json", "cell.json", "cells"
-FORMAT = 1
-"""Version of the folder's layout."""
+FORMAT = 2
+"""Version of the folder's layout; in 1 a study was ``quick`` or full."""
 
 
 class StudyError(SppError, RuntimeError):
@@ -67,13 +67,14 @@ def run(
     Args:
         study: See :data:`spp.studies.STUDIES`.
         out: Its folder; finished cells in it are not run again.
-        setup: At which size; quick if left out.
+        setup: At which size; tiny if left out.
         jobs: Cells at a time; -1 for one per core.
         backend: Of joblib: ``loky`` for processes on this machine, or ``dask`` or ``ray`` once they are registered.
         report: Called at the beginning and after each cell.
 
     Raises:
-        InputError: The folder holds another study or another size, data are missing, or ``jobs`` is 0.
+        InputError: The folder holds another study or another size, the study has no such size, data are missing, or
+            ``jobs`` is 0.
         StoreError: The folder cannot be read or written.
         StudyError: A cell failed; those that are finished stay finished.
         MissingExtraError: joblib is not installed.
@@ -82,6 +83,7 @@ def run(
     # joblib would take 0 for an error of its own, and -2 for all cores but one
     if jobs == 0 or jobs < -1:
         raise InputError("jobs are a positive number, or -1 for one per core", received=str(jobs), where="jobs")
+    study.check(setup)
     cells = list(study.cells(setup))
     shelf = Shelf(out, study, setup)
     lock = locked(shelf.folder, str(out))
@@ -222,6 +224,10 @@ class Shelf:
         return self.folder / CELLS / cell.folder
 
     def _compare(self, stored: dict[str, Any], own: dict[str, Any]) -> None:
+        setup = stored.get("setup")
+        if stored.get("format") == 1 and isinstance(setup, dict) and "quick" in setup:
+            size = "tiny" if setup["quick"] else "full"
+            stored = {**stored, "format": FORMAT, "setup": {"size": size, "device": setup.get("device")}}
         differing = [key for key in own if stored.get(key) != own[key]]
         if differing:
             raise InputError(

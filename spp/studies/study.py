@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 
 import pandas as pd
 
-from spp.errors import InputError
+from spp.errors import InputError, UnknownNameError
 
 # SignalPlot loads matplotlib, which `spp study list` does without
 if TYPE_CHECKING:
@@ -38,23 +38,48 @@ SEEDS = (868, 67, 472, 362, 970)
 """The seeds of the thesis (Dewyse 2025); further ones count up from 1."""
 
 
+class Size(StrEnum):
+    """How large an experiment is: which images it trains on, and what it takes."""
+
+    TINY = "tiny"
+    REAL = "real"
+    FULL = "full"
+
+    @property
+    def about(self) -> str:
+        """One line."""
+        return {
+            "tiny": "scikit-learn's digits, minutes on a CPU",
+            "real": "Fashion-MNIST, at most an hour on two cores",
+            "full": "the published size, CIFAR and a GPU",
+        }[self]
+
+    def images(self, full: str) -> str:
+        """What its images are called; ``full`` are those of the full size."""
+        return {"tiny": "digits", "real": "Fashion-MNIST"}.get(self, full)
+
+
 @dataclass(frozen=True, slots=True)
 class Setup:
     """At which size a study runs, and on what.
 
     Attributes:
-        quick: The smaller experiment, on scikit-learn's digits and a CPU.
-        data: Folder where CIFAR lies; only the full size reads it.
+        size: Tiny, real or full; its name will do.
+        data: Folder where the images lie: CIFAR's at full size; Fashion-MNIST's where it is not in one of the usual places.
         seeds: How many seeds; None for the study's own number.
         device: ``cpu`` or ``cuda``.
     """
 
-    quick: bool = True
+    size: Size = Size.TINY
     data: Path | None = None
     seeds: int | None = None
     device: str = "cpu"
 
     def __post_init__(self) -> None:
+        if self.size not in list(Size):
+            raise UnknownNameError("size", str(self.size), map(str, Size), where="size")
+        # the class is frozen; a name becomes the member, which knows more
+        object.__setattr__(self, "size", Size(self.size))
         if self.seeds is not None and self.seeds < 1:
             raise InputError("a study has at least one seed", received=str(self.seeds), where="seeds")
 
@@ -66,8 +91,8 @@ class Setup:
 
     @property
     def chance(self) -> float:
-        """The accuracy of guessing, on the digits or on CIFAR-100."""
-        return 0.1 if self.quick else 0.01
+        """The accuracy of guessing, of ten classes or of CIFAR-100's."""
+        return 0.01 if self.size is Size.FULL else 0.1
 
 
 @dataclass(frozen=True, slots=True)
@@ -234,6 +259,7 @@ class Study:
             nothing but the cell and the setup: times belong into a table called ``timing``, if anywhere.
         tables: What is published of the results, by name: frames of words and numbers, ready to print.
         figures: What is drawn of them, by name; nothing if left out.
+        sizes: At which sizes there is a plan; others are refused.
     """
 
     name: str
@@ -246,3 +272,15 @@ class Study:
     measure: Callable[[Cell, Setup], Tables]
     tables: Callable[[Results, Setup], Tables]
     figures: Callable[[Results, Setup], Figures] | None = None
+    sizes: tuple[Size, ...] = (Size.TINY, Size.FULL)
+
+    def check(self, setup: Setup) -> None:
+        """Refuse a size without a plan.
+
+        Raises:
+            InputError: The study has none of that size.
+        """
+        if setup.size not in self.sizes:
+            raise InputError(
+                f"{self.name} has a plan for the sizes {', '.join(self.sizes)}", received=setup.size, where="size"
+            )

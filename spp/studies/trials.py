@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from spp.data import Part, Splits, splits
 from spp.errors import InputError
 from spp.models import build
-from spp.studies.study import Setup, Tables
+from spp.studies.study import Setup, Size, Tables
 from spp.tracing import trace
 from spp.training import News, Recipe, fit
 from spp.training.results import History
@@ -55,7 +55,7 @@ class Arm:
 def images(
     setup: Setup, full: str, *, seed: int, shape: Sequence[int] | None = None, validation: float = 0.2
 ) -> Splits:
-    """The images to train on: the digits of scikit-learn where the study is quick, else ``full``, a CIFAR set.
+    """The images to train on: scikit-learn's digits, Fashion-MNIST, or ``full``, a CIFAR set.
 
     Args:
         setup: At which size.
@@ -67,15 +67,16 @@ def images(
     Raises:
         InputError: The full size was asked for without a folder of data, or the data are not there.
     """
-    if not setup.quick and setup.data is None:
+    if setup.size is Size.FULL and setup.data is None:
         raise InputError(
             f"the full size of a study trains on {full}, which is not downloaded",
             received="no folder",
             where="--data",
-            remedy="Give --data DIR with its binary version, or --quick for the smaller experiment on digits.",
+            remedy="Give --data DIR with its binary version, or --size tiny for the smaller experiment on digits.",
         )
+    name = {Size.TINY: "digits", Size.REAL: "fashion_mnist", Size.FULL: full}[setup.size]
     wanted = None if shape is None else tuple(shape)
-    return splits("digits" if setup.quick else full, folder=setup.data, shape=wanted, validation=validation, seed=seed)
+    return splits(name, folder=setup.data, shape=wanted, validation=validation, seed=seed)
 
 
 def drawn(build: Callable[[], T], seed: int) -> T:

@@ -10,33 +10,33 @@ import pytest
 import torch
 from torch import nn
 
-from spp.studies import Cell, Outcome, Results, Setup, run
+from spp.studies import Cell, Outcome, Results, Setup, Size, run
 from spp.studies import affine_batchnorm as study
 from spp.studies.affine_batchnorm import AFFINE, ARMS, BATCH, CLAIMS, LSUV, MINUS, NONE
 from spp.studies.trials import drawn, images
 from tests.data.files import write_cifar
 
 JUDGES = {claim.name: claim.judge for claim in CLAIMS}
+TINY, FULL = Setup(), Setup(size=Size.FULL)
 SMALL = {"input_shape": (1, 8, 8), "widths": (4, 4, 8, 8)}
 
 
-@pytest.mark.parametrize(("quick", "depths"), [(True, (18, 34)), (False, (18, 34, 50, 101))])
-def test_the_plan_has_every_arm_at_every_depth_batch_rate_and_seed(quick: bool, depths: tuple[int, ...]) -> None:
-    cells = study.cells(Setup(quick=quick))
-    size = study.size(Setup(quick=quick))
+@pytest.mark.parametrize(("setup", "depths"), [(TINY, (18, 34)), (FULL, (18, 34, 50, 101))])
+def test_the_plan_has_every_arm_at_every_depth_batch_rate_and_seed(setup: Setup, depths: tuple[int, ...]) -> None:
+    cells, size = study.cells(setup), study.plan(setup)
     assert len(set(cells)) == len(cells) and len({cell.folder for cell in cells}) == len(cells)
     trained = [cell for cell in cells if cell["kind"] == "train"]
     assert {cell["layers"] for cell in trained} == set(depths)
     assert len(trained) == len(depths) * len(size.batches) * len(ARMS) * len(size.rates) * 3
     assert len(cells) - len(trained) == len(depths) * len(ARMS) * 3
     assert len(size.batches) >= 2 and {cell["arm"] for cell in cells} == {NONE, LSUV, AFFINE, MINUS, BATCH}
-    assert len(study.cells(Setup(quick=quick, seeds=1))) * 3 == len(cells)
-    assert all("digits" in line for line in study.arrangement(Setup(quick=quick))[:1]) is quick
+    assert len(study.cells(replace(setup, seeds=1))) * 3 == len(cells)
+    assert all("digits" in line for line in study.arrangement(setup)[:1]) is (setup is TINY)
 
 
 def test_arms_differ_in_their_norm_alone() -> None:
     data = images(Setup(), "cifar10", seed=1)
-    size = replace(study.QUICK, changes=SMALL)
+    size = replace(study.PLANS[Size.TINY], changes=SMALL)
     made = {arm: drawn(lambda arm=arm: study.network(18, arm, size, data), 868) for arm in ARMS}  # type: ignore[misc]
     count = {arm: sum(p.numel() for p in model.parameters()) for arm, model in made.items()}
     norms = sum(m.num_features for m in made[BATCH].modules() if isinstance(m, nn.BatchNorm2d))
@@ -52,8 +52,10 @@ def test_arms_differ_in_their_norm_alone() -> None:
 
 def test_a_cell_at_full_size_trains_on_cifar(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     write_cifar("cifar10", tmp_path, images=4)
-    monkeypatch.setattr(study, "FULL", replace(study.FULL, epochs=1, changes={"widths": (4, 4, 8, 8)}))
-    setup = Setup(quick=False, data=tmp_path)
+    monkeypatch.setitem(
+        study.PLANS, Size.FULL, replace(study.PLANS[Size.FULL], epochs=1, changes={"widths": (4, 4, 8, 8)})
+    )
+    setup = replace(FULL, data=tmp_path)
     for cell in (
         Cell.of(kind="train", layers=18, batch=16, arm=LSUV, lr=0.01, seed=868),
         Cell.of(kind="signal", layers=18, arm=MINUS, seed=868),
@@ -122,7 +124,7 @@ def test_lsuv_begins_as_batchnorm_does_or_not(square: float, outcome: Outcome) -
 
 def test_a_run_publishes_tables_figures_and_verdicts(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     changes = {"depths": (18,), "batches": (256,), "rates": (0.01,), "epochs": 1, "costs": (1.0,), "changes": SMALL}
-    monkeypatch.setattr(study, "QUICK", replace(study.QUICK, **changes))
+    monkeypatch.setitem(study.PLANS, Size.TINY, replace(study.PLANS[Size.TINY], **changes))
     published = run(study.STUDY, tmp_path, Setup(seeds=1))
     assert list(published.tables["accuracy"].columns[3:]) == [name for name, _ in ARMS.values()]
     assert published.tables["rates"].iloc[0, 3:].eq("0.01 (end of the grid)").all()

@@ -13,7 +13,7 @@ import torch
 from torch import Generator
 
 from spp.nn.neuronwise import NeuronwiseLayer
-from spp.studies import Cell, Outcome, Results, Setup, run
+from spp.studies import Cell, Outcome, Results, Setup, Size, run
 from spp.studies import neuronwise as study
 from spp.studies.neuronwise import networks
 from spp.studies.neuronwise.claims import ADAM, CHANGED, CLAIMS, NEAT, SGD
@@ -40,9 +40,9 @@ SMALL = Sizes((1, 8, 8), 3, 8, (4, 8), 8)
 SHORT = {"networks": SMALL, "rates": (0.1,), "changed": (0.01,), "adam": (0.01,), "epochs": 1, "batch": 256}
 
 
-@pytest.mark.parametrize("quick", [True, False])
-def test_the_plan_tunes_every_arm_on_the_same_rates(quick: bool) -> None:
-    setup = Setup(quick=quick)
+@pytest.mark.parametrize("size", study.STUDY.sizes)
+def test_the_plan_tunes_every_arm_on_the_same_rates(size: Size) -> None:
+    setup = Setup(size=size)
     cells, plan = study.cells(setup), study.plan(setup)
     assert len(set(cells)) == len(cells) == len({cell.folder for cell in cells})
     trained = [cell for cell in cells if cell["kind"] == "train"]
@@ -120,10 +120,10 @@ def test_time_is_taken_of_both(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_a_cell_at_full_size_trains_on_cifar(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     write_cifar("cifar10", tmp_path, images=8)
-    monkeypatch.setattr(study, "FULL", replace(study.FULL, epochs=1))
+    monkeypatch.setitem(study.PLANS, Size.FULL, replace(study.PLANS[Size.FULL], epochs=1))
     for net, arm in ((FFN, DAMPED), (CNN, BATCH)):
         cell = Cell.of(kind="train", net=net, optimizer=SGD, inputs=NEAT, arm=arm, lr=0.01, seed=868)
-        tables = study.measure(cell, Setup(quick=False, data=tmp_path))
+        tables = study.measure(cell, Setup(size=Size.FULL, data=tmp_path))
         assert tables["outcome"]["accuracy"].between(0, 1).all() and tables["outcome"]["epochs"].item() in (1, math.inf)
 
 
@@ -246,7 +246,7 @@ def test_a_run_publishes_tables_and_verdicts(tmp_path: Path, monkeypatch: pytest
     # the arms that claims compare; test_the_plan says that the others are run too
     monkeypatch.setattr(study, "ADAM_ARMS", (PLAIN, DAMPED))
     monkeypatch.setattr(study, "CHANGED_ARMS", (PLAIN, COORDS))
-    monkeypatch.setattr(study, "QUICK", replace(study.QUICK, **SHORT))
+    monkeypatch.setitem(study.PLANS, Size.TINY, replace(study.PLANS[Size.TINY], **SHORT))
     published = run(study.STUDY, tmp_path, Setup(seeds=1))
     assert set(published.tables) == {"training", "adam", "changed", "gradients", "speed"}
     assert len(published.tables["training"]) == 2 * len(ARMS) and len(published.tables["speed"]) == 2 * len(ARMS) - 2

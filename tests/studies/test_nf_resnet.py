@@ -11,20 +11,20 @@ import pytest
 import torch
 
 from spp.nn import StandardizedConv2d
-from spp.studies import Cell, Outcome, Setup, find
+from spp.studies import Cell, Outcome, Setup, Size, find
 from spp.studies.nf_resnet import ARMS, SIZES, closed_form
 from spp.studies.publish import publish
 from spp.studies.study import Tables
 from tests.studies import judging
 from tests.studies.judging import results
 
-QUICK, FULL = Setup(), Setup(quick=False)
+TINY, FULL = Setup(), Setup(size=Size.FULL)
 STUDY = find("nf-resnet")
 verdict = partial(judging.verdict, STUDY)
 DEPTHS = (3, 4, 6, 3)
 
 
-@pytest.mark.parametrize(("setup", "depths"), [(QUICK, {50}), (FULL, {50, 600})])
+@pytest.mark.parametrize(("setup", "depths"), [(TINY, {50}), (FULL, {50, 600})])
 def test_the_plan_has_every_network_by_seeds_and_once_by_theory(setup: Setup, depths: set[int]) -> None:
     cells = list(STUDY.cells(setup))
     assert len(cells) == len(set(cells)) == len({cell.folder for cell in cells}) == 8 * 6 * len(depths)
@@ -32,7 +32,7 @@ def test_the_plan_has_every_network_by_seeds_and_once_by_theory(setup: Setup, de
     for arm in ARMS:
         own = [cell["part"] for cell in cells if cell["arm"] == arm]
         assert own.count("signals") == 5 * len(depths) and own.count("predict") == len(depths)
-    assert SIZES[False][0] == 224
+    assert SIZES[Size.FULL][0] == 224
 
 
 def test_networks_differ_in_what_they_are_called_after() -> None:
@@ -70,21 +70,21 @@ def test_closed_forms_are_those_of_the_reference() -> None:
 @pytest.fixture
 def tiny(monkeypatch: pytest.MonkeyPatch) -> None:
     """The real cells at the smallest size that has something in each stage."""
-    monkeypatch.setitem(SIZES, True, (32, 8, {20: (2, 1, 1, 1)}))
-    monkeypatch.setitem(SIZES, False, (64, 4, {20: (1, 1, 1, 1)}))
+    monkeypatch.setitem(SIZES, Size.TINY, (32, 8, {20: (2, 1, 1, 1)}))
+    monkeypatch.setitem(SIZES, Size.FULL, (64, 4, {20: (1, 1, 1, 1)}))
 
 
 @pytest.mark.usefixtures("tiny", "drawn_once")
 def test_what_it_publishes_follows_from_its_cells(tmp_path: Path) -> None:
     cells = [Cell.of(part="signals", arm=arm, depth=20, seed=seed) for arm in ("bn", "nf_plain") for seed in (868, 67)]
     cells += [Cell.of(part="predict", arm="bn", depth=20, seed=0)]
-    measured = results(*((cell, STUDY.measure(cell, QUICK)) for cell in cells))
+    measured = results(*((cell, STUDY.measure(cell, TINY)) for cell in cells))
     blocks = measured.of("blocks", arm="bn", seed=868)
     assert blocks[["stage", "k"]].to_numpy().tolist() == [[1, 1], [1, 2], [2, 1], [3, 1], [4, 1]]
     assert blocks["branch_acv"].to_numpy() == pytest.approx([1 - 1 / pi] * 5, rel=0.1)
     walked = measured.of("prediction", arm="bn")
     np.testing.assert_allclose(walked["branch_acv"], 1 - 1 / pi, rtol=0.05)
-    published = publish(STUDY, QUICK, measured, tmp_path)
+    published = publish(STUDY, TINY, measured, tmp_path)
     outcomes = {claim.name: verdict.outcome for claim, verdict in published.verdicts.items()}
     assert len(outcomes) == 7 and outcomes["B3"] == outcomes["B7"] == Outcome.NOT_TESTABLE
     table = published.tables["stages-20"]

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 
@@ -12,11 +14,21 @@ from click.testing import CliRunner
 from pandas.testing import assert_frame_equal
 
 from spp.errors import InputError, StoreError, UnknownNameError
-from spp.studies import STUDIES, Cell, Progress, Setup, Study, StudyError, find, names, run
+from spp.studies import STUDIES, Cell, Progress, Setup, Size, Study, StudyError, find, names, run
 from spp.studies.publish import markdown
 from spp.studies.run import Shelf
 from spp_cli.study import study
 from tests.studies.conftest import MEASURED, measure
+
+
+@contextmanager
+def registered(study: Study) -> Iterator[None]:
+    """The study is known by its name."""
+    STUDIES.register(study.name, study)
+    try:
+        yield
+    finally:
+        STUDIES.unregister(study.name)
 
 
 def test_every_cell_is_measured_once_and_everything_is_written(tiny: Study, tmp_path: Path) -> None:
@@ -91,13 +103,55 @@ def test_more_seeds_are_added_to_what_is_there(tiny: Study, tmp_path: Path) -> N
 def test_another_size_or_study_in_the_same_folder_is_refused(tiny: Study, tmp_path: Path) -> None:
     run(tiny, tmp_path, Setup(seeds=1))
     with pytest.raises(InputError, match=r"at the size at which it began; got setup .*Choose another folder\."):
-        run(tiny, tmp_path, Setup(quick=False))
+        run(tiny, tmp_path, Setup(size=Size.FULL))
     with pytest.raises(InputError, match="got study other instead of tiny"):
         run(replace(tiny, name="other"), tmp_path)
     (tmp_path / "else").mkdir()
     (tmp_path / "else" / "file").touch()
     with pytest.raises(StoreError, match="a study goes into a folder of its own"):
         run(tiny, tmp_path / "else")
+
+
+def test_a_size_without_a_plan_is_refused_at_every_door(tiny: Study, tmp_path: Path) -> None:
+    refused = "size: tiny has a plan for the sizes tiny, full; got real."
+    with pytest.raises(InputError) as caught:
+        run(tiny, tmp_path / "out", Setup(size=Size.REAL))
+    assert str(caught.value) == refused and not (tmp_path / "out").exists()
+    with pytest.raises(UnknownNameError, match=r"unknown size 'rael'.*Did you mean 'real'\? Known: tiny, real, full\."):
+        Setup(size="rael")  # type: ignore[arg-type]
+    for name in names():
+        one = find(name)
+        assert all(len(one.cells(Setup(size=size))) and one.arrangement(Setup(size=size)) for size in one.sizes)
+    with registered(tiny):
+        said = CliRunner().invoke(study, ["run", "tiny", "--size", "real", "--out", str(tmp_path / "out")])
+        assert str(said.exception) == refused and said.output == "" and not (tmp_path / "out").exists()
+        said = CliRunner().invoke(study, ["run", "tiny", "--size", "real", "--quick"])
+        assert said.exit_code == 2 and "--quick is another name of --size tiny; got --size real too." in said.output
+
+
+@pytest.mark.parametrize(
+    ("words", "older", "folder"),
+    [
+        (["--quick"], "", "tiny-tiny"),
+        (["--size", "tiny"], "", "tiny-tiny"),
+        (["--size", "tiny"], "tiny-quick", "tiny-quick"),
+        ([], "", "tiny-full"),
+        ([], "tiny", "tiny"),
+    ],
+)
+def test_a_folder_is_named_after_the_size_and_older_ones_go_on(
+    tiny: Study, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, words: list[str], older: str, folder: str
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    size = Size.TINY if words else Size.FULL
+    if older:
+        run(tiny, Path("studies", older), Setup(size=size))
+        facts = {"format": 1, "study": "tiny", "setup": {"quick": size is Size.TINY, "device": "cpu"}}
+        Path("studies", older, "study.json").write_text(json.dumps(facts))
+        MEASURED.clear()
+    with registered(tiny):
+        CliRunner().invoke(study, ["run", "tiny", "--device", "cpu", *words], catch_exceptions=False)
+    assert [place.name for place in Path("studies").iterdir()] == [folder] and len(MEASURED) == (0 if older else 4)
 
 
 def test_a_failing_cell_is_named_and_the_finished_ones_are_kept(tiny: Study, tmp_path: Path) -> None:
@@ -128,17 +182,14 @@ def test_jobs_are_at_least_one(tiny: Study, tmp_path: Path, jobs: int) -> None:
 
 
 def test_a_study_from_outside_is_run_by_its_name(tiny: Study, tmp_path: Path) -> None:
-    STUDIES.register("tiny", tiny)
-    try:
+    with registered(tiny):
         assert find("tiny") is tiny and names()[-1] == "tiny" and STUDIES.describe("tiny") == "A tiny study"
         listed, ran = (
             CliRunner().invoke(study, line.split(), catch_exceptions=False)
-            for line in ("list", f"run tiny --quick --seeds 1 --out {tmp_path / 'out'}")
+            for line in ("list", f"run tiny --size tiny --seeds 1 --out {tmp_path / 'out'}")
         )
         assert "tiny              A tiny study\n" in listed.output
         assert ran.exit_code == 0 and "T1 confirmed: BatchNorm gives unit variance." in ran.output
-    finally:
-        STUDIES.unregister("tiny")
     with pytest.raises(UnknownNameError, match="unknown study 'tiny'"):
         find("tiny")
 

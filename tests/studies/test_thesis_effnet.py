@@ -14,16 +14,17 @@ from pandas.testing import assert_frame_equal
 
 from spp.data import Splits
 from spp.errors import InputError
-from spp.studies import Cell, Outcome, Setup, find, thesis_effnet
+from spp.studies import Cell, Outcome, Setup, Size, find, thesis_effnet
 from spp.studies.publish import publish
 from spp.studies.study import Tables
+from spp.studies.thesis_effnet import PLANS
 from spp.studies.thesis_effnet.claims import ARMS, RATES, TABLE_1, TABLE_1_THESIS, TRAINED, TRAINED_FULL
 from spp.studies.trials import images
 from tests.data.files import write_cifar
 from tests.studies import judging
 from tests.studies.judging import results
 
-QUICK, FULL = Setup(), Setup(quick=False, data=Path("data"))
+TINY, FULL = Setup(), Setup(size=Size.FULL, data=Path("data"))
 STUDY = find("thesis-effnet")
 verdict = partial(judging.verdict, STUDY)
 
@@ -41,7 +42,7 @@ def run(arm: str, seed: int, accuracy: float, *, lr: float = 0.001, finished: bo
     return cell, {"test": pd.DataFrame({"accuracy": [accuracy], "loss": [1.0], "finished": [finished]})}
 
 
-@pytest.mark.parametrize(("setup", "arms", "seeds"), [(QUICK, TRAINED, 2), (FULL, TRAINED_FULL, 5)])
+@pytest.mark.parametrize(("setup", "arms", "seeds"), [(TINY, TRAINED, 2), (FULL, TRAINED_FULL, 5)])
 def test_the_plan_has_every_arm_at_every_rate_by_seeds(setup: Setup, arms: tuple[str, ...], seeds: int) -> None:
     cells = list(STUDY.cells(setup))
     assert len(cells) == len(set(cells)) == len({cell.folder for cell in cells})
@@ -51,7 +52,7 @@ def test_the_plan_has_every_arm_at_every_rate_by_seeds(setup: Setup, arms: tuple
             assert sum(cell["arm"] == arm and cell["lr"] == lr for cell in train) == seeds
     assert set(TABLE_1) < set(arms) and {"dyt", "ws", "control"} < set(arms)
     assert {cell["arm"] for cell in cells if cell["part"] == "init"} == set(ARMS)
-    assert any(cell["lr"] < 1e-6 for cell in train) is not setup.quick
+    assert any(cell["lr"] < 1e-6 for cell in train) is (setup.size is Size.FULL)
 
 
 def test_networks_are_those_of_the_thesis() -> None:
@@ -82,7 +83,7 @@ def measured() -> Callable[[str], tuple[Cell, Tables]]:
     @cache
     def once(arm: str) -> tuple[Cell, Tables]:
         cell = Cell.of(part="init", arm=arm, seed=868)
-        return cell, STUDY.measure(cell, QUICK)
+        return cell, STUDY.measure(cell, TINY)
 
     return once
 
@@ -92,7 +93,7 @@ def test_the_global_random_state_does_not_matter(monkeypatch: pytest.MonkeyPatch
     found = []
     for seed in (1, 2):
         torch.manual_seed(seed)
-        found.append(STUDY.measure(Cell.of(part="init", arm="none", seed=868), QUICK)["init"])
+        found.append(STUDY.measure(Cell.of(part="init", arm="none", seed=868), TINY)["init"])
     assert_frame_equal(found[0], found[1])
 
 
@@ -109,7 +110,7 @@ def test_signals_at_init_are_what_was_measured_before(measured: Callable[[str], 
 
 
 def test_without_what_loses_variance_it_stays() -> None:
-    path = STUDY.measure(Cell.of(part="init", arm="snmp_kept", seed=868), QUICK)["path"]
+    path = STUDY.measure(Cell.of(part="init", arm="snmp_kept", seed=868), TINY)["path"]
     assert path["acv"].between(0.8, 1.3).all() and path["gate"].dropna().between(0.9, 1.15).all()
 
 
@@ -121,8 +122,9 @@ def few(splits: Splits, count: int = 16) -> Splits:
 @pytest.fixture
 def tiny(monkeypatch: pytest.MonkeyPatch) -> None:
     """The real cells on sixteen images of each part."""
-    for name, value in {"QUICK_EPOCHS": 2, "FULL_EPOCHS": 1, "FULL_BATCH": 8, "QUICK_WIDTH": 0.1}.items():
-        monkeypatch.setattr(thesis_effnet, name, value)
+    monkeypatch.setitem(thesis_effnet.WIDTHS, Size.TINY, 0.1)
+    for size, changes in {Size.TINY: {"epochs": 2}, Size.FULL: {"epochs": 1, "batch": 8}}.items():
+        monkeypatch.setitem(PLANS, size, replace(PLANS[size], **changes))
     monkeypatch.setattr(thesis_effnet, "images", lambda *given, **more: few(images(*given, **more)))
 
 
@@ -132,13 +134,13 @@ def test_what_it_publishes_follows_from_its_cells(
 ) -> None:
     monkeypatch.setitem(ARMS, "batch", replace(ARMS["batch"], batch=2))
     train = [Cell.of(part="train", arm=arm, lr=0.001, seed=868) for arm in ("batch", "none", "snmp")]
-    found = results(measured("batch"), measured("none"), *((cell, STUDY.measure(cell, QUICK)) for cell in train))
+    found = results(measured("batch"), measured("none"), *((cell, STUDY.measure(cell, TINY)) for cell in train))
     assert found["evolution"].query("mode == 'train'").groupby("arm")["step"].nunique().to_dict() == {
         "batch": 2,
         "none": 2,
         "snmp": 2,
     }
-    published = publish(STUDY, QUICK, found, tmp_path)
+    published = publish(STUDY, TINY, found, tmp_path)
     outcomes = {claim.name: verdict.outcome for claim, verdict in published.verdicts.items()}
     assert outcomes["C7"] == outcomes["C5"] == Outcome.NOT_TESTABLE and len(outcomes) == 5
     accuracy = published.tables["accuracy"]
@@ -152,11 +154,11 @@ def test_what_it_publishes_follows_from_its_cells(
 @pytest.mark.usefixtures("tiny")
 def test_the_full_size_trains_on_cifar(tmp_path: Path) -> None:
     write_cifar("cifar100", tmp_path, images=20)
-    setup = Setup(quick=False, data=tmp_path)
+    setup = Setup(size=Size.FULL, data=tmp_path)
     found = STUDY.measure(Cell.of(part="train", arm="sn", lr=0.001, seed=868), setup)
     assert set(found) == {"history", "test"} and found["history"]["step"].tolist() == [2]
     with pytest.raises(InputError, match="trains on cifar100"):
-        STUDY.measure(Cell.of(part="train", arm="sn", lr=0.001, seed=868), Setup(quick=False))
+        STUDY.measure(Cell.of(part="train", arm="sn", lr=0.001, seed=868), Setup(size=Size.FULL))
 
 
 def test_c4_wants_a_dead_signal_and_no_learning() -> None:

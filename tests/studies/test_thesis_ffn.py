@@ -12,7 +12,7 @@ import pandas as pd
 import pytest
 
 from spp.data import Splits
-from spp.studies import Cell, Outcome, Setup, find, thesis_ffn
+from spp.studies import Cell, Outcome, Setup, Size, find, thesis_ffn
 from spp.studies.publish import publish
 from spp.studies.study import Tables
 from spp.studies.thesis_ffn import RATES, first_of, standardized_digits
@@ -21,12 +21,12 @@ from tests.data.files import write_cifar
 from tests.studies import judging
 from tests.studies.judging import results
 
-QUICK, FULL = Setup(), Setup(quick=False, data=Path("data"))
+TINY, FULL = Setup(), Setup(size=Size.FULL, data=Path("data"))
 STUDY = find("thesis-ffn")
 verdict = partial(judging.verdict, STUDY)
 
 
-@pytest.mark.parametrize(("setup", "seeds"), [(QUICK, 3), (FULL, 5)])
+@pytest.mark.parametrize(("setup", "seeds"), [(TINY, 3), (FULL, 5)])
 def test_the_plan(setup: Setup, seeds: int) -> None:
     cells = list(STUDY.cells(setup))
     assert len(cells) == len(set(cells)) == len({cell.folder for cell in cells}) == 20 + 12 * seeds + 20
@@ -38,7 +38,7 @@ def test_the_plan(setup: Setup, seeds: int) -> None:
 
 
 def test_networks_and_data_are_those_of_the_reference() -> None:
-    data = standardized_digits(QUICK, 0)
+    data = standardized_digits(TINY, 0)
     inputs, targets = first_of(data.train, 2000)
     assert inputs.shape == (1437, 64, 1, 1) and len(targets) == 1437 and len(data.test) == 360
     from sklearn.datasets import load_digits
@@ -58,7 +58,7 @@ def test_networks_and_data_are_those_of_the_reference() -> None:
 @pytest.fixture(scope="module")
 def at_init() -> tuple[Cell, Tables]:
     cell = Cell.of(part="init", seed=868)
-    return cell, STUDY.measure(cell, QUICK)
+    return cell, STUDY.measure(cell, TINY)
 
 
 def test_growth_at_init_is_what_was_measured_before(at_init: tuple[Cell, Tables]) -> None:
@@ -78,14 +78,9 @@ def few(splits: Splits, count: int = 32) -> Splits:
 @pytest.fixture
 def tiny(monkeypatch: pytest.MonkeyPatch) -> None:
     """The real cells on a few images of each part."""
-    for name, value in {
-        "QUICK_EPOCHS": 2,
-        "QUICK_BATCH": 16,
-        "QUICK_SCALING": 2,
-        "FULL_EPOCHS": 1,
-        "FULL_BATCH": 8,
-    }.items():
-        monkeypatch.setattr(thesis_ffn, name, value)
+    short = {Size.TINY: {"epochs": 2, "batch": 16, "scaling": 2}, Size.FULL: {"epochs": 1, "batch": 8}}
+    for size, changes in short.items():
+        monkeypatch.setitem(thesis_ffn.PLANS, size, replace(thesis_ffn.PLANS[size], **changes))
     real = thesis_ffn.data_of
     monkeypatch.setattr(thesis_ffn, "data_of", lambda setup, seed: few(real(setup, seed)))
 
@@ -94,13 +89,13 @@ def tiny(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_what_it_publishes_follows_from_its_cells(at_init: tuple[Cell, Tables], tmp_path: Path) -> None:
     train = [Cell.of(part="train", arm=arm, lr=0.001, seed=868) for arm in ARMS]
     scaling = [Cell.of(part="scaling", arm=arm, lr=0.001, seed=seed) for arm in SCALED for seed in (868, 67)]
-    measured = results(at_init, *((cell, STUDY.measure(cell, QUICK)) for cell in (*train, *scaling)))
+    measured = results(at_init, *((cell, STUDY.measure(cell, TINY)) for cell in (*train, *scaling)))
     assert measured["evolution"].groupby("arm")["epoch"].nunique().to_dict() == dict.fromkeys(ARMS, 2)
     followed = measured["scaling"]
     assert followed.groupby(["arm", "seed"])["epoch"].apply(list).tolist() == [[0, 1, 2]] * 4
     before = followed[followed["epoch"] == 0].set_index(["arm", "seed"])
     assert before.loc[("batch", 67), "ratio"] == pytest.approx(before.loc[("batch_minus", 67), "ratio"], rel=1e-5)
-    published = publish(STUDY, QUICK, measured, tmp_path)
+    published = publish(STUDY, TINY, measured, tmp_path)
     outcomes = {claim.name: verdict.outcome for claim, verdict in published.verdicts.items()}
     assert outcomes["C1"] == outcomes["C3"] == Outcome.NOT_TESTABLE and len(outcomes) == 3
     assert published.tables["init"]["theory, infinite width"].tolist()[:4] == ["1.00", "1.62", "14.62", "14.62"]
@@ -112,7 +107,7 @@ def test_what_it_publishes_follows_from_its_cells(at_init: tuple[Cell, Tables], 
 @pytest.mark.usefixtures("tiny")
 def test_the_full_size_trains_on_cifar(tmp_path: Path) -> None:
     write_cifar("cifar100", tmp_path, images=40)
-    setup = Setup(quick=False, data=tmp_path)
+    setup = Setup(size=Size.FULL, data=tmp_path)
     found = STUDY.measure(Cell.of(part="train", arm="selu", lr=0.1, seed=868), setup)
     assert set(found) == {"history", "test"} and found["history"]["step"].tolist() == [4]
 

@@ -15,7 +15,7 @@ from torch import Generator, nn
 from spp.data import Splits
 from spp.studies.neuronwise import networks as nets
 from spp.studies.neuronwise.claims import ADAM, CHANGED, CLAIMS, NEAT, SGD, figures, tables
-from spp.studies.study import Cell, Setup, Study, Tables
+from spp.studies.study import Cell, Setup, Size, Study, Tables
 from spp.studies.trials import commas, drawn, first, images, outcome, trained
 from spp.training import Recipe, fit
 
@@ -55,42 +55,44 @@ class Plan:
     cost: tuple[float, float]
 
 
-QUICK = Plan(
-    networks=nets.Sizes((1, 8, 8), 5, 64, (8, 16, 32), 32),
-    rates=(0.03, 0.1, 0.3, 1.0, 3.0),
-    changed=(0.001, 0.003, 0.01, 0.03, 0.1, 0.3),
-    adam=(0.001, 0.003, 0.01, 0.03),
-    epochs=10,
-    batch=64,
-    target=0.95,
-    seeds=5,
-    cost=(0.6, 1.2),
-)
-FULL = Plan(
-    networks=nets.Sizes((3, 32, 32), 10, 100, (32, 64, 128), 256),
-    rates=(0.01, 0.03, 0.1, 0.3, 1.0),
-    changed=(0.0003, 0.001, 0.003, 0.01, 0.03, 0.1, 0.3),
-    adam=(0.0003, 0.001, 0.003, 0.01),
-    epochs=20,
-    batch=128,
-    target=0.45,
-    seeds=5,
-    cost=(120.0, 240.0),
-)
+PLANS = {
+    Size.TINY: Plan(
+        networks=nets.Sizes((1, 8, 8), 5, 64, (8, 16, 32), 32),
+        rates=(0.03, 0.1, 0.3, 1.0, 3.0),
+        changed=(0.001, 0.003, 0.01, 0.03, 0.1, 0.3),
+        adam=(0.001, 0.003, 0.01, 0.03),
+        epochs=10,
+        batch=64,
+        target=0.95,
+        seeds=5,
+        cost=(0.6, 1.2),
+    ),
+    Size.FULL: Plan(
+        networks=nets.Sizes((3, 32, 32), 10, 100, (32, 64, 128), 256),
+        rates=(0.01, 0.03, 0.1, 0.3, 1.0),
+        changed=(0.0003, 0.001, 0.003, 0.01, 0.03, 0.1, 0.3),
+        adam=(0.0003, 0.001, 0.003, 0.01),
+        epochs=20,
+        batch=128,
+        target=0.45,
+        seeds=5,
+        cost=(120.0, 240.0),
+    ),
+}
 ADAM_ARMS = (nets.PLAIN, nets.BATCH, nets.COORDS, nets.DAMPED)
 CHANGED_ARMS = (nets.PLAIN, nets.BATCH, nets.LAYER, nets.COORDS, nets.DAMPED, "outer")
 
 
 def plan(setup: Setup) -> Plan:
     """The plan at the size that is asked for."""
-    return QUICK if setup.quick else FULL
+    return PLANS[setup.size]
 
 
 def arrangement(setup: Setup) -> list[str]:
     """What is run, as lines of text."""
     chosen = plan(setup)
     sizes = chosen.networks
-    data = "scikit-learn's digits at 8x8" if setup.quick else "CIFAR-10, shifted and mirrored"
+    data = "scikit-learn's digits at 8x8" if setup.size is Size.TINY else "CIFAR-10, shifted and mirrored"
     return [
         f"Data: {data}; a fifth of the training images held back, by seed, for validation.",
         f"Networks: {nets.FFN}, {sizes.depth} Linear layers of width {sizes.width}; {nets.CNN}, convolutions of "
@@ -190,4 +192,5 @@ STUDY = Study(
     measure=measure,
     tables=tables,
     figures=figures,
+    sizes=tuple(PLANS),
 )

@@ -244,7 +244,7 @@ def _gradients(key: tuple[str, int, str], own: pd.DataFrame) -> dict[str, Any]:
 
 def figures(results: Results, setup: Setup) -> Figures:
     """Accuracy over rates, learning at the best ones, and what changed inputs do."""
-    facts = {"data": "digits" if setup.quick else "CIFAR-10", "optimizer": SGD}
+    facts = {"data": setup.size.images("CIFAR-10"), "optimizer": SGD}
     neat, changed = runs(results), runs(results, inputs=CHANGED)
     histories = at_best_rates(results.of("history", optimizer=SGD, inputs=NEAT), best(results), ["net", "arm"])
     # the caption calls panels by the name of their column

@@ -6,22 +6,23 @@ Two kinds of cells: ``init`` traces a network as it is drawn, at the thesis' own
 from __future__ import annotations
 
 import math
+from dataclasses import dataclass
 
 import pandas as pd
 
 from spp.data import gaussian
 from spp.frame.schema import Column
-from spp.studies.study import Cell, Setup, Study, Tables
+from spp.studies.study import Cell, Setup, Size, Study, Tables
 from spp.studies.thesis_effnet.claims import (
     ARMS,
     CLAIMS,
     LOW_RATES,
-    QUICK_WIDTH,
     RATES,
     SIDE,
     TRAINED,
     TRAINED_FULL,
     WATCHED,
+    WIDTHS,
     figures,
     tables,
 )
@@ -32,26 +33,63 @@ from spp.vocabulary import Signal
 
 WATCHED_RATE = 0.001
 CLASSES = 100
-INIT_SEEDS, QUICK_SEEDS, FULL_SEEDS = 3, 2, 5
-QUICK_EPOCHS, QUICK_BATCH, FULL_EPOCHS, FULL_BATCH = 3, 32, 20, 512
+INIT_SEEDS = 3
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """What is trained, and how long.
+
+    Attributes:
+        about: Width and images, in words.
+        arms: Which are trained.
+        low: Rates at which weight-standardized ones are trained besides.
+        epochs: Passes over the training images.
+        batch: Images per step.
+        seeds: How many.
+        cost: Of a training run, beside a trace at init.
+    """
+
+    about: str
+    arms: tuple[str, ...]
+    low: tuple[float, ...]
+    epochs: int
+    batch: int
+    seeds: int
+    cost: float
+
+
+PLANS = {
+    Size.TINY: Plan(
+        f"width multiplier {WIDTHS[Size.TINY]:g}, scikit-learn's digits brought to 3x32x32, a proxy: small, and another task",
+        arms=TRAINED,
+        low=(),
+        epochs=3,
+        batch=32,
+        seeds=2,
+        cost=14.0,
+    ),
+    Size.FULL: Plan(
+        "full width, CIFAR-100 at 32x32 with random crops and flips, 80 % of its 50,000 images to learn from",
+        arms=TRAINED_FULL,
+        low=LOW_RATES,
+        epochs=20,
+        batch=512,
+        seeds=5,
+        cost=840.0,
+    ),
+}
 
 
 def arrangement(setup: Setup) -> list[str]:
     """What is run, and what of the source is done otherwise."""
-    arms = TRAINED if setup.quick else TRAINED_FULL
-    size = (
-        f"Trained: width multiplier {QUICK_WIDTH:g}, scikit-learn's digits brought to 3x32x32, batch {QUICK_BATCH}, "
-        f"{QUICK_EPOCHS} epochs, {len(setup.seed_list(QUICK_SEEDS))} seeds. Small, and another task: a proxy."
-        if setup.quick
-        else f"Trained: full width, CIFAR-100 at 32x32 with random crops and flips, 80 % of its 50,000 images to learn from, "
-        f"batch {FULL_BATCH}, {FULL_EPOCHS} epochs, {len(setup.seed_list(FULL_SEEDS))} seeds."
-    )
+    plan = PLANS[setup.size]
     return [
         f"At init: full width, 100 classes, 64 x 3x32x32 unit normal noise, {len(setup.seed_list(INIT_SEEDS))} seeds; the "
         "thesis' own size.",
-        size,
+        f"Trained: {plan.about}; batch {plan.batch}, {plan.epochs} epochs, {len(setup.seed_list(plan.seeds))} seeds.",
         f"Adam at {', '.join(f'{rate:g}' for rate in RATES)}, constant, no weight decay; the last weights are tested.",
-        *(f"{ARMS[arm].label}: {ARMS[arm].about}." for arm in arms),
+        *(f"{ARMS[arm].label}: {ARMS[arm].about}." for arm in plan.arms),
         "Otherwise than in the thesis' code: validation images are not augmented; statistics are merged exactly, "
         "channel statistics are those of channels everywhere; BatchNorm has torch's eps and momentum; the seed rules "
         "weights, order and split.",
@@ -62,14 +100,13 @@ def arrangement(setup: Setup) -> list[str]:
 
 def cells(setup: Setup) -> list[Cell]:
     """Every arm at init, and every trained arm at each rate, by seeds."""
-    width = 1.0 if setup.quick else 60.0
+    plan = PLANS[setup.size]
     init = [Cell.of(1.0, part="init", arm=arm, seed=seed) for arm in ARMS for seed in setup.seed_list(INIT_SEEDS)]
-    own = QUICK_SEEDS if setup.quick else FULL_SEEDS
     train = [
-        Cell.of(14 * width, part="train", arm=arm, lr=lr, seed=seed)
-        for seed in setup.seed_list(own)
-        for arm in (TRAINED if setup.quick else TRAINED_FULL)
-        for lr in (*RATES, *(LOW_RATES if arm.startswith("ws") and not setup.quick else ()))
+        Cell.of(plan.cost, part="train", arm=arm, lr=lr, seed=seed)
+        for seed in setup.seed_list(plan.seeds)
+        for arm in plan.arms
+        for lr in (*RATES, *(plan.low if arm.startswith("ws") else ()))
     ]
     return init + train
 
@@ -114,9 +151,9 @@ def _path(frame: pd.DataFrame) -> pd.DataFrame:
 def _train(cell: Cell, setup: Setup) -> Tables:
     arm, lr, seed = ARMS[cell["arm"]], float(cell["lr"]), int(cell["seed"])
     data = images(setup, "cifar100", seed=seed, shape=(3, SIDE, SIDE))
-    width, epochs, batch = (QUICK_WIDTH, QUICK_EPOCHS, QUICK_BATCH) if setup.quick else (1.0, FULL_EPOCHS, FULL_BATCH)
-    model = drawn(lambda: arm.make(len(data.classes), width), seed)
-    recipe = Recipe(epochs=epochs, batch_size=batch, lr=lr, seed=seed)
+    plan = PLANS[setup.size]
+    model = drawn(lambda: arm.make(len(data.classes), WIDTHS[setup.size]), seed)
+    recipe = Recipe(epochs=plan.epochs, batch_size=plan.batch, lr=lr, seed=seed)
     watched = cell["arm"] in WATCHED and lr == WATCHED_RATE and seed == setup.seed_list(1)[0]
     return trained(model, data, recipe, setup, every="epoch" if watched else None)
 
@@ -133,4 +170,5 @@ STUDY = Study(
     measure=measure,
     tables=tables,
     figures=figures,
+    sizes=tuple(PLANS),
 )

@@ -21,7 +21,7 @@ from torch import nn
 from spp import plot
 from spp.nn import gain
 from spp.studies.evidence import Difference, decided, frames, geometric, mean_accuracy, spread, tabled
-from spp.studies.study import Figures, Results, Setup, Tables, Untestable, Verdict, claim
+from spp.studies.study import Figures, Results, Setup, Size, Tables, Untestable, Verdict, claim
 from spp.studies.trials import Arm
 
 SIDE = 32
@@ -261,8 +261,9 @@ def magnitude(results: Results, setup: Setup) -> Verdict:
         f"At the rate {lr:g}, SN reaches {numbers['sn']:.1%} and SN-MP {numbers['snmp']:.1%}: {100 * gain.mean:+.1f} points, "
         f"standard error {100 * gain.error:.1f} over {gain.n} seeds."
     )
-    if setup.quick:
-        found += " This is the proxy of the quick study, digits at a quarter of the width, not CIFAR-100."
+    if setup.size is not Size.FULL:
+        width, data = WIDTHS[setup.size], setup.size.images("")
+        found += f" This is a proxy, {data} at {width:g} of the width, not CIFAR-100."
     # two arms that guess are equal, which says nothing of either
     learns = max(numbers["sn"], numbers["snmp"]) > 2 * setup.chance
     if not learns:
@@ -278,7 +279,7 @@ def table_1(results: Results, setup: Setup) -> Verdict:
     Criterion: confirmed where each of the twelve means is within {POINTS:g} points of the thesis' or within two of its
     deviations; else refuted; only at full size
     """
-    if setup.quick:
+    if setup.size is not Size.FULL:
         raise Untestable(
             "Accuracies on CIFAR-100 need CIFAR-100: 20 epochs of EfficientNet-B0 at full width, which is work for a GPU."
         )
@@ -301,8 +302,8 @@ CLAIMS = (dead, control, decay, magnitude, table_1)
 # --- what is printed and drawn ---------------------------------------------------------------------------------------
 
 
-QUICK_WIDTH = 0.25
-"""Width multiplier of the networks that are trained in the quick study."""
+WIDTHS = {Size.TINY: 0.25, Size.FULL: 1.0}
+"""Width multiplier of the networks that are trained."""
 
 WATCHED = ("batch", "none", "snmp")
 """Arms whose signals are measured while they are trained, for the first seed and one rate."""
@@ -339,7 +340,7 @@ def tables(results: Results, setup: Setup) -> Tables:
         return {**row, "loss": f"{mine['loss'].mean():.4g}", "seeds": len(mine)}
 
     printed = {"accuracy": tabled(test, "arm", accuracy), "init": tabled(path, "arm", at_init)}
-    if not setup.quick:
+    if setup.size is Size.FULL:
         printed["table-1"] = pd.DataFrame(
             [{"lr": lr} | {ARMS[arm].label: _beside_the_thesis(results, arm, lr) for arm in TABLE_1} for lr in RATES]
         )
@@ -358,10 +359,10 @@ def _beside_the_thesis(results: Results, arm: str, lr: float) -> str:
 
 def figures(results: Results, setup: Setup) -> Figures:
     """The signal at init, and from block to block; accuracy by learning rate; the thesis' figures 4 and 5, over training."""
-    size = f" at {QUICK_WIDTH:g} of its width" if setup.quick else ""
+    size = f" at {WIDTHS[setup.size]:g} of its width" if WIDTHS[setup.size] != 1 else ""
     shape = {"input_shape": [3, SIDE, SIDE]}
     noise = {"model": "EfficientNet-B0", "data": "unit normal", **shape, "batch_size": 64}
-    data = {"model": f"EfficientNet-B0{size}", "data": "digits" if setup.quick else "CIFAR-100", **shape}
+    data = {"model": f"EfficientNet-B0{size}", "data": setup.size.images("CIFAR-100"), **shape}
     # arms of the decay see images of two sizes, so that the caption names neither
     several = noise | {"input_shape": None, "batch_size": None}
     labels = {name: arm.label for name, arm in ARMS.items()}

@@ -6,7 +6,7 @@ the two kinds of BatchNorm over training, on all training images at once.
 
 from __future__ import annotations
 
-from dataclasses import replace
+from dataclasses import dataclass, replace
 
 import numpy as np
 import pandas as pd
@@ -17,7 +17,7 @@ from spp.data import Part, Splits, gaussian, splits
 from spp.data.images import InMemory, Scale
 from spp.data.sources import digit_pixels, held_out
 from spp.frame.schema import Column
-from spp.studies.study import Cell, Setup, Study, Tables
+from spp.studies.study import Cell, Setup, Size, Study, Tables
 from spp.studies.thesis_ffn.claims import ARMS, BELOW, CLAIMS, DIGITS, RATES, SCALED, TOP, figures, tables
 from spp.studies.trials import drawn, images, trained
 from spp.tracing import trace
@@ -26,31 +26,66 @@ from spp.vocabulary import Signal
 
 SCALING_RATES = (0.01, 0.001)
 WATCHED_RATE = 0.001
-INIT_SEEDS, QUICK_SEEDS, FULL_SEEDS, SCALING_SEEDS = 20, 3, 5, 5
-QUICK_EPOCHS, QUICK_BATCH, FULL_EPOCHS, FULL_BATCH = 20, 128, 20, 512
-QUICK_SCALING, FULL_SCALING = 50, 20
+INIT_SEEDS, SCALING_SEEDS = 20, 5
 MEASURED = 4096
 """At most so many training images are measured on at once."""
 
 
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """How long networks are trained.
+
+    Attributes:
+        images: What is trained on, in words.
+        epochs: Passes over the training images.
+        batch: Images per step.
+        seeds: How many.
+        scaling: Epochs over which the gradients of the two BatchNorms are followed.
+        cost: Of an epoch, beside one at the tiny size.
+    """
+
+    images: str
+    epochs: int
+    batch: int
+    seeds: int
+    scaling: int
+    cost: float
+
+
+PLANS = {
+    Size.TINY: Plan(
+        "scikit-learn's digits, each of the 64 pixels standardized, 1437 to train on and 360 to test on",
+        epochs=20,
+        batch=128,
+        seeds=3,
+        scaling=50,
+        cost=1.0,
+    ),
+    Size.FULL: Plan(
+        "CIFAR-100 with random crops and flips, 80 % of its 50,000 images to train on",
+        epochs=20,
+        batch=512,
+        seeds=5,
+        scaling=20,
+        cost=200.0,
+    ),
+}
+
+
 def arrangement(setup: Setup) -> list[str]:
     """What is run, and what of the source is done otherwise."""
-    epochs, batch, own = _size(setup)
-    data = (
-        "scikit-learn's digits, each of the 64 pixels standardized, 1437 to train on and 360 to test on"
-        if setup.quick
-        else "CIFAR-100 with random crops and flips, 80 % of its 50,000 images to train on"
-    )
+    plan, tiny = PLANS[setup.size], setup.size is Size.TINY
     return [
         "Ten Linear layers of width 100, ReLU (or SELU), He's init by fan-out (LeCun's for SELU), biases of zero.",
         f"At init: gradients of the cross-entropy of all 1437 digits at once, {len(setup.seed_list(INIT_SEEDS))} seeds; "
         "also with one mean and deviation for all pixels, and on unit normal noise.",
-        f"Trained: {data}, batch {batch}, {epochs} epochs, Adam at {', '.join(f'{rate:g}' for rate in RATES)}, constant, no "
-        f"weight decay, {len(setup.seed_list(own))} seeds; the last weights are tested.",
+        f"Trained: {plan.images}, batch {plan.batch}, {plan.epochs} epochs, Adam at "
+        f"{', '.join(f'{rate:g}' for rate in RATES)}, constant, no weight decay, "
+        f"{len(setup.seed_list(plan.seeds))} seeds; the last weights are tested.",
         f"Scaling: the two BatchNorms at {' and '.join(f'{rate:g}' for rate in SCALING_RATES)}, "
-        f"{QUICK_SCALING if setup.quick else FULL_SCALING} epochs, {len(setup.seed_list(SCALING_SEEDS))} seeds; after "
+        f"{plan.scaling} epochs, {len(setup.seed_list(SCALING_SEEDS))} seeds; after "
         "every epoch the gradients are measured on "
-        + ("all training images at once." if setup.quick else f"the first {MEASURED} training images at once."),
+        + ("all training images at once." if tiny else f"the first {MEASURED} training images at once."),
         "`BN without scale and shift` is without them in every layer; the thesis' code keeps them in the first. Gradients are "
         "mean squares, which the thesis calls ACSM for layers of this kind.",
         "The learning rate of the poster's figures 1 to 3 is not stated; they are drawn at 0.001.",
@@ -59,17 +94,16 @@ def arrangement(setup: Setup) -> list[str]:
 
 def cells(setup: Setup) -> list[Cell]:
     """The networks at init by seed; each arm at each rate by seed; the two BatchNorms over training."""
-    _, _, own = _size(setup)
-    long = 1.0 if setup.quick else 200.0
+    plan = PLANS[setup.size]
     init = [Cell.of(1.5, part="init", seed=seed) for seed in setup.seed_list(INIT_SEEDS)]
     train = [
-        Cell.of(1.5 * long, part="train", arm=arm, lr=lr, seed=seed)
-        for seed in setup.seed_list(own)
+        Cell.of(1.5 * plan.cost, part="train", arm=arm, lr=lr, seed=seed)
+        for seed in setup.seed_list(plan.seeds)
         for arm in ARMS
         for lr in RATES
     ]
     scaling = [
-        Cell.of(5.0 * long, part="scaling", arm=arm, lr=lr, seed=seed)
+        Cell.of(5.0 * plan.cost, part="scaling", arm=arm, lr=lr, seed=seed)
         for seed in setup.seed_list(SCALING_SEEDS)
         for arm in SCALED
         for lr in SCALING_RATES
@@ -80,10 +114,6 @@ def cells(setup: Setup) -> list[Cell]:
 def measure(cell: Cell, setup: Setup) -> Tables:
     """Trace or train one network, or, at init, one of each."""
     return {"init": _init, "train": _train, "scaling": _scaling}[cell["part"]](cell, setup)
-
-
-def _size(setup: Setup) -> tuple[int, int, int]:
-    return (QUICK_EPOCHS, QUICK_BATCH, QUICK_SEEDS) if setup.quick else (FULL_EPOCHS, FULL_BATCH, FULL_SEEDS)
 
 
 def standardized_digits(setup: Setup, seed: int) -> Splits:
@@ -106,7 +136,7 @@ def standardized_digits(setup: Setup, seed: int) -> Splits:
 
 def data_of(setup: Setup, seed: int) -> Splits:
     """What a cell trains on."""
-    return standardized_digits(setup, seed) if setup.quick else images(setup, "cifar100", seed=seed)
+    return standardized_digits(setup, seed) if setup.size is Size.TINY else images(setup, "cifar100", seed=seed)
 
 
 def made(arm: str, shape: tuple[int, ...], classes: int, seed: int) -> nn.Module:
@@ -155,12 +185,12 @@ def gradients(frame: pd.DataFrame) -> pd.Series[float]:
 def _prepared(cell: Cell, setup: Setup, epochs: int) -> tuple[nn.Module, Splits, Recipe]:
     lr, seed = float(cell["lr"]), int(cell["seed"])
     data = data_of(setup, seed)
-    recipe = Recipe(epochs=epochs, batch_size=_size(setup)[1], lr=lr, seed=seed)
+    recipe = Recipe(epochs=epochs, batch_size=PLANS[setup.size].batch, lr=lr, seed=seed)
     return made(cell["arm"], data.shape, len(data.classes), seed).to(setup.device), data, recipe
 
 
 def _train(cell: Cell, setup: Setup) -> Tables:
-    model, data, recipe = _prepared(cell, setup, _size(setup)[0])
+    model, data, recipe = _prepared(cell, setup, PLANS[setup.size].epochs)
     watched = cell["lr"] == WATCHED_RATE and cell["seed"] == setup.seed_list(1)[0]
     tables = trained(model, data, recipe, setup, every="epoch" if watched else None)
     if watched:
@@ -172,7 +202,7 @@ def _train(cell: Cell, setup: Setup) -> Tables:
 
 def _scaling(cell: Cell, setup: Setup) -> Tables:
     """``scaling``: before training and after every epoch, on one batch, loss, ratio and size of the gradients."""
-    model, data, recipe = _prepared(cell, setup, QUICK_SCALING if setup.quick else FULL_SCALING)
+    model, data, recipe = _prepared(cell, setup, PLANS[setup.size].scaling)
     fixed = first_of(data.train, MEASURED)
     rows: list[dict[str, float]] = []
 
@@ -210,4 +240,5 @@ STUDY = Study(
     measure=measure,
     tables=tables,
     figures=figures,
+    sizes=tuple(PLANS),
 )

@@ -254,7 +254,7 @@ def _around(logs: pd.Series[float]) -> str:
 def figures(results: Results, setup: Setup) -> Figures:
     """Gradients at init; the poster's figures 1 to 3; accuracy by rate; the ratio over training."""
     names = {arm: one.label for arm, one in ARMS.items()}
-    facts: dict[str, Any] = {"model": "FFN of 10 layers", "data": "digits" if setup.quick else "CIFAR-100"}
+    facts: dict[str, Any] = {"model": "FFN of 10 layers", "data": setup.size.images("CIFAR-100")}
     found: Figures = {}
     signals, evolution, test, scaling = (results[name] for name in ("signals", "evolution", "test", "scaling"))
     if len(signals):
