@@ -177,7 +177,11 @@ OPTIONS: dict[str, dict[str, Any]] = {
         COUNT,
         "N",
     ),
-    "data_dir": option("Folder with the binary version of CIFAR; ./data if left out.", click.Path(), "DIR"),
+    "data_dir": option(
+        "Folder where CIFAR, MNIST and the like lie; SPP_DATA of the environment, else ./data, if left out.",
+        click.Path(),
+        "DIR",
+    ),
     "batch_size": option("Samples per batch.", COUNT, "N", 32),
     "batches": option("Batches, merged exactly.", COUNT, "N", 1),
     "seed": option("Of weights, data and probe.", click.IntRange(min=0, max=2**63 - 1), "N", 0),

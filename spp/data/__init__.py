@@ -1,4 +1,4 @@
-"""Data to measure on and to train on: unit normal noise, scikit-learn's digits, CIFAR, folders of images, sets of one's own."""
+"""Data to measure on and to train on: noise, scikit-learn's digits, CIFAR, MNIST and its like, folders, sets of one's own."""
 
 from spp.data.images import AUGMENTATIONS as AUGMENTATIONS
 from spp.data.images import InMemory as InMemory

@@ -51,6 +51,20 @@ class Scale:
     mean: tuple[float, ...]
     std: tuple[float, ...]
 
+    @classmethod
+    def measured(cls, pixels: Pixels, indices: Tensor) -> Scale:
+        """Mean and standard deviation of each channel over the images of ``indices`` ``(n,)``; a constant channel has 1."""
+        sums = []
+        # small enough for a cache; whole numbers add up exactly
+        for chosen in torch.split(indices, 512):
+            values = pixels.take(chosen).double().transpose(0, 1).flatten(1)  # (C, n H W)
+            sums.append(torch.stack((torch.ones_like(values).sum(1), values.sum(1), values.square().sum(1))))
+        number, total, squares = torch.stack(sums).sum(0)
+        mean, square = total / number, squares / number
+        variance = square - mean.square()
+        variance[variance <= 1e-12 * square] = 1.0
+        return cls(tuple(mean.tolist()), tuple(variance.sqrt().tolist()))
+
     def __call__(self, pixels: Tensor) -> Tensor:
         """Pixels ``(n, C, H, W)`` standardized, in float32."""
         mean, std = (torch.tensor(numbers).view(-1, 1, 1) for numbers in (self.mean, self.std))

@@ -10,6 +10,7 @@ A set of one's own is a row more. It makes batches, for ``spp analyze --data min
 
 from __future__ import annotations
 
+import os
 import random
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, replace
@@ -21,7 +22,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from spp.data import cifar, folder
+from spp.data import cifar, folder, idx
 from spp.data.images import InMemory, Scale, check_draw, image_shape, to_shape
 from spp.data.parts import Part, generator_of
 from spp.errors import InputError, MissingExtraError, UnknownNameError
@@ -114,7 +115,7 @@ def load(
         shape: Shape of one sample.
         seed: Decides the draw.
         num_classes: Classes that the network tells apart; without it, ``gaussian`` has no targets.
-        folder: Where CIFAR lies; ``data`` if left out.
+        folder: Where CIFAR, MNIST and the like lie; ``$SPP_DATA``, or ``data``, if left out.
 
     Returns:
         Inputs ``(n, *shape)``, and targets ``(n,)`` or None.
@@ -150,8 +151,8 @@ def splits(
     """Split a set into training, validation and test images.
 
     Args:
-        name: ``digits``, ``cifar10``, ``cifar100``, a name of one's own, or a folder of images with one subfolder per class.
-        folder: Where CIFAR lies; ``data`` if left out.
+        name: A name of ``SOURCES``, as ``digits`` or ``fashion_mnist``, or a folder of images with one subfolder per class.
+        folder: Where CIFAR, MNIST and the like lie; ``$SPP_DATA``, or ``data``, if left out.
         shape: Shape of a sample, ``(C, H, W)`` or flat; the images' own if left out, (3, 224, 224) for a folder.
         validation: Share of the images to learn from that are held back, 0 up to but not including 1. A folder's own
             ``val`` takes its place.
@@ -333,10 +334,22 @@ def _all_digits(_: Place) -> Images:
     return Images(learn, test, tuple(map(str, range(DIGIT_CLASSES))))
 
 
+def _folder_of(place: Place) -> str | Path:
+    """The folder that was named, or the usual one."""
+    return place if place is not None else os.environ.get("SPP_DATA") or "data"
+
+
 def _cifar(name: str, place: Place) -> Images:
-    *parts, classes = cifar.read(name, "data" if place is None else place)
+    *parts, classes = cifar.read(name, _folder_of(place))
     learn, test = (Part.whole(pixels, cifar.LAYOUTS[name].scale, cifar.SHAPE) for pixels in parts)
     return Images(learn, test, classes, augment="crop_flip")
+
+
+def _idx(name: str, place: Place) -> Images:
+    layout = idx.LAYOUTS[name]
+    *pixels, scale = idx.read(name, _folder_of(place), *layout.installed * (place is None))
+    learn, test = (Part.whole(part, scale, idx.SHAPE) for part in pixels)
+    return Images(learn, test, layout.classes)
 
 
 def _folder(place: str | Path, shape: tuple[int, ...] | None) -> Images:
@@ -360,6 +373,7 @@ SOURCES = Registry[Source](
             None, "60,000 images of 10 classes, 32x32, from a folder on this machine", partial(_cifar, "cifar10")
         ),
         "cifar100": Source(None, "the same of 100 classes; both in their binary version", partial(_cifar, "cifar100")),
+        **{name: Source(None, layout.description, partial(_idx, name)) for name, layout in idx.LAYOUTS.items()},
     },
     of=Source,
 )

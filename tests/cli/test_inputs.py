@@ -149,8 +149,9 @@ def test_unknown_data(spp, tiny):
     done = spp(*tiny, "--data", "digit")
     assert done.code == 2
     assert (
-        done.err == "Error: --data: unknown data 'digit'. Did you mean 'digits'? "
-        "Known: gaussian, digits, cifar10, cifar100, FOLDER, FILE.npy, FILE.pt.\n"
+        done.err == "Error: --data: unknown data 'digit'. Did you mean 'digits' or 'emnist_digits'? "
+        "Known: gaussian, digits, cifar10, cifar100, fashion_mnist, mnist, kmnist, emnist, emnist_byclass, emnist_bymerge, "
+        "emnist_letters, emnist_digits, emnist_mnist, FOLDER, FILE.npy, FILE.pt.\n"
     )
 
 
@@ -162,6 +163,21 @@ def test_cifar_and_folders_of_images(spp, tiny):
     files.write_images(Path("images"), {"a": 3, "b": 3})
     done = spp(*tiny, "--data", "images", "--json")
     assert (done.json["run"]["loss"], done.json["run"]["data"]) == ("cross_entropy", "images")
+
+
+def test_mnist_and_the_sets_in_its_form(spp, tiny):
+    Path("data").mkdir()
+    files.write_mnist("kmnist", Path("data"), images=4)
+    done = spp(*tiny, "--data", "kmnist", "--json")
+    assert (done.json["run"]["loss"], done.json["run"]["data"]) == ("cross_entropy", "kmnist")
+    done = spp("train", "--model", "ffn", "--data", "kmnist", "--epochs", "1", "--validation", "0.5", "--json")
+    assert (done.code, done.json["run"]["input_shape"]) == (0, [1, 28, 28])
+    done = spp(*tiny, "--data", "mnist", "--data-dir", "nowhere")
+    assert done.code == 2
+    assert done.err.startswith(
+        "Error: nowhere: MNIST lies in a folder, or in mnist inside it, as train-images-idx3-ubyte, "
+    )
+    assert len(done.err.splitlines()) == 1
 
 
 def test_cifar_that_is_not_there(spp, tiny):

@@ -113,7 +113,7 @@ def test_impossible_batches(call, message):
 def test_unknown_data_set():
     with pytest.raises(
         UnknownNameError,
-        match=r"unknown data set 'digit'\. Did you mean 'digits'\? Known: gaussian, digits, cifar10, cifar100\.",
+        match=r"unknown data set 'digit'\. Did you mean 'digits' or .*\? Known: gaussian, digits, cifar10, cifar100, fash",
     ):
         data.load("digit", 1, (64,))
 
@@ -129,6 +129,7 @@ def test_without_scikit_learn_the_extra_is_named(monkeypatch):
 @pytest.mark.parametrize("name", data.names())
 def test_load_by_name(name, tmp_path):
     files.write_cifar(name, tmp_path, images=8)
+    files.write_mnist(name, tmp_path, images=8)
     inputs, targets = data.load(name, 6, (3, 8, 8), seed=2, num_classes=100, folder=tmp_path)
     assert inputs.shape == (6, 3, 8, 8)
     assert targets.shape == (6,)

@@ -84,7 +84,7 @@ def test_a_batch_of_a_folder_for_a_trace(tmp_path):
         (
             lambda: data.splits("cifr10"),
             UnknownNameError,
-            r"Did you mean 'cifar10'.*Known: digits, cifar10, cifar100, FOLDER",
+            r"Did you mean 'cifar10'.*Known: digits, cifar10, cifar100, fashion_mnist, .*, FOLDER",
         ),
         (lambda: data.splits("digits", validation=1.0), InputError, r"from 0 to less than 1; got 1\.0"),
         (lambda: data.splits("digits", shape=(3, 0, 4)), InputError, "positive integers"),
