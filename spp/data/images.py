@@ -11,7 +11,7 @@ import torch
 import torch.nn.functional as F
 from torch import Generator, Tensor
 
-from spp.errors import InputError
+from spp.errors import InputError, UnknownNameError
 from spp.registry import Registry
 
 Augment = Callable[[Tensor, Generator], Tensor]
@@ -28,7 +28,7 @@ class Pixels(Protocol):
         ...
 
     def take(self, indices: Tensor) -> Tensor:
-        """The images of ``indices`` ``(n,)`` as ``(n, C, H, W)`` in uint8."""
+        """The images of ``indices`` ``(n,)`` as ``(n, C, H, W)`` in uint8, or in float32 where they are means of pixels."""
         ...
 
 
@@ -45,19 +45,41 @@ class InMemory:
 
 
 @dataclass(frozen=True, slots=True)
+class Resized:
+    """Images changed by ``change`` as they are taken, so that an augmentation acts on what a network is given."""
+
+    stored: Pixels
+    change: Callable[[Tensor], Tensor]
+
+    @property
+    def targets(self) -> Tensor:
+        """Class indices ``(N,)``."""
+        return self.stored.targets
+
+    def take(self, indices: Tensor) -> Tensor:
+        """The images of ``indices`` ``(n,)`` as ``(n, C, H, W)``: means of uint8 in float32, or uint8."""
+        return self.change(self.stored.take(indices))
+
+
+@dataclass(frozen=True, slots=True)
 class Scale:
-    """Mean and standard deviation of each channel, in units of a pixel: ``(x - mean) / std``."""
+    """Mean and standard deviation of each channel, or of each of all pixels, in units of a pixel: ``(x - mean) / std``."""
 
     mean: tuple[float, ...]
     std: tuple[float, ...]
 
     @classmethod
-    def measured(cls, pixels: Pixels, indices: Tensor) -> Scale:
-        """Mean and standard deviation of each channel over the images of ``indices`` ``(n,)``; a constant channel has 1."""
+    def measured(cls, pixels: Pixels, indices: Tensor, *, each_pixel: bool = False) -> Scale:
+        """Mean and standard deviation of each channel, or of each pixel, over the images of ``indices`` ``(n,)``.
+
+        What is constant has a standard deviation of 1.
+        """
         sums = []
         # small enough for a cache; whole numbers add up exactly
         for chosen in torch.split(indices, 512):
-            values = pixels.take(chosen).double().transpose(0, 1).flatten(1)  # (C, n H W)
+            images = pixels.take(chosen).double()
+            # (C H W, n) or (C, n H W)
+            values = images.flatten(1).T if each_pixel else images.transpose(0, 1).flatten(1)
             sums.append(torch.stack((torch.ones_like(values).sum(1), values.sum(1), values.square().sum(1))))
         number, total, squares = torch.stack(sums).sum(0)
         mean, square = total / number, squares / number
@@ -67,7 +89,9 @@ class Scale:
 
     def __call__(self, pixels: Tensor) -> Tensor:
         """Pixels ``(n, C, H, W)`` standardized, in float32."""
-        mean, std = (torch.tensor(numbers).view(-1, 1, 1) for numbers in (self.mean, self.std))
+        _, channels, height, width = pixels.shape
+        shape = (height, width) if len(self.mean) > channels else (1, 1)
+        mean, std = (torch.tensor(numbers).view(channels, *shape) for numbers in (self.mean, self.std))
         return pixels.float().sub_(mean).div_(std)
 
 
@@ -137,6 +161,33 @@ def image_shape(shape: tuple[int, ...]) -> tuple[int, int, int]:
                 return channels, side, side
     raise InputError(
         "an image has shape (C, H, W), or (F,) with F = H*H or F = 3*H*H when flattened", received=repr(shape)
+    )
+
+
+def resizing(how: str, size: tuple[int, int], wanted: tuple[int, int]) -> Callable[[Tensor], Tensor]:
+    """What brings pixels ``(n, C, H, W)`` to another size.
+
+    Args:
+        how: ``pool``, means of squares or rectangles of pixels; or ``pad``, black around the images (one more below and on the
+            right where the number is odd).
+        size: Height and width of the images.
+        wanted: Height and width to come to.
+
+    Raises:
+        InputError: There is no such way, or it does not lead there.
+    """
+    pairs = list(zip(size, wanted, strict=True))
+    if how == "pool" and all(side % other == 0 for side, other in pairs):
+        height, width = (side // other for side, other in pairs)
+        return lambda pixels: F.avg_pool2d(pixels.float(), (height, width))
+    if how == "pad" and all(other >= side for side, other in pairs):
+        down, right = (other - side for side, other in pairs)
+        return lambda pixels: F.pad(pixels, (right // 2, right - right // 2, down // 2, down - down // 2))
+    rules = {"pool": "mean pooling divides the sides of images", "pad": "padding adds to the sides of images"}
+    if how not in rules:
+        raise UnknownNameError("resize", how, ("bilinear", *rules))
+    raise InputError(
+        f"{rules[how]} of {size[0]}x{size[1]}", received=f"{wanted[0]}x{wanted[1]}", where=f"resize={how!r}"
     )
 
 

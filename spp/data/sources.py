@@ -23,7 +23,7 @@ import torch
 from torch import Tensor
 
 from spp.data import cifar, folder, idx
-from spp.data.images import InMemory, Scale, check_draw, image_shape, to_shape
+from spp.data.images import InMemory, Resized, Scale, check_draw, image_shape, resizing, to_shape
 from spp.data.parts import Part, generator_of
 from spp.errors import InputError, MissingExtraError, UnknownNameError
 from spp.registry import Registry
@@ -32,6 +32,7 @@ Place = str | Path | None
 Batch = tuple[Tensor, Tensor | None]
 # Share of a folder of images without a ``test`` folder.
 TEST_SHARE = 0.2
+STANDARDIZE = ("channel", "pixel", "none")
 # Images and classes of scikit-learn's digits.
 DIGITS, DIGIT_CLASSES = 1797, 10
 # Images of the test part: those that a permutation by seed 0 puts last, the same for every seed of a run.
@@ -147,16 +148,32 @@ def splits(
     shape: tuple[int, ...] | None = None,
     validation: float = 0.2,
     seed: int = 0,
+    train: int | None = None,
+    resize: str = "bilinear",
+    standardize: str = "channel",
 ) -> Splits:
     """Split a set into training, validation and test images.
+
+    The images to learn from are put into an order that ``seed`` alone decides; the first are trained on, the last held back, so
+    that fewer images are a part of more. The test part is always the same, and whole.
+
+    >>> data = splits("digits", shape=(3, 4, 4), resize="pool", train=1_000, validation=200, seed=0)
+    >>> len(data.train), len(data.validation), len(data.test), data.shape
+    (1000, 200, 360, (3, 4, 4))
 
     Args:
         name: A name of ``SOURCES``, as ``digits`` or ``fashion_mnist``, or a folder of images with one subfolder per class.
         folder: Where CIFAR, MNIST and the like lie; ``$SPP_DATA``, or ``data``, if left out.
         shape: Shape of a sample, ``(C, H, W)`` or flat; the images' own if left out, (3, 224, 224) for a folder.
-        validation: Share of the images to learn from that are held back, 0 up to but not including 1. A folder's own
-            ``val`` takes its place.
-        seed: Decides which are held back.
+        validation: Share of the images to learn from that are held back, 0 up to but not including 1, or an int, their
+            number. A folder's own ``val`` takes its place.
+        seed: Decides which are held back, and which are trained on.
+        train: How many of the others are trained on; all if left out.
+        resize: How images come to the height and width of ``shape``: ``bilinear``, standardized before; ``pool`` (means of
+            pixels, for sides that divide) or ``pad`` (black around them), augmented and standardized as they are then. A grey
+            channel is repeated.
+        standardize: By mean and standard deviation of each ``channel``, or of each ``pixel`` (a constant one becomes 0), over
+            all images to learn from, whatever the seed; or ``none``: values as they are stored, 0 to 255.
 
     Returns:
         The three parts, with disjoint images.
@@ -166,7 +183,7 @@ def splits(
         InputError: Files are missing or damaged, or no image has that shape.
         MissingExtraError: The set needs a library that is not installed.
     """
-    if not 0 <= validation < 1:
+    if not isinstance(validation, int) and not 0 <= validation < 1:
         raise InputError("the share of validation images is from 0 to less than 1", received=repr(validation))
     trainable = [known for known, source in SOURCES.items() if source.read is not None]
     images = _read(str(name), _source(name, shape, (*trainable, "FOLDER")), folder)
@@ -177,8 +194,16 @@ def splits(
     learn, held_back = images.learn, images.validation
     if held_back is None:
         learn, held_back = _parted(learn, validation, seed)
-    train, held, test = (replace(part, shape=shape) for part in (learn, held_back, images.test))
-    return Splits(str(name), train, held, test, images.classes, shape, images.augment, seed)
+    elif train is not None:
+        learn, _ = _parted(learn, 0, seed)
+    if train is not None and not 1 <= train <= len(learn):
+        raise InputError(
+            f"there are {len(learn):,} images of {name} to train on, beside {len(held_back):,} for validation",
+            received=f"train={train}",
+        )
+    learn = replace(learn, indices=learn.indices[:train])
+    learn, held_back, test = _fitted((learn, held_back, images.test), images.learn, shape, resize, standardize)
+    return Splits(str(name), learn, held_back, test, images.classes, shape, images.augment, seed)
 
 
 def names() -> tuple[str, ...]:
@@ -207,10 +232,34 @@ def _read(name: str, source: Source, place: Place) -> Images:
     return source.read(place)
 
 
+def _fitted(
+    parts: tuple[Part, Part, Part], learn: Part, shape: tuple[int, ...], resize: str, standardize: str
+) -> tuple[Part, ...]:
+    """The parts in this shape; ``learn`` are the images that mean and deviation are taken of."""
+    if standardize not in STANDARDIZE:
+        raise UnknownNameError("standardize", standardize, STANDARDIZE)
+    change = None if resize == "bilinear" else resizing(resize, image_shape(learn.shape)[1:], image_shape(shape)[1:])
+
+    def changed(part: Part) -> Part:
+        return part if change is None else replace(part, pixels=Resized(part.pixels, change))
+
+    learn = changed(learn)
+    if standardize == "none":
+        scale = Scale((0.0,) * learn.shape[0], (1.0,) * learn.shape[0])
+    elif standardize == "pixel" or change is not None:
+        scale = Scale.measured(learn.pixels, learn.indices, each_pixel=standardize == "pixel")
+    else:
+        scale = learn.scale
+    return tuple(replace(changed(part), shape=shape, scale=scale) for part in parts)
+
+
 def _parted(part: Part, share: float, seed: int) -> tuple[Part, Part]:
-    """The images in an order that ``seed`` decides: all but the last, and this share of them, the last."""
+    """The images in an order that ``seed`` decides: all but the last, and this share or, of an int, so many, the last."""
+    number = share if isinstance(share, int) else round(share * len(part))
+    if not 0 <= number <= len(part):
+        raise InputError(f"there are {len(part):,} images to learn from", received=f"{number} for validation")
     order = part.indices[torch.randperm(len(part), generator=generator_of(seed))]
-    kept = len(order) - round(share * len(order))
+    kept = len(order) - number
     return replace(part, indices=order[:kept]), replace(part, indices=order[kept:])
 
 

@@ -53,7 +53,13 @@ class Arm:
 
 
 def images(
-    setup: Setup, full: str, *, seed: int, shape: Sequence[int] | None = None, validation: float = 0.2
+    setup: Setup,
+    full: str,
+    *,
+    seed: int,
+    shape: Sequence[int] | None = None,
+    validation: float = 0.2,
+    **options: Any,
 ) -> Splits:
     """The images to train on: scikit-learn's digits, Fashion-MNIST, or ``full``, a CIFAR set.
 
@@ -62,7 +68,8 @@ def images(
         full: ``cifar10`` or ``cifar100``.
         seed: Of the choice of validation images.
         shape: ``(C, H, W)`` that the images are brought to; their own if left out.
-        validation: Share held back.
+        validation: Share held back, or an int, their number.
+        options: What else ``spp.data.splits`` takes: ``train``, ``resize``, ``standardize``.
 
     Raises:
         InputError: The full size was asked for without a folder of data, or the data are not there.
@@ -76,7 +83,7 @@ def images(
         )
     name = {Size.TINY: "digits", Size.REAL: "fashion_mnist", Size.FULL: full}[setup.size]
     wanted = None if shape is None else tuple(shape)
-    return splits(name, folder=setup.data, shape=wanted, validation=validation, seed=seed)
+    return splits(name, folder=setup.data, shape=wanted, validation=validation, seed=seed, **options)
 
 
 def drawn(build: Callable[[], T], seed: int) -> T:

@@ -49,6 +49,90 @@ def test_digits_are_the_same_numbers_as_in_a_trace():
         assert same and classes[same[0]] == targets[index]
 
 
+def test_so_many_images_are_drawn_by_the_seed_and_fewer_are_a_part_of_more():
+    few, many, whole = (
+        data.splits("digits", train=train, validation=number, seed=4)
+        for train, number in ((100, 50), (300, 200), (None, 200))
+    )
+    assert [len(part) for part in (few.train, few.validation, few.test)] == [100, 50, 360]
+    assert many.train.indices[:100].tolist() == few.train.indices.tolist()
+    assert many.validation.indices[-50:].tolist() == few.validation.indices.tolist()
+    assert whole.train.indices[:300].tolist() == many.train.indices.tolist()
+    assert len(whole.train) == 1437 - 200
+    assert not set(few.train.indices.tolist()) & set(many.validation.indices.tolist())
+    assert torch.equal(few.test.indices, data.splits("digits").test.indices)
+    assert few.train.indices.tolist() != data.splits("digits", train=100, validation=50, seed=5).train.indices.tolist()
+
+
+def test_so_many_images_of_a_folder_with_validation_images_of_its_own(tmp_path):
+    for part in ("train", "val", "test"):
+        files.write_images(tmp_path / part, {"a": 4, "b": 4})
+    splits = data.splits(tmp_path, shape=(3, 8, 8), train=5, validation=2)
+    assert [len(part) for part in (splits.train, splits.validation, splits.test)] == [5, 8, 8]
+
+
+def grey(tmp_path):
+    """Twelve images to learn from and two to test on, 28x28, as stored."""
+    files.write_idx(tmp_path, train=[number % 10 for number in range(12)], test=[1, 2])
+    return np.stack([files.idx_image(number) for number in range(14)]).astype(np.float64)
+
+
+def of(splits):
+    """All samples in the order of the set: twelve to learn from, and those of the test."""
+    learn = torch.cat([part.batch(torch.arange(len(part)))[0] for part in (splits.train, splits.validation)])
+    order = torch.cat([splits.train.indices, splits.validation.indices])
+    return torch.cat([learn[order.argsort()], splits.test.batch(torch.arange(len(splits.test)))[0]]).double().numpy()
+
+
+def test_mean_pooling(tmp_path):
+    stored = grey(tmp_path)
+    pooled = stored.reshape(14, 14, 2, 14, 2).mean((2, 4))
+    learn = pooled[:12]
+    splits = data.splits("mnist", folder=tmp_path, shape=(1, 14, 14), resize="pool", validation=3)
+    np.testing.assert_allclose(of(splits)[:, 0], (pooled - learn.mean()) / learn.std(), rtol=1e-4, atol=1e-5)
+    uneven = data.splits("mnist", folder=tmp_path, shape=(2, 7, 28), resize="pool", standardize="none")
+    np.testing.assert_allclose(of(uneven)[:, 1], stored.reshape(14, 7, 4, 28).mean(2), rtol=1e-6)
+    flat = data.splits("mnist", folder=tmp_path, shape=(196,), resize="pool")
+    assert torch.equal(flat.test[1][0], splits.test[1][0].flatten())
+
+
+def test_black_around_the_images(tmp_path):
+    stored = np.pad(grey(tmp_path), ((0, 0), (2, 2), (2, 2)))
+    learn = stored[:12]
+    splits = data.splits("mnist", folder=tmp_path, shape=(3, 32, 32), resize="pad", seed=1)
+    for channel in range(3):
+        np.testing.assert_allclose(of(splits)[:, channel], (stored - learn.mean()) / learn.std(), rtol=1e-4, atol=1e-5)
+    odd = data.splits("mnist", folder=tmp_path, shape=(1, 29, 28), resize="pad", standardize="none")
+    assert np.array_equal(of(odd)[:, 0], np.pad(stored[:, 2:-2, 2:-2], ((0, 0), (0, 1), (0, 0))))
+    # augmented when they have their size: by four pixels of 32, not by three of 28
+    shifted, _ = splits.test.batch(torch.arange(2), augment="crop", generator=torch.Generator().manual_seed(0))
+    black = torch.from_numpy(stored[12:]).unsqueeze(1)
+    expected = data.AUGMENTATIONS["crop"](black, torch.Generator().manual_seed(0))
+    np.testing.assert_allclose(shifted[:, :1], (expected - learn.mean()) / learn.std(), rtol=1e-4, atol=1e-5)
+
+
+def test_each_pixel_is_standardized_and_a_constant_one_is_zero():
+    from sklearn.datasets import load_digits
+
+    splits = data.splits("digits", standardize="pixel", validation=0, shape=(64,), seed=3)
+    images = load_digits().images.reshape(1797, 64)
+    learn = images[splits.train.indices.sort().values]
+    constant = learn.std(0) == 0
+    assert constant.any()
+    wanted = (images - learn.mean(0)) / np.where(constant, 1, learn.std(0))
+    inputs, _ = splits.test.batch(torch.arange(360))
+    np.testing.assert_allclose(inputs, wanted[splits.test.indices], rtol=1e-4, atol=1e-5)
+    assert (inputs[:, constant] == wanted[splits.test.indices][:, constant]).all()
+    assert splits.train.scale == data.splits("digits", standardize="pixel", seed=9).test.scale
+
+
+def test_values_as_they_are_stored(tmp_path):
+    files.write_cifar("cifar10", tmp_path, images=2)
+    splits = data.splits("cifar10", folder=tmp_path, standardize="none")
+    assert np.array_equal(splits.test.batch(torch.tensor([1]))[0][0], files.cifar_image(11))
+    assert splits.test.pixels.take(splits.test.indices).dtype == torch.uint8
+
+
 @pytest.mark.parametrize(("name", "train", "classes"), [("cifar10", 20, 10), ("cifar100", 4, 100)])
 def test_cifar(name, train, classes, tmp_path):
     files.write_cifar(name, tmp_path, images=4)
@@ -88,6 +172,38 @@ def test_a_batch_of_a_folder_for_a_trace(tmp_path):
         ),
         (lambda: data.splits("digits", validation=1.0), InputError, r"from 0 to less than 1; got 1\.0"),
         (lambda: data.splits("digits", shape=(3, 0, 4)), InputError, "positive integers"),
+        (
+            lambda: data.splits("digits", validation=1438),
+            InputError,
+            "are 1,437 images to learn from; got 1438 for val",
+        ),
+        (
+            lambda: data.splits("digits", validation=-1),
+            InputError,
+            "are 1,437 images to learn from; got -1 for validation",
+        ),
+        (
+            lambda: data.splits("digits", validation=400, train=1038),
+            InputError,
+            "there are 1,037 images of digits to train on, beside 400 for validation; got train=1038",
+        ),
+        (lambda: data.splits("digits", train=0), InputError, "1,150 images of digits to train on, .*; got train=0"),
+        (lambda: data.splits("digits", resize="pol"), UnknownNameError, "unknown resize 'pol'. Did you mean 'pool'"),
+        (
+            lambda: data.splits("digits", standardize="p"),
+            UnknownNameError,
+            "unknown standardize 'p'.*channel, pixel, none",
+        ),
+        (
+            lambda: data.splits("digits", shape=(1, 3, 4), resize="pool"),
+            InputError,
+            r"resize='pool': mean pooling divides the sides of images of 8x8; got 3x4\.",
+        ),
+        (
+            lambda: data.splits("digits", shape=(1, 9, 7), resize="pad"),
+            InputError,
+            r"resize='pad': padding adds to the sides of images of 8x8; got 9x7\.",
+        ),
         (lambda: data.splits("digits", shape=(8, 8)), InputError, r"an image has shape \(C, H, W\)"),
     ],
 )
