@@ -18,7 +18,7 @@ from spp._version import __version__
 from spp.errors import StoreError
 from spp.frame import files
 from spp.frame.files import put_table, put_text
-from spp.studies.study import Claim, Results, Setup, Study, Verdict
+from spp.studies.study import Claim, Results, Setup, Study, Verdict, judged
 
 FIGURE_FORMATS = {"png": None, "pdf": "paper"}
 """Endings of the files, and the style that each is drawn in."""
@@ -45,7 +45,7 @@ class Published:
 
 def publish(study: Study, setup: Setup, results: Results, folder: Path) -> Published:
     """Judge, tabulate, draw and write; everything is made anew from the results, which are on disk already."""
-    verdicts = {claim: claim.judge(results, setup) for claim in study.claims}
+    verdicts = judged(study.claims, results, setup)
     tables = dict(study.tables(results, setup))
     files: list[str] = []
     for name in results.names:
@@ -71,6 +71,7 @@ def publish(study: Study, setup: Setup, results: Results, folder: Path) -> Publi
     facts = {
         "study": study.name,
         "setup": described(setup),
+        "criteria": study.criteria,
         "cells": len(results.cells),
         "seconds": sum(results.seconds.values()),
         "machine": f"{platform.machine()}, {os.cpu_count()} cores",
@@ -118,6 +119,7 @@ def page(
         "## Verdicts",
         markdown(pd.DataFrame(rows)),
         "\n".join(f"- {c.name}: {c.source}. Criterion, fixed before the run: {c.criterion}" for c in verdicts),
+        f"Criteria sha256: {facts['criteria'] or 'not known, since their source was not installed'}.",
         *["## Tables"] * bool(tables),
         *(f"**{name}**\n\n{markdown(table)}" for name, table in tables.items()),
         *["## Figures"] * bool(captions),

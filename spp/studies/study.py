@@ -7,6 +7,7 @@ its criterion in code, fixed before anything runs; a verdict says what came out,
 from __future__ import annotations
 
 import hashlib
+import inspect
 import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -175,6 +176,7 @@ class Outcome(StrEnum):
 
     CONFIRMED = "confirmed"
     REFUTED = "refuted"
+    NOT_DECIDED = "not decided"
     NOT_TESTABLE = "not testable at this size"
 
 
@@ -183,7 +185,7 @@ class Verdict:
     """What came out of one claim.
 
     Attributes:
-        outcome: Confirmed, refuted or not testable.
+        outcome: Confirmed or refuted; not decided, where the interval lies on both sides; not testable, where data are missing.
         found: One sentence with the numbers that decided.
         numbers: Those numbers, by name; None for none.
     """
@@ -193,8 +195,11 @@ class Verdict:
     numbers: Mapping[str, float] | None = None
 
 
-Judge = Callable[[Results, Setup], Verdict]
-"""Decides about a claim."""
+Judge = Callable[..., Verdict]
+"""Decides about a claim: from results and setup and, unless it is exact, the level of its intervals."""
+
+LEVEL = 0.95
+"""Of the intervals of all claims of a study together."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -207,6 +212,7 @@ class Claim:
         source: Who says so, and where.
         criterion: When it counts as confirmed and when as refuted, one sentence; what ``judge`` does.
         judge: Decides, from results and setup.
+        exact: Whether it takes no level, since it has no interval.
     """
 
     name: str
@@ -214,6 +220,7 @@ class Claim:
     source: str
     criterion: str
     judge: Judge = field(repr=False)
+    exact: bool = True
 
 
 class Untestable(Exception):
@@ -221,26 +228,46 @@ class Untestable(Exception):
 
 
 def claim(name: str, source: str) -> Callable[[Judge], Claim]:
-    """Make a claim of the judge that follows, which may raise ``Untestable``.
+    """Make a claim of the judge that follows, which may raise ``Untestable``; one that takes a ``level`` is not exact.
 
     The judge's docstring is the claim's text, then, after ``Criterion:``, its criterion; names in braces are constants of the
     judge's module, so that what is printed is what decides.
     """
 
     def made(judge: Judge) -> Claim:
+        exact = "level" not in inspect.signature(judge).parameters
+
         @wraps(judge)
-        def judged(results: Results, setup: Setup) -> Verdict:
+        def judged(results: Results, setup: Setup, level: float = LEVEL) -> Verdict:
             try:
-                return judge(results, setup)
+                return judge(results, setup) if exact else judge(results, setup, level)
             except Untestable as error:
                 return Verdict(Outcome.NOT_TESTABLE, str(error))
 
         # filled in here, since a docstring cannot be an f-string
         prose = " ".join((judge.__doc__ or "").split()).format_map(getattr(judge, "__globals__"))  # noqa: B009
         text, _, criterion = prose.partition(" Criterion: ")
-        return Claim(name, text, source, criterion, judged)
+        return Claim(name, text, source, criterion, judged, exact)
 
     return made
+
+
+def judged(claims: Sequence[Claim], results: Results, setup: Setup, level: float = LEVEL) -> dict[Claim, Verdict]:
+    """The verdicts on all claims of a study, corrected together (Holm 1979).
+
+    Of claims that are not exact, ``m`` that can be tested have intervals at ``1 - (1 - level) / m``; while some of them are
+    decided, the others are judged again with the smaller ``m``. So the chance that any of them is decided wrongly is at
+    most ``1 - level``.
+    """
+    found = {claim: claim.judge(results, setup) for claim in claims}
+    left = [claim for claim in claims if not claim.exact and found[claim].outcome is not Outcome.NOT_TESTABLE]
+    while left:
+        at = {claim: claim.judge(results, setup, 1 - (1 - level) / len(left)) for claim in left}
+        found |= at
+        still = [claim for claim in left if at[claim].outcome is Outcome.NOT_DECIDED]
+        # what a round does not decide, the same level would not decide either
+        left = still if len(still) < len(left) else []
+    return found
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -272,6 +299,17 @@ class Study:
     measure: Callable[[Cell, Setup], Tables]
     tables: Callable[[Results, Setup], Tables]
     figures: Callable[[Results, Setup], Figures] | None = None
+
+    @property
+    def criteria(self) -> str | None:
+        """SHA-256 of the file in which the criteria stand, as ``sha256sum`` prints it; None without a source."""
+        try:
+            # the loader reads it, from a folder or a zip
+            source = inspect.getsource(inspect.getmodule(self.claims[0].judge))  # type: ignore[arg-type]
+        except (OSError, TypeError, IndexError):
+            return None
+        return hashlib.sha256(source.encode()).hexdigest()
+
     sizes: tuple[Size, ...] = (Size.TINY, Size.FULL)
 
     def check(self, setup: Setup) -> None:

@@ -141,10 +141,11 @@ def results(
         tables[cell] = {"outcome": frame, "history": pd.DataFrame({"epoch": [0, 9]})}
 
     for (net, inputs, arm), values in (accuracy or {}).items():
-        for seed, value in enumerate(values):
+        # the first seed chooses the rate, and is not judged
+        for seed, value in enumerate((values[0], *values)):
             put(net, SGD, inputs, arm, seed, accuracy=value)
     for (net, optimizer, arm), values in (epochs or {}).items():
-        for seed, value in enumerate(values):
+        for seed, value in enumerate((values[0], *values)):
             put(net, optimizer, NEAT, arm, seed, epochs=value)
     for arm, (against, cosine, same) in (law or {}).items():
         row = {"arm": arm, "epochs": 0, "neurons": 10, "against": against, "cosine": cosine, "forward": same}

@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+import compileall
+import hashlib
+import importlib
 import json
+import zipfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import replace
@@ -44,8 +48,29 @@ def test_every_cell_is_measured_once_and_everything_is_written(tiny: Study, tmp_
     facts = json.loads((tmp_path / "out" / "verdicts.json").read_text())
     assert facts["claims"][0]["outcome"] == "confirmed" and facts["claims"][0]["numbers"]["variance"] < 2
     page = (tmp_path / "out" / "README.md").read_text()
+    criteria = hashlib.sha256((Path(__file__).parent / "conftest.py").read_bytes()).hexdigest()
+    assert facts["criteria"] == criteria and f"Criteria sha256: {criteria}." in page
     assert "**confirmed**" in page and "Criterion, fixed before the run: confirmed below 2" in page
     assert_frame_equal(pd.read_csv(tmp_path / "out" / "table.csv"), published.tables["table"])
+
+
+def test_criteria_are_hashed_in_a_zip_too_and_said_to_be_unknown_without_source(
+    tiny: Study, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    source = "def judge(results, setup):\n    return None\n"
+    with zipfile.ZipFile(tmp_path / "zipped.zip", "w") as archive:
+        archive.writestr("criteria_in_zip.py", source)
+    (tmp_path / "criteria_compiled.py").write_text(source)
+    compileall.compile_dir(tmp_path, legacy=True, quiet=1)
+    (tmp_path / "criteria_compiled.py").unlink()
+    monkeypatch.syspath_prepend(str(tmp_path / "zipped.zip"))
+    monkeypatch.syspath_prepend(str(tmp_path))
+    hashes = {}
+    for name in ("criteria_in_zip", "criteria_compiled"):
+        judge = importlib.import_module(name).judge
+        one = replace(tiny, claims=(replace(tiny.claims[0], judge=judge),))
+        hashes[name] = one.criteria
+    assert hashes == {"criteria_in_zip": hashlib.sha256(source.encode()).hexdigest(), "criteria_compiled": None}
 
 
 def test_results_carry_the_parameters_of_their_cells(tiny: Study, tmp_path: Path) -> None:
