@@ -185,9 +185,10 @@ def draw(call: Call, shape: tuple[int, ...], num_classes: int | None) -> Samples
         InputError: ``--loss cross_entropy`` needs classes, and nobody says how many; or the data are not where they should be.
     """
     from spp import data
+    from spp.data.folder import is_folder
     from spp.errors import InputError, UnknownNameError
 
-    if call.data not in data.names() and not Path(call.data).expanduser().is_dir():
+    if call.data not in data.names() and not is_folder(call.data):
         known = (*data.names(), "FOLDER", *(f"FILE{end}" for end in FILES))
         raise UnknownNameError("data", call.data, known, where="--data")
     if call.loss == "cross_entropy" and num_classes is None:

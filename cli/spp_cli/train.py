@@ -245,6 +245,7 @@ def _plan(call: Call) -> tuple[Splits, Plan]:
     """The images, and the network that takes them: as large as they are unless ``--image-size`` says otherwise."""
     from spp import models
     from spp.data import splits
+    from spp.data.folder import is_folder
     from spp.errors import InputError
 
     prefix, colon, _ = call.model.partition(":")
@@ -259,7 +260,7 @@ def _plan(call: Call) -> tuple[Splits, Plan]:
     shape: tuple[int, ...] | None = None
     if call.image_size is not None:
         shape = (3, *call.image_size)
-    elif Path(call.data).expanduser().is_dir():
+    elif is_folder(call.data):
         if not colon:
             shape = models.config(call.model).input_shape
         elif prefix in models.SOURCES:

@@ -12,6 +12,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
+from spp.data.folder import expanded, is_folder
 from spp.data.images import InMemory, Scale
 from spp.errors import InputError
 
@@ -90,7 +91,7 @@ def read(name: str, folder: str | Path) -> tuple[InMemory, InMemory, tuple[str, 
         InputError: The files are not there, cut off or damaged; the message names the file.
     """
     layout = LAYOUTS[name]
-    place = _find(layout, Path(folder).expanduser())
+    place = _find(layout, expanded(folder))
     parts = [read_file(place / file, layout) for file in layout.train]
     train = InMemory(torch.cat([part.images for part in parts]), torch.cat([part.targets for part in parts]))
     return train, read_file(place / layout.test, layout), _class_names(place / layout.names, layout)
@@ -129,13 +130,13 @@ def _damaged(place: Path, layout: Layout, expected: str, received: str) -> Input
 def _find(layout: Layout, folder: Path) -> Path:
     needed = (*layout.train, layout.test)
     for place in (folder, folder / layout.folder):
-        missing = [file for file in needed if not (place / file).is_file()]
+        missing = [file for file in needed if not (is_folder(place) and (place / file).is_file())]
         if not missing:
             return place
         if len(missing) < len(needed):
             raise _damaged(place, layout, f"{{}} is {len(needed)} files", f"a folder without {', '.join(missing)}")
-    found = "a folder without them" if folder.is_dir() else "no such folder"
-    pickled = any((folder / other).is_dir() for other in ("cifar-10-batches-py", "cifar-100-python"))
+    found = "a folder without them" if is_folder(folder) else "no such folder"
+    pickled = any(is_folder(folder / other) for other in ("cifar-10-batches-py", "cifar-100-python"))
     few = " and ".join(needed) if len(needed) < 3 else f"{needed[0]}, ..., {needed[-1]}"
     raise InputError(
         f"{layout.title} lies in a local folder as {few}, or in {layout.folder} inside it",

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import os
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -54,6 +55,21 @@ class Files:
             return torch.stack(list(pool.map(lambda path: decode(path, self.size), chosen)))
 
 
+def expanded(name: str | Path) -> Path:
+    """A path, its ``~`` replaced where that stands for a home that anybody knows."""
+    with suppress(RuntimeError):
+        return Path(name).expanduser()
+    return Path(name)
+
+
+def is_folder(name: str | Path) -> bool:
+    """Whether there is a folder of that name, which may be any text."""
+    # a name longer than any file system takes is an OSError
+    with suppress(OSError):
+        return expanded(name).is_dir()
+    return False
+
+
 def decode(path: Path, size: tuple[int, int]) -> Tensor:
     """One image as ``(3, H, W)`` in uint8: resized until it covers ``size``, of which the middle is cut out.
 
@@ -89,8 +105,8 @@ def read(folder: str | Path, size: tuple[int, int]) -> tuple[dict[str, Files], t
     Raises:
         InputError: There is no such folder, it holds fewer than two classes, or ``val`` or ``test`` has a class of its own.
     """
-    root = Path(folder).expanduser()
-    if not root.is_dir():
+    root = expanded(folder)
+    if not is_folder(root):
         raise InputError(
             "a set of images is a folder with one subfolder per class", received="no such folder", where=str(folder)
         )

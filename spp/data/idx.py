@@ -18,6 +18,7 @@ from string import ascii_lowercase, ascii_uppercase, digits
 import numpy as np
 import torch
 
+from spp.data.folder import expanded
 from spp.data.images import InMemory, Scale
 from spp.errors import InputError, first_line
 
@@ -126,7 +127,7 @@ def read(name: str, *folders: str | Path) -> tuple[InMemory, InMemory, Scale]:
     Raises:
         InputError: The files are in none of the folders, or are damaged; the message names the file.
     """
-    return _read(name, _find(LAYOUTS[name], [Path(folder).expanduser() for folder in folders]))
+    return _read(name, _find(LAYOUTS[name], [expanded(folder) for folder in folders]))
 
 
 @lru_cache(maxsize=2)
@@ -221,7 +222,8 @@ def _find(layout: Layout, folders: list[Path]) -> tuple[File, ...]:
 def _stored(place: Path, name: str) -> File | None:
     # also with the point that the files of MNIST once had
     for path in (place / f"{stem}{end}" for stem in (name, name.replace("-idx", ".idx")) for end in ("", ".gz")):
-        with suppress(OSError):
+        # a name longer than any file system takes, a folder that may not be read; a NUL
+        with suppress(OSError, ValueError):
             status = path.stat()
             if S_ISREG(status.st_mode):
                 return path, status.st_mtime_ns, status.st_size

@@ -215,7 +215,7 @@ def _source(name: str | Path, shape: tuple[int, ...] | None, known: Iterable[str
     known = tuple(known)
     if str(name) in SOURCES and str(name) in known:
         return SOURCES[str(name)]
-    if Path(name).expanduser().is_dir():
+    if folder.is_folder(name):
         return Source(read=lambda _: _folder(name, shape))
     if str(name) in SOURCES:
         raise InputError(

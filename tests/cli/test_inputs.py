@@ -155,6 +155,14 @@ def test_unknown_data(spp, tiny):
     )
 
 
+@pytest.mark.parametrize("name", ["x" * 300, "~nobody-has-this-name/images"])
+@pytest.mark.parametrize("command", ["analyze", "train"])
+def test_a_folder_of_an_impossible_name(spp, command, name):
+    done = spp(command, "--model", "ffn", "--data", name)
+    assert (done.code, len(done.err.splitlines())) == (2, 1)
+    assert f"unknown data {'set ' * (command == 'train')}{name!r}" in done.err
+
+
 def test_cifar_and_folders_of_images(spp, tiny):
     Path("here").mkdir()
     files.write_cifar("cifar10", Path("here"), images=1)

@@ -1,6 +1,7 @@
 """MNIST and the sets in its form: what is read of IDX files, where they are looked for, and what is refused."""
 
 import gzip
+import math
 import struct
 from dataclasses import replace
 from pathlib import Path
@@ -209,14 +210,16 @@ def test_a_folder_in_the_place_of_a_file_is_no_file(tmp_path):
 
 
 def test_another_set_of_the_same_names_is_not_taken_for_it(tmp_path):
-    shade = np.full((60_000, 28, 28), 0.286 * 255, np.uint8)
-    files.write_idx(tmp_path, train=[1], test=[2])
-    (tmp_path / f"{IMAGES}.gz").write_bytes(gzip.compress(files.idx(shade), 1))
-    (tmp_path / f"{LABELS}.gz").write_bytes(gzip.compress(files.idx(np.zeros(60_000, np.uint8)), 1))
+    files.write_idx(tmp_path, train=[1], test=[2], packed=False)
+    # as large as the real ones, and black: the holes of a file are zeros
+    for name, sizes in ((IMAGES, (60_000, 28, 28)), (LABELS, (60_000,))):
+        (tmp_path / name).write_bytes(header(*sizes))
+        with (tmp_path / name).open("r+b") as file:
+            file.truncate(4 + 4 * len(sizes) + math.prod(sizes))
     with pytest.raises(InputError) as caught:
         data.splits("mnist", folder=tmp_path)
     assert str(caught.value) == (
-        f"{tmp_path}/{IMAGES}.gz: the mean of the training images of MNIST is 0.1307; got 0.2824. "
+        f"{tmp_path}/{IMAGES}: the mean of the training images of MNIST is 0.1307; got 0.0000. "
         "Sets share the names of files: put those of MNIST into a folder mnist."
     )
 

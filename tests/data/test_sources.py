@@ -212,6 +212,15 @@ def test_impossible_splits(call, error, message):
         call()
 
 
+@pytest.mark.parametrize("place", ["x" * 300, "a\0b", "~nobody-has-this-name/images"])
+def test_folders_of_impossible_names_are_not_there(place):
+    for name in ("cifar10", "mnist"):
+        with pytest.raises(InputError, match=r"\S: (CIFAR-10|MNIST) lies in a .*; got (no such folder|none of them)"):
+            data.splits(name, folder=place)
+    with pytest.raises(UnknownNameError, match="unknown data set"):
+        data.splits(place)
+
+
 def test_channels_must_fit(tmp_path):
     files.write_cifar("cifar100", tmp_path, images=4)
     with pytest.raises(InputError, match=r"the images of cifar100 have 3 channels; got shape \(1, 32, 32\)"):
