@@ -12,7 +12,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from spp.data.folder import expanded, is_folder
+from spp.data.folder import NAMED, expanded, is_folder
 from spp.data.images import InMemory, Scale
 from spp.errors import InputError
 
@@ -142,7 +142,7 @@ def _find(layout: Layout, folder: Path) -> Path:
         f"{layout.title} lies in a local folder as {few}, or in {layout.folder} inside it",
         received="the version for Python, which is pickled" if pickled else found,
         where=str(folder),
-        remedy=f"Unpack the binary version there ({HOME}) and name the folder (--data-dir).",
+        remedy=f"Unpack the binary version there ({HOME}), or name its folder ({NAMED}).",
     )
 
 

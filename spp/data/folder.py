@@ -26,6 +26,9 @@ SCALE = Scale((123.675, 116.28, 103.53), (58.395, 57.12, 57.375))
 # Names of the folders that part the images beforehand; of several for one part, the last here that is there counts.
 PARTS = {"train": "train", "validation": "validation", "valid": "validation", "val": "validation", "test": "test"}
 
+# How the folder of a set is named.
+NAMED = "--data-dir, --data of a study, or SPP_DATA in the environment"
+
 THREADS = min(8, os.cpu_count() or 1)
 
 

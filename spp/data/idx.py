@@ -18,7 +18,7 @@ from string import ascii_lowercase, ascii_uppercase, digits
 import numpy as np
 import torch
 
-from spp.data.folder import expanded
+from spp.data.folder import NAMED, expanded
 from spp.data.images import InMemory, Scale
 from spp.errors import InputError, first_line
 
@@ -215,7 +215,7 @@ def _find(layout: Layout, folders: list[Path]) -> tuple[File, ...]:
         "without .gz",
         received="none of them",
         where=" and ".join(map(str, folders)),
-        remedy=f"{fetch}, or name the folder (--data-dir, or SPP_DATA in the environment).",
+        remedy=f"{fetch}, or name its folder ({NAMED}).",
     )
 
 

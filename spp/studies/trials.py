@@ -12,7 +12,6 @@ import torch
 from torch import Tensor, nn
 
 from spp.data import Part, Splits, splits
-from spp.errors import InputError
 from spp.models import build
 from spp.studies.study import Setup, Size, Tables
 from spp.tracing import trace
@@ -72,15 +71,8 @@ def images(
         options: What else ``spp.data.splits`` takes: ``train``, ``resize``, ``standardize``.
 
     Raises:
-        InputError: The full size was asked for without a folder of data, or the data are not there.
+        InputError: The data are not there.
     """
-    if setup.size is Size.FULL and setup.data is None:
-        raise InputError(
-            f"the full size of a study trains on {full}, which is not downloaded",
-            received="no folder",
-            where="--data",
-            remedy="Give --data DIR with its binary version, or --size tiny for the smaller experiment on digits.",
-        )
     name = {Size.TINY: "digits", Size.REAL: "fashion_mnist", Size.FULL: full}[setup.size]
     wanted = None if shape is None else tuple(shape)
     return splits(name, folder=setup.data, shape=wanted, validation=validation, seed=seed, **options)

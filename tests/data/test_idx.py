@@ -140,7 +140,8 @@ def test_a_set_that_is_not_there_says_how_to_get_it():
     assert str(caught.value) == (
         "data: Fashion-MNIST lies in a folder, or in fashion-mnist inside it, as train-images-idx3-ubyte, "
         "train-labels-idx1-ubyte, t10k-images-idx3-ubyte, t10k-labels-idx1-ubyte, each with or without .gz; got none of them. "
-        "Install it (apt-get install dataset-fashion-mnist), or name the folder (--data-dir, or SPP_DATA in the environment)."
+        "Install it (apt-get install dataset-fashion-mnist), or name its folder (--data-dir, --data of a study, or SPP_DATA in "
+        "the environment)."
     )
     with pytest.raises(
         InputError, match=r"emnist-letters-train-images-idx3-ubyte, .*; got none of them\. Fetch it \(https"

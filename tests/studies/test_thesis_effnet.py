@@ -152,13 +152,18 @@ def test_what_it_publishes_follows_from_its_cells(
 
 
 @pytest.mark.usefixtures("tiny")
-def test_the_full_size_trains_on_cifar(tmp_path: Path) -> None:
+def test_the_full_size_trains_on_cifar(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     write_cifar("cifar100", tmp_path, images=20)
     setup = Setup(size=Size.FULL, data=tmp_path)
     found = STUDY.measure(Cell.of(part="train", arm="sn", lr=0.001, seed=868), setup)
     assert set(found) == {"history", "test"} and found["history"]["step"].tolist() == [2]
-    with pytest.raises(InputError, match="trains on cifar100"):
-        STUDY.measure(Cell.of(part="train", arm="sn", lr=0.001, seed=868), Setup(size=Size.FULL))
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.delenv("SPP_DATA", raising=False)
+    with pytest.raises(InputError, match=r"CIFAR-100 lies in a local folder.*--data of a study, or SPP_DATA"):
+        images(Setup(size=Size.FULL), "cifar100", seed=868)
+    monkeypatch.setenv("SPP_DATA", str(tmp_path))
+    held = images(Setup(size=Size.FULL), "cifar100", seed=868, validation=5, train=10)
+    assert (len(held.train), len(held.validation)) == (10, 5)
 
 
 def test_c4_wants_a_dead_signal_and_no_learning() -> None:
