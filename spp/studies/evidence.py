@@ -13,6 +13,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import Any, SupportsFloat
 
 import numpy as np
@@ -22,7 +23,7 @@ import pandas as pd
 from spp.errors import MissingExtraError
 from spp.plot import outcomes
 from spp.plot.runs import Beside
-from spp.studies.study import LEVEL, Figures, Outcome, Results, Verdict
+from spp.studies.study import LEVEL, Figures, Outcome, Results, Untestable, Verdict
 from spp.training.results import History
 
 TEN = 0.1
@@ -289,8 +290,8 @@ def decided(
     confirmed: bool | np.bool_,
     refuted: bool | np.bool_ | None = None,
 ) -> Verdict:
-    """Of an exact claim, which no seed could change: confirmed or refuted; with ``refuted``, else not testable."""
-    outcome = Outcome.REFUTED if refuted or refuted is None else Outcome.NOT_TESTABLE
+    """Of an exact claim, which no seed could change: confirmed or refuted; with ``refuted``, else not decided."""
+    outcome = Outcome.REFUTED if refuted or refuted is None else Outcome.NOT_DECIDED
     outcome = Outcome.CONFIRMED if confirmed else outcome
     # float: numbers of NumPy are no numbers of JSON
     return Verdict(outcome, found, {name: float(number) for name, number in numbers.items()})
@@ -363,61 +364,76 @@ def within(what: str, effect: Effect, margin: float, *, level: float = LEVEL) ->
     return between(what, effect, *ends, level=level)
 
 
+def beyond(what: str, effect: Effect, margin: float, *, level: float = LEVEL) -> Verdict:
+    """The contrary of :func:`within`: confirmed where the interval lies outside of the margin, refuted where inside."""
+    found = within(what, effect, margin, level=level)
+    contrary = {Outcome.CONFIRMED: Outcome.REFUTED, Outcome.REFUTED: Outcome.CONFIRMED}
+    return replace(found, outcome=contrary.get(found.outcome, found.outcome))
+
+
 def mostly(what: str, effect: Effect, *, level: float = LEVEL) -> Verdict:
     """Whether a share is above one half; see :func:`between`."""
     return greater(what, effect, 0.5, level=level)
 
 
-def every(parts: Mapping[str, Callable[[float], Verdict]], *, level: float = LEVEL) -> Verdict:
+def every(parts: Mapping[str, Callable[..., Verdict]], *, level: float = LEVEL) -> Verdict:
     """Of a claim that says several things: confirmed where each of them is, refuted where one is, else not decided.
 
     What must all hold is confirmed without a correction; that one of several is refuted by chance is corrected for
-    (Bonferroni): intervals are widened where not all are confirmed.
+    (Bonferroni): the intervals that refute are wider.
 
     Args:
-        parts: By the name that their numbers get: from a level to a verdict.
+        parts: By the name that their numbers get: makes a verdict of a ``level``, as ``partial(greater, what, effect)``.
         level: Of the claim.
     """
-    found = {name: part(level) for name, part in parts.items()}
-    outcome = Outcome.CONFIRMED
-    if any(one.outcome is not Outcome.CONFIRMED for one in found.values()):
-        found = {name: part(1 - (1 - level) / len(parts)) for name, part in parts.items()}
-        refuted = any(one.outcome is Outcome.REFUTED for one in found.values())
-        outcome = Outcome.REFUTED if refuted else Outcome.NOT_DECIDED
+    outcome, found = _together(parts, level)
     numbers = {f"{name}_{key}": number for name, one in found.items() for key, number in (one.numbers or {}).items()}
     return Verdict(outcome, " ".join(one.found for one in found.values()), numbers)
 
 
-@dataclass(frozen=True, slots=True)
-class Difference:
-    """By how much one arm is ahead of another, over runs that have everything else in common.
+def _together(parts: Mapping[str, Callable[..., Verdict]], level: float) -> tuple[Outcome, dict[str, Verdict]]:
+    if not parts:
+        raise Untestable("Nothing that the claim is about was measured.")
+    found = {name: part(level=level) for name, part in parts.items()}
+    if all(one.outcome is Outcome.CONFIRMED for one in found.values()):
+        return Outcome.CONFIRMED, found
+    widened = {name: part(level=1 - (1 - level) / len(parts)) for name, part in parts.items()}
+    if any(one.outcome is Outcome.REFUTED for one in widened.values()):
+        return Outcome.REFUTED, widened
+    return Outcome.NOT_DECIDED, found
 
-    Attributes:
-        mean: Of the differences.
-        error: Standard error of that mean, from the spread of the differences; NaN of a single one.
-        n: How many there are.
+
+def everywhere(what: str, effects: Mapping[str, Effect], low: float, high: float, *, level: float = LEVEL) -> Verdict:
+    """The same of one thing at many places, as the blocks of a network: what is said is the place nearest to refuting it.
+
+    Args:
+        what: See :func:`between`.
+        effects: By place, as ``block 3``.
+        low: See :func:`between`.
+        high: Likewise.
+        level: Of the claim.
     """
+    parts = {
+        place: partial(between, f"{what}, {place} (the furthest of {len(effects)} places)", effect, low, high)
+        for place, effect in effects.items()
+    }
+    outcome, found = _together(parts, level)
 
-    mean: float
-    error: float
-    n: int
+    def excess(one: Verdict) -> float:
+        numbers = one.numbers or {}
+        return max(low - numbers["low"], numbers["high"] - high)
 
-    @classmethod
-    def between(cls, ahead: pd.Series[float], behind: pd.Series[float]) -> Difference:
-        """Of two series with the same index; what only one of them has is left out."""
-        each = (ahead - behind).dropna()
-        # seeds are a sample, and few: divided by n - 1, which gives NaN for one and for none
-        deviation = float(each.std(ddof=1))
-        return cls(float(each.mean()), deviation / math.sqrt(len(each) or 1), len(each))
+    worst = max(found.values(), key=excess)
+    return replace(worst, outcome=outcome)
 
-    @property
-    def clear(self) -> bool:
-        """Whether it is positive by more than twice its standard error."""
-        return self.mean > 2 * self.error
 
-    def points(self) -> str:
-        """In words, of accuracies: ``3.1 ± 0.4 points``, with the standard error."""
-        return f"{100 * self.mean:.1f} ± {100 * self.error:.1f} points"
+def given(premise: Verdict, verdict: Verdict) -> Verdict:
+    """A verdict that means something only where a premise is confirmed, as that an arm learns; else not decided."""
+    numbers = {f"premise_{key}": number for key, number in (premise.numbers or {}).items()} | dict(
+        verdict.numbers or {}
+    )
+    outcome = verdict.outcome if premise.outcome is Outcome.CONFIRMED else Outcome.NOT_DECIDED
+    return Verdict(outcome, f"{premise.found} {verdict.found}", numbers)
 
 
 # --- learning rates --------------------------------------------------------------------------------------------------
@@ -448,6 +464,16 @@ def tuned(outcomes: pd.DataFrame, by: Sequence[str], choosing: int = 1) -> pd.Da
         judged = arm if chooses.all() else arm[~chooses]
         kept.append(judged[judged["lr"] == best].assign(edge=best in (means.index[0], means.index[-1])))
     return pd.concat(kept, ignore_index=True) if kept else outcomes.assign(edge=pd.Series(dtype=bool))
+
+
+def outcomes_of(results: Results, by: Sequence[str] = ("arm",)) -> pd.DataFrame:
+    """What ``tuned`` takes, of runs that keep ``test`` and ``history`` apart: tests with the last ``validation`` accuracy."""
+    test, history = results["test"], results["history"]
+    if test.empty or history.empty:
+        return pd.DataFrame()
+    keys = [*by, "lr", "seed"]
+    last = history.groupby(keys, sort=False)[str(History.VALIDATION_ACCURACY)].last().rename("validation")
+    return test.join(last, on=keys)
 
 
 def at_best_rates(histories: pd.DataFrame, best: pd.DataFrame, by: Sequence[str]) -> pd.DataFrame:

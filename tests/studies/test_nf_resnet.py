@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from functools import partial
 from math import pi
 from pathlib import Path
 
@@ -20,7 +19,19 @@ from tests.studies.judging import results
 
 TINY, FULL = Setup(), Setup(size=Size.FULL)
 STUDY = find("nf-resnet")
-verdict = partial(judging.verdict, STUDY)
+
+
+def verdict(name: str, *cells: tuple[Cell, Tables]) -> Outcome:
+    """Of what two seeds have alike, so that intervals are points."""
+    both = [
+        (Cell.of(**(dict(cell.parameters) | {"seed": seed})), tables)
+        for cell, tables in cells
+        # theory knows no seeds
+        for seed in ((0,) if cell["part"] == "predict" else (1, 2))
+    ]
+    return judging.verdict(STUDY, name, *both)
+
+
 DEPTHS = (3, 4, 6, 3)
 
 
@@ -134,13 +145,16 @@ def test_b4_wants_a_doubling_of_the_mean() -> None:
 
 
 def test_b5_wants_the_foretold_variance_and_flat_stages() -> None:
-    assert verdict("B5", blocks("nf", acv=-0.1), blocks("nf_shut")) == Outcome.CONFIRMED
-    assert verdict("B5", blocks("nf", acv=-0.4), blocks("nf_shut")) == Outcome.REFUTED
-    assert verdict("B5", blocks("nf", acsm=0.05), blocks("nf_shut")) == Outcome.REFUTED
-    cell, tables = blocks("nf_shut")
+    shut, walked = blocks("nf_shut"), padded("nf", "predict", (1.0, 1.0, 1.0, 1.0))
+    assert verdict("B5", blocks("nf", acv=-0.03), shut, walked) == Outcome.CONFIRMED
+    # without alpha^2 k
+    flat = blocks("nf")[1]["blocks"].assign(acv=1.0)
+    assert verdict("B5", (blocks("nf")[0], {"blocks": flat}), shut, walked) == Outcome.REFUTED
+    assert verdict("B5", blocks("nf", acsm=0.05), shut, walked) == Outcome.REFUTED
+    cell, tables = shut
     growing = tables["blocks"].assign(acv=1 + 0.1 * tables["blocks"]["k"])
-    assert verdict("B5", blocks("nf"), (cell, {"blocks": growing})) == Outcome.REFUTED
-    assert verdict("B5", blocks("nf")) == Outcome.NOT_TESTABLE
+    assert verdict("B5", blocks("nf"), (cell, {"blocks": growing}), walked) == Outcome.REFUTED
+    assert verdict("B5", blocks("nf"), shut) == verdict("B5", blocks("nf"), walked) == Outcome.NOT_TESTABLE
 
 
 def test_b6_wants_a_shift_without_standardization_alone() -> None:
@@ -170,10 +184,18 @@ def test_b7_wants_padding_to_be_the_cause() -> None:
     assert verdict("B7", padded("nf", "signals", falling), circular) == Outcome.NOT_TESTABLE
 
 
-def test_seeds_are_averaged_before_they_are_judged() -> None:
+def test_an_interval_over_seeds_decides_and_not_their_mean() -> None:
     table = blocks("bn")[1]["blocks"]
-    several = [
-        (Cell.of(part="signals", arm="bn", depth=50, seed=seed), {"blocks": table.assign(acv=table["acv"] * factor)})
-        for seed, factor in enumerate((0.9, 1.1))
-    ]
-    assert verdict("B1", *several) == Outcome.CONFIRMED
+
+    def spread(factors: tuple[float, ...]) -> Outcome:
+        cells = [
+            (
+                Cell.of(part="signals", arm="bn", depth=50, seed=seed),
+                {"blocks": table.assign(acv=table["acv"] * factor)},
+            )
+            for seed, factor in enumerate(factors)
+        ]
+        return judging.verdict(STUDY, "B1", *cells)
+
+    assert spread((0.99, 1.0, 1.01)) == Outcome.CONFIRMED and spread((0.9, 1.1)) == Outcome.NOT_DECIDED
+    assert spread((1.19, 1.2, 1.21)) == Outcome.REFUTED and spread((1.0,)) == Outcome.NOT_DECIDED

@@ -11,16 +11,24 @@ from spp.studies import Outcome, Setup
 from spp.studies.publish import markdown
 from tests.scripts import DOCS, script
 
+STALE = {"thesis-ffn", "thesis-effnet", "affine-batchnorm", "neuronwise", "nf-resnet"}
+"""Pages of the first version, which judged by point estimates; a run of today's criteria takes a page out of here."""
+
 
 @pytest.mark.parametrize("name", studies.names())
 def test_a_page_has_the_claims_of_the_code(name: str) -> None:
     study, page = studies.find(name), (DOCS / "studies" / f"{name}.md").read_text()
     facts = json.loads((DOCS / "studies" / f"{name}.json").read_text())
-    assert [claim["claim"] for claim in facts["claims"]] == [claim.name for claim in study.claims]
-    for claim, judged in zip(study.claims, facts["claims"], strict=True):
-        assert (judged["text"], judged["criterion"]) == (claim.text, claim.criterion)
+    for judged in facts["claims"]:
         assert judged["outcome"] in list(Outcome) and judged["found"].replace("|", "\\|") in page
     assert facts["cells"] == len(list(study.cells(Setup(**facts["setup"])))), "run the study again"
+    current = facts.get("criteria") == study.criteria
+    assert current is (name not in STALE), "run the study again, and take its name out of STALE"
+    if not current:
+        return
+    told = [(claim["claim"], claim["text"], claim["criterion"]) for claim in facts["claims"]]
+    assert told == [(claim.name, claim.text, claim.criterion) for claim in study.claims]
+    assert f"Criteria sha256: {study.criteria}." in page
     assert all(line in page for line in study.arrangement(Setup(**facts["setup"])))
 
 

@@ -8,14 +8,18 @@ promises of training is measured at every arm's own best learning rate.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
+import numpy as np
 import pandas as pd
 from torch import Generator, nn
 
 from spp.data import Splits
+from spp.plot import outcomes
+from spp.studies.evidence import RATES, TEN, at_best_rates, rate_in_words, spread, tabled, tuning_figures
 from spp.studies.neuronwise import networks as nets
-from spp.studies.neuronwise.claims import ADAM, CHANGED, CLAIMS, NEAT, SGD, figures, tables
-from spp.studies.study import Cell, Setup, Size, Study, Tables
+from spp.studies.neuronwise.claims import ADAM, CHANGED, CLAIMS, NEAT, SGD, best, runs
+from spp.studies.study import Cell, Figures, Results, Setup, Size, Study, Tables
 from spp.studies.trials import commas, drawn, first, images, outcome, trained
 from spp.training import Recipe, fit
 
@@ -108,7 +112,8 @@ def arrangement(setup: Setup) -> list[str]:
         f"Changed inputs: {nets.FFN}, every feature x as a x + d, a from 1/3 to 3 and d of standard deviation 2, the first "
         f"layer changed so that the network begins as the same function; {commas(CHANGED_ARMS)}, "
         f"rates {commas(chosen.changed)}.",
-        "Every arm is judged, on test images, at its own best rate, chosen by accuracy on validation images. Epochs are "
+        "Every arm is judged, on test images, at its own best rate, chosen by accuracy on validation images "
+        "of the first seed, which is not judged itself. Epochs are "
         f"counted until {chosen.target:.0%} of the validation images are right.",
         f"Seeds: {commas(setup.seed_list(chosen.seeds))}. Damping, epochs and rates were settled in a pilot on "
         "another one, scored on the same test images.",
@@ -178,6 +183,69 @@ def law(model: nn.Module, inputs: str, chosen: Plan, data: Splits) -> pd.DataFra
     fit(model, data, recipe)
     after = [nets.compared(model, arm, batch).assign(arm=arm, epochs=WARMED) for arm in nets.MODES]
     return pd.concat([*before, *after], ignore_index=True)
+
+
+# --- what is printed and drawn ---------------------------------------------------------------------------------------
+
+
+def tables(results: Results, setup: Setup) -> Tables:
+    """Training with SGD, with Adam and on changed inputs; gradients against the ordinary ones; times."""
+    printed = {
+        "training": training(best(results)),
+        "adam": training(best(results, optimizer=ADAM)),
+        "changed": training(best(results, inputs=CHANGED)),
+        "gradients": tabled(results["law"], ["inputs", "epochs", "arm"], _gradients),
+    }
+    times = results["timing"]
+    if not times.empty:
+        words = {"net": "network", "arm": "arm", "ms": "ms per step", "plain_ms": "plain", "ratio": "ratio"}
+        printed["speed"] = times[list(words)].round(2).rename(columns=words)
+    return printed
+
+
+def training(found: pd.DataFrame) -> pd.DataFrame:
+    """By network and arm: the best rate, test accuracy there, and epochs to the target."""
+
+    def row(key: tuple[str, str], own: pd.DataFrame) -> dict[str, Any]:
+        reached = own["epochs"][np.isfinite(own["epochs"])]
+        missed = f" ({len(reached)} of {len(own)} seeds)" if 0 < len(reached) < len(own) else ""
+        return {
+            "network": key[0],
+            "arm": key[1],
+            "rate": rate_in_words(own),
+            "test accuracy": spread(own["accuracy"], 100),
+            "epochs to the target": (spread(reached) if len(reached) else "never") + missed,
+            "seeds": len(own),
+        }
+
+    return tabled(found, ["net", "arm"], row)
+
+
+def _gradients(key: tuple[str, int, str], own: pd.DataFrame) -> dict[str, Any]:
+    """How many neurons' gradients point against the ordinary ones, and how far at most."""
+    neurons, against = int(own["neurons"].sum()), int(own["against"].sum())
+    return {
+        "inputs": key[0],
+        "epochs trained": key[1],
+        "mode": key[2],
+        "neurons": neurons,
+        "against the gradient": f"{against} ({against / max(neurons, 1):.1%})",
+        "smallest cosine": round(float(own["cosine"].min()), 4),
+    }
+
+
+def figures(results: Results, setup: Setup) -> Figures:
+    """Accuracy over rates, learning at the best ones, and what changed inputs do."""
+    facts = {"data": setup.size.images("CIFAR-10"), "optimizer": SGD}
+    neat, changed = runs(results), runs(results, inputs=CHANGED)
+    histories = at_best_rates(results.of("history", optimizer=SGD, inputs=NEAT), best(results), ["net", "arm"])
+    # the caption calls panels by the name of their column
+    neat, changed, histories = (table.assign(network=table["net"]) for table in (neat, changed, histories))
+    both = pd.concat([neat[neat["net"].isin(changed["net"]) & neat["arm"].isin(changed["arm"])], changed])
+    both = both.assign(kind_of_inputs=both["inputs"] + " inputs")
+    shared: dict[str, Any] = {"by": "arm", "panels": "kind_of_inputs", "chance": TEN, "run": {**facts, "model": "ffn"}}
+    drawn = tuning_figures(neat, histories, panels="network", run=facts)
+    return {**drawn, "changed": outcomes(both, **RATES, **shared)}
 
 
 STUDY = Study(

@@ -9,7 +9,6 @@ the code that its authors released, and numbers are derived: the closed forms of
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -22,8 +21,8 @@ from torch import nn
 from spp import plot
 from spp.data import gaussian
 from spp.plot.kinds.outcomes import values
-from spp.studies.evidence import decided
-from spp.studies.study import Cell, Figures, Results, Setup, Size, Study, Tables, Untestable, Verdict, claim
+from spp.studies.nf_resnet.claims import CLAIMS
+from spp.studies.study import Cell, Figures, Results, Setup, Size, Study, Tables
 from spp.studies.trials import Arm, drawn
 from spp.theory import nf_resnet_variances, normalized_branch, predict, stage_curve
 from spp.tracing import trace
@@ -163,183 +162,6 @@ def measure(cell: Cell, setup: Setup) -> Tables:
     with torch.no_grad():
         seen = trace(model.to(setup.device), gaussian(batch, shape, seed=seed), signals=("activation",)).blocks
     return {"blocks": blocks.assign(**{key: seen[key].to_numpy(dtype="float64") for key in MEASURED})}
-
-
-# --- claims ----------------------------------------------------------------------------------------------------------
-
-
-PAPER = "Brock, De & Smith (ICLR 2021) and their released code"
-NEAR, NEAR_MEAN = 0.05, 0.20
-"""Relative distance from the closed form within which ACV and the branch, and ACSM, count as equal to it."""
-
-NO_MEAN = 0.01
-"""Share of the ACV below which an ACSM counts as none: where a stride takes every second pixel of a map of mean zero, the
-sample has a small one."""
-
-FLAT = 0.01
-NF_NEAR, NF_MEAN = 0.25, 0.03
-"""Of NF-ResNets with zero padding: relative distance of ACV, and ACSM."""
-
-SHIFTED = 3.0
-KEPT, LOST = 0.10, 0.97
-"""Relative distance from 1 of branches without padding; share of the variance below which padding has cost some."""
-
-DOUBLING = (0.9, 1.1)
-
-
-def _seen(results: Results, arm: str, what: str) -> pd.DataFrame:
-    """Means over seeds by depth and block; ``what`` is said where the arm was not measured."""
-    blocks = results.of("blocks", arm=arm)
-    if blocks.empty:
-        raise Untestable(f"The network {what} was not measured.")
-    return blocks.groupby(["depth", "stage", "k", "block"], sort=False, as_index=False)[list(MEASURED)].mean()
-
-
-def _late(results: Results) -> pd.DataFrame:
-    """Blocks of BN-ReLU-Conv whose input is Gaussian: the pooled one of the first stage is not."""
-    seen = _seen(results, "bn", "with BN-ReLU-Conv")
-    return seen[seen["stage"] > 1]
-
-
-def _off(measured: pd.Series[float], expected: pd.Series[float] | float) -> float:
-    """The largest relative distance."""
-    return float((measured / expected - 1).abs().max())
-
-
-@claim("B1", PAPER)
-def growth(results: Results, setup: Setup) -> Verdict:
-    """With BN-ReLU-Conv the variance of the stream grows linearly within a stage, and every branch adds 0.68.
-
-    Criterion: confirmed where, in means over seeds, the ACV at every block of stages 2 to 4 is within {NEAR:.0%} of (k +
-    1)(1 - 1/pi) and that of every branch within {NEAR:.0%} of 1 - 1/pi; else refuted. In stage 1 the pooled input is not
-    Gaussian
-    """
-    late, branch = _late(results), normalized_branch("relu", 2.0)
-    line, ends = _off(late["acv"], (late["k"] + 1) * branch.acv), _off(late["branch_acv"], branch.acv)
-    mean = late["branch_acv"].mean()
-    found = (
-        f"In stages 2 to 4 the ACV is at most {line:.1%} from (k + 1)(1 - 1/pi) at every block k, and that of the branches at "
-        f"most {ends:.1%} from 1 - 1/pi = 0.682 (mean {mean:.3f})."
-    )
-    numbers = {"acv_off": line, "branch_off": ends, "branch": mean}
-    return decided(found, numbers, confirmed=line <= NEAR and ends <= NEAR)
-
-
-@claim("B2", PAPER)
-def shift(results: Results, setup: Setup) -> Verdict:
-    """With BN-ReLU-Conv the squared mean of channels grows linearly too: the mean shift.
-
-    Criterion: confirmed where, in means over seeds, the ACSM at every block of stages 2 to 4 is within {NEAR_MEAN:.0%} of
-    (k + 1)/pi; else refuted
-    """
-    late = _late(results)
-    off = _off(late["acsm"], (late["k"] + 1) / math.pi)
-    found = f"In stages 2 to 4 the ACSM is at most {off:.1%} from (k + 1)/pi at every block k."
-    return decided(found, {"acsm_off": off}, confirmed=off <= NEAR_MEAN)
-
-
-@claim("B3", PAPER)
-def order(results: Results, setup: Setup) -> Verdict:
-    """With ReLU-BN-Conv there is no mean shift, and branches have variance 1.
-
-    Criterion: confirmed where, in means over seeds, the ACSM at every block is at most {NO_MEAN:.0%} of the ACV, and the
-    ACV of every branch within {NEAR:.0%} of 1; else refuted
-    """
-    seen = _seen(results, "bn_last", "with ReLU-BN-Conv")
-    mean, off = (seen["acsm"] / seen["acv"]).max(), _off(seen["branch_acv"], 1.0)
-    found = f"The ACSM is at most {mean:.2%} of the ACV at every block, and the ACV of the branches at most {off:.1%} from 1."
-    return decided(found, {"acsm_share": mean, "branch_off": off}, confirmed=mean <= NO_MEAN and off <= NEAR)
-
-
-@claim("B4", f"{PAPER}; the doubling is derived")
-def doubling(results: Results, setup: Setup) -> Verdict:
-    """Without norm the signal doubles in every block, and its mean takes over.
-
-    Criterion: confirmed where the mean square behind L blocks is between 2^({DOUBLING[0]:g} L) and 2^({DOUBLING[1]:g} L),
-    and the ACSM larger than the ACV; else refuted
-    """
-    last = _seen(results, "none", "without norm").groupby("depth", sort=False).tail(1)
-    last = last.assign(share=last["acsm"] / last["acv"])
-    powers = {int(row["block"]): math.log2(row["acsm"] + row["acv"]) / row["block"] for _, row in last.iterrows()}
-    found = "; ".join(
-        f"behind {blocks} blocks the mean square is 2^{power * blocks:.1f}, {2**power:.2f} times more in each, and the ACSM is "
-        f"{share:.1f} times the ACV"
-        for (blocks, power), share in zip(powers.items(), last["share"], strict=True)
-    )
-    holds = all(DOUBLING[0] <= power <= DOUBLING[1] for power in powers.values()) and bool((last["share"] > 1).all())
-    numbers = {f"log2_per_block_{blocks}": power for blocks, power in powers.items()}
-    return decided(f"{found[:1].upper()}{found[1:]}.", numbers, confirmed=holds)
-
-
-@claim("B5", PAPER)
-def normalizer_free(results: Results, setup: Setup) -> Verdict:
-    """An NF-ResNet carries the signal as foretold, 1 + alpha^2 k behind block k of a stage, without a mean shift.
-
-    Criterion: confirmed where with SkipInit's gain at 1 the ACV at every block is within {NF_NEAR:.0%} of it (zero padding
-    takes the rest) and the ACSM below {NF_MEAN:g}, and with the gain at 0 the ACV is equal within each stage to {FLAT:.0%};
-    else refuted
-    """
-    seen, shut = _seen(results, "nf", "NF"), _seen(results, "nf_shut", "NF")
-    expected = 1 + 0.2**2 * seen["k"]
-    off, mean = _off(seen["acv"], expected), seen["acsm"].max()
-    stages = shut.groupby(["depth", "stage"], sort=False)["acv"]
-    flat = (stages.max() / stages.min() - 1).max()
-    found = (
-        f"With SkipInit's gain at 1 the ACV is at most {off:.1%} from 1 + 0.04 k, and the ACSM at most {mean:.3f}; with the "
-        f"gain at 0 the ACV changes by at most {flat:.2%} within a stage."
-    )
-    holds = off <= NF_NEAR and mean < NF_MEAN and flat <= FLAT
-    return decided(found, {"acv_off": off, "acsm": mean, "flat": flat}, confirmed=holds)
-
-
-@claim("B6", PAPER)
-def standardization(results: Results, setup: Setup) -> Verdict:
-    """It is scaled weight standardization that prevents the mean shift.
-
-    Criterion: confirmed where without it the ACSM rises above {SHIFTED:g} and with it stays below {NF_MEAN:g}; else refuted
-    """
-    plain, seen = (_seen(results, arm, "NF without weight standardization") for arm in ("nf_plain", "nf"))
-    shifted, kept, branch = plain["acsm"].max(), seen["acsm"].max(), plain["branch_acv"].max()
-    found = (
-        f"With plain Gaussian weights the ACSM rises to {shifted:.2f} and the ACV of the branches to {branch:.2f}; with scaled "
-        f"weight standardization they stay below {kept:.3f} and {seen['branch_acv'].max():.2f}."
-    )
-    numbers = {"plain": shifted, "standardized": kept, "plain_branch": branch}
-    if not results.of("blocks", arm="nf_plain_unpooled").empty:
-        numbers["plain_unpooled"] = _seen(results, "nf_plain_unpooled", "")["acsm"].max()
-        found += (
-            f" Part of the shift comes in with the maxima that the stem pools: where it takes every second pixel in their "
-            f"place, the ACSM without standardization rises to {numbers['plain_unpooled']:.2f}."
-        )
-    return decided(found, numbers, confirmed=shifted > SHIFTED and kept < NF_MEAN)
-
-
-@claim("B7", "not in the paper: derived, ((3 H - 2)/(3 H))^2 for a 3x3 convolution on H x H")
-def padding(results: Results, setup: Setup) -> Verdict:
-    """What an NF-ResNet loses of the variance of its branches, it loses to zero padding.
-
-    Criterion: confirmed where the mean ACV of branches falls from stage to stage, to below {LOST:g} in the last, within
-    {KEPT:.0%} of spp.theory.predict in each, and with circular padding is within {KEPT:.0%} of 1 in each; else refuted
-    """
-    seen = [_seen(results, arm, "NF with either padding") for arm in ("nf", "nf_circular")]
-    walked = results.of("prediction", arm="nf")
-    if walked.empty:
-        raise Untestable("The network NF with either padding was not measured.")
-    zero, circular, theory = (
-        one.groupby(["depth", "stage"], sort=False)["branch_acv"].mean() for one in (*seen, walked)
-    )
-    falling = bool((zero.groupby("depth").diff().dropna() < 0).all())
-    off, predicted, last = _off(circular, 1.0), _off(zero, theory), zero.iloc[-1]
-    by_stage = [", ".join(f"{value:.2f}" for value in one) for one in (zero, theory, circular)]
-    found = (
-        f"The ACV of the branches is, by stage, {by_stage[0]} with zero padding (layer by layer, theory says {by_stage[1]}) "
-        f"and {by_stage[2]} with circular padding."
-    )
-    holds = falling and last < LOST and predicted <= KEPT and off <= KEPT
-    return decided(found, {"circular_off": off, "predicted_off": predicted, "last": last}, confirmed=holds)
-
-
-CLAIMS = (growth, shift, order, doubling, normalizer_free, standardization, padding)
 
 
 # --- what is printed and drawn ---------------------------------------------------------------------------------------

@@ -12,7 +12,6 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
-import numpy as np
 import pandas as pd
 from torch import nn
 
@@ -21,31 +20,23 @@ from spp.frame.schema import BlockColumn
 from spp.models import build
 from spp.nn import lsuv_
 from spp.plot import compare
-from spp.studies.evidence import (
-    Difference,
-    at_best_rates,
-    decided,
-    frames,
-    geometric,
-    rate_in_words,
-    spread,
-    tabled,
-    tuned,
-    tuning_figures,
+from spp.studies.affine_batchnorm.claims import (
+    AFFINE,
+    ARMS,
+    BATCH,
+    CLAIMS,
+    LSUV,
+    MINUS,
+    NONE,
+    beside,
+    best_runs,
+    gap,
+    part_closed,
 )
-from spp.studies.study import Cell, Figures, Results, Setup, Size, Study, Tables, Verdict, claim
+from spp.studies.evidence import Effect, at_best_rates, frames, geometric, rate_in_words, spread, tabled, tuning_figures
+from spp.studies.study import Cell, Figures, Results, Setup, Size, Study, Tables
 from spp.studies.trials import commas, drawn, first, images, outcome, traced, trained
 from spp.training import Recipe
-
-NONE, LSUV, AFFINE, MINUS, BATCH = "none", "lsuv", "affine", "batch_minus", "batch"
-ARMS = {
-    NONE: ("none", "no norm"),
-    LSUV: ("LSUV", "no norm, weights orthogonal and rescaled to unit variance by LSUV (Mishkin & Matas 2016)"),
-    AFFINE: ("AffineLayer", "shift and scale per channel, without normalization"),
-    MINUS: ("BatchNorm-minus", "normalization, without shift and scale"),
-    BATCH: ("BatchNorm", "both"),
-}
-"""By arm: its name in tables and figures, and what stands in the place of the norm."""
 
 SIGNAL, TRAINED = "signal", "train"
 """Kinds of cells: a trace at init, and a training run."""
@@ -123,7 +114,7 @@ def arrangement(setup: Setup) -> list[str]:
         + f". LSUV sees {LSUV_IMAGES} training images, once.",
         f"Recipe: SGD with momentum {MOMENTUM}, a constant rate, no weight decay, {chosen.epochs} epochs, batches of "
         f"{commas(chosen.batches)}. Every arm is trained at each of the rates {commas(chosen.rates)} and judged, on "
-        "test images, at its own best, chosen by accuracy on validation images.",
+        "test images, at its own best, chosen by accuracy on validation images of the first seed, which is not judged itself.",
         f"Seeds: {commas(setup.seed_list(chosen.seeds))}.",
         "Departures: data, recipe and rates are this re-run's own, since only the abstract of the paper could be read. The arm "
         "with LSUV is not in it.",
@@ -181,110 +172,11 @@ def network(depth: int, arm: str, chosen: Plan, data: Splits) -> nn.Module:
     return model
 
 
-# --- claims ----------------------------------------------------------------------------------------------------------
+# --- what is printed and drawn ---------------------------------------------------------------------------------------
 
-
-PLACE = ("layers", "batch", "seed")
-MOST, LEAST = 0.5, 0.25
-"""Of a gap: more than the one is most of it, less than the other is little."""
 
 PANELS = "network_and_batch_size"
 """What the panels of figures are for."""
-
-NEAR, FAR = 2.0, 4.0
-"""Signals are alike up to the one factor, and different from the other on."""
-
-SUPPOSED = "the arms of Peerthum & Stamp (2023) put it; their own numbers could not be verified and are not printed"
-
-
-def best_runs(results: Results) -> pd.DataFrame:
-    """The runs of every arm at its own best rate."""
-    return tuned(results["outcome"], ["layers", "batch", "arm"])
-
-
-def beside(best: pd.DataFrame) -> pd.DataFrame:
-    """Test accuracy: a column per arm, a row per depth, batch size and seed."""
-    return best.pivot(index=list(PLACE), columns="arm", values="accuracy")
-
-
-def share(found: pd.DataFrame, arm: str, top: str) -> tuple[Difference, Difference]:
-    """The gap between no norm and ``top``, and what an arm closes of it."""
-    return Difference.between(found[top], found[NONE]), Difference.between(found[arm], found[NONE])
-
-
-def by_share(results: Results, arm: str, top: str, *, large: bool) -> Verdict:
-    """Confirmed where an arm closes most of a gap, refuted where it closes little; unless ``large``, the other way round."""
-    gap, closed = share(beside(best_runs(results)), arm, top)
-    # without any gap there is nothing to be a part of
-    part = closed.mean / gap.mean if gap.mean else math.nan
-    numbers = {"share": part, "gap": gap.mean, "error": gap.error, "pairs": gap.n}
-    ends = f"{ARMS[NONE][0]} and {ARMS[top][0]}"
-    found = f"{ends} are {gap.points()} of test accuracy apart (mean ± standard error, {gap.n} pairs of runs)"
-    most, little = gap.clear and part > MOST, gap.clear and part < LEAST
-    if gap.clear:
-        amount = "most of it" if most else "little" if little else "neither most of it nor little"
-        found += f", of which {ARMS[arm][0]} closes {part:.0%}, which is {amount}."
-    else:
-        found += ": no clear gap that anything could close."
-    confirmed, refuted = (most, little) if large else (little, most)
-    return decided(found, numbers, confirmed=confirmed, refuted=refuted)
-
-
-@claim("P1", SUPPOSED)
-def normalization(results: Results, setup: Setup) -> Verdict:
-    """Normalization without shift and scale has most of BatchNorm's benefit.
-
-    Criterion: of the gap in test accuracy between no norm and BatchNorm, over all depths, batch sizes and seeds,
-    BatchNorm-minus closes more than a half (confirmed) or less than a quarter (refuted); not testable in between, or where
-    the gap is less than twice its standard error.
-    """
-    return by_share(results, MINUS, BATCH, large=True)
-
-
-@claim("P2", SUPPOSED)
-def affine(results: Results, setup: Setup) -> Verdict:
-    """Shift and scale without normalization do not have it.
-
-    Criterion: of the same gap, AffineLayer closes less than a quarter (confirmed) or more than a half (refuted); else as
-    P1.
-    """
-    return by_share(results, AFFINE, BATCH, large=False)
-
-
-@claim("P3", "Peerthum & Stamp (2023), abstract; the arm that tests it is this re-run's")
-def initialization(results: Results, setup: Setup) -> Verdict:
-    """The success of BatchNorm may derive primarily from improved weight initialization.
-
-    Criterion: of the gap in test accuracy between no norm and BatchNorm-minus, over all depths, batch sizes and seeds, LSUV
-    closes more than a half (confirmed) or less than a quarter (refuted); else as P1.
-    """
-    return by_share(results, LSUV, MINUS, large=True)
-
-
-@claim("P4", "this re-run's, to check its own arm")
-def beginning(results: Results, setup: Setup) -> Verdict:
-    """LSUV gives a network without norm the signal at init that BatchNorm-minus gives it, as P3 presumes.
-
-    Criterion: the mean square of every block's output at init, a geometric mean over seeds, is that of BatchNorm-minus
-    within a factor of 2 (confirmed), or somewhere off by 4 or more (refuted); not testable in between.
-    """
-    blocks = results["blocks"]
-    blocks = blocks.assign(square=blocks[BlockColumn.ACSM] + blocks[BlockColumn.ACV])
-    # categories of other depths would give empty groups without observed
-    places = blocks.groupby(["layers", BlockColumn.BLOCK, "arm"], observed=True)["square"]
-    squares = places.apply(geometric).unstack("arm")
-    far, none = (float(np.exp(np.abs(np.log(squares[arm] / squares[MINUS])).max())) for arm in (LSUV, NONE))
-    found = (
-        f"Block outputs after LSUV differ from those of BatchNorm-minus by a factor of at most {far:.3g} in mean square; "
-        f"without norm and LSUV, by up to {none:.3g}."
-    )
-    return decided(found, {"factor": far, "factor_none": none}, confirmed=far <= NEAR, refuted=far >= FAR)
-
-
-CLAIMS = (normalization, affine, initialization, beginning)
-
-
-# --- what is printed and drawn ---------------------------------------------------------------------------------------
 
 
 def tables(results: Results, setup: Setup) -> Tables:
@@ -311,14 +203,16 @@ def tables(results: Results, setup: Setup) -> Tables:
 
 
 def gaps(best: pd.DataFrame) -> dict[str, str]:
-    """The gap to BatchNorm-minus, in points, and how much of it the arms without normalization close."""
-    words = {}
-    for arm in (LSUV, AFFINE):
-        gap, closed = share(beside(best), arm, MINUS)
-        words[f"{ARMS[MINUS][0]} over none"] = gap.points()
-        part = f"{closed.mean / gap.mean:.0%}" if gap.clear else "no clear gap"
-        words[f"closed by {ARMS[arm][0]}"] = f"{part} ({100 * closed.mean:+.1f} points)"
-    return words
+    """The gap to BatchNorm-minus, in points, and what the arms without normalization close of it; with intervals at 95 %."""
+
+    def words(effect: Effect) -> str:
+        found = effect.at()
+        ends = f" [{effect.scale(found.low, found.high)}]" if math.isfinite(found.low) else ""
+        return f"{effect.scale(found.estimate)}{ends}" if ends or effect.bottom is None else "no clear gap"
+
+    found = beside(best)
+    parts = {f"closed by {ARMS[arm][0]}": words(part_closed(found, arm, MINUS)) for arm in (LSUV, AFFINE)}
+    return {f"{ARMS[MINUS][0]} over none": words(gap(found, MINUS)), **parts}
 
 
 def start(results: Results) -> pd.DataFrame:

@@ -1,0 +1,170 @@
+"""What Peerthum & Stamp say of ``affine-batchnorm``, and the criterion of each claim, fixed before anything was run.
+
+A condition is a depth and a batch size. It counts where the gap between the two ends is told from ``GAP``; what is claimed of
+the share of the gap that an arm closes must hold in each of those.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from functools import partial
+
+import pandas as pd
+
+from spp.frame.schema import BlockColumn
+from spp.studies.evidence import PERCENT, Effect, difference, every, factor, greater, less, mostly, share, tuned, within
+from spp.studies.study import Outcome, Results, Setup, Untestable, Verdict, claim
+
+NONE, LSUV, AFFINE, MINUS, BATCH = "none", "lsuv", "affine", "batch_minus", "batch"
+ARMS = {
+    NONE: ("none", "no norm"),
+    LSUV: ("LSUV", "no norm, weights orthogonal and rescaled to unit variance by LSUV (Mishkin & Matas 2016)"),
+    AFFINE: ("AffineLayer", "shift and scale per channel, without normalization"),
+    MINUS: ("BatchNorm-minus", "normalization, without shift and scale"),
+    BATCH: ("BatchNorm", "both"),
+}
+"""By arm: its name in tables and figures, and what stands in the place of the norm."""
+
+PLACE = ("layers", "batch", "seed")
+
+GAP = 0.02
+"""Test accuracy by which the ends of a gap differ for a share of it to be asked for."""
+
+MOST = 0.5
+"""More of a gap is most of it."""
+
+NEAR = 2.0
+"""Signals are alike up to this factor."""
+
+NEAR_SHARE = 0.1
+"""And shares of the mean square up to this difference."""
+
+SUPPOSED = "the arms of Peerthum & Stamp (2023) put it; their own numbers could not be verified and are not printed"
+
+
+def best_runs(results: Results) -> pd.DataFrame:
+    """The runs of every arm at its own best rate, without those of the seed that chose it."""
+    return tuned(results["outcome"], ["layers", "batch", "arm"])
+
+
+def beside(best: pd.DataFrame) -> pd.DataFrame:
+    """Test accuracy: a column per arm, a row per depth, batch size and seed."""
+    return best.pivot(index=list(PLACE), columns="arm", values="accuracy")
+
+
+def gap(found: pd.DataFrame, top: str) -> Effect:
+    """By how much ``top`` is ahead of no norm."""
+    return difference(found[top], found[NONE])
+
+
+def part_closed(found: pd.DataFrame, arm: str, top: str) -> Effect:
+    """What an arm closes of that gap."""
+    return share(found[arm], found[NONE], found[top])
+
+
+def by_share(results: Results, arm: str, top: str, level: float, *, large: bool) -> Verdict:
+    """Whether an arm closes most of a gap, or unless ``large`` less than most, in each condition that has one."""
+    ends = f"{ARMS[top][0]} over {ARMS[NONE][0]}"
+    parts: dict[str, Callable[..., Verdict]] = {}
+    gaps = {}
+    if results["outcome"].empty:
+        raise Untestable("No network was trained.")
+    for (layers, batch), own in beside(best_runs(results)).groupby(level=list(PLACE[:-1]), sort=False):
+        place = f"ResNet-{layers}, batches of {batch}"
+        own = own.droplevel(list(PLACE[:-1]))
+        gaps[place] = greater(f"{place}: {ends}", gap(own, top), GAP, level=level)
+        if gaps[place].outcome is Outcome.CONFIRMED:
+            asked = mostly if large else partial(less, bound=MOST)
+            words = f"{place}: share of the gap that {ARMS[arm][0]} closes"
+            parts[f"{layers}_{batch}"] = partial(asked, words, part_closed(own, arm, top))
+    if not parts:
+        # what is not there cannot be closed; that it is not there is no verdict either
+        return Verdict(Outcome.NOT_DECIDED, " ".join(one.found for one in gaps.values()))
+    found = every(parts, level=level)
+    count = f"The gap ({ends}) is above {100 * GAP:g} points in {len(parts)} of {len(gaps)} conditions."
+    return Verdict(found.outcome, f"{count} {found.found}", found.numbers)
+
+
+@claim("P1", SUPPOSED)
+def normalization(results: Results, setup: Setup, level: float) -> Verdict:
+    """Normalization without shift and scale has most of BatchNorm's benefit.
+
+    Criterion: of the gap in test accuracy between no norm and BatchNorm, BatchNorm-minus closes more than a half, in every
+    depth and batch size where that gap is above {GAP:g}.
+    """
+    return by_share(results, MINUS, BATCH, level, large=True)
+
+
+@claim("P2", SUPPOSED)
+def affine(results: Results, setup: Setup, level: float) -> Verdict:
+    """Shift and scale without normalization do not have it.
+
+    Criterion: of the same gap, AffineLayer closes less than a half, in every depth and batch size where it is above {GAP:g}.
+    """
+    return by_share(results, AFFINE, BATCH, level, large=False)
+
+
+@claim("P3", "Peerthum & Stamp (2023), abstract; the arm that tests it is this re-run's")
+def initialization(results: Results, setup: Setup, level: float) -> Verdict:
+    """The success of BatchNorm may derive primarily from improved weight initialization.
+
+    Criterion: of the gap in test accuracy between no norm and BatchNorm-minus, LSUV closes more than a half, in every depth
+    and batch size where it is above {GAP:g}. That LSUV does not is no refutation: it is one init of many, and P4 asks
+    whether it is that of BatchNorm-minus.
+    """
+    found = by_share(results, LSUV, MINUS, level, large=True)
+    if found.outcome is not Outcome.REFUTED:
+        return found
+    return Verdict(Outcome.NOT_DECIDED, f"{found.found} LSUV does not do it; another init might.", found.numbers)
+
+
+def _apart(ratio: float) -> float:
+    return max(ratio, 1 / ratio)
+
+
+@claim("P4", "this re-run's, to check its own arm")
+def beginning(results: Results, setup: Setup, level: float) -> Verdict:
+    """LSUV gives a network without norm the signal at init that BatchNorm-minus gives it, as P3 presumes.
+
+    Criterion: at init, at every depth, the mean square of the block's output that differs most is within a factor of {NEAR:g}
+    of that of BatchNorm-minus; so is the mean square of the gradient at the first block over that at the last; and the share
+    of the squared channel means in the mean square of the last block is within {NEAR_SHARE:g}.
+    """
+    blocks = results["blocks"]
+    if blocks.empty:
+        raise Untestable("No network was measured at init.")
+    blocks = blocks.assign(
+        square=blocks[BlockColumn.ACSM] + blocks[BlockColumn.ACV],
+        gradient=blocks[BlockColumn.GRADIENT_ACSM] + blocks[BlockColumn.GRADIENT_ACV],
+    ).sort_values(str(BlockColumn.DEPTH), kind="stable")
+    blocks["mean"] = blocks[BlockColumn.ACSM] / blocks["square"]
+    parts: dict[str, Callable[..., Verdict]] = {}
+    for layers, own in blocks.groupby("layers", sort=False):
+        # a column per arm, a row per seed and block
+        squares = own.assign(block=own[BlockColumn.BLOCK].astype(str)).pivot(
+            index=["seed", "block"], columns="arm", values="square"
+        )
+        worst = (squares[LSUV] / squares[MINUS]).map(_apart).groupby(level="seed").max()
+        ends = own.groupby(["arm", "seed"], sort=False)[["gradient", "mean"]].agg(["first", "last"])
+        fall = ends["gradient", "first"] / ends["gradient", "last"]
+        shift = ends["mean", "last"]
+        name = f"ResNet-{layers}"
+        parts |= {
+            f"forward_{layers}": partial(less, f"{name}: largest factor in mean square", factor(worst), NEAR),
+            f"backward_{layers}": partial(
+                within,
+                f"{name}: gradient, first over last block, LSUV over BatchNorm-minus",
+                factor(fall[LSUV], fall[MINUS]),
+                NEAR,
+            ),
+            f"shift_{layers}": partial(
+                within,
+                f"{name}: share of squared means in the last block, LSUV less BatchNorm-minus",
+                difference(shift[LSUV], shift[MINUS], PERCENT),
+                NEAR_SHARE,
+            ),
+        }
+    return every(parts, level=level)
+
+
+CLAIMS = (normalization, affine, initialization, beginning)
