@@ -9,6 +9,7 @@ them in fewer steps (a projected skip). The block is the innermost call inside w
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Collection
 from dataclasses import dataclass
 from heapq import heappop, heappush
 
@@ -23,7 +24,10 @@ PROJECTION = 6
 REACH = 4096
 """Values looked at upstream of a branch at most."""
 PAST = 256
-"""Values looked at upstream of a skip at most: sums cost nothing, so the way back through earlier blocks has no other end."""
+"""Values looked at upstream of a skip at most: sums cost nothing, so the way back through earlier blocks has no other end.
+
+Upstream of a branch, values that are equally far where its skip may be projected: a loop that adds up has no other end.
+"""
 FOREVER = 1 << 62
 
 
@@ -134,11 +138,15 @@ class Merges:
                     # a block's output is the sum of its own merge and the skip of the next: it stays a sum
                     if role is Role.BRANCH or roles.get(site, Role.SKIP) is Role.SKIP:
                         roles[site] = role
-        return [self._described(addition, kept) for addition in kept], roles
+        following: dict[Call, Addition] = {}
+        merges = []
+        for addition in reversed(kept):
+            merges.append(self._described(addition, following.get(addition.block)))
+            following[addition.block] = addition
+        return merges[::-1], roles
 
-    def _described(self, addition: Addition, kept: list[Addition]) -> Merge:
+    def _described(self, addition: Addition, following: Addition | None) -> Merge:
         block, origin = addition.block, self._origin(addition.skip)
-        following = next((a for a in kept if a.block is block and a.number > addition.number), None)
         if following is None:
             after = main_output(block)
         else:
@@ -193,21 +201,29 @@ def _producers(value: Value) -> list[Call]:
     return max(best, key=lambda calls: calls[0].start) if best else []
 
 
-def _distances(value: Value, since: int, limit: int, reach: int) -> dict[int, tuple[int, int, Value]]:
+def _distances(
+    value: Value, since: int, limit: int, reach: int, *, wanted: Collection[int] = (), abreast: int = REACH
+) -> dict[int, tuple[int, int, Value]]:
     """Leaf calls between ``value`` and each value upstream seen at tick ``since`` or later, with the first call's start.
 
     A Dijkstra walk: a value's sources cost nothing, a producer costs the leaf calls that ran in it. Among equals the latest
-    value goes first, so that where ``reach`` ends the walk what is near has been seen.
+    value goes first, so that where ``reach``, or ``abreast`` of equals, ends the walk what is near has been seen. It also ends
+    where all that is ``wanted`` has been.
     """
     settled: dict[int, tuple[int, int, Value]] = {}
     heap: list[tuple[int, int, int, int, Value]] = [(0, -value.time, FOREVER, 0, value)]
     # the serial number keeps the heap from comparing values, which have no order
     serial = 0
+    missing, level, equals = set(wanted), 0, 0
     while heap and len(settled) < reach:
         cost, _, first, _, current = heappop(heap)
         if id(current) in settled:
             continue
         settled[id(current)] = (cost, first, current)
+        level, equals = cost, equals + 1 if cost == level else 1
+        missing.discard(id(current))
+        if equals >= abreast or (wanted and not missing):
+            break
         steps = [(cost, first, source) for source in current.sources]
         for call in current.producers:
             price, began = cost + max(1, call.leaves), min(first, call.start)
@@ -224,14 +240,20 @@ def _split(a: Value, b: Value) -> tuple[Value, Value, int, int] | None:
     """``(branch, skip, leaf calls of the skip, start of the branch's first call)``, or None for an ordinary sum."""
     for skip, branch in ((a, b), (b, a)):
         # an identity skip is found within the branch itself, however long the past
-        found = _distances(branch, skip.time, REACH, REACH).get(id(skip)) if branch.time >= skip.time else None
+        if branch.time < skip.time:
+            continue
+        found = _distances(branch, skip.time, REACH, REACH, wanted=(id(skip),)).get(id(skip))
         if found is not None and found[0] > 0:
             return branch, skip, 0, found[1]
     candidates = []
     for skip, branch in ((a, b), (b, a)):
         short = _distances(skip, 0, PROJECTION, PAST)
+        # the skip itself is not upstream of the branch
+        del short[id(skip)]
+        if not short:
+            continue
         oldest = min(v.time for _, _, v in short.values())
-        long = _distances(branch, oldest, REACH, REACH)
+        long = _distances(branch, oldest, REACH, REACH, wanted=short, abreast=PAST)
         for key, (cost, _, _) in short.items():
             other = long.get(key)
             if other is not None and other[0] > cost:

@@ -1,10 +1,13 @@
 """Which additions are residual merges, and which are not."""
 
+import sys
+
 import pytest
 import torch
 from torch import Tensor, nn
 
 import spp
+from spp.capture import residual
 from tests.zoo.harness import examine, make, seeded, square, x
 
 
@@ -198,3 +201,65 @@ def test_additions_are_torchs_own_again_afterwards():
     spp.trace(nn.Linear(6, 6), x(5, 6))
     for owner, name, value, own in before:
         assert getattr(owner, name) is value and (name in vars(owner)) is own
+
+
+def _added_up(layers: nn.ModuleList, x: Tensor) -> Tensor:
+    total = torch.zeros_like(x)
+    for layer in layers:
+        total = total + layer(x)
+    return total
+
+
+def _in_a_row(layers: nn.ModuleList, x: Tensor) -> Tensor:
+    for layer in layers:
+        x = x + 0.01 * layer(x)
+    return x
+
+
+def _from_the_start(layers: nn.ModuleList, x: Tensor) -> Tensor:
+    start = x
+    for layer in layers:
+        x = layer(x) + start
+    return x
+
+
+def _scaled_from_the_start(layers: nn.ModuleList, x: Tensor) -> Tensor:
+    start = x
+    for layer in layers:
+        x = 0.9 * layer(x) + 0.1 * start
+    return x
+
+
+class Loop(nn.Module):
+    def __init__(self, forward, n: int) -> None:
+        super().__init__()
+        self.layers, self.loop = nn.ModuleList(nn.Linear(3, 3) for _ in range(n)), forward
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.loop(self.layers, x)
+
+
+def _work(model: nn.Module) -> int:
+    """How many lines of the finder a trace runs, loops within a line counted: its work without a clock."""
+    count = 0
+
+    def local(frame, event, _):
+        nonlocal count
+        count += event == "line"
+        return local
+
+    before = sys.gettrace()
+    sys.settrace(lambda frame, *_: local if frame.f_code.co_filename == residual.__file__ else None)
+    try:
+        spp.trace(model, torch.randn(2, 3))
+    finally:
+        sys.settrace(before)
+    return count
+
+
+@pytest.mark.parametrize("forward", [_added_up, _in_a_row, _from_the_start, _scaled_from_the_start])
+def test_the_work_grows_with_the_number_of_sums_and_not_with_its_square(forward, monkeypatch):
+    # where the walks end, which takes hundreds of sums otherwise
+    monkeypatch.setattr(residual, "PAST", 8)
+    few, many = (_work(Loop(forward, n)) for n in (60, 240))
+    assert many < 5 * few
