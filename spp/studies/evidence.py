@@ -283,16 +283,9 @@ def restricted(times: pd.Series[float], horizon: float) -> pd.Series[float]:
 # --- verdicts --------------------------------------------------------------------------------------------------------
 
 
-def decided(
-    found: str,
-    numbers: Mapping[str, SupportsFloat],
-    *,
-    confirmed: bool | np.bool_,
-    refuted: bool | np.bool_ | None = None,
-) -> Verdict:
-    """Of an exact claim, which no seed could change: confirmed or refuted; with ``refuted``, else not decided."""
-    outcome = Outcome.REFUTED if refuted or refuted is None else Outcome.NOT_DECIDED
-    outcome = Outcome.CONFIRMED if confirmed else outcome
+def decided(found: str, numbers: Mapping[str, SupportsFloat], *, confirmed: bool | np.bool_) -> Verdict:
+    """Of an exact claim, which no seed could change: confirmed or else refuted."""
+    outcome = Outcome.CONFIRMED if confirmed else Outcome.REFUTED
     # float: numbers of NumPy are no numbers of JSON
     return Verdict(outcome, found, {name: float(number) for name, number in numbers.items()})
 
@@ -427,7 +420,7 @@ def everywhere(what: str, effects: Mapping[str, Effect], low: float, high: float
     return replace(worst, outcome=outcome)
 
 
-def given(premise: Verdict, verdict: Verdict) -> Verdict:
+def provided(premise: Verdict, verdict: Verdict) -> Verdict:
     """A verdict that means something only where a premise is confirmed, as that an arm learns; else not decided."""
     numbers = {f"premise_{key}": number for key, number in (premise.numbers or {}).items()} | dict(
         verdict.numbers or {}
@@ -533,9 +526,3 @@ def frames(table: pd.DataFrame, arm: str, facts: Mapping[str, object]) -> list[B
         Beside(one.drop(columns=own).reset_index(drop=True), {**facts, "seed": seed})
         for seed, one in mine.groupby("seed", sort=False)
     ]
-
-
-def mean_accuracy(results: Results) -> pd.Series[float]:
-    """Mean test accuracy over seeds, by arm and learning rate."""
-    test = results["test"]
-    return pd.Series(dtype="float64") if test.empty else test.groupby(["arm", "lr"], sort=False)["accuracy"].mean()

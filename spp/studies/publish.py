@@ -24,6 +24,14 @@ FIGURE_FORMATS = {"png": None, "pdf": "paper"}
 """Endings of the files, and the style that each is drawn in."""
 
 
+INTERVALS = (
+    "A verdict follows from an interval, never from a point estimate. Intervals tell what other seeds would find on the same "
+    "images, at a level that is corrected over the claims of this page (Holm). What would be told or shown with a power is the "
+    "smallest effect or margin that as many repetitions of this run would have found, by its own spread."
+)
+"""How to read what was found, on every page."""
+
+
 @dataclass(frozen=True, slots=True, eq=False)
 class Published:
     """A study that has ended.
@@ -118,6 +126,7 @@ def page(
         f"({facts['setup']['device']}; {facts['machine']}; {versions}).",
         "## Verdicts",
         markdown(pd.DataFrame(rows)),
+        INTERVALS,
         "\n".join(f"- {c.name}: {c.source}. Criterion, fixed before the run: {c.criterion}" for c in verdicts),
         f"Criteria sha256: {facts['criteria'] or 'not known, since their source was not installed'}.",
         *["## Tables"] * bool(tables),

@@ -5,12 +5,13 @@ from __future__ import annotations
 from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import pandas as pd
 import pytest
 import torch
 from torch import nn
 
-from spp.studies import Cell, Outcome, Results, Setup, Size, run
+from spp.studies import Cell, Outcome, Results, Setup, Size, evidence, run
 from spp.studies import affine_batchnorm as study
 from spp.studies.affine_batchnorm import AFFINE, ARMS, BATCH, CLAIMS, LSUV, MINUS, NONE
 from spp.studies.trials import drawn, images
@@ -123,6 +124,31 @@ def test_a_share_whose_interval_holds_one_half_decides_nothing() -> None:
     found = {**arms(0.5, 0.8, 0.55, 0.9, 0.9), AFFINE: (0.4, 0.52, 0.75)}
     verdict = JUDGES["P2"](results(found), Setup())
     assert verdict.outcome is Outcome.NOT_DECIDED and verdict.numbers["18_32_estimate"] < 0.25
+
+
+@pytest.mark.parametrize(
+    ("closed", "outcome", "least", "most"),
+    [
+        # on the bound
+        (0.5, Outcome.NOT_DECIDED, 0.9, 1.0),
+        (0.9, Outcome.CONFIRMED, 0.9, 1.0),
+        (0.1, Outcome.REFUTED, 0.9, 1.0),
+        # too near to it for six seeds
+        (0.56, Outcome.CONFIRMED, 0.0, 0.6),
+    ],
+)
+def test_simulated_studies_get_the_verdict_of_what_was_simulated(
+    monkeypatch: pytest.MonkeyPatch, closed: float, outcome: Outcome, least: float, most: float
+) -> None:
+    """From the tables of cells to the verdict; accuracies of seeds differ by a point and a half."""
+    monkeypatch.setattr(evidence, "RESAMPLES", 199)
+    rng, count = np.random.default_rng(7), 60
+    found = []
+    for _ in range(count):
+        middle = {NONE: 0.6, LSUV: 0.7, AFFINE: 0.7, MINUS: 0.6 + 0.2 * closed, BATCH: 0.8}
+        runs = {arm: tuple(rng.normal(value, 0.015, 6)) for arm, value in middle.items()}
+        found.append(JUDGES["P1"](results(runs), Setup()).outcome)
+    assert least <= found.count(outcome) / count <= most
 
 
 @pytest.mark.parametrize(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import sys
 from collections.abc import Callable, Iterator
 from functools import partial
 
@@ -13,16 +14,20 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from spp.errors import MissingExtraError
 from spp.studies import Claim, Outcome, Results, Setup, Verdict, evidence
 from spp.studies.evidence import (
     Effect,
     between,
+    beyond,
     difference,
     every,
+    everywhere,
     factor,
     greater,
     less,
     mostly,
+    provided,
     rate_in_words,
     ratio,
     restricted,
@@ -30,7 +35,7 @@ from spp.studies.evidence import (
     tuned,
     within,
 )
-from spp.studies.study import claim, judged
+from spp.studies.study import Untestable, claim, judged
 from spp.studies.trials import outcome
 
 CONFIRMED, REFUTED, OPEN = Outcome.CONFIRMED, Outcome.REFUTED, Outcome.NOT_DECIDED
@@ -232,6 +237,12 @@ NULLS = {
     "mostly": (partial(mostly, "It"), gap(0.5)),
     "factor": (partial(greater, "It", bound=1.0), lambda rng: factor(by_seed(rng.lognormal(0, 0.5, 5)))),
     "ratio": (partial(greater, "It", bound=1.0), times(1.0)),
+    "beyond": (partial(beyond, "It", margin=1.0), noisy(5, 0.3, 1.0)),
+    "provided": (lambda effect: provided(greater("A", effect, -9), greater("B", effect)), noisy(5, 1.0, 0.0)),
+    "everywhere": (
+        lambda effect: everywhere("It", {f"block {i}": effect for i in range(4)}, 0.0, math.inf),
+        noisy(5, 1.0, 0.0),
+    ),
     "every": (
         lambda effect: every(
             {"a": lambda level: greater("A", effect, level=level), "b": lambda level: less("B", effect, 9, level=level)}
@@ -257,6 +268,9 @@ def test_a_truth_on_the_bound_is_rarely_decided(name: str) -> None:
         (partial(within, "It", margin=1.0), noisy(6, 1.0, 3.5)),
         (partial(mostly, "It"), gap(0.0)),
         (partial(greater, "It", bound=1.0), times(0.5)),
+        (partial(beyond, "It", margin=1.0), noisy(6, 0.3, 0.0)),
+        (lambda effect: everywhere("It", {"block 1": effect, "block 2": effect}, 0, 9), noisy(6, 1.0, -4.0)),
+        (lambda effect: provided(less("A", effect), greater("B", effect)), noisy(6, 1.0, -2.5)),
     ],
 )
 def test_the_contrary_is_refuted(
@@ -300,6 +314,27 @@ def test_a_sentence_has_the_interval_the_sample_and_what_could_have_been_told() 
 
 def effect(mean: float) -> Effect:
     return Effect(by_seed(mean + np.array([-2.0, -1.0, 0.0, 1.0, 2.0])))
+
+
+def test_a_premise_that_is_not_confirmed_leaves_nothing_decided() -> None:
+    verdict = provided(greater("A", effect(0.1)), greater("B", effect(9.0)))
+    assert verdict.outcome is OPEN and verdict.numbers["premise_estimate"] == pytest.approx(0.1)
+    assert verdict.found.startswith("A: 0.1 (95 % interval") and "B: 9 (" in verdict.found
+
+
+def test_of_many_places_the_one_nearest_to_refuting_is_told() -> None:
+    places = {"block 1": effect(5.0), "block 2": effect(2.5), "block 3": effect(4.0)}
+    verdict = everywhere("It", places, 0, math.inf)
+    assert verdict.outcome is CONFIRMED and verdict.found.startswith("It, block 2 (the furthest of 3 places): 2.5 (")
+    assert everywhere("It", places | {"block 4": effect(-4.0)}, 0, math.inf).outcome is REFUTED
+    with pytest.raises(Untestable):
+        everywhere("It", {}, 0, 1)
+
+
+def test_without_scipy_an_error_says_what_brings_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "scipy", None)
+    with pytest.raises(MissingExtraError, match=r"an interval needs SciPy.*torch-spp\[studies\]"):
+        effect(1.0).at()
 
 
 def test_what_says_several_things_is_confirmed_by_all_and_refuted_by_one() -> None:

@@ -12,9 +12,9 @@ from spp.studies.evidence import (
     difference,
     every,
     factor,
-    given,
     greater,
     less,
+    provided,
     ratio,
     restricted,
     tuned,
@@ -108,7 +108,7 @@ def invariance(results: Results, setup: Setup, level: float) -> Verdict:
     neat, changed = (_of(runs(results, inputs=inputs), FFN, COORDS) for inputs in (NEAT, CHANGED))
     pairs = [one[one["finished"]].set_index(["lr", "seed"])["accuracy"] for one in (neat, changed)]
     apart = float((pairs[0] - pairs[1]).abs().mean())
-    found = given(
+    found = provided(
         greater(f"Lost on changed inputs, {PLAIN}", lost[PLAIN], MARGIN, level=level),
         within(f"Lost on changed inputs, {COORDS}", lost[COORDS], MARGIN, level=level),
     )
@@ -190,7 +190,7 @@ def adam(results: Results, setup: Setup, level: float) -> Verdict:
     for optimizer in (SGD, ADAM):
         each = {net: _epochs(results, net, optimizer) for net in NETS}
         gains[optimizer] = pd.concat({net: plain / own for net, (plain, own) in each.items()})
-    return given(
+    return provided(
         greater(f"Epochs with SGD, {PLAIN} over {DAMPED}", factor(gains[SGD]), 1.0, level=level),
         less("The same with Adam, over that with SGD", factor(gains[ADAM], gains[SGD]), 1.0, level=level),
     )

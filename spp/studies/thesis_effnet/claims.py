@@ -20,11 +20,11 @@ from spp.studies.evidence import (
     every,
     factor,
     geometric,
-    given,
     greater,
     less,
     mostly,
     outcomes_of,
+    provided,
     share,
     tuned,
     within,
@@ -189,7 +189,7 @@ def magnitude(results: Results, setup: Setup, level: float) -> Verdict:
     more than twice what guessing gives.
     """
     plain, preserving = (_accuracy(results, arm, "SN or SN-MP") for arm in ("sn", "snmp"))
-    found = given(
+    found = provided(
         greater("Test accuracy of SN", Effect(plain, scale=PERCENT), 2 * setup.chance, level=level),
         less("SN-MP less SN", difference(preserving, plain), POINT, level=level),
     )
