@@ -259,15 +259,15 @@ def judged(claims: Sequence[Claim], results: Results, setup: Setup, level: float
     decided, the others are judged again with the smaller ``m``. So the chance that any of them is decided wrongly is at
     most ``1 - level``.
     """
-    found = {claim: claim.judge(results, setup) for claim in claims}
-    left = [claim for claim in claims if not claim.exact and found[claim].outcome is not Outcome.NOT_TESTABLE]
+    found = {claim: claim.judge(results, setup) for claim in claims if claim.exact}
+    left = [claim for claim in claims if not claim.exact]
     while left:
         at = {claim: claim.judge(results, setup, 1 - (1 - level) / len(left)) for claim in left}
         found |= at
         still = [claim for claim in left if at[claim].outcome is Outcome.NOT_DECIDED]
-        # what a round does not decide, the same level would not decide either
+        # the level stays as it is, where no claim has left: what was not decided would not be decided again
         left = still if len(still) < len(left) else []
-    return found
+    return {claim: found[claim] for claim in claims}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
