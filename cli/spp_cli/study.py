@@ -14,13 +14,17 @@ from spp_cli.console import tell
 from spp_cli.options import COUNT, Command, option, take
 
 if TYPE_CHECKING:
-    from spp.studies import Progress, Published
+    from spp.studies import Progress, Published, Size, Study
+
+SIZE = click.Choice(("tiny", "real", "full"))
 
 EXAMPLES = """\b
 Examples:
   spp study list
   spp study run thesis-ffn --size tiny
   spp study run thesis-ffn --size real --jobs 2
+  spp study run thesis-ffn --size real --scheduler tcp://HOST:8786
+  spp study draw thesis-ffn
   spp study run thesis-effnet --data data --device cuda --out studies/effnet
 """
 
@@ -33,7 +37,7 @@ def study() -> None:
 @study.command("list", cls=Command)
 @take("as_json")
 def list_studies(as_json: bool) -> None:
-    """List the studies and the claims that they judge."""
+    """List the studies, their sizes with what they take, about, and the claims that they judge."""
     from spp import studies
 
     found = [studies.find(name) for name in studies.names()]
@@ -43,6 +47,7 @@ def list_studies(as_json: bool) -> None:
                 "title": one.title,
                 "source": one.source,
                 "question": one.question,
+                "sizes": {str(size): _cost(one, size) for size in one.sizes},
                 "claims": {c.name: {"text": c.text, "source": c.source, "criterion": c.criterion} for c in one.claims},
             }
             for one in found
@@ -52,18 +57,39 @@ def list_studies(as_json: bool) -> None:
     width = max((len(one.name) for one in found), default=0)
     for one in found:
         tell(f"{one.name:<{width}}  {one.title}")
+        tell(f"{'':<{width}}  " + "; ".join(f"{size}: {_words(size, **_cost(one, size))}" for size in one.sizes))
         for claim in one.claims:
             tell(f"{'':<{width}}  {claim.name}: {claim.text}")
+
+
+@study.command("draw", cls=Command)
+@click.argument("name", metavar="NAME")
+@take(
+    *("size", "out", "as_json"),
+    size=option("Which run of the study: the largest that is there, if left out.", SIZE),
+    out={"help": "Folder of the study; studies/NAME-SIZE if left out."},
+)
+def draw_study(name: str, size: str | None, out: str | None, as_json: bool) -> None:
+    """Draw the page, tables, figures and verdicts again of what a run stored, without running anything.
+
+    Where the run is not finished, it says which cells are missing.
+    """
+    from spp import studies
+
+    found = studies.find(name)
+    folders = [_folder(name, one) for one in ([size] if size else reversed(SIZE.choices))]
+    place = Path(out) if out else next((one for one in folders if one.exists()), folders[0])
+    _show(studies.draw(found, place), as_json=as_json)
 
 
 @study.command("run", cls=Command, epilog=EXAMPLES)
 @click.argument("name", metavar="NAME")
 @take(
-    *("size", "quick", "images", "seeds", "out", "jobs", "backend", "device", "as_json"),
+    *("size", "quick", "images", "seeds", "out", "jobs", "scheduler", "backend", "device", "as_json"),
     size=option(
         "tiny: scikit-learn's digits, minutes. real: Fashion-MNIST, at most an hour on two cores. full, if left out: the "
         "published size, CIFAR and a GPU.",
-        click.Choice(("tiny", "real", "full")),
+        SIZE,
     ),
     quick=option("Another name of --size tiny.", is_flag=True),
     images=option(
@@ -75,7 +101,16 @@ def list_studies(as_json: bool) -> None:
     seeds=option("How many seeds; the study's own number if left out.", COUNT, "N"),
     out={"help": "Folder of the study; studies/NAME-SIZE if left out."},
     jobs=option("Cells at a time; -1 for one per core.", int, "N", 1),
-    backend=option("Of joblib: loky, or dask or ray for a cluster.", str, "NAME", "loky"),
+    scheduler=option(
+        "Send the cells to the Dask cluster with this scheduler, as tcp://HOST:8786; with --backend ray, to the Ray cluster at "
+        "this address.",
+        metavar="ADDRESS",
+    ),
+    backend=option(
+        "loky: processes on this machine. dask, if there is a --scheduler, or ray: a cluster, which sees the data where this "
+        "machine does.",
+        click.Choice(("loky", "dask", "ray")),
+    ),
     device={"help": "auto is a GPU where torch sees one for the full size, else the CPU."},
 )
 def run_study(name: str, **given: Any) -> None:
@@ -100,6 +135,8 @@ def run_study(name: str, **given: Any) -> None:
         device="cpu" if size != "full" and given["device"] == "auto" else pick_device(given["device"]),
     )
     found.check(setup)
+    address = given["scheduler"]
+    backend = given["backend"] or ("dask" if address else "loky")
     silent = given["as_json"]
     if not silent:
         click.echo(f"{found.title}\n{found.source}\n")
@@ -109,12 +146,24 @@ def run_study(name: str, **given: Any) -> None:
     bar = Bar(silent=silent)
     try:
         with bar:
-            published = studies.run(found, out, setup, jobs=given["jobs"], backend=given["backend"], report=bar)
+            published = studies.run(found, out, setup, jobs=given["jobs"], backend=backend, address=address, report=bar)
     # joblib raises it in the middle of a batch of cells; those that are done lie on the disk
     except KeyboardInterrupt:
         click.echo(f"\nInterrupted; {bar.done} of {bar.total} cells are kept. Type the same line to go on.", err=True)
         sys.exit(130)
     _show(published, as_json=silent)
+
+
+def _cost(one: Study, size: Size) -> dict[str, float]:
+    """How many cells a study has, and the seconds that they take on one core or, at full size, on a GPU, about."""
+    from spp.studies import Setup
+
+    cells = one.cells(Setup(size=size))
+    return {"cells": len(cells), "seconds": sum(cell.cost for cell in cells)}
+
+
+def _words(size: str, cells: float, seconds: float) -> str:
+    return f"{cells} cells, about {duration(seconds)} {'of a GPU' if size == 'full' else 'of one core'}"
 
 
 def _folder(name: str, size: str) -> Path:
@@ -182,4 +231,8 @@ def _show(published: Published, *, as_json: bool) -> None:
     for claim, verdict in published.verdicts.items():
         click.echo(f"{claim.name} {verdict.outcome}: {claim.text}\n  {verdict.found}")
     click.echo()
+    if missing := published.missing:
+        tell(f"Not finished, {len(missing)} of {len(missing) + len(published.results.cells)} cells are missing:")
+        for cell in missing:
+            tell(f"  {cell}")
     tell(f"{published.folder}: {' '.join(published.files)}")

@@ -11,6 +11,7 @@ from spp.studies import affine_batchnorm, neuronwise, nf_resnet, thesis_effnet, 
 from spp.studies.publish import Published as Published
 from spp.studies.run import Progress as Progress
 from spp.studies.run import StudyError as StudyError
+from spp.studies.run import draw as draw
 from spp.studies.run import run as run
 from spp.studies.study import Cell as Cell
 from spp.studies.study import Claim as Claim

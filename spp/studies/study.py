@@ -50,9 +50,9 @@ class Size(StrEnum):
     def about(self) -> str:
         """One line."""
         return {
-            "tiny": "scikit-learn's digits, minutes on a CPU",
-            "real": "Fashion-MNIST, at most an hour on two cores",
-            "full": "the published size, CIFAR and a GPU",
+            "tiny": "minutes on a CPU, for a look and for the tests: a proxy",
+            "real": "real images where it trains, at most an hour on two cores",
+            "full": "as it was published, on a GPU",
         }[self]
 
     def images(self, full: str) -> str:
@@ -102,7 +102,7 @@ class Cell:
 
     Attributes:
         parameters: What tells it from the others, by name, as ``{"norm": "batch", "lr": 0.1, "seed": 868}``; kept as pairs.
-        cost: How long it takes beside the other cells of the study; only the estimate of the time left depends on it.
+        cost: Seconds it takes, about, on one core, or at full size on a GPU; no number depends on it.
     """
 
     parameters: tuple[tuple[str, Value], ...]
@@ -135,11 +135,13 @@ class Results:
         cells: Those cells, in the order of the plan.
         tables: By cell.
         seconds: Time of each.
+        machines: Where each was measured, with the versions there; empty where that was not noted.
     """
 
     cells: tuple[Cell, ...]
     tables: Mapping[Cell, Tables]
     seconds: Mapping[Cell, float]
+    machines: Mapping[Cell, str] = field(default_factory=dict)
     _whole: dict[str, pd.DataFrame] = field(default_factory=dict, init=False, repr=False)
     """Tables over all cells that were asked for: verdicts, tables and figures ask many times, and cells are hundreds."""
 
@@ -287,6 +289,7 @@ class Study:
         tables: What is published of the results, by name: frames of words and numbers, ready to print.
         figures: What is drawn of them, by name; nothing if left out.
         sizes: At which sizes there is a plan; others are refused.
+        limits: What a run of this size cannot say, as lines of text; nothing if left out.
     """
 
     name: str
@@ -299,6 +302,8 @@ class Study:
     measure: Callable[[Cell, Setup], Tables]
     tables: Callable[[Results, Setup], Tables]
     figures: Callable[[Results, Setup], Figures] | None = None
+    sizes: tuple[Size, ...] = (Size.TINY, Size.FULL)
+    limits: Callable[[Setup], Sequence[str]] = lambda setup: ()
 
     @property
     def criteria(self) -> str | None:
@@ -309,8 +314,6 @@ class Study:
         except (OSError, TypeError, IndexError):
             return None
         return hashlib.sha256(source.encode()).hexdigest()
-
-    sizes: tuple[Size, ...] = (Size.TINY, Size.FULL)
 
     def check(self, setup: Setup) -> None:
         """Refuse a size without a plan.

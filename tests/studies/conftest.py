@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +13,7 @@ import torch
 
 import spp
 from spp.plot import SignalPlot
-from spp.studies import Cell, Claim, Outcome, Results, Setup, Study, Verdict
+from spp.studies import STUDIES, Cell, Claim, Outcome, Results, Setup, Study, Verdict
 from spp.studies.trials import drawn, traced
 
 MEASURED: list[str] = []
@@ -53,6 +55,16 @@ TINY = Study(
     measure=measure,
     tables=tables,
 )
+
+
+@contextmanager
+def registered(study: Study) -> Iterator[None]:
+    """The study is known by its name."""
+    STUDIES.register(study.name, study)
+    try:
+        yield
+    finally:
+        STUDIES.unregister(study.name)
 
 
 @pytest.fixture(autouse=True)

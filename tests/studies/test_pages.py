@@ -29,7 +29,16 @@ def test_a_page_has_the_claims_of_the_code(name: str) -> None:
     told = [(claim["claim"], claim["text"], claim["criterion"]) for claim in facts["claims"]]
     assert told == [(claim.name, claim.text, claim.criterion) for claim in study.claims]
     assert f"Criteria sha256: {study.criteria}." in page
-    assert all(line in page for line in study.arrangement(Setup(**facts["setup"])))
+    setup = Setup(**facts["setup"])
+    assert all(line in page for line in (*study.arrangement(setup), *study.limits(setup), f"**Size: {setup.size}**"))
+
+
+def test_every_study_says_what_it_cannot_say_and_what_it_takes() -> None:
+    for study in map(studies.find, studies.names()):
+        for setup in (Setup(size=size) for size in study.sizes):
+            assert len(study.limits(setup)) >= 2 and all(line.endswith(".") for line in study.limits(setup))
+            # a study of real images is done in an hour on two cores
+            assert setup.size != "real" or sum(cell.cost for cell in study.cells(setup)) <= 7200
 
 
 def test_the_overview_holds_every_verdict() -> None:

@@ -6,33 +6,26 @@ import compileall
 import hashlib
 import importlib
 import json
+import platform
+import signal
+import subprocess
+import sys
 import zipfile
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 
 import pandas as pd
 import pytest
+import torch
 from click.testing import CliRunner
 from pandas.testing import assert_frame_equal
 
 from spp.errors import InputError, StoreError, UnknownNameError
-from spp.studies import STUDIES, Cell, Progress, Setup, Size, Study, StudyError, find, names, run
-from spp.studies.publish import markdown
+from spp.studies import STUDIES, Cell, Progress, Results, Setup, Size, Study, StudyError, draw, find, names, run
+from spp.studies.publish import machine, markdown
 from spp.studies.run import Shelf
 from spp_cli.study import study
-from tests.studies.conftest import MEASURED, measure
-
-
-@contextmanager
-def registered(study: Study) -> Iterator[None]:
-    """The study is known by its name."""
-    STUDIES.register(study.name, study)
-    try:
-        yield
-    finally:
-        STUDIES.unregister(study.name)
+from tests.studies.conftest import MEASURED, measure, registered
 
 
 def test_every_cell_is_measured_once_and_everything_is_written(tiny: Study, tmp_path: Path) -> None:
@@ -50,7 +43,7 @@ def test_every_cell_is_measured_once_and_everything_is_written(tiny: Study, tmp_
     page = (tmp_path / "out" / "README.md").read_text()
     criteria = hashlib.sha256((Path(__file__).parent / "conftest.py").read_bytes()).hexdigest()
     assert facts["criteria"] == criteria and f"Criteria sha256: {criteria}." in page
-    assert "**confirmed**" in page and "Criterion, fixed before the run: confirmed below 2" in page
+    assert "**confirmed**" in page and "T1, criterion, fixed before the run: confirmed below 2" in page
     assert_frame_equal(pd.read_csv(tmp_path / "out" / "table.csv"), published.tables["table"])
 
 
@@ -71,6 +64,137 @@ def test_criteria_are_hashed_in_a_zip_too_and_said_to_be_unknown_without_source(
         one = replace(tiny, claims=(replace(tiny.claims[0], judge=judge),))
         hashes[name] = one.criteria
     assert hashes == {"criteria_in_zip": hashlib.sha256(source.encode()).hexdigest(), "criteria_compiled": None}
+
+
+def test_a_page_begins_with_what_was_claimed_and_run_and_ends_with_what_it_shows(tiny: Study, tmp_path: Path) -> None:
+    published = run(replace(tiny, limits=lambda setup: [f"Nothing at the size {setup.size}."]), tmp_path)
+    page, facts = (tmp_path / "README.md").read_text(), json.loads((tmp_path / "verdicts.json").read_text())
+    places = [page.index(words) for words in (
+        "# A tiny study",
+        "**Size: tiny**, minutes on a CPU",
+        "## What was claimed",
+        "- **T1**: BatchNorm gives unit variance. (Ioffe & Szegedy (2015))",
+        "## What was run here",
+        "4 cells, ",
+        "each on one thread; 2 seeds (868, 67).",
+        f"- 4 on cpu: {machine('cpu')}",
+        "## What came out",
+        "| T1 | **confirmed** |",
+        "## What this run cannot say",
+        "- Nothing at the size tiny.",
+        "## Tables",
+    )]  # fmt: skip
+    assert places == sorted(places) and facts["machines"] == {machine("cpu"): 4} and facts["missing"] == []
+    assert machine("cpu").endswith(f"python {platform.python_version()}") and f"torch {torch.__version__}" in page
+    assert set(published.results.machines.values()) == {machine("cpu")}
+
+
+def test_a_run_is_drawn_again_without_running(tiny: Study, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    ran, folder = run(tiny, "studies/tiny-tiny", Setup(seeds=3)), tmp_path / "studies" / "tiny-tiny"
+    files = {name: (folder / name).read_bytes() for name in ran.files}
+    for name in ran.files:
+        (folder / name).unlink()
+    MEASURED.clear()
+    assert draw(tiny, folder).files == ran.files and MEASURED == []
+    assert {name: (folder / name).read_bytes() for name in ran.files} == files
+    # a table that a later version adds reaches the page
+    later = replace(tiny, tables=lambda results, setup: {"later": results["signals"][["norm"]].drop_duplicates()})
+    with registered(later):
+        said = CliRunner().invoke(study, ["draw", "tiny"], catch_exceptions=False)
+    assert "T1 confirmed" in said.output and "later.md" in said.output and "Not finished" not in said.output
+    assert "**later**" in (folder / "README.md").read_text() and MEASURED == []
+
+
+def test_of_a_run_that_is_not_finished_the_missing_cells_are_named(tiny: Study, tmp_path: Path) -> None:
+    def interrupt(progress: Progress) -> None:
+        if progress.done == 2:
+            raise KeyboardInterrupt
+
+    def needs_all(results: Results, setup: Setup) -> dict[str, pd.DataFrame]:
+        return {"table": results.of("signals", norm="batch")[["absent"]]}
+
+    with pytest.raises(KeyboardInterrupt):
+        run(tiny, tmp_path, report=interrupt)
+    drawn = draw(replace(tiny, tables=needs_all), tmp_path)
+    assert [str(cell) for cell in drawn.missing] == ["norm=batch seed=868", "norm=batch seed=67"]
+    assert [verdict.outcome for verdict in drawn.verdicts.values()] == ["not decided"]
+    page = (tmp_path / "README.md").read_text()
+    assert "**Not finished:** 2 of 4 cells are missing." in page and "- Cells are missing: norm=batch seed=67." in page
+    assert "| It is not judged while 2 of 4 cells are missing. |" in page and drawn.tables == {}
+    with registered(tiny):
+        said = CliRunner().invoke(study, ["draw", "tiny", "--out", str(tmp_path)], catch_exceptions=False)
+    assert "Not finished, 2 of 4 cells are missing:\n  norm=batch seed=868\n  norm=batch seed=67\n" in said.output
+    # whatever fails with all cells there is a fault of the study
+    run(tiny, tmp_path)
+    with pytest.raises(KeyError, match="absent"):
+        draw(replace(tiny, tables=needs_all), tmp_path)
+
+
+def test_what_is_no_run_cannot_be_drawn(tiny: Study, tmp_path: Path) -> None:
+    with pytest.raises(StoreError, match=r"a folder without study\.json\. Run the study first"):
+        draw(tiny, tmp_path)
+    assert not list(tmp_path.iterdir())
+    (tmp_path / "study.json").write_text('{"format": 2, "study": "tiny", "setup": {"size": "huge"}}')
+    with pytest.raises(StoreError, match=r"a file of a study holds its facts; got .*unknown size 'huge'"):
+        draw(tiny, tmp_path)
+
+
+KILLED = """
+import os, signal, sys
+from dataclasses import replace
+from pathlib import Path
+from spp.studies import Size, affine_batchnorm as study, publish, run
+from spp.studies.run import Shelf
+
+where, folder = sys.argv[1:]
+small = {"input_shape": (1, 8, 8), "widths": (4, 4, 8, 8)}
+changes = {"depths": (18,), "costs": (0.4,), "batches": (256,), "rates": (0.03,), "epochs": 1, "seeds": 1, "changes": small}
+study.PLANS[Size.TINY] = replace(study.PLANS[Size.TINY], **changes)
+done, measure, replaced, put = [], study.measure, Path.replace, publish.put_table
+
+def end(at):
+    if where == at:
+        os.kill(os.getpid(), signal.SIGKILL)
+
+def measured(cell, setup):
+    tables = measure(cell, setup)
+    if done.append(cell) or len(done) == 3:
+        end("in a cell")
+    return tables
+
+def renamed(path, target):
+    if Path(target).parent.name == "cells" and len(done) == 3:
+        end("before a cell is there")
+    return replaced(path, target)
+
+def written(path, table):
+    put(path, table)
+    end("in the tables")
+
+Path.replace, publish.put_table = renamed, written
+run(replace(study.STUDY, measure=measured, figures=None), folder)
+"""
+
+
+@pytest.mark.slow
+def test_a_real_study_that_is_killed_at_three_points_ends_with_the_same_bytes(tmp_path: Path) -> None:
+    def go(where: str, folder: str) -> int:
+        return subprocess.run([sys.executable, "-c", KILLED, where, tmp_path / folder], timeout=300).returncode
+
+    assert go("", "whole") == 0
+    ended = [go(where, "part") for where in ("in a cell", "before a cell is there", "in the tables", "")]
+    assert ended == [-signal.SIGKILL] * 3 + [0]
+    whole, part = (
+        {file.name: file.read_bytes() for file in (tmp_path / name).glob("*.*") if file.name not in TIMED}
+        for name in ("whole", "part")
+    )
+    assert part == whole and {"outcome.parquet", "gap.csv", "accuracy.tex"} <= set(whole)
+    assert not list((tmp_path / "part").rglob(".draft*"))
+
+
+TIMED = (".lock", "README.md", "verdicts.json", "study.json")
+"""The page and the verdicts tell how long it took."""
 
 
 def test_results_carry_the_parameters_of_their_cells(tiny: Study, tmp_path: Path) -> None:

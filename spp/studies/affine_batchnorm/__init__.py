@@ -122,6 +122,16 @@ def arrangement(setup: Setup) -> list[str]:
     ]
 
 
+def limits(setup: Setup) -> list[str]:
+    """What the run cannot say."""
+    return [
+        "Data, recipe and rates are not those of the paper, whose text could not be read: a verdict is about this set-up.",
+        "LSUV gives one variance per tensor and leaves the mean shift and the gradients as they are: what it does not close "
+        "may still be a matter of initialization.",
+        "A share of a gap says nothing where there is next to no gap, as with small batches and rates.",
+    ]
+
+
 def cells(setup: Setup) -> list[Cell]:
     """For every arm, depth and seed a trace at init, and for every batch size and rate besides a training run."""
     chosen = plan(setup)
@@ -274,5 +284,6 @@ STUDY = Study(
     measure=measure,
     tables=tables,
     figures=figures,
+    limits=limits,
     sizes=tuple(PLANS),
 )

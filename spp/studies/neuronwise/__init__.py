@@ -121,6 +121,15 @@ def arrangement(setup: Setup) -> list[str]:
     ]
 
 
+def limits(setup: Setup) -> list[str]:
+    """What the run cannot say."""
+    return [
+        "Epochs are counted, not seconds: a neuron-wise step takes longer, and fewer epochs may be more time.",
+        "Two small networks and constant rates: deeper ones, schedules and momentum are not covered.",
+        "It has no experiment of the proposal's own to compare with.",
+    ]
+
+
 def cells(setup: Setup) -> list[Cell]:
     """Laws, training runs with SGD, Adam and changed inputs, and times."""
     chosen, seeds = plan(setup), setup.seed_list(plan(setup).seeds)
@@ -260,5 +269,6 @@ STUDY = Study(
     measure=measure,
     tables=tables,
     figures=figures,
+    limits=limits,
     sizes=tuple(PLANS),
 )
