@@ -13,8 +13,10 @@ from contextlib import closing, contextmanager
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
+from socket import create_connection
 from threading import Lock
 from typing import Any
+from urllib.parse import urlsplit
 from warnings import catch_warnings, simplefilter
 
 import torch
@@ -236,6 +238,9 @@ def _on_ray(work: partial[Done], cells: Sequence[Cell], address: Any) -> Iterato
     own = not ray.is_initialized()
     if own:
         try:
+            # Ray would wait for it without an end
+            if address and (place := urlsplit(address if "//" in address else f"//{address}")).port:
+                create_connection((place.hostname, place.port), timeout=10).close()
             ray.init(address, log_to_driver=False, logging_level="ERROR")
         except (OSError, ValueError) as error:
             raise _unanswered("Ray", address, error) from error

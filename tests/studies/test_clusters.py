@@ -103,6 +103,15 @@ def test_an_address_where_nobody_answers_is_named(tiny: Study, tmp_path: Path) -
         assert "\n" not in str(caught.value)
 
 
+def test_an_address_where_ray_is_not_is_named(tiny: Study, tmp_path: Path) -> None:
+    library = pytest.importorskip("ray", reason="the extra ray is not installed")
+    # a session of another test would be taken
+    library.shutdown()
+    for address in ("127.0.0.1:9", "ray://127.0.0.1:9", "127.0.0.1:port"):
+        with pytest.raises(InputError, match=rf"^{address}: Ray answers at its address; got .*\.$"):
+            run(tiny, tmp_path, backend="ray", address=address)
+
+
 def test_a_cluster_that_cannot_be_is_one_line(tiny: Study, tmp_path: Path) -> None:
     with pytest.raises(UnknownNameError, match=r"backend: unknown backend 'threading'.* Known: loky, dask, ray\."):
         run(tiny, tmp_path, backend="threading")
