@@ -10,6 +10,7 @@ from typing import Any
 
 from matplotlib.artist import Artist
 from matplotlib.axes import Axes
+from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.text import Text
@@ -194,6 +195,8 @@ def _empty(page: Grid, inches: float, style: Style) -> tuple[Figure, dict[Panel,
     over = 2 * NOTE * notes * style.small / 72
     # without pyplot, which would choose a backend, hold the figure and show it
     figure = Figure(figsize=(inches, sum(heights) * row + style.font * 0.09 + over))
+    # its canvas keeps the renderer that measures texts; without it matplotlib 3.11 makes one for each measure
+    FigureCanvasAgg(figure)
     # the one layout that leaves room for a legend outside of the axes
     figure.set_layout_engine("constrained", w_pad=0.03, h_pad=0.03, hspace=0.02, wspace=0.02)
     cells = figure.add_gridspec(len(page), max(len(row) for row in page), height_ratios=heights)
