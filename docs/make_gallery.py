@@ -98,7 +98,7 @@ class Network:
         model, batch = self.build(self.variants[0]), self.batch(self.small)
         optimizer = torch.optim.SGD(model.parameters(), lr=1e-2)
         frames = []
-        steps = STEPS[:3] if self.small else STEPS
+        steps = STEPS[:2] if self.small else STEPS
         for step in range(max(steps) + 1):
             if step in steps:
                 frames.append(spp.trace(model, batch).frame.assign(step=np.int64(step)))
@@ -139,11 +139,11 @@ def _bundled(name: str, **changes: Any) -> Callable[[str], nn.Module]:
     return lambda norm: spp.models.build(name, norm=norm, **changes)
 
 
-def _deep(activation: str) -> nn.Module:
-    """A thousand times a linear layer of sixteen units and an activation."""
+def _deep(activation: str, linears: int) -> nn.Module:
+    """So many times a linear layer of sixteen units and an activation."""
     gain = nn.init.calculate_gain(activation)
     layers: list[nn.Module] = []
-    for _ in range(1000):
+    for _ in range(linears):
         linear = nn.Linear(16, 16)
         nn.init.normal_(linear.weight, std=gain / 4)
         nn.init.zeros_(linear.bias)
@@ -171,12 +171,13 @@ def networks(*, small: bool = False) -> dict[str, Network]:
     """Every network of the gallery by its short name; GPT-2 only where transformers is installed.
 
     Args:
-        small: Take smaller inputs and narrower layers of the same names, where a test needs the figures and nobody reads
+        small: Take smaller inputs, and narrower or fewer layers, where a test needs the figures and nobody reads
             the numbers.
     """
     image: dict[str, Any] = {"data": "gaussian", "init": "he"}
     resnet: dict[str, Any] = {"widths": (8, 16, 32, 64)} if small else {}
-    effnet: dict[str, Any] = {"width_multiplier": 0.5} if small else {}
+    effnet: dict[str, Any] = {"width_multiplier": 0.25} if small else {}
+    linears = 400 if small else 1000
     found = {
         "ffn": Network(
             "A fully connected network of ten layers",
@@ -213,10 +214,10 @@ def networks(*, small: bool = False) -> dict[str, Network]:
         ),
         "deep2000": Network(
             "Two thousand layers of sixteen units",
-            _deep,
+            lambda activation: _deep(activation, linears),
             lambda small: spp.data.gaussian(16 if small else 64, (16,), seed=0),
             ("relu", "tanh"),
-            "1999",
+            str(2 * linears - 1),
             fact="activation",
             facts={"model": "deep2000", "data": "gaussian"},
         ),

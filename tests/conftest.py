@@ -2,9 +2,12 @@
 
 import os
 import signal
+from collections.abc import Iterator
 
 import pytest
 import torch
+
+from tests.processes import Forked
 
 WORKERS = int(os.environ.get("PYTEST_XDIST_WORKER_COUNT", "1"))
 THREADS = max(1, min(2, (os.cpu_count() or 1) // WORKERS))
@@ -15,6 +18,14 @@ THREADS = max(1, min(2, (os.cpu_count() or 1) // WORKERS))
 def _calm() -> None:
     torch.set_num_threads(THREADS)
     torch.manual_seed(0)
+
+
+@pytest.fixture(scope="session")
+def python(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Forked]:
+    """Run code in a process of its own."""
+    forked = Forked(tmp_path_factory.mktemp("processes"))
+    yield forked
+    forked.close()
 
 
 def pytest_configure(config: pytest.Config) -> None:

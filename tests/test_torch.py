@@ -1,8 +1,5 @@
 """The private names of torch that are in use: that this torch has them, and that one without them still traces."""
 
-import subprocess
-import sys
-
 import pytest
 import torch
 
@@ -74,8 +71,8 @@ def test_many_tensors_are_copied_as_one_by_one():
     assert all(torch.equal(a, b) for a, b in zip(into, again, strict=True))
 
 
-def test_without_any_of_them_a_network_is_still_traced():
+def test_without_any_of_them_a_network_is_still_traced(python):
     script = WITHOUT.format(names=list(NAMES), count=len(NAMES))
-    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=False)
+    done = python(script)
     assert done.returncode == 0, done.stderr[-2000:]
     assert done.stdout.startswith("traced ")

@@ -44,9 +44,9 @@ def images(n: int = 4) -> torch.Tensor:
     ("name", "shape", "changes"),
     [
         ("ffn", (3, 32, 32), {}),
-        ("resnet50", (3, 64, 64), {}),
-        ("effnet_b0", (3, 64, 64), {}),
-        ("effnet_b0", (3, 64, 64), {"norm": "none"}),
+        ("resnet50", (3, 32, 32), {"widths": (16, 32, 64, 128)}),
+        ("effnet_b0", (3, 64, 64), {"width_multiplier": 0.5}),
+        ("effnet_b0", (3, 64, 64), {"width_multiplier": 0.5, "norm": "none"}),
     ],
     ids=["ffn", "resnet50", "effnet_b0", "effnet_b0-none"],
 )

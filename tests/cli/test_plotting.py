@@ -1,8 +1,6 @@
 """``spp plot``: figures of saved runs, with no model at hand."""
 
 import json
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
@@ -71,7 +69,7 @@ def test_the_same_run_gives_the_same_bytes(spp, runs):
     assert Path("a.pdf").read_bytes() == Path("b.pdf").read_bytes()
 
 
-def test_neither_model_nor_tensor_is_made(runs, tmp_path):
+def test_neither_model_nor_tensor_is_made(python, runs, tmp_path):
     script = (
         "import sys, torch\n"
         "def forbidden(*a, **k): raise AssertionError('a tensor was made or a module called')\n"
@@ -81,7 +79,8 @@ def test_neither_model_nor_tensor_is_made(runs, tmp_path):
         "from spp_cli.main import cli\n"
         f"cli(['plot', {str(runs / 'none')!r}, '--out', {str(tmp_path / 'x.png')!r}])"
     )
-    subprocess.run([sys.executable, "-c", script], check=True, capture_output=True)
+    done = python(script)
+    assert done.returncode == 0, done.stderr
     assert (tmp_path / "x.png").is_file()
 
 

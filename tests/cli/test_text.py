@@ -88,12 +88,12 @@ def test_an_error_is_one_line_whatever_it_names(spp):
 
 
 @pytest.mark.parametrize("name", [b"with space", b"no\xffutf8", b"line\nbreak"])
-def test_a_pipe_gets_the_path_as_it_is(tmp_path, name):
-    words = ["analyze", "--model", "ffn", "--batch-size", "4", "--no-figures", "-q", "--out", name]
+def test_a_pipe_gets_the_path_as_it_is(python, tmp_path, name):
+    words = ["analyze", "--model", "ffn", "--batch-size", "4", "--no-figures", "-q", "--out", os.fsdecode(name)]
     code = "from spp_cli.main import cli; cli(prog_name='spp')"
-    done = subprocess.run([sys.executable, "-c", code, *words], cwd=tmp_path, capture_output=True)
+    done = python(code, *words, cwd=tmp_path)
     assert done.returncode == 0, done.stderr
-    assert done.stdout == name + b"\n"
+    assert os.fsencode(done.stdout) == name + b"\n"
 
 
 def test_a_letter_that_the_encoding_lacks_is_escaped(spp, named, tmp_path):
@@ -219,12 +219,24 @@ def test_a_file_in_the_place_of_a_module(spp, model, remedy):
         library.models.build(model)
 
 
-@pytest.mark.parametrize("module", ["random", "queue", "statistics"])
-def test_a_file_of_the_current_folder_hides_nothing_of_python(tmp_path, module):
+def test_a_file_of_the_current_folder_hides_nothing_of_python(tmp_path):
     """``random.py`` beside a network was what torch imported."""
-    (tmp_path / f"{module}.py").write_text("raise RuntimeError('mine')")
+    modules = ["random", "queue", "statistics"]
+    for module in modules:
+        (tmp_path / f"{module}.py").write_text("raise RuntimeError('mine')")
     (tmp_path / "mine.py").write_text("")
-    code = "import sys; sys.path[:] = [p for p in sys.path if p]; from spp_cli.main import cli; cli(prog_name='spp')"
+    code = """
+import sys
+sys.path[:] = [p for p in sys.path if p]
+from spp_cli.main import cli
+if sys.argv[1] == "list":
+    cli(prog_name="spp")
+for module in sys.argv[1:]:
+    try:
+        cli(["analyze", "--model", f"{module}:Net"], prog_name="spp")
+    except SystemExit as end:
+        print(end.code)
+"""
     words = [sys.executable, "-P", "-c", code]
     own = {
         "cwd": tmp_path,
@@ -234,9 +246,10 @@ def test_a_file_of_the_current_folder_hides_nothing_of_python(tmp_path, module):
     }
     listed = subprocess.run([*words, "list", "norms", "--plugin", "mine"], **own)
     assert listed.returncode == 0, listed.stderr
-    wrong = subprocess.run([*words, "analyze", "--model", f"{module}:Net"], **own)
-    assert wrong.returncode == 2
-    assert re.search(rf"has no attribute 'Net'. The module is .*{module}.py\.", wrong.stderr)
+    wrong = subprocess.run([*words, *modules], **own)
+    assert wrong.stdout.split() == ["2"] * len(modules), wrong.stderr
+    for module in modules:
+        assert re.search(rf"has no attribute 'Net'. The module is .*{module}.py\.", wrong.stderr)
     assert str(tmp_path) not in wrong.stderr
 
 

@@ -1,6 +1,4 @@
-import os
 import random
-import subprocess
 import sys
 
 import numpy as np
@@ -10,8 +8,6 @@ import torch
 from spp import data
 from spp.errors import InputError, MissingExtraError, UnknownNameError
 from tests.data import files
-
-ENVIRONMENT = os.environ | {"PYTHONPATH": os.pathsep.join(path for path in sys.path if path)}
 
 
 def global_state():
@@ -142,14 +138,16 @@ def test_gaussian_without_classes_has_no_targets():
     assert targets is None
 
 
-def test_the_first_import_of_scikit_learn_does_not_move_pythons_random_state():
+def test_the_first_import_of_scikit_learn_does_not_move_pythons_random_state(python):
     script = """
 import os
 import random
+import sys
+assert "sklearn" not in sys.modules
 before = random.getstate()
 from spp import data
 data.digits(2, (64,))
 print(random.getstate() == before)
 """
-    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True, env=ENVIRONMENT)
-    assert done.stdout == "True\n"
+    done = python(script)
+    assert done.stdout == "True\n", done.stderr

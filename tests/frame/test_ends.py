@@ -1,11 +1,7 @@
 """However a process ends, what was sampled is on disk; what it forks writes nothing there."""
 
-import os
 import signal
-import subprocess
-import sys
 import textwrap
-from pathlib import Path
 
 import pytest
 import torch
@@ -13,8 +9,6 @@ from torch import nn
 
 import spp
 
-ROOT = Path(__file__).resolve().parents[2]
-ENVIRONMENT = os.environ | {"PYTHONPATH": f"{ROOT}:{ROOT / 'cli'}", "OMP_NUM_THREADS": "1"}
 LOOP = """
     import os, signal, sys, time
     import torch, spp
@@ -33,9 +27,9 @@ LOOP = """
 """
 
 
-def python(code, folder):
-    command = [sys.executable, "-c", textwrap.dedent(LOOP) + textwrap.dedent(code), str(folder)]
-    return subprocess.run(command, env=ENVIRONMENT, cwd=ROOT, capture_output=True, text=True, timeout=300)
+@pytest.fixture
+def loop(python):
+    return lambda code, folder: python(textwrap.dedent(LOOP) + textwrap.dedent(code), folder)
 
 
 @pytest.mark.parametrize(
@@ -53,8 +47,8 @@ def python(code, folder):
         ),
     ],
 )
-def test_a_watch_that_nobody_closes_is_on_disk(tmp_path, end, code):
-    done = python(
+def test_a_watch_that_nobody_closes_is_on_disk(loop, tmp_path, end, code):
+    done = loop(
         f"""
     watch = started()
     train(3)
@@ -69,8 +63,8 @@ def test_a_watch_that_nobody_closes_is_on_disk(tmp_path, end, code):
     assert not loaded.frame.duplicated(["step", "name", "output", "signal", "mode"]).any()
 
 
-def test_a_handler_of_somebody_else_stays(tmp_path):
-    done = python(
+def test_a_handler_of_somebody_else_stays(loop, tmp_path):
+    done = loop(
         """
     signal.signal(signal.SIGTERM, lambda *_: print("mine"))
     watch = started()
@@ -91,19 +85,20 @@ def test_the_default_handler_is_back_after_a_watch(tmp_path):
     assert signal.getsignal(signal.SIGTERM) is signal.SIG_DFL
 
 
-def test_rows_are_written_by_time_and_by_number(tmp_path):
-    done = python(
+def test_rows_are_written_by_time_and_by_number(loop, tmp_path):
+    done = loop(
         """
-    watch = started(every=1000, flush=0.2)
+    watch = started()
     train(1)
     assert not len(spp.load(sys.argv[1]).frame)
+    train(299)
+    assert 200 < spp.load(sys.argv[1]).frame["step"].nunique() < 300
+    watch.close()
+    watch = started(path=sys.argv[1] + "-2", every=1000, flush=0.2)
+    train(1)
     time.sleep(0.3)
     train(1)
-    assert spp.load(sys.argv[1]).frame["step"].unique().tolist() == [0]
-    watch.close()
-    watch = spp.watch(model, optimizer, path=sys.argv[1] + "-2", every=1, flush=3600).start()
-    train(300)
-    assert 200 < spp.load(sys.argv[1] + "-2").frame["step"].nunique() < 300
+    assert spp.load(sys.argv[1] + "-2").frame["step"].unique().tolist() == [0]
     """,
         tmp_path / "run",
     )
@@ -111,8 +106,8 @@ def test_rows_are_written_by_time_and_by_number(tmp_path):
 
 
 @pytest.mark.parametrize("end", ["sys.exit()", "os._exit(0)", "watch.close(); sys.exit()", "raise SystemExit"])
-def test_what_a_forked_process_does_is_not_in_the_run(tmp_path, end):
-    done = python(
+def test_what_a_forked_process_does_is_not_in_the_run(loop, tmp_path, end):
+    done = loop(
         f"""
     with spp.watch(model, optimizer, path=sys.argv[1], every=1, flush=0) as watch:
         train(2)

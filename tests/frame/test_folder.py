@@ -3,9 +3,6 @@
 import json
 import os
 import shutil
-import subprocess
-import sys
-import textwrap
 import warnings
 from pathlib import Path
 
@@ -17,7 +14,6 @@ import spp
 from spp.errors import StoreError
 
 ROOT = Path(__file__).resolve().parents[2]
-ENVIRONMENT = os.environ | {"PYTHONPATH": f"{ROOT}:{ROOT / 'cli'}", "OMP_NUM_THREADS": "1"}
 
 
 def traced(width=4):
@@ -34,11 +30,6 @@ def watched(path, steps=6, **options):
             optimizer.zero_grad()
             model(torch.randn(5, 3)).square().sum().backward()
             optimizer.step()
-
-
-def python(code, *arguments, **options):
-    command = [sys.executable, "-W", "ignore", "-c", textwrap.dedent(code), *map(str, arguments)]
-    return subprocess.run(command, env=ENVIRONMENT, cwd=ROOT, capture_output=True, text=True, timeout=300, **options)
 
 
 def one_line(error):
@@ -201,81 +192,25 @@ def test_leftovers_of_an_early_kill_block_nothing(tmp_path):
     check_folder(leave("fresh"), resume=False)
 
 
-KILLS = """
-    import os, shutil, sys
-    from pathlib import Path
-    import spp
-    here, kind = Path(sys.argv[1]), sys.argv[2]
-    old, new = spp.load(here / "old"), spp.load(here / "new")
-    folder = here / "run"
-    from spp.frame.runs import check_writable, remove
-    for number in range(1, 500):
-        shutil.rmtree(folder, ignore_errors=True)
-        shutil.copytree(here / "old", folder)
-        (folder / "src.py").write_text("mine")
-        child = os.fork()
-        if not child:
-            left = [number]
-            def killed(event, arguments):
-                written = event == "open" and arguments[2] & (os.O_WRONLY | os.O_RDWR)
-                if written or event in ("os.rename", "os.remove", "os.mkdir", "os.rmdir", "shutil.copyfile"):
-                    left[0] -= 1
-                    if left[0] < 0:
-                        os._exit(9)
-            sys.addaudithook(killed)
-            remove(folder) if kind == "given up" else new.save(folder, overwrite=True)
-            os._exit(0)
-        status = os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
-        if kind == "given up":
-            assert (folder / "src.py").read_text() == "mine"
-            if not status:
-                break
-            remove(check_writable(folder, overwrite=True))
-            assert sorted(os.listdir(folder)) == [".lock", "src.py"]
-            continue
-        loaded = spp.load(folder)
-        assert loaded.frame.equals(old.frame) or loaded.frame.equals(new.frame), number
-        assert len(loaded.modules) == (len(old.modules) if loaded.frame.equals(old.frame) else len(new.modules)), number
-        assert (folder / "src.py").read_text() == "mine"
-        if not status:
-            assert loaded.frame.equals(new.frame)
-            break
-        new.save(folder, overwrite=True)  # nothing of it is in the way of another attempt
-        assert spp.load(folder).frame.equals(new.frame)
-        assert not [name for name in os.listdir(folder) if name.startswith((".new", ".draft"))], os.listdir(folder)
-    print(number)
-"""
-
-
-def test_killed_while_a_run_is_given_up_the_rest_of_it_can_be(tmp_path):
-    watched(tmp_path / "old")
-    traced().save(tmp_path / "new")
-    done = python(KILLS, tmp_path, "given up")
+@pytest.mark.parametrize(("kind", "every", "most"), [("trace", 3, 400), ("watch", 3, 400), ("removed", 1, 100)])
+def test_killed_at_file_system_calls_an_overwritten_run_is_the_old_or_the_new_one(python, kind, every, most):
+    """A share; a run that is given up can be given up again, wherever that ended."""
+    done = python((ROOT / "benchmarks" / "overwrites.py").read_text(), kind, "--every", every)
     assert done.returncode == 0, done.stderr
-    assert 5 < int(done.stdout) < 100
+    assert most / 20 <= int(done.stdout.split()[1]) < most
 
 
-@pytest.mark.parametrize("kind", ["trace", "watch"])
-def test_killed_at_any_file_system_call_an_overwritten_run_is_the_old_or_the_new_one(tmp_path, kind):
-    traced().save(tmp_path / "old") if kind == "trace" else watched(tmp_path / "old")
-    traced(8).save(tmp_path / "new")
-    done = python(KILLS, tmp_path, kind)
-    assert done.returncode == 0, done.stderr
-    assert 20 < int(done.stdout) < 400
-
-
-def test_killed_at_calls_and_at_random_a_run_goes_on_to_the_bits_of_its_twin():
+def test_killed_at_calls_and_at_random_a_run_goes_on_to_the_bits_of_its_twin(python):
     """A share of what stands in docs/performance.md."""
     words = ["--what", "watch,train", "--kills", "2", "--calls", "1"]
-    command = [sys.executable, ROOT / "benchmarks" / "kills.py", *words]
-    done = subprocess.run(command, env=ENVIRONMENT, cwd=ROOT, capture_output=True, text=True, timeout=300)
+    done = python((ROOT / "benchmarks" / "kills.py").read_text(), *words)
     assert done.returncode == 0, done.stderr
     rows = [line.split("|") for line in done.stdout.splitlines()[2:]]
     assert [row[1].strip() for row in rows] == ["watch", "train"]
     assert all(int(row[4]) == 4 and int(row[-2]) == 0 for row in rows)
 
 
-def test_a_second_writer_of_a_run_that_is_watched_is_refused(tmp_path):
+def test_a_second_writer_of_a_run_that_is_watched_is_refused(python, tmp_path):
     model = nn.Linear(2, 2)
     with warnings.catch_warnings(action="ignore"), spp.watch(model, path=tmp_path / "run"):
         shutil.copytree(tmp_path / "run", tmp_path / "backup")  # opens and closes the file of the lock

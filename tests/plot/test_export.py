@@ -179,7 +179,7 @@ NAMES = ("a$b$c", "cost$_$x", "p$^$", "lone$", r"back\$slash$s$", "{brace}$$")
 @pytest.mark.parametrize("name", NAMES)
 def test_names_are_text_and_no_mathematics(name: str, tmp_path: Path) -> None:
     """Names of modules, of runs and of models, wherever a figure writes them."""
-    frame = network(lambda t: 1 + t, steps=(0, 1))
+    frame = network(lambda t: 1 + t, named=[(f"fc{i}", "Linear") for i in range(3)], steps=(0, 1))
     first = frame["name"].iloc[0]
     frame["name"] = frame["name"].astype(str).str.replace(first, name, regex=False)
     facts = {"blocks": block_frame(), "run": RUN | {"model": name}, "style": "notebook"}

@@ -144,9 +144,9 @@ def test_every_build_gives_the_same(attempt, monkeypatch, tmp_path):
 
 @needs_native
 def test_the_kernel_copies_nothing():
-    x = torch.randn(2, 64, 500, 500)[:, :, 1:-1, 1:-1].transpose(0, 1)
+    x = torch.randn(2, 64, 200, 200)[:, :, 1:-1, 1:-1].transpose(0, 1)
     plan = native.plan_for(x, 0)
-    assert plan is not None and plan.large and plan.layout.run == 498
+    assert plan is not None and plan.large and plan.layout.run == 198
     assert_table(swept(x, 0), x, 0, second=1e-12)
 
 

@@ -5,10 +5,7 @@ import os
 import random
 import shutil
 import signal
-import subprocess
-import sys
 from dataclasses import replace
-from pathlib import Path
 
 import numpy as np
 import pandas as pd
@@ -167,11 +164,6 @@ def kill(news):
 fit(small.network(), small.digits(), Recipe(epochs=4, batch_size=200), every=4, watch={"flush": 0.0}, folder=sys.argv[1],
     report=kill)
 """
-
-
-def in_a_process(script, folder):
-    environment = os.environ | {"PYTHONPATH": os.pathsep.join(path for path in [str(Path.cwd()), *sys.path] if path)}
-    return subprocess.run([sys.executable, "-c", script, str(folder)], env=environment).returncode
 
 
 def test_the_global_random_states_are_put_back():
@@ -333,8 +325,8 @@ def test_an_interrupted_run_has_the_rows_of_a_whole_one(steps, whole, tmp_path):
     assert_same_rows(whole("everything", every=4).folder, tmp_path / "parts")
 
 
-def test_a_killed_run_goes_on_from_its_last_epoch_to_the_same_bits_and_rows(whole, tmp_path):
-    assert in_a_process(KILLED, tmp_path / "parts") == -9
+def test_a_killed_run_goes_on_from_its_last_epoch_to_the_same_bits_and_rows(python, whole, tmp_path):
+    assert python(KILLED, tmp_path / "parts").returncode == -9
     assert len(pd.read_csv(tmp_path / "parts" / "history.csv")) == 2
     assert spp.load(tmp_path / "parts").frame["step"].max() > 11  # rows that the run resumed at step 12 measures again
     one = whole("adam", every=4)
