@@ -226,7 +226,10 @@ def test_a_network_of_ones_own(spp):
             (*WORDS, "--data", "gaussian"),
             "Error: images to train on come from a data set that reads them; got 'gaussian'",
         ),
-        ((*WORDS, "--data", "digit"), "Error: unknown data set 'digit'. Did you mean 'digits'? Known: "),
+        (
+            (*WORDS, "--data", "digit"),
+            "Error: unknown data set 'digit'. Did you mean 'digits' or 'emnist_digits'? Known: ",
+        ),
         (
             (*WORDS, "--data", "cifar10"),
             "Error: data: CIFAR-10 lies in a local folder as data_batch_1.bin, ..., test_b",
