@@ -1,7 +1,7 @@
 """``nf-resnet``: the Signal Propagation Plots of Brock, De & Smith (ICLR 2021), measured again beside theory.
 
-Nothing is trained. A cell traces one network as it is drawn on unit normal noise (``signals``), or lets theory walk through it
-(``predict``), which takes longer and does not depend on the seed.
+Nothing is trained. A cell traces one network as it is drawn on unit normal noise (``signals``) or on images (``images``), or
+lets theory walk through it (``predict``), which takes longer and does not depend on the seed.
 
 The criteria of the claims were fixed before anything was run. Where the paper's full text was not at hand, claims are those of
 the code that its authors released, and numbers are derived: the closed forms of ``spp.theory.residual``.
@@ -16,24 +16,25 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from spp import plot
 from spp.data import gaussian
 from spp.plot.kinds.outcomes import values
 from spp.studies.nf_resnet.claims import CLAIMS
 from spp.studies.study import Cell, Figures, Results, Setup, Size, Study, Tables
-from spp.studies.trials import Arm, drawn
+from spp.studies.trials import Arm, drawn, first, images
 from spp.theory import nf_resnet_variances, normalized_branch, predict, stage_curve
 from spp.tracing import trace
 
 # side of the images, batch, and depths of the networks with the blocks of their stages
 SIZES: dict[Size, tuple[int, int, dict[int, tuple[int, ...]]]] = {
     Size.TINY: (64, 32, {50: (3, 4, 6, 3)}),
+    Size.REAL: (64, 32, {50: (3, 4, 6, 3), 101: (3, 4, 23, 3), 200: (3, 24, 36, 3)}),
     Size.FULL: (224, 16, {50: (3, 4, 6, 3), 600: (50, 50, 50, 50)}),
 }
 
-SEEDS = 5
+SEEDS = {Size.TINY: 5, Size.REAL: 6, Size.FULL: 5}
 
 MEASURED = ("acsm", "acv", "branch_acv")
 """The statistics at the end of each block."""
@@ -90,6 +91,9 @@ ARMS = {
 }
 """Every arm by name."""
 
+SEEN = ("bn", "bn_last", "nf")
+"""Those that see images at the real size: the networks that the paper draws."""
+
 
 def places(depths: tuple[int, ...]) -> pd.DataFrame:
     """Every block, counted through (``block``) and within its stage (``k``), from 1."""
@@ -121,7 +125,13 @@ def arrangement(setup: Setup) -> list[str]:
     side, batch, nets = SIZES[setup.size]
     return [
         f"As drawn, nothing is trained: {batch} x 3x{side}x{side} unit normal noise, BatchNorm in training mode, "
-        f"{len(setup.seed_list(SEEDS))} seeds, networks of {' and '.join(map(str, nets))} layers.",
+        f"{len(setup.seed_list(SEEDS[setup.size]))} seeds, networks of {' and '.join(map(str, nets))} layers.",
+        *[
+            f"{', '.join(ARMS[arm].label for arm in SEEN)} also on {batch} images of Fashion-MNIST each, drawn by seed: grey "
+            f"repeated over three channels, brought from 28x28 to {side}x{side} bilinearly, then mean 0 and deviation 1 over "
+            "the batch. Weights are those of the same seed on noise."
+        ]
+        * (setup.size is Size.REAL),
         *(f"{arm.label}: {arm.about}." for arm in ARMS.values()),
         "ACSM and ACV at the end of each block, ACV at the end of its branch before SkipInit's gain and alpha (0.2).",
         "`closed form` is the limit of many channels without padding; `layer by layer` is spp.theory.predict, padding and "
@@ -136,19 +146,25 @@ def limits(setup: Setup) -> list[str]:
     """What the run cannot say."""
     return [
         "Networks are measured as they are drawn: nothing is said of training, nor of accuracy.",
-        "Inputs are unit normal noise; images have correlated pixels, which these numbers do not cover.",
+        "Fashion-MNIST is grey, smooth where it is enlarged, and black behind its subject: photographs in colour, at 224x224, "
+        "which the paper is about, are other images."
+        if setup.size is Size.REAL
+        else "Inputs are unit normal noise; images have correlated pixels, which these numbers do not cover.",
         "Bounds on distances from the closed forms hold for these widths, depths and sides of images, not for all.",
     ]
 
 
 def cells(setup: Setup) -> list[Cell]:
-    """Every arm at each depth by seed, and once by theory."""
+    """Every arm at each depth by seed, and once by theory; of real size, the paper's own on images too."""
+    seeds = setup.seed_list(SEEDS[setup.size])
+    also = {"images": (0.05, seeds)} if setup.size is Size.REAL else {}
     return [
         Cell.of(cost * sum(blocks), part=part, arm=arm, depth=depth, seed=seed)
         for depth, blocks in SIZES[setup.size][2].items()
         for arm in ARMS
-        for part, cost, seeds in (("signals", 0.04, setup.seed_list(SEEDS)), ("predict", 0.16, (0,)))
-        for seed in seeds
+        for part, (cost, own) in {"signals": (0.05, seeds), "predict": (0.1, (0,)), **also}.items()
+        if part != "images" or arm in SEEN
+        for seed in own
     ]
 
 
@@ -169,8 +185,19 @@ def measure(cell: Cell, setup: Setup) -> Tables:
         return {"prediction": blocks.assign(**{key: column.to_numpy() for key, column in found.items()})}
     # activations alone are measured: without a graph a forward takes much less memory
     with torch.no_grad():
-        seen = trace(model.to(setup.device), gaussian(batch, shape, seed=seed), signals=("activation",)).blocks
-    return {"blocks": blocks.assign(**{key: seen[key].to_numpy(dtype="float64") for key in MEASURED})}
+        seen = trace(model.to(setup.device), batch_of(cell["part"], shape, setup, seed), signals=("activation",)).blocks
+    measured = blocks.assign(**{key: seen[key].to_numpy(dtype="float64") for key in MEASURED})
+    return {"images" if cell["part"] == "images" else "blocks": measured}
+
+
+def batch_of(part: str, shape: tuple[int, int, int], setup: Setup, seed: int) -> Tensor:
+    """Noise, or images with its mean and deviation."""
+    batch = SIZES[setup.size][1]
+    if part == "signals":
+        return gaussian(batch, shape, seed=seed)
+    inputs, _ = first(images(setup, "cifar10", seed=seed, shape=shape, validation=0.0).train, batch)
+    # enlarging lessens the variance, which a network without norm carries to its end
+    return (inputs - inputs.mean()) / inputs.std(correction=0)
 
 
 # --- what is printed and drawn ---------------------------------------------------------------------------------------
@@ -184,6 +211,7 @@ def sources(results: Results, arm: str, depth: int, depths: tuple[int, ...]) -> 
     closed = closed_form(arm, depths)
     return {
         "measured": results.of("blocks", arm=arm, depth=depth),
+        "Fashion-MNIST": results.of("images", arm=arm, depth=depth),
         "closed form": pd.DataFrame() if closed is None else closed,
         "layer by layer": results.of("prediction", arm=arm, depth=depth),
     }
@@ -203,11 +231,13 @@ def tables(results: Results, setup: Setup) -> Tables:
                 for key, title in TITLES.items():
                     at = ends["measured"][key]
                     row[title] = f"{at.mean():.3g} ± {at.std(ddof=0):.2g}"
-                    for name in ("closed form", "layer by layer"):
+                    for name in list(found)[1:]:
                         row[f"{title}, {name}"] = f"{ends[name][key].mean():.3g}" if name in ends else ""
                 rows.append(row)
         if rows:
-            printed[f"stages-{depth}"] = pd.DataFrame(rows)
+            table = pd.DataFrame(rows)
+            # no column of images where none were traced
+            printed[f"stages-{depth}"] = table.loc[:, (table != "").any()]
     return printed
 
 
@@ -236,7 +266,8 @@ def figures(results: Results, setup: Setup) -> Figures:
             # without norm the mean square doubles in every block, which only a log axis can show
             finite = long["value"][np.isfinite(long["value"])]
             seeds = ", ".join(map(str, values(lines["measured"]["seed"])))
-            facts = {"data": "unit normal", "batch_size": batch, "input_shape": [3, side, side], "seeds": seeds}
+            data = "unit normal or Fashion-MNIST" if len(lines["Fashion-MNIST"]) else "unit normal"
+            facts = {"data": data, "batch_size": batch, "input_shape": [3, side, side], "seeds": seeds}
             made[f"{arm}-{depth}".replace("_", "-")] = plot.outcomes(
                 long,
                 x="block",
