@@ -11,13 +11,14 @@ import torch
 
 from spp.nn import StandardizedConv2d
 from spp.studies import Cell, Outcome, Setup, Size, find
-from spp.studies.nf_resnet import ARMS, SIZES, closed_form
+from spp.studies.nf_resnet import ARMS, SIZES, batch_of, closed_form
 from spp.studies.publish import publish
 from spp.studies.study import Tables
+from tests.data.files import write_mnist
 from tests.studies import judging
 from tests.studies.judging import results
 
-TINY, FULL = Setup(), Setup(size=Size.FULL)
+TINY, REAL, FULL = Setup(), Setup(size=Size.REAL), Setup(size=Size.FULL)
 STUDY = find("nf-resnet")
 
 
@@ -44,6 +45,12 @@ def test_the_plan_has_every_network_by_seeds_and_once_by_theory(setup: Setup, de
         own = [cell["part"] for cell in cells if cell["arm"] == arm]
         assert own.count("signals") == 5 * len(depths) and own.count("predict") == len(depths)
     assert SIZES[Size.FULL][0] == 224
+
+
+def test_the_real_size_has_the_networks_of_the_paper_on_images_too() -> None:
+    cells = list(STUDY.cells(REAL))
+    assert len(cells) == len(set(cells)) == 3 * (8 * 7 + 3 * 6) and {cell["depth"] for cell in cells} == {50, 101, 200}
+    assert {cell["arm"] for cell in cells if cell["part"] == "images"} == {"bn", "bn_last", "nf"}
 
 
 def test_networks_differ_in_what_they_are_called_after() -> None:
@@ -82,6 +89,7 @@ def test_closed_forms_are_those_of_the_reference() -> None:
 def tiny(monkeypatch: pytest.MonkeyPatch) -> None:
     """The real cells at the smallest size that has something in each stage."""
     monkeypatch.setitem(SIZES, Size.TINY, (32, 8, {20: (2, 1, 1, 1)}))
+    monkeypatch.setitem(SIZES, Size.REAL, (32, 8, {20: (2, 1, 1, 1)}))
     monkeypatch.setitem(SIZES, Size.FULL, (64, 4, {20: (1, 1, 1, 1)}))
 
 
@@ -97,7 +105,7 @@ def test_what_it_publishes_follows_from_its_cells(tmp_path: Path) -> None:
     np.testing.assert_allclose(walked["branch_acv"], 1 - 1 / pi, rtol=0.05)
     published = publish(STUDY, TINY, measured, tmp_path)
     outcomes = {claim.name: verdict.outcome for claim, verdict in published.verdicts.items()}
-    assert len(outcomes) == 7 and outcomes["B3"] == outcomes["B7"] == Outcome.NOT_TESTABLE
+    assert len(outcomes) == 9 and outcomes["B3"] == outcomes["B7"] == outcomes["B8"] == Outcome.NOT_TESTABLE
     table = published.tables["stages-20"]
     assert len(table) == 8 and {"ACV", "ACV, closed form", "ACV, layer by layer"} <= set(table.columns)
     assert "2.05" in table["ACV, closed form"].iloc[0] and (table["ACV, closed form"].iloc[4:] == "").all()
@@ -182,6 +190,38 @@ def test_b7_wants_padding_to_be_the_cause() -> None:
         == Outcome.REFUTED
     )
     assert verdict("B7", padded("nf", "signals", falling), circular) == Outcome.NOT_TESTABLE
+
+
+@pytest.mark.usefixtures("tiny")
+def test_images_have_the_mean_and_variance_of_noise(tmp_path: Path) -> None:
+    write_mnist("fashion_mnist", tmp_path, images=40)
+    setup = Setup(size=Size.REAL, data=tmp_path)
+    inputs = batch_of("images", (3, 32, 32), setup, 868)
+    assert inputs.shape == (8, 3, 32, 32) and inputs[:, 0].equal(inputs[:, 2])
+    assert inputs.mean().item() == pytest.approx(0, abs=1e-5) and inputs.std().item() == pytest.approx(1, rel=1e-3)
+    (name, table), *rest = STUDY.measure(Cell.of(part="images", arm="nf", depth=20, seed=868), setup).items()
+    assert name == "images" and len(table) == 5 and not rest
+
+
+def on_images(arm: str, **changed: float) -> tuple[Cell, Tables]:
+    table = blocks(arm)[1]["blocks"]
+    return Cell.of(part="images", arm=arm, depth=50, seed=1), {
+        "images": table.assign(**{k: table[k] * v for k, v in changed.items()})
+    }
+
+
+def test_b8_and_b9_want_images_that_look_like_noise() -> None:
+    noise = [blocks("bn"), blocks("bn_last"), blocks("nf")]
+    both = [*noise, on_images("bn_last"), on_images("nf")]
+    assert verdict("B8", *both, on_images("bn", acv=1.2, acsm=0.85)) == Outcome.CONFIRMED
+    assert (
+        verdict("B8", *both, on_images("bn", acv=1.3))
+        == verdict("B8", *both, on_images("bn", acsm=0.7))
+        == Outcome.REFUTED
+    )
+    assert verdict("B9", *noise, on_images("nf", acv=0.9)) == Outcome.CONFIRMED
+    assert verdict("B9", *noise, on_images("nf", acv=0.7)) == Outcome.REFUTED
+    assert verdict("B8", *noise) == verdict("B9", *noise) == Outcome.NOT_TESTABLE
 
 
 def test_an_interval_over_seeds_decides_and_not_their_mean() -> None:

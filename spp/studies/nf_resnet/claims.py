@@ -7,16 +7,31 @@ margin at every block.
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from functools import partial
 
 import numpy as np
 import pandas as pd
 
-from spp.studies.evidence import PERCENT, PLAIN, Effect, Scale, between, every, everywhere, factor, greater, less
+from spp.studies.evidence import (
+    FACTOR,
+    PERCENT,
+    PLAIN,
+    Effect,
+    Scale,
+    between,
+    every,
+    everywhere,
+    factor,
+    greater,
+    less,
+)
 from spp.studies.study import Results, Setup, Untestable, Verdict, claim
 from spp.theory import normalized_branch
 
 PAPER = "Brock, De & Smith (ICLR 2021) and their released code"
+SUMMARY = "Brock, De & Smith (ICLR 2021), as summaries of it say; its own words were not at hand"
+NAMES = {"bn": "BN-ReLU-Conv", "bn_last": "ReLU-BN-Conv", "nf": "NF"}
 NEAR, NEAR_MEAN = 0.05, 0.20
 """Relative distance from the closed form within which ACV and the branch, and ACSM, count as equal to it."""
 
@@ -35,6 +50,9 @@ KEPT, LOST = 0.10, 0.97
 """Relative distance from 1 of branches without padding; share of the variance below which padding has cost some."""
 
 DOUBLING = (0.9, 1.1)
+
+ALIKE = 1.25
+"""Factor within which images and noise give nearly the same plot, whose lines lie visibly apart beyond it."""
 
 
 def _seen(results: Results, arm: str, what: str) -> pd.DataFrame:
@@ -59,11 +77,11 @@ def _foretold(results: Results, arm: str, seen: pd.DataFrame, column: str) -> pd
     return seen.join(walked.set_index(["depth", "block"])[column].rename("foretold"), on=["depth", "block"])["foretold"]
 
 
-def _by_block(seen: pd.DataFrame, values: pd.Series[float]) -> dict[str, Effect]:
+def _by_block(seen: pd.DataFrame, values: pd.Series[float], scale: Scale = PLAIN) -> dict[str, Effect]:
     """Means over seeds, by the name of the block."""
     groups = seen.assign(value=values).groupby(["depth", "stage", "k"], sort=False)
     return {
-        f"block {k} of stage {stage} at {depth} layers": Effect(own.set_index("seed")["value"])
+        f"block {k} of stage {stage} at {depth} layers": Effect(own.set_index("seed")["value"], scale=scale)
         for (depth, stage, k), own in groups
     }
 
@@ -206,4 +224,54 @@ def _by_stage(values: pd.Series[float]) -> dict[str, Effect]:
     return {f"stage {stage} at {depth} layers": Effect(own.droplevel([0, 1])) for (depth, stage), own in groups}
 
 
-CLAIMS = (growth, shift, order, doubling, normalizer_free, standardization, padding)
+def _alike(results: Results, arm: str, *columns: str) -> dict[str, Callable[..., Verdict]]:
+    """Each statistic on images over that on noise, of the same weights, at every block."""
+    seen, images, keys = (
+        _seen(results, arm, "on noise"),
+        results.of("images", arm=arm),
+        ["depth", "block", "seed"],
+    )
+    if images.empty:
+        raise Untestable("No network was traced on images.")
+    both = seen[[*keys, "stage", "k"]].join(images.set_index(keys)[list(columns)], on=keys)
+    return {
+        f"{arm}_{column}": partial(
+            everywhere,
+            f"{NAMES[arm]}, {column.upper()} on images over that on noise",
+            _by_block(both, both[column] / seen[column], FACTOR),
+            1 / ALIKE,
+            ALIKE,
+        )
+        for column in columns
+    }
+
+
+@claim("B8", SUMMARY)
+def alike(results: Results, setup: Setup, level: float) -> Verdict:
+    """With BatchNorm, real images give nearly the same plot as unit normal noise.
+
+    Criterion: at every block and depth, the ACV of the stream on images over that on noise, of the same weights, geometric
+    mean over seeds, is within a factor of {ALIKE:g} of 1 with BN-ReLU-Conv and with ReLU-BN-Conv, and so is the ACSM with
+    BN-ReLU-Conv; with ReLU-BN-Conv, which has none, the largest ACSM on images is below {NO_MEAN:.0%} of the ACV.
+    """
+    parts = {**_alike(results, "bn", "acv", "acsm"), **_alike(results, "bn_last", "acv")}
+    last = results.of("images", arm="bn_last")
+    mean = _most(last, last["acsm"] / last["acv"])
+    parts["bn_last_acsm"] = partial(less, f"{NAMES['bn_last']}, largest ACSM over ACV on images", mean, NO_MEAN)
+    return every(parts, level=level)
+
+
+@claim("B9", SUMMARY)
+def alike_without(results: Results, setup: Setup, level: float) -> Verdict:
+    """With scaled weight standardization in place of a norm, real images give nearly the same plot as unit normal noise.
+
+    Criterion: at every block and depth, the ACV of the stream on images over that on noise, of the same weights, geometric
+    mean over seeds, is within a factor of {ALIKE:g} of 1, and the largest ACSM on images is below {NF_MEAN:g}.
+    """
+    parts = _alike(results, "nf", "acv")
+    seen = results.of("images", arm="nf")
+    parts["nf_acsm"] = partial(less, "NF, largest ACSM on images", _most(seen, seen["acsm"]), NF_MEAN)
+    return every(parts, level=level)
+
+
+CLAIMS = (growth, shift, order, doubling, normalizer_free, standardization, padding, alike, alike_without)
