@@ -97,7 +97,7 @@ def test_what_it_publishes_follows_from_its_cells(at_init: tuple[Cell, Tables], 
     assert before.loc[("batch", 67), "ratio"] == pytest.approx(before.loc[("batch_minus", 67), "ratio"], rel=1e-5)
     published = publish(STUDY, TINY, measured, tmp_path)
     outcomes = {claim.name: verdict.outcome for claim, verdict in published.verdicts.items()}
-    assert outcomes["C1"] == Outcome.NOT_DECIDED and outcomes["C3"] == Outcome.NOT_TESTABLE and len(outcomes) == 4
+    assert outcomes["C1"] == Outcome.NOT_DECIDED and outcomes["C3"] == Outcome.NOT_TESTABLE and len(outcomes) == 5
     assert published.tables["init"]["theory, infinite width"].tolist()[:4] == ["1.00", "1.62", "14.62", "14.62"]
     assert published.tables["accuracy"]["network"].tolist() == [arm.label for arm in ARMS.values()]
     names = {"init.png", "figures-1-and-2.pdf", "figure-3.png", "accuracy.pdf", "scaling.png", "init.tex"}

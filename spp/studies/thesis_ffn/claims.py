@@ -9,14 +9,19 @@ import numpy as np
 import pandas as pd
 
 from spp.studies.evidence import PERCENT, Effect, beyond, difference, every, factor, greater, less
-from spp.studies.study import Results, Setup, Untestable, Verdict, claim
+from spp.studies.study import Results, Setup, Size, Untestable, Verdict, claim
 
 RATES = (0.1, 0.01, 0.001)
 """Of Adam, at which every arm is trained."""
 
 SCALED = ("batch_minus", "batch")
+SNAPSHOT = "snapshot"
+"""The network of the thesis' own code, which keeps scale and shift in its first norm."""
+
 DIGITS = "each pixel standardized"
-"""What the data are called that claims about init are judged on."""
+"""What the data are called that claims about init are judged on, unless they are ``IMAGES``, of the real size."""
+
+IMAGES = "Fashion-MNIST"
 
 POSTER = "Dewyse (JKU Linz, 2025), poster"
 BELOW, TOP = 2, 9
@@ -39,10 +44,10 @@ def growth(results: Results, setup: Setup, level: float) -> Verdict:
     """BatchNorm makes gradients grow towards the input, at init.
 
     Criterion: the mean square of the gradient at the output of Linear layer {BELOW} over that at layer {TOP}, on all
-    training digits at once, geometric mean over seeds, is above {FLOOR:g} with BatchNorm, and with BatchNorm over without,
-    by seed, as well.
+    training digits at once or the first 4096 images of Fashion-MNIST, geometric mean over seeds, is above {FLOOR:g} with
+    BatchNorm, and with BatchNorm over without, by seed, as well.
     """
-    digits = results.of("ratios", data=DIGITS)
+    digits = results.of("ratios", data=IMAGES if setup.size is Size.REAL else DIGITS)
     if digits.empty:
         raise Untestable("No network was measured at init.")
     norm, none = (digits[digits["arm"] == arm].set_index("seed")["ratio"] for arm in ("batch", "none"))
@@ -88,8 +93,9 @@ def _passed(run: pd.DataFrame, level: float) -> tuple[float, float]:
     return float(middle[0]), float(middle[1])
 
 
-def changes(scaling: pd.DataFrame, column: str) -> dict[float, Effect]:
+def changes(scaling: pd.DataFrame, column: str, without: str = "batch_minus") -> dict[float, Effect]:
     """By learning rate, the factor by which scale and shift change the growth or the size of gradients at equal loss."""
+    scaling = scaling if scaling.empty else scaling[scaling["arm"].isin((without, "batch"))]
     if scaling.empty or scaling["arm"].nunique() < 2:
         raise Untestable("Training of both kinds is not there.")
     equal = at_equal_loss(scaling)
@@ -97,7 +103,7 @@ def changes(scaling: pd.DataFrame, column: str) -> dict[float, Effect]:
     found = {}
     for lr in rates:
         own = equal[equal["lr"] == lr]
-        on, off = (np.exp(own[own["arm"] == arm].set_index("seed")[column]) for arm in ("batch", "batch_minus"))
+        on, off = (np.exp(own[own["arm"] == arm].set_index("seed")[column]) for arm in ("batch", without))
         found[float(lr)] = factor(on, off)
     return found
 
@@ -113,6 +119,21 @@ def smaller(results: Results, setup: Setup, level: float) -> Verdict:
         {
             f"{lr:g}": partial(less, f"Rate {lr:g}: size of gradients with scale and shift over without", effect, 1.0)
             for lr, effect in changes(results["scaling"], "size").items()
+        },
+        level=level,
+    )
+
+
+@claim("C2-snapshot", f"{POSTER}, figures 1 and 2, and code")
+def smaller_than_snapshot(results: Results, setup: Setup, level: float) -> Verdict:
+    """The same beside the network of the thesis' code, which keeps scale and shift in its first norm.
+
+    Criterion: that of C2, over the network with scale and shift in its first norm alone.
+    """
+    return every(
+        {
+            f"{lr:g}": partial(less, f"Rate {lr:g}: size with all scales and shifts over the first alone", effect, 1.0)
+            for lr, effect in changes(results["scaling"], "size", SNAPSHOT).items()
         },
         level=level,
     )
@@ -163,4 +184,4 @@ def rates(results: Results, setup: Setup, level: float) -> Verdict:
     return every(parts, level=level)
 
 
-CLAIMS = (growth, smaller, rescaling, rates)
+CLAIMS = (growth, smaller, smaller_than_snapshot, rescaling, rates)
