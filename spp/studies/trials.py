@@ -11,11 +11,13 @@ import pandas as pd
 import torch
 from torch import Tensor, nn
 
-from spp.data import Part, Splits, splits
+from spp.data import Part, Splits, batches, splits
+from spp.errors import MissingExtraError
 from spp.models import build
 from spp.studies.study import Setup, Size, Tables
 from spp.tracing import trace
 from spp.training import News, Recipe, fit
+from spp.training.loop import evaluating
 from spp.training.results import History
 from spp.watching import Every
 
@@ -140,6 +142,37 @@ def outcome(tables: Tables, target: float | None = None) -> pd.DataFrame:
         reached = history.loc[history[History.VALIDATION_ACCURACY] >= target, History.EPOCH]
         row["epochs"] = math.inf if reached.empty else float(reached.iloc[0]) + 1
     return pd.DataFrame([row])
+
+
+SCORES = ("balanced_accuracy", "precision", "recall", "f1", "roc_auc")
+"""What the thesis reports beside accuracy: means over classes."""
+
+
+def scores(model: nn.Module, part: Part) -> dict[str, float]:
+    """``SCORES`` of a network in evaluation mode, from 0 to 1; NaN of outputs that are not finite.
+
+    Precision, recall and F1 of a class that is never told count as 0; the area under the ROC curve is of each class beside all
+    others, and NaN where images of a class are missing.
+
+    Raises:
+        MissingExtraError: scikit-learn is not installed (extra ``data``).
+    """
+    try:
+        from sklearn import metrics
+    except ImportError as error:
+        raise MissingExtraError("scikit-learn", "data", purpose="scores beside accuracy") from error
+    where = next(model.parameters()).device
+    with torch.no_grad(), evaluating(model):
+        outputs = torch.cat([model(inputs.to(where)).double().cpu() for inputs, _ in batches(part, 512)])
+    if not outputs.isfinite().all():
+        return dict.fromkeys(SCORES, math.nan)
+    targets, told = part.targets.numpy(), outputs.argmax(1).numpy()
+    average: dict[str, Any] = {"average": "macro", "zero_division": 0.0}
+    *means, _ = metrics.precision_recall_fscore_support(targets, told, **average)
+    balanced, area = metrics.recall_score(targets, told, labels=sorted(set(targets)), **average), math.nan
+    if len(set(targets)) == outputs.shape[1]:
+        area = metrics.roc_auc_score(targets, outputs.softmax(1).numpy(), multi_class="ovr")
+    return dict(zip(SCORES, map(float, (balanced, *means, area)), strict=True))
 
 
 def traced(model: nn.Module, batch: Any, setup: Setup, **options: Any) -> Tables:

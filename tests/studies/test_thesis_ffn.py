@@ -17,24 +17,31 @@ from spp.studies.publish import publish
 from spp.studies.study import Tables
 from spp.studies.thesis_ffn import ARMS, RATES, first_of, standardized_digits
 from spp.studies.thesis_ffn.claims import SCALED, at_equal_loss
-from tests.data.files import write_cifar
+from spp.studies.trials import images
+from spp.studies.trials import trained as trained_
+from tests.data.files import write_cifar, write_mnist
 from tests.studies import judging
 from tests.studies.judging import results
 
-TINY, FULL = Setup(), Setup(size=Size.FULL, data=Path("data"))
+TINY, REAL, FULL = Setup(), Setup(size=Size.REAL), Setup(size=Size.FULL, data=Path("data"))
 STUDY = find("thesis-ffn")
 verdict = partial(judging.verdict, STUDY)
 
 
-@pytest.mark.parametrize(("setup", "seeds"), [(TINY, 3), (FULL, 5)])
-def test_the_plan(setup: Setup, seeds: int) -> None:
+@pytest.mark.parametrize(("setup", "seeds", "more"), [(TINY, 3, 0), (REAL, 5, 1), (FULL, 5, 1)])
+def test_the_plan(setup: Setup, seeds: int, more: int) -> None:
     cells = list(STUDY.cells(setup))
-    assert len(cells) == len(set(cells)) == len({cell.folder for cell in cells}) == 20 + 12 * seeds + 20
+    assert (
+        len(cells)
+        == len(set(cells))
+        == len({cell.folder for cell in cells})
+        == 40 + 12 * seeds + more * (3 * seeds + 10)
+    )
     assert len([cell for cell in cells if cell["part"] == "init"]) >= 10
     for arm in ("none", "selu", "batch"):
         for lr in RATES:
             assert sum(c["part"] == "train" and c["arm"] == arm and c["lr"] == lr for c in cells) == seeds
-    assert {c["arm"] for c in cells if c["part"] == "scaling"} == set(SCALED)
+    assert {c["arm"] for c in cells if c["part"] == "scaling"} == {*SCALED, *["snapshot"] * more}
 
 
 def test_networks_and_data_are_those_of_the_reference() -> None:
@@ -50,9 +57,10 @@ def test_networks_and_data_are_those_of_the_reference() -> None:
     np.testing.assert_allclose(inputs.flatten(1).numpy(), scaled[learn], atol=1e-5)
     np.testing.assert_array_equal(targets.numpy(), bunch.target[learn])
     count = {
-        arm: sum(p.numel() for p in thesis_ffn.made(arm, (3, 32, 32), 100, 0).parameters()) for arm in ("none", "batch")
+        arm: sum(p.numel() for p in thesis_ffn.made(arm, (3, 32, 32), 100, 0).parameters())
+        for arm in ("none", "snapshot", "batch")
     }
-    assert count == {"none": 398_200, "batch": 398_200 + 9 * 200}
+    assert count == {"none": 398_200, "snapshot": 398_200 + 200, "batch": 398_200 + 9 * 200}
 
 
 @pytest.fixture(scope="module")
@@ -67,7 +75,7 @@ def test_growth_at_init_is_what_was_measured_before(at_init: tuple[Cell, Tables]
     own = ratios["each pixel standardized"]
     assert 10.5 < own["batch"] < 15.5 and own["batch"] == pytest.approx(own["batch_minus"], rel=1e-6)
     assert 0.5 < own["none"] < 2.5
-    assert set(at_init[1]["signals"]["arm"]) == set(ARMS)
+    assert set(at_init[1]["signals"]["arm"]) == set(ARMS) - {"snapshot"}
 
 
 def few(splits: Splits, count: int = 32) -> Splits:
@@ -87,10 +95,11 @@ def tiny(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.mark.usefixtures("tiny", "drawn_once")
 def test_what_it_publishes_follows_from_its_cells(at_init: tuple[Cell, Tables], tmp_path: Path) -> None:
-    train = [Cell.of(part="train", arm=arm, lr=0.001, seed=868) for arm in ARMS]
+    arms = [arm for arm in ARMS if arm != "snapshot"]
+    train = [Cell.of(part="train", arm=arm, lr=0.001, seed=868) for arm in arms]
     scaling = [Cell.of(part="scaling", arm=arm, lr=0.001, seed=seed) for arm in SCALED for seed in (868, 67)]
     measured = results(at_init, *((cell, STUDY.measure(cell, TINY)) for cell in (*train, *scaling)))
-    assert measured["evolution"].groupby("arm")["epoch"].nunique().to_dict() == dict.fromkeys(ARMS, 2)
+    assert measured["evolution"].groupby("arm")["epoch"].nunique().to_dict() == dict.fromkeys(arms, 2)
     followed = measured["scaling"]
     assert followed.groupby(["arm", "seed"])["epoch"].apply(list).tolist() == [[0, 1, 2]] * 4
     before = followed[followed["epoch"] == 0].set_index(["arm", "seed"])
@@ -99,7 +108,7 @@ def test_what_it_publishes_follows_from_its_cells(at_init: tuple[Cell, Tables], 
     outcomes = {claim.name: verdict.outcome for claim, verdict in published.verdicts.items()}
     assert outcomes["C1"] == Outcome.NOT_DECIDED and outcomes["C3"] == Outcome.NOT_TESTABLE and len(outcomes) == 5
     assert published.tables["init"]["theory, infinite width"].tolist()[:4] == ["1.00", "1.62", "14.62", "14.62"]
-    assert published.tables["accuracy"]["network"].tolist() == [arm.label for arm in ARMS.values()]
+    assert published.tables["accuracy"]["network"].tolist() == [ARMS[arm].label for arm in arms]
     names = {"init.png", "figures-1-and-2.pdf", "figure-3.png", "accuracy.pdf", "scaling.png", "init.tex"}
     assert names <= set(published.files)
 
@@ -110,6 +119,34 @@ def test_the_full_size_trains_on_cifar(tmp_path: Path) -> None:
     setup = Setup(size=Size.FULL, data=tmp_path)
     found = STUDY.measure(Cell.of(part="train", arm="selu", lr=0.1, seed=868), setup)
     assert set(found) == {"history", "test"} and found["history"]["step"].tolist() == [4]
+
+
+def test_the_real_size_averages_signals_over_an_epoch(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    write_mnist("fashion_mnist", tmp_path, images=60)
+    monkeypatch.setitem(thesis_ffn.PLANS, Size.REAL, replace(thesis_ffn.PLANS[Size.REAL], epochs=2, batch=8))
+    monkeypatch.setattr(thesis_ffn, "DRAWN", (0, 1))
+    monkeypatch.setattr(
+        thesis_ffn, "data_of", lambda setup, seed: images(setup, "", seed=seed, train=20, validation=10)
+    )
+    setup, cell = Setup(size=Size.REAL, data=tmp_path), Cell.of(part="train", arm="snapshot", lr=0.001, seed=868)
+    found = STUDY.measure(cell, setup)
+    # of the same run, every step
+    model, data, recipe = thesis_ffn._prepared(cell, setup, 2)
+    steps = trained_(model, data, recipe, setup, every=1)["evolution"]
+    # weights are measured once more behind the last step
+    own, first = found["evolution"], steps[steps["step"] < 3]
+    own = own[own["epoch"] < 2]
+    assert own["epoch"].value_counts().nunique() == 1 and set(own["epoch"]) == {0, 1} and set(own["step"]) == {0, 3}
+    name = ["name", "signal"]
+    pd.testing.assert_series_equal(
+        own[own["epoch"] == 0].set_index(name)["mean_square"].sort_index(),
+        first.groupby(name)["mean_square"].mean().sort_index(),
+    )
+    test = found["test"].iloc[0]
+    # all images are of one class
+    assert test["recall"] <= test["balanced_accuracy"] == test["accuracy"] and np.isnan(test["roc_auc"])
+    initial = STUDY.measure(Cell.of(part="init", seed=868), setup)["ratios"]
+    assert set(initial["data"]) == {"Fashion-MNIST", "unit normal noise"} and set(initial["arm"]) == set(ARMS)
 
 
 def ratios(seeds: int, *, batch: float, none: float = 1.1) -> list[tuple[Cell, Tables]]:
@@ -166,6 +203,15 @@ def test_c2_wants_smaller_gradients_at_every_rate() -> None:
     # the first version called a difference of less than a deviation over seeds refuted: noise was rewarded
     assert verdict("C2", *followed(growth=1.0, size=0.8, own=0.5)) == Outcome.NOT_DECIDED
     assert verdict("C2", *followed(growth=1.05, size=1.0)[:5]) == Outcome.NOT_TESTABLE
+
+
+def test_c2_beside_the_network_of_the_thesis() -> None:
+    kept = [
+        (Cell.of(**(dict(cell.parameters) | {"arm": "snapshot"})) if cell["arm"] == "batch_minus" else cell, tables)
+        for cell, tables in followed(growth=1.0, size=0.8)
+    ]
+    assert verdict("C2-snapshot", *kept) == Outcome.CONFIRMED
+    assert verdict("C2-snapshot", *followed(growth=1.0, size=0.8)) == verdict("C2", *kept) == Outcome.NOT_TESTABLE
 
 
 def test_c2_of_the_profile_is_refuted_by_equivalence_alone() -> None:

@@ -23,17 +23,31 @@ from spp.frame.schema import Column
 from spp.plot.runs import Beside
 from spp.studies.evidence import frames, geometric, spread, tabled
 from spp.studies.study import Cell, Figures, Results, Setup, Size, Study, Tables
-from spp.studies.thesis_ffn.claims import BELOW, CLAIMS, DIGITS, RATES, SCALED, TOP, at_equal_loss
-from spp.studies.trials import Arm, drawn, images, trained
+from spp.studies.thesis_ffn.claims import (
+    BELOW,
+    CLAIMS,
+    DIGITS,
+    IMAGES,
+    RATES,
+    SCALED,
+    SNAPSHOT,
+    TOP,
+    at_equal_loss,
+)
+from spp.studies.trials import SCORES, Arm, drawn, images, scores, trained
 from spp.theory import batchnorm_gradient_factor, chi
 from spp.tracing import trace
 from spp.training import News, Recipe
 from spp.vocabulary import Signal
+from spp.watching import Every
 
 ARMS = {
     "none": Arm("no norm", changes={"norm": "none"}),
     "selu": Arm("SELU", changes={"norm": "none", "activation": "selu", "init": "lecun"}),
     "batch_minus": Arm("BN without scale and shift", changes={"norm": "batch_minus"}),
+    "snapshot": Arm(
+        "BN, scale and shift in the first norm alone", changes={"norm": "batch_minus", "first_norm": "batch"}
+    ),
     "batch": Arm("BN", changes={"norm": "batch"}),
 }
 """Every arm by name."""
@@ -42,6 +56,9 @@ STEPS = TOP - BELOW
 SCALING_RATES = (0.01, 0.001)
 WATCHED_RATE = 0.001
 INIT_SEEDS, SCALING_SEEDS = 20, 5
+DRAWN = (0, 9, 19)
+"""Epochs of the poster's figures 1 and 2."""
+
 MEASURED = 4096
 """At most so many training images are measured on at once."""
 
@@ -65,6 +82,13 @@ class Plan:
     seeds: int
     scaling: int
     cost: float
+    snapshot: bool = True
+    """Whether the network of the thesis' code, which keeps scale and shift in its first norm, is trained as well."""
+
+    @property
+    def arms(self) -> list[str]:
+        """What is trained."""
+        return [arm for arm in ARMS if self.snapshot or arm != SNAPSHOT]
 
 
 PLANS = {
@@ -75,6 +99,17 @@ PLANS = {
         seeds=3,
         scaling=50,
         cost=1.0,
+        snapshot=False,
+    ),
+    # as many steps in an epoch as the thesis has, of a fourth of its batch: all images would take four times as long
+    Size.REAL: Plan(
+        "Fashion-MNIST, 784 pixels standardized by one mean and deviation, 10,112 images by seed to train on and all 10,000 to "
+        "test on",
+        epochs=20,
+        batch=128,
+        seeds=5,
+        scaling=20,
+        cost=3.0,
     ),
     Size.FULL: Plan(
         "CIFAR-100 with random crops and flips, 80 % of its 50,000 images to train on",
@@ -89,20 +124,30 @@ PLANS = {
 
 def arrangement(setup: Setup) -> list[str]:
     """What is run, and what of the source is done otherwise."""
-    plan, tiny = PLANS[setup.size], setup.size is Size.TINY
+    plan, tiny, real = PLANS[setup.size], setup.size is Size.TINY, setup.size is Size.REAL
     return [
         "Ten Linear layers of width 100, ReLU (or SELU), He's init by fan-out (LeCun's for SELU), biases of zero.",
-        f"At init: gradients of the cross-entropy of all 1437 digits at once, {len(setup.seed_list(INIT_SEEDS))} seeds; "
-        "also with one mean and deviation for all pixels, and on unit normal noise.",
+        f"At init: gradients of the cross-entropy of {'the first 4096 images' if real else 'all 1437 digits'} at once, "
+        f"{len(setup.seed_list(INIT_SEEDS))} seeds; also "
+        f"{'' if real else 'with one mean and deviation for all pixels, and '}on unit normal noise.",
         f"Trained: {plan.images}, batch {plan.batch}, {plan.epochs} epochs, Adam at "
         f"{', '.join(f'{rate:g}' for rate in RATES)}, constant, no weight decay, "
         f"{len(setup.seed_list(plan.seeds))} seeds; the last weights are tested.",
-        f"Scaling: the two BatchNorms at {' and '.join(f'{rate:g}' for rate in SCALING_RATES)}, "
+        f"Scaling: the {'three' if plan.snapshot else 'two'} BatchNorms at "
+        f"{' and '.join(f'{rate:g}' for rate in SCALING_RATES)}, "
         f"{plan.scaling} epochs, {len(setup.seed_list(SCALING_SEEDS))} seeds; after "
         "every epoch the gradients are measured on "
         + ("all training images at once." if tiny else f"the first {MEASURED} training images at once."),
-        "`BN without scale and shift` is without them in every layer; the thesis' code keeps them in the first. Gradients are "
-        "mean squares, which the thesis calls ACSM for layers of this kind.",
+        "`BN without scale and shift` is without them in every layer; the thesis' code keeps them in the first"
+        + (f", as `{ARMS[SNAPSHOT].label}` does" if plan.snapshot else "")
+        + ". Gradients are mean squares, which the thesis calls ACSM for layers of this kind.",
+        *[
+            "One mean and deviation for all pixels, not one for each: corners are black in nearly every image, so that a fleck "
+            "there would be up to 284 deviations from its mean.",
+            "An epoch has 79 steps, as with 80 % of CIFAR-100 at batch 512; figures 1 to 3 show means over all batches of "
+            f"epochs {', '.join(map(str, DRAWN))}, as the thesis draws them, of the first seed.",
+        ]
+        * real,
         "The learning rate of the poster's figures 1 to 3 is not stated; they are drawn at 0.001.",
     ]
 
@@ -127,13 +172,14 @@ def cells(setup: Setup) -> list[Cell]:
     train = [
         Cell.of(3.0 * plan.cost, part="train", arm=arm, lr=lr, seed=seed)
         for seed in setup.seed_list(plan.seeds)
-        for arm in ARMS
+        for arm in plan.arms
         for lr in RATES
     ]
     scaling = [
         Cell.of(10.0 * plan.cost, part="scaling", arm=arm, lr=lr, seed=seed)
         for seed in setup.seed_list(SCALING_SEEDS)
-        for arm in SCALED
+        for arm in plan.arms
+        if arm in (*SCALED, SNAPSHOT)
         for lr in SCALING_RATES
     ]
     return init + train + scaling
@@ -164,7 +210,10 @@ def standardized_digits(setup: Setup, seed: int) -> Splits:
 
 def data_of(setup: Setup, seed: int) -> Splits:
     """What a cell trains on."""
-    return standardized_digits(setup, seed) if setup.size is Size.TINY else images(setup, "cifar100", seed=seed)
+    if setup.size is Size.TINY:
+        return standardized_digits(setup, seed)
+    counts: dict[str, Any] = {"train": 79 * 128, "validation": 1_000} if setup.size is Size.REAL else {}
+    return images(setup, "cifar100", seed=seed, **counts)
 
 
 def made(arm: str, shape: tuple[int, ...], classes: int, seed: int) -> nn.Module:
@@ -179,22 +228,27 @@ def first_of(part: Part, count: int) -> tuple[Tensor, Tensor]:
 
 
 def _init(cell: Cell, setup: Setup) -> Tables:
-    """``ratios``, a row by arm and data; ``signals`` of every arm on the digits that the claim is about."""
+    """``ratios``, a row by arm and data; ``signals`` of every arm on the images that the claim is about."""
     seed = int(cell["seed"])
-    learn, _ = held_out()
-    plain = splits("digits", validation=0.0, seed=0).train
-    batches = {
-        DIGITS: first_of(standardized_digits(setup, 0).train, len(learn)),
-        "all pixels standardized": first_of(plain, len(learn)),
-        "unit normal noise": gaussian(len(learn), (64, 1, 1), seed=seed, num_classes=10),
-    }
+    if setup.size is Size.REAL:
+        batches = {IMAGES: first_of(images(setup, "cifar100", seed=0, validation=0.0).train, MEASURED)}
+    else:
+        learn, _ = held_out()
+        plain = splits("digits", validation=0.0, seed=0).train
+        batches = {
+            DIGITS: first_of(standardized_digits(setup, 0).train, len(learn)),
+            "all pixels standardized": first_of(plain, len(learn)),
+        }
+    judged = next(iter(batches))
+    inputs, _ = batches[judged]
+    batches["unit normal noise"] = gaussian(len(inputs), tuple(inputs.shape[1:]), seed=seed, num_classes=10)
     rows, signals = [], []
     for name, (inputs, targets) in batches.items():
-        for arm in ARMS:
+        for arm in PLANS[setup.size].arms:
             model = made(arm, tuple(inputs.shape[1:]), 10, seed).to(setup.device)
             found = trace(model, (inputs, targets), signals=("activation", "gradient"))
             rows.append({"arm": arm, "data": name, "ratio": ratio(found.frame), "loss": found.run["loss_value"]})
-            if name == DIGITS:
+            if name == judged:
                 signals.append(found.frame.assign(arm=arm))
     return {"ratios": pd.DataFrame(rows), "signals": pd.concat(signals, ignore_index=True)}
 
@@ -220,12 +274,25 @@ def _prepared(cell: Cell, setup: Setup, epochs: int) -> tuple[nn.Module, Splits,
 def _train(cell: Cell, setup: Setup) -> Tables:
     model, data, recipe = _prepared(cell, setup, PLANS[setup.size].epochs)
     watched = cell["lr"] == WATCHED_RATE and cell["seed"] == setup.seed_list(1)[0]
-    tables = trained(model, data, recipe, setup, every="epoch" if watched else None)
+    # an epoch ends with a short batch, so that its steps are rounded up
+    length = -(-len(data.train) // recipe.batch_size)
+    every: Every = "epoch"
+    if setup.size is Size.REAL:
+        every = [epoch * length + step for epoch in DRAWN for step in range(length)]
+    tables = trained(model, data, recipe, setup, every=every if watched else None)
+    tables["test"] = tables["test"].assign(**scores(model, data.test))
     if watched:
-        # an epoch ends with a short batch, so that its steps are rounded up
-        steps = tables["evolution"][str(Column.STEP)]
-        tables["evolution"] = tables["evolution"].assign(epoch=steps // -(-len(data.train) // recipe.batch_size))
+        seen = tables["evolution"]
+        tables["evolution"] = epoch_means(seen.assign(epoch=seen[str(Column.STEP)] // length))
     return tables
+
+
+def epoch_means(evolution: pd.DataFrame) -> pd.DataFrame:
+    """A row for each signal and epoch: each statistic is its mean over the steps that were measured; counts are the first's."""
+    same = ["epoch", *(str(one) for one in (Column.NAME, Column.CALL, Column.OUTPUT, Column.SIGNAL))]
+    means = evolution.columns[[kind.kind == "f" for kind in evolution.dtypes]]
+    found = evolution.groupby(same, sort=False, dropna=False)[list(means)].transform("mean")
+    return evolution.assign(**found).drop_duplicates(same).reset_index(drop=True)
 
 
 def _scaling(cell: Cell, setup: Setup) -> Tables:
@@ -259,10 +326,6 @@ def _scaling(cell: Cell, setup: Setup) -> Tables:
 # --- what is printed and drawn ---------------------------------------------------------------------------------------
 
 
-DRAWN = (0, 9, 19)
-"""Epochs of the poster's figures 1 and 2."""
-
-
 def tables(results: Results, setup: Setup) -> Tables:
     """Growth of the gradients at init beside theory; accuracy by arm and rate; what scale and shift do to gradients."""
     theory = {
@@ -270,6 +333,7 @@ def tables(results: Results, setup: Setup) -> Tables:
         "selu": chi("selu", 1.0, 1.0) ** STEPS,
         "batch": batchnorm_gradient_factor("relu") ** STEPS,
     }
+    theory |= dict.fromkeys(("batch_minus", SNAPSHOT), theory["batch"])
 
     def at_init(key: tuple[str, str], own: pd.DataFrame) -> dict[str, Any]:
         data, arm = key
@@ -279,7 +343,7 @@ def tables(results: Results, setup: Setup) -> Tables:
             "gradient, layer 2 over layer 9": f"{geometric(own['ratio']):.2f}",
             "range": f"{own['ratio'].min():.2f} to {own['ratio'].max():.2f}",
             "sd of the log": f"{np.log(own['ratio']).std(ddof=0):.3f}",
-            "theory, infinite width": f"{theory[arm.removesuffix('_minus')]:.2f}",
+            "theory, infinite width": f"{theory[arm]:.2f}",
             "seeds": len(own),
         }
 
@@ -288,9 +352,15 @@ def tables(results: Results, setup: Setup) -> Tables:
         words = {f"lr {lr:g}": spread(runs, 100) if len(runs) else "" for lr, runs in at.items()}
         return {"network": ARMS[arm].label, **words, "seeds": own["seed"].nunique()}
 
+    def more(key: tuple[str, float], own: pd.DataFrame) -> dict[str, Any]:
+        arm, lr = key
+        words = {name.replace("_", " "): spread(own[name], 100) for name in (*SCORES, "accuracy") if name in own}
+        return {"network": ARMS[arm].label, "lr": lr, **words, "seeds": own["seed"].nunique()}
+
     return {
         "init": tabled(results["ratios"], ["data", "arm"], at_init),
         "accuracy": tabled(results["test"], "arm", accuracy),
+        "scores": tabled(results["test"], ["arm", "lr"], more),
         "scaling": scaling_table(results["scaling"]),
     }
 
@@ -305,7 +375,7 @@ def scaling_table(scaling: pd.DataFrame) -> pd.DataFrame:
         same = equal[(equal["lr"] == lr) & (equal["arm"] == arm)]
         return {
             "lr": lr,
-            "scale and shift": "yes" if arm == "batch" else "no",
+            "scale and shift": {"batch": "yes", SNAPSHOT: "in the first norm"}.get(arm, "no"),
             "growth at init": f"{geometric(own[own['epoch'] == 0]['ratio']):.2f}",
             f"growth after epoch {int(own['epoch'].max())}": _around(np.log(last["ratio"])),
             "growth at equal loss": _around(same["ratio"]),
@@ -329,13 +399,18 @@ def figures(results: Results, setup: Setup) -> Figures:
     found: Figures = {}
     signals, evolution, test, scaling = (results[name] for name in ("signals", "evolution", "test", "scaling"))
     if len(signals):
-        runs = {names[arm]: frames(signals, arm, {**facts, "data": "digits"}) for arm in ("none", "selu", "batch")}
+        runs = {
+            names[arm]: frames(
+                signals, arm, {**facts, "data": Size.REAL.images("") if setup.size is Size.REAL else "digits"}
+            )
+            for arm in ("none", "selu", "batch")
+        }
         found["init"] = plot.compare(runs, signals="gradient", statistics="mean_square", width="single")
     if len(evolution):
         drawn_epochs = evolution[evolution["epoch"].isin(DRAWN)]
         relus = drawn_epochs[drawn_epochs[str(Column.NAME)].str.endswith(".act")]
         for name, rows, arms, shown in (
-            ("figures-1-and-2", relus, SCALED, ("gradient",)),
+            ("figures-1-and-2", relus, ("batch_minus", SNAPSHOT, "batch"), ("gradient",)),
             ("figure-3", drawn_epochs, ("none", "selu"), ("activation", "gradient")),
         ):
             columns = {names[arm]: _run(rows, arm, facts) for arm in arms if (rows["arm"] == arm).any()}
