@@ -618,3 +618,43 @@ _all(
     ),
     channel_layout="last",
 )
+
+# --- functions -------------------------------------------------------------------------------------------------------------
+
+FUNCTIONS: dict[str, type[nn.Module]] = {
+    **{"relu": nn.ReLU, "relu6": nn.ReLU6, "leaky_relu": nn.LeakyReLU, "prelu": nn.PReLU, "rrelu": nn.RReLU},
+    **{"elu": nn.ELU, "selu": nn.SELU, "celu": nn.CELU, "gelu": nn.GELU, "silu": nn.SiLU, "mish": nn.Mish},
+    **{"hardswish": nn.Hardswish, "hardtanh": nn.Hardtanh, "hardsigmoid": nn.Hardsigmoid, "sigmoid": nn.Sigmoid},
+    **{"tanh": nn.Tanh, "softplus": nn.Softplus, "softsign": nn.Softsign, "logsigmoid": nn.LogSigmoid, "glu": nn.GLU},
+    **{"hardshrink": nn.Hardshrink, "softshrink": nn.Softshrink, "tanhshrink": nn.Tanhshrink},
+    **{"softmax": nn.Softmax, "log_softmax": nn.LogSoftmax, "softmin": nn.Softmin},
+    **{"layer_norm": nn.LayerNorm, "rms_norm": nn.RMSNorm, "group_norm": nn.GroupNorm, "batch_norm": nn.BatchNorm2d},
+    **{"instance_norm": nn.InstanceNorm2d, "local_response_norm": nn.LocalResponseNorm},
+    **{"dropout": nn.Dropout, "dropout1d": nn.Dropout1d, "dropout2d": nn.Dropout2d, "dropout3d": nn.Dropout3d},
+    **{"alpha_dropout": nn.AlphaDropout, "feature_alpha_dropout": nn.FeatureAlphaDropout},
+    **{"linear": nn.Linear, "embedding": nn.Embedding, "scaled_dot_product_attention": nn.MultiheadAttention},
+    **{"conv1d": nn.Conv1d, "conv2d": nn.Conv2d, "conv3d": nn.Conv3d},
+    **{"conv_transpose1d": nn.ConvTranspose1d, "conv_transpose2d": nn.ConvTranspose2d},
+    **{"conv_transpose3d": nn.ConvTranspose3d},
+    **{"max_pool1d": nn.MaxPool1d, "max_pool2d": nn.MaxPool2d, "max_pool3d": nn.MaxPool3d},
+    **{"avg_pool1d": nn.AvgPool1d, "avg_pool2d": nn.AvgPool2d, "avg_pool3d": nn.AvgPool3d},
+    **{"adaptive_max_pool1d": nn.AdaptiveMaxPool1d, "adaptive_max_pool2d": nn.AdaptiveMaxPool2d},
+    **{"adaptive_avg_pool1d": nn.AdaptiveAvgPool1d, "adaptive_avg_pool2d": nn.AdaptiveAvgPool2d},
+    **{"adaptive_max_pool3d": nn.AdaptiveMaxPool3d, "adaptive_avg_pool3d": nn.AdaptiveAvgPool3d},
+}
+"""The class of the module that does the same, by the name of a function; an in-place form (``relu_``) is the same layer."""
+
+
+@lru_cache(maxsize=256)
+def twin_of(function: str, training: bool = True) -> nn.Module:
+    """A module that says what a function of :data:`FUNCTIONS` does; it holds nothing, and cannot be called.
+
+    Examples:
+        >>> layer_of(twin_of("max_pool2d")).kind
+        <LayerKind.POOLING: 'pooling'>
+    """
+    kind = FUNCTIONS[function]
+    # the class's own __init__ would make parameters, and draw them from torch's generator
+    twin = kind.__new__(kind)
+    nn.Module.__init__(twin)
+    return twin.train(training)

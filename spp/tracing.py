@@ -67,6 +67,7 @@ def trace(
     channels: bool = False,
     statistics: Iterable[str | Statistic] = (),
     stop_at_nonfinite: bool = False,
+    functions: bool = True,
 ) -> Run:
     """Measure how signals travel through ``model``: one forward and one backward pass per batch, nothing changed.
 
@@ -103,6 +104,8 @@ def trace(
             they cost nothing; a sum of their own costs the passes of its function over every tensor.
         stop_at_nonfinite: End at the first activation or gradient that holds NaN or infinity, with a ``TraceError`` that names
             it. An activation of -inf alone, as a mask makes it, ends nothing; what becomes of it may.
+        functions: Measure functions that are layers, as ``F.relu`` or ``torch.softmax`` called in a forward, as if they were
+            modules: of type ``function``, under the name of the module that calls them and their own (``block.relu``).
 
     Returns:
         What was measured; ``run.frame`` has one row per observed tensor.
@@ -123,14 +126,20 @@ def trace(
     beyond = asked_for(statistics, *["kurtosis"] * (moments == 4))
     depth = Depth(mergeable=several or channels, further=(*further_sums(beyond), *[POWERS] * exponents))
     recorder = Recorder(
-        entries, wanted, channel_axis, depth, loss_scale=loss_scale, stop_at_nonfinite=stop_at_nonfinite
+        entries,
+        wanted,
+        channel_axis,
+        depth,
+        loss_scale=loss_scale,
+        stop_at_nonfinite=stop_at_nonfinite,
+        functions=functions,
     )
     objective, measured, seen = Objective(loss, seed), Accumulator(), _Seen()
     _reshard(entries)
 
     def run(**more: str) -> Run:
         # the other tables are built when they are looked at; what they need of modules is taken now
-        modules = module_columns(entries, measured.calls, measured.inputs)
+        modules = module_columns([*entries, *recorder.called], measured.calls, measured.inputs)
         blocks, unmeasured = block_columns(measured), unmeasured_columns(measured.unmeasured)
         frame = build_frame(measured.rows, {merge.block for merge in measured.merges}, statistics=beyond)
         return Run(

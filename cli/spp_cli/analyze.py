@@ -143,6 +143,7 @@ def traced(call: Call, plan: Plan, samples: inputs.Samples, device: str) -> Run:
         channels=call.channels,
         statistics=call.statistics,
         stop_at_nonfinite=call.stop_at_nonfinite,
+        functions=call.functions,
     )
     if call.theory:
         _predict(trace, model, samples, call)

@@ -192,6 +192,11 @@ OPTIONS: dict[str, dict[str, Any]] = {
     ),
     "include": option("Observe only modules of these names; repeatable.", metavar="GLOB", multiple=True),
     "exclude": option("Leave out modules of these names; repeatable.", metavar="GLOB", multiple=True),
+    "functions": option(
+        "Measure functions between modules too, as F.relu in a forward.",
+        flags=("--functions/--no-functions",),
+        default=True,
+    ),
     "statistics": named(
         "spp.stats:STATISTICS",
         "A statistic beyond those of every frame, as kurtosis or one of your own; repeatable.",

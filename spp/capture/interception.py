@@ -3,6 +3,7 @@
 - Module calls: a function in place of ``nn.Module.__call__`` for the length of a pass (:func:`boundary`). It sees scripted
   modules and the order of users' hooks, knows which module raised, and leaves nothing in anybody's hook lists.
 - Additions: Python functions in place of ``+``, ``+=`` and ``add``, for residual merges.
+- Functions that are layers, as ``F.relu`` and ``Tensor.softmax``.
 - A watched loop: the root's call always (:class:`RootCall`), torch's backward and the gradient scaler in sampled steps only
   (:class:`SampledStep`).
 """
@@ -11,10 +12,13 @@ from __future__ import annotations
 
 import sys
 import threading
+from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
-from functools import partial, reduce, wraps
+from functools import lru_cache, partial, reduce, wraps
+from itertools import chain
+from types import CodeType, FunctionType
 from typing import Any, Protocol
 
 import torch
@@ -23,6 +27,7 @@ from torch.amp.grad_scaler import GradScaler
 
 from spp import _torch
 from spp.capture.dataflow import Value
+from spp.capture.functions import Functions, functions, signals_of
 from spp.capture.sites import Call, Entry
 from spp.capture.stage import BACKWARD, FORWARD, IDLE, Stage, gate_here, modes_active
 
@@ -36,7 +41,13 @@ and the arguments; None where nobody wants to."""
 
 
 class Observer(Protocol):
-    """Who is told of what happens in a pass."""
+    """Who is told of what happens in a pass.
+
+    Attributes:
+        functions: The functions that are layers; None where it does not want to know of them.
+    """
+
+    functions: Functions | None
 
     def on_enter(self, entry: Entry, args: Arguments, kwargs: Keywords) -> Call:
         """A module is about to be called."""
@@ -55,6 +66,9 @@ class Observer(Protocol):
 
     def on_other_thread(self, entry: Entry) -> None:
         """A module is called on another thread than the pass runs on."""
+
+    def function(self, name: str) -> Entry | None:
+        """The layer that a function is where it is about to be called; None where it is none."""
 
     def before_sum(self, a: Tensor, b: Tensor) -> tuple[Value, Value] | None:
         """Two floating tensors are about to be added; the values they stand for."""
@@ -260,7 +274,8 @@ def boundary(
     Yields:
         Makes of what makes a call what makes it as one that is observed.
     """
-    thread, shims = threading.get_ident(), (*(eager() if alone else ()), _DEEP, CALLS, _ADDITIONS)
+    wanted = () if observer.functions is None else (_FUNCTIONS, _Bound(entries))
+    thread, shims = threading.get_ident(), (*(eager() if alone else ()), _DEEP, CALLS, _ADDITIONS, *wanted)
     outer = OBSERVING.get(thread)
     for shim in shims:
         shim.hold()
@@ -276,7 +291,7 @@ def boundary(
         else:
             OBSERVING[thread] = outer
         here.chain = ()
-        for shim in shims:
+        for shim in reversed(shims):
             shim.release()
 
 
@@ -376,6 +391,145 @@ def _operands(args: Arguments, kwargs: Keywords) -> tuple[Any, Any]:
 
 
 _transformed = _torch.is_transformed
+
+
+# -- functions that are layers ------------------------------------------------------------------------------------------------
+
+
+def _replace_functions() -> Callable[[], None]:
+    """Have functions that are layers tell the observers of a thread of their calls.
+
+    A function that is written in Python gets other code and stays itself, since names elsewhere are bound to it, and what a
+    subclass or mode of the user's is given to tell functions apart. What is written in C is replaced by name.
+    """
+    codes: list[tuple[FunctionType, CodeType, CodeType]] = []
+    pairs: list[tuple[Any, str, Original]] = []
+    for name, owner, attribute, original in functions():
+        if isinstance(original, FunctionType):
+            code, closure = original.__code__, original.__closure__
+            twin = FunctionType(code, original.__globals__, name, original.__defaults__, closure)
+            twin.__kwdefaults__ = original.__kwdefaults__
+            # the function's closure stays, so that there must be a place for it
+            codes.append((original, code, _calling(_told(twin, name)).replace(co_freevars=code.co_freevars)))
+        else:
+            pairs.append((owner, attribute, wraps(original)(_told(original, name))))
+    for function, _, ours in codes:
+        function.__code__ = ours
+    put_back = _replaced(*pairs)
+    for _, _, replacement in pairs:
+        original = replacement.__wrapped__  # type: ignore[attr-defined]
+        _REPLACED[id(original)] = _REPLACED[id(replacement)] = original, replacement
+
+    def all_back() -> None:
+        put_back()
+        _REPLACED.clear()
+        for function, code, ours in codes:
+            if function.__code__ is ours:
+                function.__code__ = code
+
+    return all_back
+
+
+_REPLACED: dict[int, tuple[Original, Original]] = {}
+"""What is replaced by name while it is, with what stands in its place, by the identity of either."""
+_BOUND: Counter[tuple[int, str]] = Counter()
+
+
+class _Bound:
+    """Replaces what else is bound to a function that is written in C: ``self.act = F.gelu``, ``from torch import tanh``.
+
+    Looked through are the attributes of modules, and the globals that the methods of their classes mention.
+    """
+
+    def __init__(self, entries: dict[int, Entry]) -> None:
+        self._entries, self._held = entries, list[tuple[dict[str, Any], str, Original, Original]]()
+
+    def hold(self) -> None:
+        """Put it there."""
+        spaces = [entry.module.__dict__ for entry in self._entries.values()]
+        found = [
+            (own, name) for own in spaces if not _REPLACED.keys().isdisjoint(map(id, own.values())) for name in own
+        ]
+        kinds: set[Any] = {type(entry.module) for entry in self._entries.values()}
+        mentioned = [_mentioned(kind) for kind in kinds]
+        for own, name in (*found, *chain.from_iterable(mentioned)):
+            if (known := _REPLACED.get(id(own.get(name)))) is not None:
+                _BOUND[id(own), name] += 1
+                self._held.append((own, name, *known))
+                own[name] = known[1]
+
+    def release(self) -> None:
+        """Put back what was there, unless others hold it."""
+        for own, name, original, replacement in self._held:
+            _BOUND[id(own), name] -= 1
+            if not _BOUND[id(own), name] and own.get(name) is replacement:
+                own[name] = original
+
+
+@lru_cache(maxsize=4096)
+def _mentioned(kind: type) -> list[tuple[dict[str, Any], str]]:
+    """The globals that methods of a class mention; those of torch's own classes mention torch's namespaces alone."""
+    functions = [f for cls in kind.__mro__ if not cls.__module__.startswith("torch.") for f in vars(cls).values()]
+    return [(f.__globals__, name) for f in functions if isinstance(f, FunctionType) for name in f.__code__.co_names]
+
+
+def _calling(other: Original) -> CodeType:
+    """The code of a function that calls ``other``."""
+
+    def call(*args: Any, **kwargs: Any) -> Any:
+        other: Any = "other"
+        return other(*args, **kwargs)
+
+    # a constant, since the names that a function's code knows are those of the function's module
+    code = call.__code__
+    return code.replace(co_consts=tuple(other if one == "other" else one for one in code.co_consts))
+
+
+def _told(original: Original, name: str) -> Original:
+    """Tells the observers of a thread of every call between the modules of their models."""
+    get_ident, innermost = threading.get_ident, OBSERVING.get
+
+    def function(*args: Any, **kwargs: Any) -> Any:
+        observing = innermost(get_ident())
+        if observing is None or observing.adding:
+            return original(*args, **kwargs)
+        stage = observing.stage
+        phase, gate = stage.phase, stage.gate
+        if not ((phase is FORWARD and gate.open) or (phase is BACKWARD and _torch.graph_task() >= 0)):
+            return original(*args, **kwargs)
+        layers = []
+        for one in observing.chain:
+            entry = one.observer.function(name) if one.stage.phase is phase else None
+            if entry is not None:
+                layers.append((one.observer, entry))
+        signals = signals_of(name, args, kwargs) if layers else ()
+        if not signals:
+            return original(*args, **kwargs)
+        if phase is BACKWARD:
+            observer, entry = layers[0]
+            return observer.on_recompute(entry, lambda _, *args, **kwargs: original(*args, **kwargs), args, kwargs)
+        gate.open = False
+        told = [(observer, observer.on_enter(entry, signals, {})) for observer, entry in layers]
+        # what it is made of, as the softmax of an attention, is its own
+        observing.adding = True
+        try:
+            gate.let()
+            output = original(*args, **kwargs)
+        except BaseException as error:
+            was, gate.open = gate.open, False
+            for observer, call in told:
+                observer.on_error(call, error, args, kwargs)
+            gate.open = was
+            raise
+        finally:
+            observing.adding = False
+        gate.open = False
+        for observer, call in told:
+            observer.on_exit(call, output)
+        gate.let()
+        return output
+
+    return function
 
 
 # -- values of parameters -----------------------------------------------------------------------------------------------------
@@ -576,6 +730,7 @@ def _watched_update(original: Original) -> Original:
 CALLS = _Shim(_replace_calls)
 """Setting that attribute makes Python look through every class of modules there is, so a sampled step holds it throughout."""
 _DEEP, _ADDITIONS, _LOOP, _EAGER = _Shim(_deepen), _Shim(_replace_additions), _Shim(_replace_loop), _Shim(_run_eagerly)
+_FUNCTIONS = _Shim(_replace_functions)
 
 
 def eager() -> tuple[_Shim, ...]:

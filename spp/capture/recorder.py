@@ -25,6 +25,7 @@ from torch import Tensor, nn
 from spp import _torch
 from spp._pytree import describe, describe_call, walk
 from spp.capture.dataflow import DataFlow, Reading, Value
+from spp.capture.functions import Functions
 from spp.capture.gradients import Gradients
 from spp.capture.interception import CALLS, boundary
 from spp.capture.parameters import (
@@ -39,7 +40,7 @@ from spp.capture.parameters import (
     parameters_of,
 )
 from spp.capture.residual import Merge, Merges
-from spp.capture.sites import Call, ChannelAxis, Entry, Placer, Site, is_reducible, values_of, weight_axis
+from spp.capture.sites import Call, ChannelAxis, Entry, Placer, Roster, Site, is_reducible, values_of, weight_axis
 from spp.capture.stage import FORWARD, IDLE, Depth, Stage, Window
 from spp.capture.unmeasured import CAUGHT, Unmeasured, never_called, no_gradient, unmeasured, unregistered
 from spp.errors import LESS, SppError, TraceError, memory_lacking
@@ -120,8 +121,10 @@ class Recorder:
         loss_scale: What the loss is multiplied by; measured gradients are divided by it.
         policy: What becomes of an exception in the measuring.
         stop_at_nonfinite: Whether NaN or infinity ends a pass of one's own.
+        functions: Whether functions that are layers have rows too.
 
     Attributes:
+        functions: Those functions, by the modules that call them.
         passes: One for each forward that came to its end, in order.
         failed: What went wrong in the measuring, where the policy contains it.
         broken: What was seen of a pass of one's own that failed.
@@ -129,7 +132,7 @@ class Recorder:
 
     def __init__(
         self,
-        entries: list[Entry],
+        entries: Roster,
         signals: frozenset[Signal],
         axis: ChannelAxis = None,
         depth: Depth | None = None,
@@ -137,8 +140,10 @@ class Recorder:
         loss_scale: float = 1.0,
         policy: Policy = Policy.RAISE,
         stop_at_nonfinite: bool = False,
+        functions: bool = True,
     ) -> None:
         self.entries = entries
+        self.functions = Functions(entries, entries.selects) if functions else None
         self.passes: list[Pass] = []
         self.failed: Exception | None = None
         self.broken: Pass | None = None
@@ -153,6 +158,7 @@ class Recorder:
         )
         self._depth = depth or Depth()
         self._stack: list[Call] = []
+        self._again: list[Entry] = []
         self._holds = self._open = False
         self._renew()
         self._begin()
@@ -180,6 +186,11 @@ class Recorder:
             raise error
         self.failed = error
         self._stage.phase = IDLE
+
+    @property
+    def called(self) -> list[Entry]:
+        """The functions that were called."""
+        return self.functions.entries if self.functions is not None else []
 
     # -- a pass of one's own ------------------------------------------------------------------------------------------------
 
@@ -495,11 +506,22 @@ class Recorder:
         values = {
             site: one.values[site] for one in passes for call in calls for site in call.sites if site in one.values
         }
+        self._again.append(entry)
         try:
             return self._gradients.recompute(calls, values, lambda: original(entry.module, *args, **kwargs))
         except BaseException as error:
             self._note_error(error, entry, args, kwargs)
             raise
+        finally:
+            self._again.pop()
+
+    def function(self, name: str) -> Entry | None:
+        """The layer that a function is which the innermost module calls, in the forward or a checkpoint's recomputation."""
+        if self.functions is None or self.failed is not None:
+            return None
+        if self._stage.phase is FORWARD:
+            return self.functions.of(self._stack[-1].entry, name) if self._stack else None
+        return self.functions.of(self._again[-1], name) if self._again else None
 
     def on_unregistered(self, module: nn.Module) -> None:
         """Note a module that runs inside the model and is not registered in it."""

@@ -8,8 +8,9 @@ what the call before it gave out, else what its rank suggests.
 
 from __future__ import annotations
 
+import itertools
 from collections import Counter
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from fnmatch import fnmatchcase
 from typing import Any
@@ -19,7 +20,7 @@ from torch import Tensor, nn
 
 from spp import _torch
 from spp.errors import InputError, UnknownNameError
-from spp.layers import Layer, is_scripted, layer_of, own, type_name
+from spp.layers import FUNCTIONS, Layer, is_scripted, layer_of, own, type_name
 from spp.vocabulary import LayerKind, Signal
 
 ChannelAxis = int | Callable[[nn.Module, Tensor], int | None] | None
@@ -167,13 +168,24 @@ class Placer:
         return None
 
 
-def roster(model: nn.Module, include: Selection = None, exclude: Selection = None) -> list[Entry]:
+class Roster(list[Entry]):
+    """The modules of a model that a call can reach.
+
+    Attributes:
+        selects: Whether ``include`` and ``exclude`` leave in a module, given its names.
+    """
+
+    selects: Callable[[Sequence[str], nn.Module], bool]
+
+
+def roster(model: nn.Module, include: Selection = None, exclude: Selection = None) -> Roster:
     """All modules of ``model`` that a call can reach, in the order of ``named_modules``.
 
     Args:
         model: The root; its own name is "".
         include: Glob patterns over qualified names, module classes, or predicates ``(name, module) -> bool``; one or
-            several, of which any must hold. None takes all.
+            several, of which any must hold. None takes all. A pattern may be about functions that are called between
+            modules, whose names end in the function's.
         exclude: The same; modules for which any holds are left out.
 
     Raises:
@@ -187,12 +199,16 @@ def roster(model: nn.Module, include: Selection = None, exclude: Selection = Non
         modules[id(module)] = module
     takes = _matcher("include", include, modules, names)
     drops = _matcher("exclude", exclude, modules, names)
-    entries = []
+
+    def selects(names: Sequence[str], module: nn.Module) -> bool:
+        return (takes is None or any(takes(n, module) for n in names)) and not (
+            drops is not None and any(drops(n, module) for n in names)
+        )
+
+    entries = Roster()
+    entries.selects = selects
     taken: Counter[str] = Counter()
     for key, module in modules.items():
-        selected = (takes is None or any(takes(n, module) for n in names[key])) and not (
-            drops is not None and any(drops(n, module) for n in names[key])
-        )
         first, *others = names[key]
         # a child "a.b" and the child "b" of "a" are two modules, and rows are told apart by name
         taken[first] += 1
@@ -207,7 +223,7 @@ def roster(model: nn.Module, include: Selection = None, exclude: Selection = Non
                 tuple(others),
                 type_name(module),
                 next(iter(children), None) is None,
-                selected,
+                selects(names[key], module),
                 layer,
                 saturation(layer),
                 _parametrized(first) if "parametrizations" in first else None,
@@ -285,7 +301,9 @@ def _matcher(
 
     for selector in selectors:
         if isinstance(selector, str):
-            if not any(fits(name, selector) for name in every):
+            # which functions a forward calls is not known before it runs
+            calls = (f"{name}.{function}".lstrip(".") for name in every for function in FUNCTIONS)
+            if not any(fits(name, selector) for name in itertools.chain(every, calls)):
                 raise UnknownNameError("module pattern", selector, _abridged(list(every)), where=where)
         elif not (callable(selector) or (isinstance(selector, type) and issubclass(selector, nn.Module))):
             raise InputError(
@@ -393,10 +411,10 @@ def weight_axis(layer: Layer, parameter: str, rank: int) -> int | None:
 
 def _unbatched_rank(module: nn.Module, layer: Layer) -> int | None:
     """Rank of an output without a batch axis, where the module takes such inputs."""
-    if layer.kind is LayerKind.CONVOLUTION:
-        kernel = own(module, "kernel_size")
-        return len(kernel) + 1 if isinstance(kernel, tuple) else None
-    if layer.kind is LayerKind.POOLING:
+    kernel = own(module, "kernel_size") if layer.kind is LayerKind.CONVOLUTION else None
+    if isinstance(kernel, tuple):
+        return len(kernel) + 1
+    if layer.kind in (LayerKind.CONVOLUTION, LayerKind.POOLING):
         digits = [c for c in type(module).__name__ if c.isdigit()]
         return int(digits[0]) + 1 if digits else None
     return None

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from functools import partial
 from typing import Any
@@ -12,13 +12,14 @@ import torch
 from torch import Tensor, nn
 
 from spp._pytree import walk
-from spp.capture.sites import Entry, callable_module, roster
+from spp.capture.functions import Functions, functions, signals_of
+from spp.capture.sites import Entry, Roster, callable_module, roster
 from spp.capture.state import preserved
 from spp.errors import InputError
 from spp.theory.moments_state import FLOAT, Gradient, MomentsState, even, unit
 
 # Importing the modules enters their rules.
-from spp.theory.rules import Symbol, arithmetic, elementwise, linear, norms, pooling, shapes
+from spp.theory.rules import HEARD, Symbol, arithmetic, elementwise, linear, norms, pooling, shapes
 from spp.theory.table import Visit, table
 
 RULE_MODULES = (arithmetic, elementwise, linear, norms, pooling, shapes)
@@ -125,13 +126,31 @@ def _is_shape(batch: Sequence[object]) -> bool:
 
 
 @contextmanager
-def _visited(entries: list[Entry], visits: list[Visit]) -> Iterator[None]:
-    """Note the outputs of every module, by a ``forward`` of its own that calls the module's; taken away again afterwards."""
+def _visited(entries: Roster, visits: list[Visit]) -> Iterator[None]:
+    """Note the outputs of every module, by a ``forward`` of its own that calls the module's; taken away again afterwards.
+
+    Those of functions that are layers are noted too.
+    """
     wrapped: list[tuple[nn.Module, dict[str, Any]]] = []
     calls: dict[str, int] = {}
+    stack: list[Entry] = []
+    layers, names = Functions(entries, entries.selects), {function: name for name, *_, function in functions()}
 
     def run(entry: Entry, forward: Any, *args: Any, **kwargs: Any) -> Any:
-        output = forward(*args, **kwargs)
+        stack.append(entry)
+        try:
+            output = forward(*args, **kwargs)
+        finally:
+            stack.pop()
+        return note(entry, output)
+
+    def heard(function: Any, args: tuple[Any, ...], kwargs: Mapping[str, Any], output: Any) -> None:
+        name = names.get(function)
+        entry = layers.of(stack[-1], name) if name is not None and stack else None
+        if entry is not None and signals_of(str(name), args, kwargs):
+            note(entry, output)
+
+    def note(entry: Entry, output: Any) -> Any:
         number = calls.get(entry.name, 0)
         calls[entry.name] = number + 1
         for path, item in walk(output):
@@ -141,6 +160,7 @@ def _visited(entries: list[Entry], visits: list[Visit]) -> Iterator[None]:
                 visits.append(Visit(entry, number, path, None, "a tensor that does not depend on the input's values"))
         return output
 
+    HEARD.append(heard)
     try:
         for entry in entries:
             module = entry.module
@@ -152,6 +172,7 @@ def _visited(entries: list[Entry], visits: list[Visit]) -> Iterator[None]:
             module.__dict__["forward"] = partial(run, entry, module.forward)
         yield
     finally:
+        HEARD.remove(heard)
         for module, before in wrapped:
             del module.__dict__["forward"]
             module.__dict__.update(before)

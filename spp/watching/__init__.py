@@ -171,6 +171,7 @@ def watch(
     include: Selection = None,
     exclude: Selection = None,
     channel_axis: ChannelAxis = None,
+    functions: bool = True,
     start: int | None = None,
     path: str | Path | None = None,
     flush: float = 10.0,
@@ -197,6 +198,7 @@ def watch(
         include: Glob patterns over qualified names, module classes, or predicates ``(name, module) -> bool``.
         exclude: The same, for modules to leave out.
         channel_axis: Overrides the channel axis of activations and gradients: an int, or a callable of module and tensor.
+        functions: Measure functions that are layers too, as :func:`spp.trace` does.
         start: Number of the first step, where training is taken up again. Left out it is 0, or with ``resume`` the step
             after the last one that is in the run; where an earlier session had gone further, its rows from ``start`` on
             are replaced.
@@ -237,7 +239,7 @@ def watch(
         return Keeper(to, flush)
 
     collector = Collector(keeper, ranks, give_up)
-    settings = Settings(root, wanted, include, exclude, channel_axis, ranks.size)
+    settings = Settings(root, wanted, include, exclude, channel_axis, functions, ranks.size)
     loop = Loop(model, given, due, settings, collector, give_up)
     info = {
         "kind": WATCH,

@@ -68,6 +68,7 @@ class Keeper:
         self.history = History()
         self._module_columns: dict[ModuleColumn, object] = module_columns([], {}, {})
         self._stale = True
+        self._functions: dict[str, Entry] = {}
         self._holes: dict[object, Unmeasured] = {}
         self._filled: set[object] = set()
         self._seen: dict[str, object] = {}
@@ -97,6 +98,9 @@ class Keeper:
 
     def _add(self, finished: Finished) -> None:
         self._compare(finished)
+        if new_ones := {one.name: one for one in finished.functions if one.name not in self._functions}:
+            self._functions |= new_ones
+            self._stale = True
         new: list[Sampled] = []
         for mode, measured in finished.measured.items():
             self._note(measured, mode)
@@ -106,7 +110,10 @@ class Keeper:
         if self._stale:
             first = next(iter(finished.measured.values()), None)
             seen = ({}, {}) if first is None else (first.calls, first.inputs)
-            self._module_columns, self._stale = module_columns(finished.entries, *seen), False
+            self._module_columns, self._stale = (
+                module_columns([*finished.entries, *self._functions.values()], *seen),
+                False,
+            )
             self._modules = self._as_before()
         for tables in (self.history.tables_of([one]) for one in (new if self.listeners else ())):
             for listener in self.listeners:

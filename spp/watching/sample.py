@@ -31,6 +31,7 @@ class Settings:
     include: Selection
     exclude: Selection
     channel_axis: ChannelAxis
+    functions: bool = True
     ranks: int = 1
 
     def recorder(self, signals: frozenset[Signal] | None = None) -> Recorder:
@@ -38,7 +39,7 @@ class Settings:
         backends.choose()
         entries = roster(self.root, self.include, self.exclude)
         wanted = self.signals if signals is None else signals
-        return Recorder(entries, wanted, self.channel_axis, policy=Policy.CONTAIN)
+        return Recorder(entries, wanted, self.channel_axis, policy=Policy.CONTAIN, functions=self.functions)
 
 
 @dataclass(slots=True, eq=False)
@@ -50,6 +51,7 @@ class Finished:
         measured: Merged passes by mode.
         updates: Squared sizes of the weights' updates and of the weights.
         entries: The modules as they were.
+        functions: The functions that were called.
         evaluation: Whether it was no step but an evaluation.
     """
 
@@ -57,6 +59,7 @@ class Finished:
     measured: dict[str, Accumulator]
     updates: UpdateSums = field(default_factory=dict)
     entries: list[Entry] = field(default_factory=list)
+    functions: list[Entry] = field(default_factory=list)
     evaluation: bool = False
 
 
@@ -170,7 +173,7 @@ class Sample:
             own = Pass(parameters.sites, self._values, self._gradients, unmeasured=lacking)
             mode = next((m for m in MODES if m in measured), MODES[0])
             measured.setdefault(mode, Accumulator()).add(own)
-        return Finished(self.step, measured, updates, self.prepare().entries)
+        return Finished(self.step, measured, updates, self.prepare().entries, self.prepare().called)
 
     def _backward(self, roots: list[Tensor], run: Callable[[], Any]) -> Any:
         if self._recorder is None:
@@ -262,7 +265,11 @@ class Evaluation:
         if recorder.failed is not None:
             raise recorder.failed
         measured = {} if self.followed else {one.mode: merged([one]) for one in passes}
-        return Finished(self._step, measured, entries=recorder.entries, evaluation=True) if measured else None
+        return (
+            Finished(self._step, measured, entries=recorder.entries, functions=recorder.called, evaluation=True)
+            if measured
+            else None
+        )
 
 
 def merged(passes: list[Pass]) -> Accumulator:

@@ -6,9 +6,9 @@ from torch import nn
 import spp
 
 
-def inputs(model: nn.Module, batch: object) -> dict[str, str]:
+def inputs(model: nn.Module, batch: object, **options: bool) -> dict[str, str]:
     """The column by module."""
-    modules = spp.trace(model, batch).modules
+    modules = spp.trace(model, batch, **options).modules
     return {row.name: row.inputs for row in modules.itertuples() if isinstance(row.inputs, str)}
 
 
@@ -27,7 +27,8 @@ class Joined(nn.Module):
 
 
 def test_functions_in_between_lead_to_every_module_behind_them():
-    assert inputs(Joined(), torch.randn(3, 4))["c"] == "a b"
+    assert inputs(Joined(), torch.randn(3, 4), functions=False)["c"] == "a b"
+    assert inputs(Joined(), torch.randn(3, 4))["c"] == "relu b"
 
 
 class Shared(nn.Module):

@@ -24,12 +24,12 @@ NO_HALF = ("recurrent", "normalized")
 
 def traced(name: str) -> spp.Trace:
     torch.manual_seed(11)
-    return spp.trace(built(name), batch(name), exponents=False)
+    return spp.trace(built(name), batch(name), exponents=False, functions=False)
 
 
 def over_two_batches(name: str) -> spp.Trace:
     torch.manual_seed(11)
-    return spp.trace(built(name), iter([batch(name, 0), batch(name, 1)]), moments=4)
+    return spp.trace(built(name), iter([batch(name, 0), batch(name, 1)]), moments=4, functions=False)
 
 
 def half(name: str, dtype: torch.dtype) -> spp.Trace:
@@ -39,7 +39,7 @@ def half(name: str, dtype: torch.dtype) -> spp.Trace:
     elif name not in INTEGER_INPUTS:
         one = one.to(dtype)
     torch.manual_seed(11)
-    return spp.trace(model, one)
+    return spp.trace(model, one, functions=False)
 
 
 def watched(name: str) -> spp.Watch:
@@ -47,7 +47,7 @@ def watched(name: str) -> spp.Watch:
     optimizer = torch.optim.SGD([p for p in model.parameters() if p.requires_grad], 0.05)
     torch.manual_seed(11)
     with contextlib.ExitStack() as stack:
-        watch = stack.enter_context(spp.watch(model, optimizer, every=2))
+        watch = stack.enter_context(spp.watch(model, optimizer, every=2, functions=False))
         for step in range(3):
             one = batch(name, step)
             output = model(one[0] if isinstance(one, tuple) else one)

@@ -291,7 +291,7 @@ def test_rows_of_an_evaluation_know_their_block(tmp_path, flush):
     optimizer = torch.optim.SGD([p for p in model.parameters() if p.requires_grad], lr=0.1)
     options = {} if flush is None else {"path": tmp_path / "run", "flush": flush}
     x, _ = ranks.batch(0, torch.float32)
-    with spp.watch(model, optimizer, every=1, **options) as watch:
+    with spp.watch(model, optimizer, every=1, functions=False, **options) as watch:
         for step in range(5):
             model.train(step % 2 == 1)
             with torch.set_grad_enabled(model.training):

@@ -42,6 +42,11 @@ Importing the modules of this package enters their rules.
 """
 
 
+Heard = Callable[[Any, tuple[Any, ...], Mapping[str, Any], Any], None]
+HEARD: list[Heard] = []
+"""Who is told of every function that was followed: of it, its arguments and its result."""
+
+
 def rule(*functions: Any, several: bool = False) -> Callable[[R], R]:
     """Enter the decorated function as the rule for these functions of torch.
 
@@ -104,7 +109,10 @@ class Symbol(torch.Tensor):
         cls, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: Mapping[str, Any] | None = None
     ) -> Any:
         """Follow one call."""
-        return _followed(func, args, kwargs or {})
+        result = _followed(func, args, kwargs or {})
+        for heard in HEARD:
+            heard(func, args, kwargs or {}, result)
+        return result
 
 
 def each_axis(value: Any, dims: int) -> Ints:
