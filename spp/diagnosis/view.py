@@ -68,7 +68,7 @@ class Kind(StrEnum):
     # Squeeze-and-excitation blocks and the like, as a whole.
     GATE = "gate"
     # Steps whose gain follows from what they do, not from what they are set to.
-    PLAIN = "pooling and the like"
+    PLAIN = "pooling, softmax and the like"
     OTHER = "other"
 
 
@@ -76,7 +76,7 @@ class Kind(StrEnum):
 KINDS = {
     LayerKind.NORM: Kind.NORM,
     LayerKind.ACTIVATION: Kind.ACTIVATION,
-    LayerKind.SOFTMAX: Kind.ACTIVATION,
+    LayerKind.SOFTMAX: Kind.PLAIN,
     LayerKind.POOLING: Kind.PLAIN,
     LayerKind.DROPOUT: Kind.PLAIN,
     LayerKind.RESHAPE: Kind.PLAIN,
@@ -410,6 +410,9 @@ class View:
         fact = self.facts.get(name)
         if fact is None:
             return Kind.OTHER
+        # the product of an attention that is a function: what it averages, not what it is set to
+        if fact.kind is LayerKind.ATTENTION and not fact.parameters:
+            return Kind.PLAIN
         if fact.kind not in (LayerKind.CONVOLUTION, LayerKind.LINEAR) or not given(fact, "fan_in"):
             return KINDS.get(fact.kind, Kind.OTHER)
         # One input channel for each group: the second side of the weight's shape is 1.
@@ -441,15 +444,20 @@ class View:
         return {(str(row.name), str(row.output)): row for row in rows}
 
     def _body(self, path: pd.DataFrame) -> pd.DataFrame:
-        """``path`` without the readout, whose scale is free, and without norms that stand alone, whose scale is their own."""
+        """``path`` without the readout, whose scale is free, what follows it, and norms, pooling and the like that stand alone.
+
+        The scale of these is their own.
+        """
         if len(path) <= 2:
             return path
-        norms = {step.name for step in self.norms}
-        # Both would seem to end a fall or a rise that is none.
+        own = {step.name for step in self.steps if step.kind in (Kind.NORM, Kind.PLAIN)}
+        end = max((step.depth for step in self.steps if step.name == self.readout), default=1 << 60)
+        depths = dict(zip(path.index, path[Column.DEPTH].astype(int), strict=True))
+        # They would seem to end a fall or a rise that is none.
         left_out = [
             name
             for name, leaves in self.components.items()
-            if name in path.index and (self.readout in leaves or (leaves == [name] and name in norms))
+            if name in depths and (self.readout in leaves or (leaves == [name] and name in own) or depths[name] > end)
         ]
         return path.drop(index=left_out) if len(path) > len(left_out) + 1 else path
 

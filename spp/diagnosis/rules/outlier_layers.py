@@ -26,8 +26,10 @@ BEYOND = {
     "error": (4.0, "a factor 100 in amplitude: neither side of it can be trained at the other's rate"),
     "spreads": (6.0, "and six times the median deviation of its kind, so that uneven networks are not all cliffs"),
 }
-# A step, by how many decades it departs from the others of its kind, and their median.
-Outlier = tuple[Step, float, float]
+# How many others of its kind a layer is compared with at least.
+PEERS = 4
+# A step, by how many decades it departs from what is usual, what that is, and among how many others of its kind.
+Outlier = tuple[Step, float, float, int]
 
 
 def _outliers(values: Sequence[tuple[Step, float]], at: Any) -> Iterator[Outlier]:
@@ -36,15 +38,16 @@ def _outliers(values: Sequence[tuple[Step, float]], at: Any) -> Iterator[Outlier
     away: dict[float, Array] = {}
     for step, value in values:
         # With too few to compare with, a gain of one is usual, give or take a factor of two.
-        usual, spread = 0.0, 0.3
-        if len(every) > 2:
+        usual, spread, peers = 0.0, 0.3, 0
+        if len(every) > PEERS:
+            peers = len(every) - 1
             # Medians without one value are three at most, whichever it is.
             usual = median_without(every, value)
             if usual not in away:
                 away[usual] = np.sort(np.abs(every - usual))
             spread = median_without(away[usual], abs(value - usual))
         if abs(value - usual) >= max(at.decades, at.spreads * spread):
-            yield step, value - usual, usual
+            yield step, value - usual, usual, peers
 
 
 @rule(
@@ -66,19 +69,23 @@ def cliff(view: View, at: Any) -> Iterator[Finding]:
     found += _first_layer(view, at) + _norm_levels(view, at)
     if not found:
         return
-    step, off, usual = max(found, key=lambda one: abs(one[1]))
+    step, off, usual, peers = max(found, key=lambda one: abs(one[1]))
     gain = 10 ** (step.decades if np.isfinite(step.decades) else off)
-    blamed, wanted = _by_weights(view, step, off), f"near {number(10**usual)}, as in the others of its kind"
+    blamed, wanted = _by_weights(view, step, off), f"near {number(10**usual)}, as in {_others(peers)}"
     yield Finding(
         severity=Severity.ERROR if abs(off) >= at.error else Severity.WARNING,
         **measured(step, Signal.ACTIVATION, "mean_square out / in", gain, wanted),
-        message=f"{step.name} {'multiplies' if off > 0 else 'divides'} the second moment {factor(off)} more than the other "
-        f"layers of its kind do.{blamed}",
+        message=f"{step.name} {'multiplies' if off > 0 else 'divides'} the second moment {factor(off)} more than "
+        f"{_others(peers)} do.{blamed}",
         remedy="Initialize it as the others: `--init he` for ReLU-like activations, `--init lecun` for SELU, tanh or none."
         if blamed
         else "Look at what this layer does to its input.",
         evidence=f"gain {number(10 ** (usual + off))} against {number(10**usual)}",
     )
+
+
+def _others(peers: int) -> str:
+    return f"the other {peers} layers of its kind" if peers else "most layers"
 
 
 def _by_weights(view: View, step: Step, off: float) -> str:
@@ -227,13 +234,13 @@ def gradient_cliff(view: View, at: Any) -> Iterator[Finding]:
         found += [one for one in _outliers(gains, at) if not _free(view, one[0])]
     if not found:
         return
-    step, off, usual = max(found, key=lambda one: abs(one[1]))
+    step, off, usual, peers = max(found, key=lambda one: abs(one[1]))
     gain = 10 ** (usual + off)
     yield Finding(
         severity=Severity.ERROR if abs(off) >= at.error else Severity.WARNING,
-        **measured(step, Signal.GRADIENT, "squared norm before / behind", gain, "as in the others of its kind"),
+        **measured(step, Signal.GRADIENT, "squared norm before / behind", gain, f"as in {_others(peers)}"),
         message=f"Going backwards, {step.name} {'multiplies' if off > 0 else 'divides'} the squared gradient {factor(off)} "
-        "more than the other layers of its kind do.",
+        f"more than {_others(peers)} do.",
         remedy="Look at its backward: a custom autograd function, a hook, a derivative near zero or a pole.",
         evidence=f"gain {number(gain)}",
     )
