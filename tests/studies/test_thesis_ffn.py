@@ -137,7 +137,7 @@ def test_the_real_size_averages_signals_over_an_epoch(tmp_path: Path, monkeypatc
     own, first = found["evolution"], steps[steps["step"] < 3]
     own = own[own["epoch"] < 2]
     assert own["epoch"].value_counts().nunique() == 1 and set(own["epoch"]) == {0, 1} and set(own["step"]) == {0, 3}
-    name = ["name", "signal"]
+    name = ["name", "output", "signal"]
     pd.testing.assert_series_equal(
         own[own["epoch"] == 0].set_index(name)["mean_square"].sort_index(),
         first.groupby(name)["mean_square"].mean().sort_index(),
