@@ -55,8 +55,13 @@ class Watch(Run):
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, _: TracebackType | None) -> None:
         # a context that is to be left, and whose end a signal cuts short at this very line, is left to close()
-        with Held():
-            self._close(clean=kind is None)
+        try:
+            with Held():
+                self._close(clean=kind is None)
+        finally:
+            # a signal that came before the first could hold it has left everything to do
+            with Held():
+                self._close(clean=False)
 
     def start(self) -> Watch:
         """Begin to watch, where no ``with`` can stand around the loop; :meth:`close` ends it.
