@@ -10,14 +10,15 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import pytest
+import torch
 
-from spp.data import Splits
+from spp.data import InMemory, Part, Scale, Splits
 from spp.studies import Cell, Outcome, Setup, Size, find, thesis_ffn
 from spp.studies.publish import publish
 from spp.studies.study import Tables
 from spp.studies.thesis_ffn import ARMS, RATES, first_of, standardized_digits
 from spp.studies.thesis_ffn.claims import SCALED, at_equal_loss
-from spp.studies.trials import images
+from spp.studies.trials import images, scores
 from spp.studies.trials import trained as trained_
 from tests.data.files import write_cifar, write_mnist
 from tests.studies import judging
@@ -147,6 +148,21 @@ def test_the_real_size_averages_signals_over_an_epoch(tmp_path: Path, monkeypatc
     assert test["recall"] <= test["balanced_accuracy"] == test["accuracy"] and np.isnan(test["roc_auc"])
     initial = STUDY.measure(Cell.of(part="init", seed=868), setup)["ratios"]
     assert set(initial["data"]) == {"Fashion-MNIST", "unit normal noise"} and set(initial["arm"]) == set(ARMS)
+
+
+def test_scores_are_means_over_classes() -> None:
+    told, targets = torch.tensor([0, 1, 1, 2]), torch.tensor([0, 0, 1, 2])
+    pixels = InMemory(torch.eye(3, dtype=torch.uint8)[told].view(4, 3, 1, 1), targets)
+    part = Part.whole(pixels, Scale((0.0,) * 3, (1.0,) * 3), (3, 1, 1))
+    model = torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(3, 3, bias=False))
+    with torch.no_grad():
+        model[1].weight.copy_(torch.eye(3))
+    # of class 0 half is told, of class 1 all with one too many; equal outputs count half in the area
+    wanted = {"balanced_accuracy": 5 / 6, "precision": 5 / 6, "recall": 5 / 6, "f1": 7 / 9, "roc_auc": 31 / 36}
+    assert scores(model, part) == pytest.approx(wanted) and model.training
+    with torch.no_grad():
+        model[1].weight[0] = torch.nan
+    assert all(map(np.isnan, scores(model, part).values()))
 
 
 def ratios(seeds: int, *, batch: float, none: float = 1.1) -> list[tuple[Cell, Tables]]:
