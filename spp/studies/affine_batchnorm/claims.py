@@ -16,9 +16,23 @@ from spp.studies.evidence import PERCENT, Effect, difference, every, factor, gre
 from spp.studies.study import Outcome, Results, Setup, Untestable, Verdict, claim
 
 NONE, LSUV, AFFINE, MINUS, BATCH = "none", "lsuv", "affine", "batch_minus", "batch"
+BIAS, FOLD, ACTNORM, RATES, LATER, SCALED = "bias", "fold", "actnorm", "fold_rates", "later", "scaled"
 ARMS = {
     NONE: ("none", "no norm"),
+    BIAS: ("none + bias", "no norm, a bias in each convolution"),
     LSUV: ("LSUV", "no norm, weights orthogonal and rescaled to unit variance by LSUV (Mishkin & Matas 2016)"),
+    FOLD: (
+        "fold",
+        "BatchNorm-minus's very function at the start, without norm: each layer's weights are divided by the deviations of its "
+        "channels, and its biases are their means over them, negative",
+    ),
+    ACTNORM: ("actnorm", "the same function, deviations and means in a scale and a shift behind each layer"),
+    RATES: (
+        "fold + rates",
+        "fold, gradients of each layer times a constant, so that updates beside weights begin as large as in BatchNorm-minus",
+    ),
+    LATER: ("BN-K", "BatchNorm-minus in the first epoch, then folded by its running statistics"),
+    SCALED: ("scale-invariant", "no norm, scaled weight standardization, and SkipInit"),
     AFFINE: ("AffineLayer", "shift and scale per channel, without normalization"),
     MINUS: ("BatchNorm-minus", "normalization, without shift and scale"),
     BATCH: ("BatchNorm", "both"),
@@ -40,6 +54,10 @@ NEAR_SHARE = 0.1
 """And shares of the mean square up to this difference."""
 
 SUPPOSED = "the arms of Peerthum & Stamp (2023) put it; their own numbers could not be verified and are not printed"
+
+
+ORIGINAL = (NONE, LSUV, AFFINE, MINUS, BATCH)
+"""The arms of the paper, and LSUV."""
 
 
 def best_runs(results: Results) -> pd.DataFrame:
