@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from dataclasses import replace
 from pathlib import Path
 
@@ -13,42 +14,110 @@ from torch import nn
 
 from spp.studies import Cell, Outcome, Results, Setup, Size, evidence, run
 from spp.studies import affine_batchnorm as study
-from spp.studies.affine_batchnorm import AFFINE, ARMS, BATCH, CLAIMS, LSUV, MINUS, NONE
+from spp.studies.affine_batchnorm import (
+    ACTNORM,
+    AFFINE,
+    ARMS,
+    BATCH,
+    BIAS,
+    CLAIMS,
+    FOLD,
+    LATER,
+    LSUV,
+    MINUS,
+    NONE,
+    ORIGINAL,
+    RATES,
+    SCALED,
+    STARTS,
+)
 from spp.studies.trials import drawn, images
 from tests.data.files import write_cifar
 
 JUDGES = {claim.name: claim.judge for claim in CLAIMS}
-TINY, FULL = Setup(), Setup(size=Size.FULL)
+TINY, REAL, FULL = Setup(), Setup(size=Size.REAL), Setup(size=Size.FULL)
 SMALL = {"input_shape": (1, 8, 8), "widths": (4, 4, 8, 8)}
 
 
-@pytest.mark.parametrize(("setup", "depths"), [(TINY, (18, 34)), (FULL, (18, 34, 50, 101))])
+@pytest.mark.parametrize(("setup", "depths"), [(TINY, (18, 34)), (REAL, (18,)), (FULL, (18, 34, 50, 101))])
 def test_the_plan_has_every_arm_at_every_depth_batch_rate_and_seed(setup: Setup, depths: tuple[int, ...]) -> None:
     cells, size = study.cells(setup), study.plan(setup)
+    arms = ORIGINAL if setup is TINY else tuple(STARTS)
     assert len(set(cells)) == len(cells) and len({cell.folder for cell in cells}) == len(cells)
     trained = [cell for cell in cells if cell["kind"] == "train"]
     assert {cell["layers"] for cell in trained} == set(depths)
-    assert len(trained) == len(depths) * len(size.batches) * len(ARMS) * len(size.rates) * 3
-    assert len(cells) - len(trained) == len(depths) * len(ARMS) * 3
-    assert len(size.batches) >= 2 and {cell["arm"] for cell in cells} == {NONE, LSUV, AFFINE, MINUS, BATCH}
-    assert len(study.cells(replace(setup, seeds=1))) * 3 == len(cells)
+    assert len(trained) == len(depths) * len(size.batches) * len(arms) * len(size.rates) * size.seeds
+    assert len(cells) - len(trained) == len(depths) * len(arms) * size.seeds
+    assert {cell["arm"] for cell in cells} == set(arms) and set(arms) <= set(ARMS) == set(STARTS)
+    assert len(study.cells(replace(setup, seeds=1))) * size.seeds == len(cells)
     assert all("digits" in line for line in study.arrangement(setup)[:1]) is (setup is TINY)
 
 
-def test_arms_differ_in_their_norm_alone() -> None:
+@pytest.fixture(scope="module")
+def made() -> dict[str, nn.Module]:
     data = images(Setup(), "cifar10", seed=1)
     size = replace(study.PLANS[Size.TINY], changes=SMALL)
-    made = {arm: drawn(lambda arm=arm: study.network(18, arm, size, data), 868) for arm in ARMS}  # type: ignore[misc]
-    count = {arm: sum(p.numel() for p in model.parameters()) for arm, model in made.items()}
+    return {arm: drawn(lambda arm=arm: study.network(18, arm, size, data), 868) for arm in ARMS}  # type: ignore[misc]
+
+
+@pytest.fixture(scope="module")
+def batch() -> tuple[torch.Tensor, torch.Tensor]:
+    return study.first(images(Setup(), "cifar10", seed=1).train, study.START_IMAGES)
+
+
+def test_arms_differ_in_their_norm_alone(made: dict[str, nn.Module], batch: tuple[torch.Tensor, torch.Tensor]) -> None:
+    # trained ones: torch makes a bias that it folds without a gradient
+    count = {arm: sum(p.numel() for p in model.parameters() if p.requires_grad) for arm, model in made.items()}
     norms = sum(m.num_features for m in made[BATCH].modules() if isinstance(m, nn.BatchNorm2d))
-    assert count[NONE] == count[LSUV] == count[MINUS] == count[BATCH] - 2 * norms == count[AFFINE] - 2 * norms
-    x = study.first(data.train, 64)[0]
+    assert {arm: n - count[NONE] for arm, n in count.items() if arm != SCALED} == {
+        **dict.fromkeys((NONE, LSUV, LATER, MINUS), 0),
+        **dict.fromkeys((BIAS, FOLD, RATES), norms),
+        **dict.fromkeys((ACTNORM, AFFINE, BATCH), 2 * norms),
+    }
+    x = batch[0][:64]
     out = {arm: model(x) for arm, model in made.items()}
-    assert torch.equal(out[AFFINE], out[NONE]) and torch.allclose(out[BATCH], out[MINUS], atol=1e-5)
+    assert torch.equal(out[AFFINE], out[NONE]) and torch.equal(out[BIAS], out[NONE])
+    assert torch.allclose(out[BATCH], out[MINUS], atol=1e-5) and torch.equal(out[LATER], out[MINUS])
     assert not torch.allclose(out[NONE], out[MINUS], atol=1e-2)
     assert torch.equal(made[NONE].get_parameter("stem.conv.weight"), made[BATCH].get_parameter("stem.conv.weight"))
     stem = made[LSUV].get_submodule("stem.conv")
-    assert float(stem(study.first(data.train, 256)[0]).detach().var()) == pytest.approx(1, abs=0.1)
+    assert float(stem(batch[0]).detach().var()) == pytest.approx(1, abs=0.1)
+    # SkipInit: the branches of the scale-invariant network are closed
+    gains = [value for name, value in made[SCALED].named_parameters() if name.endswith("skip_gain")]
+    assert len(gains) == 8 and not any(map(bool, gains))
+
+
+@pytest.mark.parametrize("arm", [FOLD, ACTNORM, RATES])
+def test_arms_begin_as_the_very_function_of_batchnorm_minus(
+    made: dict[str, nn.Module], batch: tuple[torch.Tensor, torch.Tensor], arm: str
+) -> None:
+    assert not any(isinstance(layer, nn.BatchNorm2d) for layer in made[arm].modules())
+    with torch.no_grad():
+        expected, found = made[MINUS].train()(batch[0]), made[arm].train()(batch[0])
+    assert float((found - expected).norm() / expected.norm()) < 1e-5
+
+
+def test_fold_with_rates_begins_with_the_update_ratios_of_batchnorm_minus(
+    made: dict[str, nn.Module], batch: tuple[torch.Tensor, torch.Tensor]
+) -> None:
+    wanted, found, folded = (study.update_ratios(made[arm], batch) for arm in (MINUS, RATES, FOLD))
+    assert len(wanted) == 20 and found == pytest.approx(wanted, rel=1e-4)
+    assert max(abs(folded[layer] / wanted[layer] - 1) for layer in wanted) > 0.2
+
+
+def test_batchnorm_is_folded_by_its_running_statistics_and_trained_on(
+    made: dict[str, nn.Module], batch: tuple[torch.Tensor, torch.Tensor], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    model = copy.deepcopy(made[MINUS]).train()
+    model(batch[0][:64])
+    expected = model.eval()(batch[0])
+    study.fold_(model)
+    assert torch.allclose(model(batch[0]), expected, rtol=1e-4, atol=1e-4)
+    few = {"changes": SMALL, "epochs": 2, "images": {"train": 64, "validation": 32}}
+    monkeypatch.setitem(study.PLANS, Size.TINY, replace(study.PLANS[Size.TINY], **few))
+    cell = Cell.of(kind="train", layers=18, batch=32, arm=LATER, lr=0.01, seed=868)
+    tables = study.measure(cell, TINY)
+    assert tables["history"]["epoch"].tolist() == [0, 1] and len(tables["outcome"]) == 1
 
 
 def test_a_cell_at_full_size_trains_on_cifar(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -91,9 +160,9 @@ def results(
     return Results(tuple(tables), tables, dict.fromkeys(tables, 1.0))
 
 
-def arms(none: float, lsuv: float, affine: float, minus: float, batch: float) -> dict[str, tuple[float, ...]]:
+def arms(none: float, fold: float, affine: float, minus: float, batch: float) -> dict[str, tuple[float, ...]]:
     """Three seeds of each, a point apart, and not quite the same apart in each arm."""
-    middle = {NONE: none, LSUV: lsuv, AFFINE: affine, MINUS: minus, BATCH: batch}
+    middle = {NONE: none, FOLD: fold, AFFINE: affine, MINUS: minus, BATCH: batch}
     return {arm: (value - 0.01, value, value + 0.01 + 0.001 * i) for i, (arm, value) in enumerate(middle.items())}
 
 
@@ -101,9 +170,8 @@ def arms(none: float, lsuv: float, affine: float, minus: float, batch: float) ->
     ("found", "expected"),
     [
         (arms(0.5, 0.8, 0.55, 0.9, 0.9), "P1 confirmed, P2 confirmed, P3 confirmed"),
-        # that LSUV does not close it is no word about other inits
         (arms(0.5, 0.55, 0.8, 0.55, 0.9), "P1 refuted, P2 refuted, P3 confirmed"),
-        (arms(0.5, 0.52, 0.55, 0.9, 0.9), "P1 confirmed, P2 confirmed, P3 not decided"),
+        (arms(0.5, 0.52, 0.55, 0.9, 0.9), "P1 confirmed, P2 confirmed, P3 refuted"),
         (arms(0.5, 0.9, 0.5, 0.5, 0.5), ", ".join(f"P{n} not decided" for n in (1, 2, 3))),
     ],
 )
@@ -111,6 +179,29 @@ def test_verdicts_follow_the_share_of_the_gap(found: dict[str, tuple[float, ...]
     judged = {name: JUDGES[name](results(found), Setup()) for name in ("P1", "P2", "P3")}
     assert ", ".join(f"{name} {verdict.outcome}" for name, verdict in judged.items()) == expected
     assert all("ResNet-18, batches of 32" in verdict.found for verdict in judged.values())
+
+
+def test_verdicts_at_one_rate_ask_for_that_rate_alone() -> None:
+    """Fold closes the gap at the small rate and nothing of it at the large one, where fold + rates closes a tenth."""
+    levels = {
+        0.01: {NONE: 0.5, FOLD: 0.85, RATES: 0.85, MINUS: 0.9},
+        0.1: {NONE: 0.1, FOLD: 0.1, RATES: 0.18, MINUS: 0.9},
+    }
+    rng, tables = np.random.default_rng(3), {}
+    for lr, arms in levels.items():
+        for arm, value in arms.items():
+            for seed in range(5):
+                cell = Cell.of(kind="train", layers=18, batch=128, arm=arm, lr=lr, seed=seed)
+                row = {"validation": value, "accuracy": rng.normal(value, 0.005)}
+                tables[cell] = {"outcome": pd.DataFrame([row])}
+    found = Results(tuple(tables), tables, dict.fromkeys(tables, 1.0))
+    judged = {name: JUDGES[name](found, REAL) for name in ("P5", "P6", "P7")}
+    assert {verdict.outcome for verdict in judged.values()} == {Outcome.CONFIRMED}
+    assert judged["P5"].numbers["18_128_estimate"] == pytest.approx(0.875, abs=0.03)
+    assert judged["P7"].numbers["18_128_estimate"] == pytest.approx(0.1, abs=0.02)
+    assert "at the rate 0.01" in judged["P5"].found and "at the rate 0.1:" in judged["P6"].found
+    # seeds of both rates are judged, since none chose
+    assert judged["P5"].numbers["18_128_n"] == 5
 
 
 def test_a_gap_within_the_noise_of_seeds_decides_nothing() -> None:
@@ -176,7 +267,7 @@ def test_a_run_publishes_tables_figures_and_verdicts(tmp_path: Path, monkeypatch
     changes = {"depths": (18,), "batches": (256,), "rates": (0.01,), "epochs": 1, "costs": (1.0,), "changes": SMALL}
     monkeypatch.setitem(study.PLANS, Size.TINY, replace(study.PLANS[Size.TINY], **changes))
     published = run(study.STUDY, tmp_path, Setup(seeds=1))
-    assert list(published.tables["accuracy"].columns[3:]) == [name for name, _ in ARMS.values()]
+    assert list(published.tables["accuracy"].columns[3:]) == [ARMS[arm][0] for arm in ORIGINAL]
     assert published.tables["rates"].iloc[0, 3:].eq("0.01 (end of the grid)").all()
     assert published.tables["gap"]["network"].tolist() == ["ResNet-18", "all"]
     start = published.tables["start"].set_index("arm")
