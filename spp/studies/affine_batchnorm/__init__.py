@@ -366,7 +366,7 @@ def tables(results: Results, setup: Setup) -> Tables:
         return tabled(best, ["layers", "batch"], row)
 
     def by_arm(word: Callable[[pd.DataFrame], str]) -> Callable[[pd.DataFrame], dict[str, str]]:
-        return lambda own: {ARMS[arm][0]: word(own[own["arm"] == arm]) for arm in plan(setup).arms}
+        return lambda own: {ARMS[arm][0]: word(one) for arm in plan(setup).arms if len(one := own[own["arm"] == arm])}
 
     everywhere = {"network": "all", "batch size": "all", "seeds": best["seed"].nunique(), **gaps(best)}
     runs = results["outcome"]
@@ -379,7 +379,7 @@ def tables(results: Results, setup: Setup) -> Tables:
         "accuracy": by_place(by_arm(lambda runs: spread(runs["accuracy"], 100))),
         "rates": by_place(by_arm(rate_in_words)),
         "gap": pd.concat([by_place(gaps), pd.DataFrame([everywhere])], ignore_index=True),
-        "per rate": tabled(runs, ["layers", "batch", "lr"], per_rate),
+        "per-rate": tabled(runs, ["layers", "batch", "lr"], per_rate),
         "start": start(results),
     }
 
@@ -393,6 +393,9 @@ def gaps(best: pd.DataFrame) -> dict[str, str]:
         return f"{effect.scale(found.estimate)}{ends}" if ends or effect.bottom is None else "no clear gap"
 
     found = beside(best)
+    if not {NONE, MINUS} <= set(found):
+        # of a run that is not finished
+        return {}
     parts = {
         f"closed by {ARMS[arm][0]}": words(part_closed(found, arm, MINUS))
         for arm in ARMS

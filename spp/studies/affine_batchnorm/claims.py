@@ -95,8 +95,8 @@ def by_share(
     runs = results["outcome"]
     runs = best_runs(results) if rate is None else runs[runs["lr"] == rate(runs["lr"])]
     at = "" if rate is None else f" at the rate {runs['lr'].iloc[0]:g}"
-    if arm not in set(runs["arm"]):
-        raise Untestable(f"{ARMS[arm][0]} was not trained.")
+    if missing := {NONE, arm, top} - set(runs["arm"]):
+        raise Untestable(f"Not trained: {', '.join(ARMS[one][0] for one in ARMS if one in missing)}.")
     for (layers, batch), own in beside(runs).groupby(level=list(PLACE[:-1]), sort=False):
         place = f"ResNet-{layers}, batches of {batch}{at}"
         own = own.droplevel(list(PLACE[:-1]))
