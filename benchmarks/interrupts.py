@@ -134,8 +134,12 @@ class Watched(Case):
             for _ in range(3):
                 self.step(self.model, self.optimizer)
             self.model.eval()
-            with torch.no_grad():
+            try:
+                # no_grad is in Python, where an interrupt of its own __exit__ leaves gradients off
+                torch._C._set_grad_enabled(False)
                 self.model(self.x)
+            finally:
+                torch._C._set_grad_enabled(True)
 
     def faults(self) -> list[str]:
         found = super().faults()
