@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from html import escape
@@ -150,16 +151,31 @@ def build_findings(found: Sequence[Finding]) -> pd.DataFrame:
     return check(pd.DataFrame(columns), FINDING_COLUMNS)
 
 
+_MOST = 300
+"""Decades; the factors of many layers in one, or of a gradient and its weight, may be more than a float64 can hold."""
+
+
 def number(value: float) -> str:
     """Three digits."""
     return f"{value:.3g}"
 
 
+def power(decades: float) -> float:
+    """Ten to that power; infinite where a float64 cannot hold it, as Python's own power raises then."""
+    return math.inf if decades > _MOST else 10.0**decades
+
+
+def powered(decades: float) -> str:
+    """Ten to that power, three digits, also where a float64 cannot hold it."""
+    if _MOST < abs(decades) < math.inf:
+        return f"{10 ** (decades % 1):.3g}e{math.floor(decades):+d}"
+    return number(power(decades))
+
+
 def factor(decades: float) -> str:
     """A ratio given by its log10, as ``3.2-fold`` or ``4.1e+09-fold``."""
     decades = abs(decades)
-    # the factors of many layers in one may be more than a float64 can hold
-    if decades > 300:
+    if _MOST < decades < math.inf:
         return f"{10 ** (decades % 1):.2g}e+{int(decades)}-fold"
     value = 10**decades
     return f"{value:.2g}-fold" if value >= 1e5 else f"{value:,.1f}-fold" if value < 100 else f"{value:,.0f}-fold"

@@ -14,6 +14,7 @@ from __future__ import annotations
 import base64
 import gzip
 import hashlib
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cache
@@ -31,16 +32,17 @@ from spp.frame.schema import (
     FINDING_COLUMNS,
     MODULE_COLUMNS,
     UNMEASURED_COLUMNS,
-    BlockColumn,
     Column,
     check,
-    last_step,
     one_mode,
 )
 from spp.report.markup import tag, text
 
 SCRIPTS = ("data", "numbers", "scale", "panels", "figure", "tooltip", "filter", "table", "explorer", "main")
 """The files of the page's script, in the order in which they are put together."""
+
+MOST_STEPS, MOST_ROWS = 100, 100_000
+"""Steps on a page, and rows where there are several steps: a page of 2 million rows is more than a browser opens."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,9 +74,9 @@ def write(
 
     Args:
         path: Where to, as ``report.html``; the folder must exist.
-        frame: Table with the columns of ``spp.frame.schema.COLUMNS``; of several steps the page offers each and opens with the
-            last.
-        blocks: Table with the columns of ``BLOCK_COLUMNS``.
+        frame: Table with the columns of ``spp.frame.schema.COLUMNS`` or ``WATCH_COLUMNS`` (the page shows the training).
+            Of several steps it offers each, or 100 at most, evenly spread (fewer of a large network), and opens with the last.
+        blocks: Table with the columns of ``BLOCK_COLUMNS`` or ``WATCH_BLOCK_COLUMNS``.
         modules: Table with the columns of ``MODULE_COLUMNS``.
         unmeasured: Table with the columns of ``UNMEASURED_COLUMNS``.
         run: Facts about the run; any may be missing.
@@ -108,6 +110,7 @@ def html(
     from spp.report import payload, sections
 
     plotly = bundle()
+    frame, blocks = _trained(frame), _trained(blocks)
     check(frame, COLUMNS)
     check(blocks, BLOCK_COLUMNS)
     check(modules, MODULE_COLUMNS)
@@ -116,11 +119,15 @@ def html(
         check(findings, FINDING_COLUMNS)
     if frame.empty:
         raise InputError("a report needs at least one measured tensor", received="an empty frame", where="frame")
-    last, merges = last_step(frame), one_mode(blocks)
-    step = int(last[Column.STEP].max())
-    merges = merges[merges[BlockColumn.STEP] == step]
+    steps = sorted(map(int, frame[Column.STEP].unique()))
+    step = steps[-1]
+    offered = steps[:: -max(1, math.ceil(len(steps) / MOST_STEPS), math.ceil(len(frame) / MOST_ROWS))]
+    frame, blocks = (table[table[Column.STEP].isin(offered)].reset_index(drop=True) for table in (frame, blocks))
+    last, merges = frame[frame[Column.STEP] == step], blocks[blocks[Column.STEP] == step]
     parts = {
-        "header": sections.header(run, step),
+        "header": sections.header(
+            run, step, f"{len(offered)} of {len(steps):,} steps" if steps != offered[::-1] else ""
+        ),
         "glance": sections.glance(last, merges, modules, unmeasured, run),
         "findings": sections.findings(findings, last),
         "unmeasured": sections.not_measured(unmeasured),
@@ -128,6 +135,11 @@ def html(
     }
     data = payload.as_json(payload.payload(frame, blocks, modules, unmeasured, findings))
     return _page(sections.title(run), parts, data, plotly)
+
+
+def _trained(table: pd.DataFrame) -> pd.DataFrame:
+    """The rows of training of a watch's table, with the columns of a trace's."""
+    return one_mode(table).drop(columns=[Column.MODE, Column.UPDATE_RATIO], errors="ignore")
 
 
 def available() -> bool:

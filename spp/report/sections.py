@@ -66,9 +66,10 @@ def title(run: Run) -> str:
     return f"{run.get('model') or 'A network'}{norm}"
 
 
-def header(run: Run, step: int) -> str:
-    """Return the name of the network and one line of what was done to it."""
+def header(run: Run, step: int, offered: str = "") -> str:
+    """Return the name of the network and one line of what was done to it, and which of many steps the page offers."""
     rest = heading(run, step).partition(" · ")[2] if run.get("model") else heading(run, step)
+    rest = " · ".join(filter(None, (rest, offered)))
     line = tag("p", text(rest), class_="run") if rest else ""
     return tag(
         "div",

@@ -19,7 +19,7 @@ import torch
 from spp._version import __version__
 from spp.errors import StoreError
 from spp.frame import files
-from spp.frame.files import put_table, put_text
+from spp.frame.files import put_csv, put_table, put_text
 from spp.studies.study import Cell, Claim, Outcome, Results, Setup, Study, Verdict, judged
 
 T = TypeVar("T")
@@ -87,15 +87,11 @@ def publish(study: Study, setup: Setup, results: Results, folder: Path, missing:
         put_table(folder / f"{name}.parquet", results[name])
         files.append(f"{name}.parquet")
     for name, table in tables.items():
+        put_text(folder / f"{name}.md", markdown(table))
         # escape: names of arms have underscores, which LaTeX takes for subscripts
-        texts = {
-            "md": markdown(table),
-            "tex": table.to_latex(index=False, escape=True),
-            "csv": table.to_csv(index=False),
-        }
-        for end, text in texts.items():
-            put_text(folder / f"{name}.{end}", text)
-            files.append(f"{name}.{end}")
+        put_text(folder / f"{name}.tex", table.to_latex(index=False, escape=True))
+        put_csv(folder / f"{name}.csv", table)
+        files += [f"{name}.{end}" for end in ("md", "tex", "csv")]
     captions = {}
     for name, figure in figures.items():
         captions[name] = figure.caption

@@ -177,3 +177,47 @@ def test_a_trace_writes_its_report_and_a_loaded_one_the_same(tmp_path):
     trace.save(tmp_path / "run")
     again = spp.load(tmp_path / "run").report(tmp_path / "again.html")
     assert path.read_bytes() == again.read_bytes()
+
+
+def _loop(steps: int, folder) -> spp.Watch:
+    torch.manual_seed(0)
+    model = torch.nn.Sequential(torch.nn.Linear(3, 4), torch.nn.Tanh(), torch.nn.Linear(4, 2))
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+    with spp.watch(model, optimizer, every=1, path=folder) as watch:
+        for _ in range(steps):
+            model.train()
+            optimizer.zero_grad()
+            model(torch.ones(5, 3)).square().mean().backward()
+            optimizer.step()
+            model.eval()
+            model(torch.zeros(5, 3))
+    return watch
+
+
+def _data(path, parsed):
+    page = parsed(path.read_text())
+    return page, json.loads(page.scripts["data"])
+
+
+def test_a_watch_is_reported_by_its_training(parsed, tmp_path):
+    watch = _loop(3, tmp_path / "run")
+    for run in (
+        watch,
+        spp.load(tmp_path / "run"),
+        spp.Run(watch.frame, watch.blocks, watch.modules, watch.unmeasured, {}),
+    ):
+        assert set(run.frame["mode"]) == {"train", "eval"}
+        page, data = _data(run.report(tmp_path / "page.html"), parsed)
+        assert data["frame"]["rows"] == (run.frame["mode"] == "train").sum()
+        assert [axis["step"] for axis in data["axes"]["layers"]] == [0, 1, 2] and "of 3 steps" not in page.text
+
+
+def test_of_many_steps_a_page_offers_some_that_are_evenly_spread(parsed, tmp_path, monkeypatch):
+    watch = _loop(9, tmp_path / "run")
+    monkeypatch.setattr(report, "MOST_STEPS", 4)
+    page, data = _data(watch.report(tmp_path / "page.html"), parsed)
+    assert [axis["step"] for axis in data["axes"]["layers"]] == [2, 5, 8] and "3 of 9 steps" in page.text
+    rows = (watch.frame["mode"] == "train").sum()
+    assert data["frame"]["rows"] == rows // 3
+    monkeypatch.setattr(report, "MOST_ROWS", rows // 9)
+    assert [axis["step"] for axis in _data(watch.report(tmp_path / "page.html"), parsed)[1]["axes"]["layers"]] == [8]

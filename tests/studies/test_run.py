@@ -47,6 +47,16 @@ def test_every_cell_is_measured_once_and_everything_is_written(tiny: Study, tmp_
     assert_frame_equal(pd.read_csv(tmp_path / "out" / "table.csv"), published.tables["table"])
 
 
+def test_text_of_a_table_that_a_spreadsheet_would_run_is_text(tiny: Study, tmp_path: Path) -> None:
+    arms = ["=1+1", "@SUM(A1)", "+x", "-1", "none"]
+    table = pd.DataFrame({"arm": arms, "=name": [-1.5, 2.0, -3.0, 4.0, 5.0]})
+    run(replace(tiny, tables=lambda results, setup: {"table": table}), tmp_path)
+    written = pd.read_csv(tmp_path / "table.csv")
+    assert written["arm"].tolist() == ["'=1+1", "'@SUM(A1)", "'+x", "'-1", "none"]
+    # numbers are numbers, also below zero
+    assert written["'=name"].tolist() == table["=name"].tolist()
+
+
 def test_criteria_are_hashed_in_a_zip_too_and_said_to_be_unknown_without_source(
     tiny: Study, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -144,7 +144,8 @@ def no_gradient(view: View, at: Any) -> Iterator[Finding]:
     Where it is the network's front that gets nothing, the graph is cut behind it (``detach``, ``no_grad``, an integer cast),
     and the last layer before the cut is named; else the first layer of the part that the loss does not see.
     """
-    if "weight_gradient" not in view.run.get("signals", ["weight_gradient"]):
+    asked = view.run.get("signals")
+    if isinstance(asked, list) and Signal.WEIGHT_GRADIENT not in asked:
         return
     missing = [row for row in records(view.unmeasured) if row.signal == Signal.WEIGHT_GRADIENT]
     if not view.weight_gradients and any(str(row.reason).startswith(NO_BACKWARD) for row in missing):

@@ -9,7 +9,17 @@ from typing import Any
 import numpy as np
 
 from spp.diagnosis.attenuation import distinct, dying, judge
-from spp.diagnosis.findings import Finding, count, factor, further, number, percent, some
+from spp.diagnosis.findings import (
+    Finding,
+    count,
+    factor,
+    further,
+    number,
+    percent,
+    power,
+    powered,
+    some,
+)
 from spp.diagnosis.registry import rule
 from spp.diagnosis.view import Key, Kind, Step, View, given, measured, median_without
 from spp.frame.schema import Column
@@ -386,11 +396,13 @@ def norm_gradient(view: View, at: Any) -> Iterator[Finding]:
     verb = "enlarge" if mean > 0 else "shrink"
     yield Finding(
         severity=Severity.NOTE,
-        **measured(None, Signal.GRADIENT, "squared gradient before / behind", 10**mean, f"within {at.factor:g} of 1"),
+        **measured(
+            None, Signal.GRADIENT, "squared gradient before / behind", power(mean), f"within {at.factor:g} of 1"
+        ),
         message=f"The norms rescale gradients: {len(found)} of them {verb} the squared gradient "
-        f"{number(10 ** abs(mean))}-fold on average, {number(10 ** low[1])} at {low[0].name} to {number(10 ** high[1])} at "
+        f"{powered(abs(mean))}-fold on average, {powered(low[1])} at {low[0].name} to {powered(high[1])} at "
         f"{high[0].name}.",
-        evidence=some([f"{step.name} ({number(10**decades)})" for step, decades in found]),
+        evidence=some([f"{step.name} ({powered(decades)})" for step, decades in found]),
     )
 
 

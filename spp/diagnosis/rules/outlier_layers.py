@@ -9,7 +9,15 @@ from typing import Any
 
 import numpy as np
 
-from spp.diagnosis.findings import Finding, count, factor, number, some
+from spp.diagnosis.findings import (
+    Finding,
+    count,
+    factor,
+    number,
+    power,
+    powered,
+    some,
+)
 from spp.diagnosis.registry import rule
 from spp.diagnosis.view import Array, Kind, Step, View, measured, median_without, ratio
 from spp.frame.schema import Column
@@ -70,8 +78,8 @@ def cliff(view: View, at: Any) -> Iterator[Finding]:
     if not found:
         return
     step, off, usual, peers = max(found, key=lambda one: abs(one[1]))
-    gain = 10 ** (step.decades if np.isfinite(step.decades) else off)
-    blamed, wanted = _by_weights(view, step, off), f"near {number(10**usual)}, as in {_others(peers)}"
+    gain = power(step.decades if np.isfinite(step.decades) else off)
+    blamed, wanted = _by_weights(view, step, off), f"near {powered(usual)}, as in {_others(peers)}"
     yield Finding(
         severity=Severity.ERROR if abs(off) >= at.error else Severity.WARNING,
         **measured(step, Signal.ACTIVATION, "mean_square out / in", gain, wanted),
@@ -80,7 +88,7 @@ def cliff(view: View, at: Any) -> Iterator[Finding]:
         remedy="Initialize it as the others: `--init he` for ReLU-like activations, `--init lecun` for SELU, tanh or none."
         if blamed
         else "Look at what this layer does to its input.",
-        evidence=f"gain {number(10 ** (usual + off))} against {number(10**usual)}",
+        evidence=f"gain {powered(usual + off)} against {powered(usual)}",
     )
 
 
@@ -163,7 +171,7 @@ def off_theory(view: View, at: Any) -> Iterator[Finding]:
     if not bad:
         return
     first = bad[0]
-    predicted = number(first.mean_square / 10 ** gap[first.key])
+    predicted = number(first.mean_square * power(-gap[first.key]))
     yield Finding(
         severity=Severity.WARNING,
         **measured(
@@ -235,7 +243,7 @@ def gradient_cliff(view: View, at: Any) -> Iterator[Finding]:
     if not found:
         return
     step, off, usual, peers = max(found, key=lambda one: abs(one[1]))
-    gain = 10 ** (usual + off)
+    gain = power(usual + off)
     yield Finding(
         severity=Severity.ERROR if abs(off) >= at.error else Severity.WARNING,
         **measured(step, Signal.GRADIENT, "squared norm before / behind", gain, f"as in {_others(peers)}"),

@@ -8,7 +8,15 @@ from typing import Any
 import numpy as np
 
 from spp.diagnosis.attenuation import FOLD, dying, forward
-from spp.diagnosis.findings import Finding, count, factor, number, some
+from spp.diagnosis.findings import (
+    Finding,
+    count,
+    factor,
+    number,
+    power,
+    powered,
+    some,
+)
 from spp.diagnosis.registry import rule
 from spp.diagnosis.view import BranchRatio, Kind, Step, View, measured
 from spp.vocabulary import Severity, Signal
@@ -54,7 +62,7 @@ def branch_vanishes(view: View, at: Any) -> Iterator[Finding]:
     # Branches may also die with everything else.
     if not zero and dying(view):
         return
-    share = 10 ** np.median([branch.decades for branch in small])
+    share = power(np.median([branch.decades for branch in small]))
     yield Finding(
         severity=Severity.NOTE,
         **measured(None, Signal.ACTIVATION, "branch acv / skip acv", share, f"above {10**-at.decades:g}"),
@@ -76,14 +84,14 @@ def _outlier(view: View, limit: float, beyond: float, sign: int) -> Iterator[Fin
     if not outliers:
         return
     _, worst, usual = max(outliers, key=lambda one: one[0])
-    share, near = 10**worst.decades, number(10**usual)
+    share, near = power(worst.decades), powered(usual)
     yield Finding(
         severity=Severity.WARNING,
         **measured(worst, Signal.ACTIVATION, "branch acv / skip acv", share, f"near {near}, as in the other blocks"),
         message=f"The residual branch that ends at {worst.name} {'drowns' if sign > 0 else 'is nothing beside'} its skip: "
         f"{number(share)} times its variance, where the other blocks have {near}.",
         remedy="Look at the weights of that branch; scale it as the others are.",
-        evidence=some([f"{branch.block} ({number(10**branch.decades)})" for branch in view.branch_ratios]),
+        evidence=some([f"{branch.block} ({powered(branch.decades)})" for branch in view.branch_ratios]),
         # One branch that is too small breaks nothing behind it.
         tags=None if sign > 0 else (),
     )
@@ -116,8 +124,8 @@ def residual_growth(view: View, at: Any) -> Iterator[Finding]:
         return
     yield Finding(
         severity=Severity.ERROR if travel.rise >= 2 * at.decades else Severity.WARNING,
-        **measured(None, Signal.ACTIVATION, "mean_square per block", 10**each, f"below {at.factor:g}"),
-        message=f"Every residual block multiplies the second moment, {number(10**each)}-fold on average: it grows "
+        **measured(None, Signal.ACTIVATION, "mean_square per block", power(each), f"below {at.factor:g}"),
+        message=f"Every residual block multiplies the second moment, {powered(each)}-fold on average: it grows "
         f"{factor(travel.rise)} over {len(inside)} blocks, since nothing scales the branches down.",
         remedy="`--norm batch`, `--residual skipinit` (branches that start at zero), or a normalizer-free network, "
         "`--model nf_resnet50`.",
@@ -148,11 +156,11 @@ def se_gates(view: View, at: Any) -> Iterator[Finding]:
     severity, said = _toll(view, at, gates)
     yield Finding(
         severity=severity or Severity.NOTE,
-        **measured(gates[0], Signal.ACTIVATION, "mean_square out / in", 10**each, f"above {at.factor:g}"),
+        **measured(gates[0], Signal.ACTIVATION, "mean_square out / in", power(each), f"above {at.factor:g}"),
         message=f"{count(len(gates), 'squeeze-and-excitation gate')} shrink the second moment {factor(each)} each (their "
         f"sigmoid starts at 1/2), {gates[0].name} first. {said}",
         remedy="`--se doubled` scales them by two, as Brock et al. 2021 do." if severity else "",
-        evidence=some([f"{s.name} ({number(10**s.decades)})" for s in gates]),
+        evidence=some([f"{s.name} ({powered(s.decades)})" for s in gates]),
     )
 
 

@@ -9,7 +9,18 @@ from typing import Any
 import numpy as np
 
 from spp.diagnosis.attenuation import Leg, attenuation, backward, distinct, forward, judge
-from spp.diagnosis.findings import Finding, count, factor, further, number, percent, quoted, some
+from spp.diagnosis.findings import (
+    Finding,
+    count,
+    factor,
+    further,
+    number,
+    percent,
+    power,
+    powered,
+    quoted,
+    some,
+)
 from spp.diagnosis.registry import rule
 from spp.diagnosis.view import Key, Kind, Step, View, measured, ratio, records
 from spp.frame.precision import lost_shares
@@ -128,7 +139,7 @@ def _course(
         severity=severity,
         **measured(where, signal, "decades per layer", leg.decades / leg.layers, BEARABLE),
         message=f"{what} {'falls' if leg.decades < 0 else 'grows'} {factor(leg.decades)} from {start} to {end}, "
-        f"{number(10**leg.rate)}-fold per layer over {count(leg.layers, 'layer')}."
+        f"{powered(leg.rate)}-fold per layer over {count(leg.layers, 'layer')}."
         + _steepest(leg)
         + (_shares(view, leg) if shares else "")
         + ("" if back else _too(view, leg))
@@ -263,14 +274,14 @@ def gradient_imbalance(view: View, at: Any) -> Iterator[Finding]:
     if not off:
         return
     name = max(off, key=lambda one: abs(off[one]))
-    value, near = 10 ** known[name], f"within {at.decades:g} decades of {number(10**usual)}"
+    value, near = power(known[name]), f"within {at.decades:g} decades of {powered(usual)}"
     yield Finding(
         severity=Severity.WARNING,
         **measured(layers[name], Signal.WEIGHT_GRADIENT, "gradient rms / weight rms", value, near),
-        message=f"Relative to its weight, the gradient of {name} is {number(10 ** abs(off[name]))} times "
+        message=f"Relative to its weight, the gradient of {name} is {powered(abs(off[name]))} times "
         f"{'larger' if off[name] > 0 else 'smaller'} than in the median layer: no one learning rate serves both.",
         remedy="An optimizer that scales each layer (Adam, LARS), or the same init as in the other layers.",
-        evidence=some([f"{one} ({number(10 ** known[one])})" for one in off]),
+        evidence=some([f"{one} ({powered(known[one])})" for one in off]),
     )
 
 
