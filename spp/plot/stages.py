@@ -1,5 +1,6 @@
 """Reading aids from module names alone: stages, blocks, and where ticks may stand."""
 
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import groupby
@@ -129,9 +130,10 @@ def _shared(names: Sequence[str]) -> str:
     """Return the leading component that nearly all names share, with its dot, or nothing; it has several children."""
     pairs = [tuple(name.split(".")[:2]) for name in names if "." in name]
     heads = [head for head, _ in pairs]
-    commonest = max(sorted(set(heads)), key=heads.count, default="")
+    counts = Counter(heads)
+    commonest = max(sorted(counts), key=lambda head: counts[head], default="")
     children = {child for head, child in pairs if head == commonest}
-    return f"{commonest}." if len(children) > 1 and heads.count(commonest) > 0.8 * len(names) else ""
+    return f"{commonest}." if len(children) > 1 and counts[commonest] > 0.8 * len(names) else ""
 
 
 def _block(name: str, shared: str) -> str:
