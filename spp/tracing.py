@@ -139,7 +139,7 @@ def trace(
 
     def run(**more: str) -> Run:
         # the other tables are built when they are looked at; what they need of modules is taken now
-        modules = module_columns([*entries, *recorder.called], measured.calls, measured.inputs)
+        modules = module_columns([*entries, *recorder.called_functions], measured.calls, measured.inputs)
         blocks, unmeasured = block_columns(measured), unmeasured_columns(measured.unmeasured)
         frame = build_frame(measured.rows, {merge.block for merge in measured.merges}, statistics=beyond)
         return Run(

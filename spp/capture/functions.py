@@ -6,16 +6,16 @@ that is no layer itself: a block, a network, an attention. ``nn.ReLU`` calls ``F
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from functools import cache
-from itertools import product
+from itertools import chain, count, product
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from spp.capture.sites import Entry, saturation
+from spp.capture.sites import Entry, Roster, saturation
 from spp.layers import FUNCTIONS, is_scripted, layer_of, twin_of
 from spp.vocabulary import LayerKind
 
@@ -51,33 +51,29 @@ class Functions:
     """The functions that the modules of a roster call, as entries; each is made when it is first called.
 
     Args:
-        entries: The roster.
-        selects: Whether the user wants the rows of a layer, given its names and its module.
+        roster: The modules.
 
     Attributes:
         entries: Those that were called, in the order of their first calls.
     """
 
-    def __init__(self, entries: Iterable[Entry], selects: Callable[[list[str], nn.Module], bool]) -> None:
+    def __init__(self, roster: Roster) -> None:
         self.entries: list[Entry] = []
-        self._taken = {entry.name for entry in entries}
-        self._selects = selects
+        self._taken = {entry.name for entry in roster}
+        self._selects = roster.selects
         self._known: dict[tuple[Entry, str], Entry | None] = {}
 
     def of(self, host: Entry, function: str) -> Entry | None:
         """The entry of a function that ``host`` calls; None where it is no layer of its own there."""
-        known = self._known.get((host, function), host)
-        if known is host:
-            known = self._known[host, function] = self._made(host, function) if _hosts(host) else None
-        return known
+        key = host, function
+        if key not in self._known:
+            self._known[key] = self._made(host, function) if _hosts(host) else None
+        return self._known[key]
 
     def _made(self, host: Entry, function: str) -> Entry:
-        name = f"{host.name}.{function}" if host.name else function
+        plain = f"{host.name}.{function}" if host.name else function
         # a child of that name is another layer
-        number = 2 if name in self._taken else 1
-        while number > 1 and f"{name}#{number}" in self._taken:
-            number += 1
-        name = f"{name}#{number}" if number > 1 else name
+        name = next(name for name in chain([plain], (f"{plain}#{n}" for n in count(2))) if name not in self._taken)
         self._taken.add(name)
         # what the arguments of a call decide, as a norm's eps, is not known of it
         twin = twin_of(function, host.module.training)

@@ -151,7 +151,7 @@ class _Observing:
         original: What makes a call: the observer inside whose forward this one runs, in the end torch.
         chain: This one and those inside which it runs, innermost first.
         alone: Whether what runs is none of the others' business, and no part of a watched loop.
-        adding: Whether an addition runs whose insides are the same sum once more.
+        inside: Whether an addition or a function runs whose insides are its own business.
     """
 
     observer: Observer
@@ -160,12 +160,7 @@ class _Observing:
     original: Original
     chain: tuple[_Observing, ...]
     alone: bool
-    adding: bool = False
-
-    @property
-    def adds(self) -> bool:
-        """Whether an addition is the model's own; what is added up while the gate is closed is ours."""
-        return self.stage.phase is FORWARD and self.stage.gate.open and not self.adding
+    inside: bool = False
 
 
 OBSERVING: dict[int, _Observing] = {}
@@ -320,7 +315,7 @@ def _watched(original: Original) -> Original:
         if (
             observing is None
             or observing.stage.phase is not FORWARD
-            or observing.adding
+            or observing.inside
             or not observing.stage.gate.open
         ):
             return original(*args, **kwargs)
@@ -357,12 +352,12 @@ def _unseen(observing: _Observing, original: Original, a: Tensor, b: Tensor, arg
         if _summands(a, b):
             told, same_shape = [(o.observer, o.observer.before_sum(a, b)) for o in observing.chain], a.shape == b.shape
     # what a subclass or a mode adds up to add its operands is the same sum once more
-    observing.adding = True
+    observing.inside = True
     try:
         gate.let()
         out = original(*args, **kwargs)
     finally:
-        observing.adding = False
+        observing.inside = False
     gate.open = False
     if told and isinstance(out, Tensor):
         with _torch.unseen_functions():
@@ -433,6 +428,7 @@ def _replace_functions() -> Callable[[], None]:
 _REPLACED: dict[int, tuple[Original, Original]] = {}
 """What is replaced by name while it is, with what stands in its place, by the identity of either."""
 _BOUND: Counter[tuple[int, str]] = Counter()
+"""How many hold each further name: of a namespace, by its identity."""
 
 
 class _Bound:
@@ -445,7 +441,7 @@ class _Bound:
         self._entries, self._held = entries, list[tuple[dict[str, Any], str, Original, Original]]()
 
     def hold(self) -> None:
-        """Put it there."""
+        """Put what stands in its place everywhere."""
         spaces = [entry.module.__dict__ for entry in self._entries.values()]
         found = [
             (own, name) for own in spaces if not _REPLACED.keys().isdisjoint(map(id, own.values())) for name in own
@@ -491,7 +487,7 @@ def _told(original: Original, name: str) -> Original:
 
     def function(*args: Any, **kwargs: Any) -> Any:
         observing = innermost(get_ident())
-        if observing is None or observing.adding:
+        if observing is None or observing.inside:
             return original(*args, **kwargs)
         stage = observing.stage
         phase, gate = stage.phase, stage.gate
@@ -511,7 +507,7 @@ def _told(original: Original, name: str) -> Original:
         gate.open = False
         told = [(observer, observer.on_enter(entry, signals, {})) for observer, entry in layers]
         # what it is made of, as the softmax of an attention, is its own
-        observing.adding = True
+        observing.inside = True
         try:
             gate.let()
             output = original(*args, **kwargs)
@@ -522,7 +518,7 @@ def _told(original: Original, name: str) -> Original:
             gate.open = was
             raise
         finally:
-            observing.adding = False
+            observing.inside = False
         gate.open = False
         for observer, call in told:
             observer.on_exit(call, output)

@@ -143,7 +143,7 @@ class Recorder:
         functions: bool = True,
     ) -> None:
         self.entries = entries
-        self.functions = Functions(entries, entries.selects) if functions else None
+        self.functions = Functions(entries) if functions else None
         self.passes: list[Pass] = []
         self.failed: Exception | None = None
         self.broken: Pass | None = None
@@ -188,7 +188,7 @@ class Recorder:
         self._stage.phase = IDLE
 
     @property
-    def called(self) -> list[Entry]:
+    def called_functions(self) -> list[Entry]:
         """The functions that were called."""
         return self.functions.entries if self.functions is not None else []
 

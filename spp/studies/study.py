@@ -51,7 +51,7 @@ class Size(StrEnum):
         """One line."""
         return {
             "tiny": "minutes on a CPU, for a look and for the tests: a proxy",
-            "real": "real images where it trains, at most an hour on two cores",
+            "real": "real images, at most an hour on two cores",
             "full": "as it was published, on a GPU",
         }[self]
 

@@ -134,7 +134,7 @@ def _visited(entries: Roster, visits: list[Visit]) -> Iterator[None]:
     wrapped: list[tuple[nn.Module, dict[str, Any]]] = []
     calls: dict[str, int] = {}
     stack: list[Entry] = []
-    layers, names = Functions(entries, entries.selects), {function: name for name, *_, function in functions()}
+    layers, names = Functions(entries), {function: name for name, *_, function in functions()}
 
     def run(entry: Entry, forward: Any, *args: Any, **kwargs: Any) -> Any:
         stack.append(entry)
@@ -160,7 +160,7 @@ def _visited(entries: Roster, visits: list[Visit]) -> Iterator[None]:
                 visits.append(Visit(entry, number, path, None, "a tensor that does not depend on the input's values"))
         return output
 
-    HEARD.append(heard)
+    token = HEARD.set(heard)
     try:
         for entry in entries:
             module = entry.module
@@ -172,7 +172,7 @@ def _visited(entries: Roster, visits: list[Visit]) -> Iterator[None]:
             module.__dict__["forward"] = partial(run, entry, module.forward)
         yield
     finally:
-        HEARD.remove(heard)
+        HEARD.reset(token)
         for module, before in wrapped:
             del module.__dict__["forward"]
             module.__dict__.update(before)

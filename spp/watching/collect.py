@@ -98,9 +98,9 @@ class Keeper:
 
     def _add(self, finished: Finished) -> None:
         self._compare(finished)
-        if new_ones := {one.name: one for one in finished.functions if one.name not in self._functions}:
-            self._functions |= new_ones
-            self._stale = True
+        known = len(self._functions)
+        self._functions |= {one.name: one for one in finished.functions}
+        self._stale |= len(self._functions) > known
         new: list[Sampled] = []
         for mode, measured in finished.measured.items():
             self._note(measured, mode)
@@ -110,10 +110,8 @@ class Keeper:
         if self._stale:
             first = next(iter(finished.measured.values()), None)
             seen = ({}, {}) if first is None else (first.calls, first.inputs)
-            self._module_columns, self._stale = (
-                module_columns([*finished.entries, *self._functions.values()], *seen),
-                False,
-            )
+            self._module_columns = module_columns([*finished.entries, *self._functions.values()], *seen)
+            self._stale = False
             self._modules = self._as_before()
         for tables in (self.history.tables_of([one]) for one in (new if self.listeners else ())):
             for listener in self.listeners:

@@ -173,7 +173,8 @@ class Sample:
             own = Pass(parameters.sites, self._values, self._gradients, unmeasured=lacking)
             mode = next((m for m in MODES if m in measured), MODES[0])
             measured.setdefault(mode, Accumulator()).add(own)
-        return Finished(self.step, measured, updates, self.prepare().entries, self.prepare().called)
+        recorder = self.prepare()
+        return Finished(self.step, measured, updates, recorder.entries, recorder.called_functions)
 
     def _backward(self, roots: list[Tensor], run: Callable[[], Any]) -> Any:
         if self._recorder is None:
@@ -265,11 +266,9 @@ class Evaluation:
         if recorder.failed is not None:
             raise recorder.failed
         measured = {} if self.followed else {one.mode: merged([one]) for one in passes}
-        return (
-            Finished(self._step, measured, entries=recorder.entries, functions=recorder.called, evaluation=True)
-            if measured
-            else None
-        )
+        if not measured:
+            return None
+        return Finished(self._step, measured, {}, recorder.entries, recorder.called_functions, evaluation=True)
 
 
 def merged(passes: list[Pass]) -> Accumulator:

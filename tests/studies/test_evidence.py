@@ -28,13 +28,13 @@ from spp.studies.evidence import (
     less,
     mostly,
     provided,
-    rate_in_words,
     ratio,
     restricted,
     share,
     tuned,
     within,
 )
+from spp.studies.reporting import rate_in_words
 from spp.studies.study import Untestable, claim, judged
 from spp.studies.trials import outcome
 

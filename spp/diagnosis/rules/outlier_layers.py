@@ -110,8 +110,9 @@ def _norm_levels(view: View, at: Any) -> list[Outlier]:
     """Norms whose output is far from that of the other norms: what they give out does not depend on what they take."""
     norms = [s for s in view.norms if 0 < s.mean_square < np.inf]
     levels = [(s, float(np.log10(s.mean_square))) for s in norms]
-    # A scale at the end of a branch is the residual rules' business.
-    return [one for one in _outliers(levels, at) if len(norms) > 2 and not view.in_branch(one[0].name)]
+    # a norm's level is its own where there are no others; a scale at the end of a branch is the residual rules' business
+    outliers = _outliers(levels, at) if len(levels) > PEERS else ()
+    return [one for one in outliers if not view.in_branch(one[0].name)]
 
 
 def _first_layer(view: View, at: Any) -> list[Outlier]:

@@ -44,7 +44,8 @@ from spp.studies.affine_batchnorm.claims import (
     gap,
     part_closed,
 )
-from spp.studies.evidence import Effect, at_best_rates, frames, geometric, rate_in_words, spread, tabled, tuning_figures
+from spp.studies.evidence import Effect, geometric
+from spp.studies.reporting import at_best_rates, frames, rate_in_words, spread, tabled, tuning_figures
 from spp.studies.study import Cell, Figures, Results, Setup, Size, Study, Tables
 from spp.studies.trials import commas, drawn, first, images, outcome, traced, trained
 from spp.training import Recipe

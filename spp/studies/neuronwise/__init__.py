@@ -16,9 +16,9 @@ from torch import Generator, nn
 
 from spp.data import Splits
 from spp.plot import outcomes
-from spp.studies.evidence import RATES, TEN, at_best_rates, rate_in_words, spread, tabled, tuning_figures
 from spp.studies.neuronwise import networks as nets
 from spp.studies.neuronwise.claims import ADAM, CHANGED, CLAIMS, NEAT, SGD, best, runs
+from spp.studies.reporting import RATES, TEN, at_best_rates, rate_in_words, spread, tabled, tuning_figures
 from spp.studies.study import Cell, Figures, Results, Setup, Size, Study, Tables
 from spp.studies.trials import commas, drawn, first, images, outcome, trained
 from spp.training import Recipe, fit

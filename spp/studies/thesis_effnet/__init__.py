@@ -18,7 +18,8 @@ from spp import plot
 from spp.data import gaussian
 from spp.frame.schema import Column
 from spp.nn import gain
-from spp.studies.evidence import frames, geometric, rate_in_words, spread, tabled
+from spp.studies.evidence import geometric
+from spp.studies.reporting import frames, rate_in_words, spread, tabled
 from spp.studies.study import Cell, Figures, Results, Setup, Size, Study, Tables
 from spp.studies.thesis_effnet.claims import CLAIMS, RATES, TABLE_1, TABLE_1_THESIS, best_runs
 from spp.studies.trials import Arm, drawn, images, trained

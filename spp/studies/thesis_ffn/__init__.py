@@ -21,7 +21,8 @@ from spp.data.images import InMemory, Scale
 from spp.data.sources import digit_pixels, held_out
 from spp.frame.schema import Column
 from spp.plot.runs import Beside
-from spp.studies.evidence import frames, geometric, spread, tabled
+from spp.studies.evidence import geometric
+from spp.studies.reporting import frames, spread, tabled
 from spp.studies.study import Cell, Figures, Results, Setup, Size, Study, Tables
 from spp.studies.thesis_ffn.claims import (
     BELOW,

@@ -17,6 +17,7 @@ of the tensor::
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
+from contextvars import ContextVar
 from dataclasses import dataclass
 from functools import lru_cache
 from inspect import signature
@@ -43,8 +44,8 @@ Importing the modules of this package enters their rules.
 
 
 Heard = Callable[[Any, tuple[Any, ...], Mapping[str, Any], Any], None]
-HEARD: list[Heard] = []
-"""Who is told of every function that was followed: of it, its arguments and its result."""
+HEARD: ContextVar[Heard | None] = ContextVar("HEARD", default=None)
+"""Who is told, on this thread, of every function that was followed: of it, its arguments and its result."""
 
 
 def rule(*functions: Any, several: bool = False) -> Callable[[R], R]:
@@ -110,7 +111,7 @@ class Symbol(torch.Tensor):
     ) -> Any:
         """Follow one call."""
         result = _followed(func, args, kwargs or {})
-        for heard in HEARD:
+        if (heard := HEARD.get()) is not None:
             heard(func, args, kwargs or {}, result)
         return result
 
