@@ -18,7 +18,7 @@ import numpy.typing as npt
 import pandas as pd
 
 from spp.diagnosis.main_path import along, components, of_signals, prefixes
-from spp.frame.schema import Column, ModuleColumn, last_step
+from spp.frame.schema import Column, ModuleColumn, last_step, one_mode
 from spp.vocabulary import LayerKind, Signal
 
 Array = npt.NDArray[np.float64]
@@ -170,7 +170,9 @@ class View:
     """
 
     def __init__(self, trace: Measured, precision: tuple[str, ...] = (), limits: dict[str, Any] | None = None) -> None:
-        self._trace, self.frame, self.run = trace, last_step(trace.frame), trace.run
+        # a watch reads its frame back from disk whenever it is asked
+        self._trace, self._every, self.run = trace, trace.frame, trace.run
+        self.frame = last_step(self._every)
         self.modules, self.unmeasured, self.exponents = trace.modules, trace.unmeasured, trace.exponents
         self.precision, self.limits = precision, limits or {}
 
@@ -178,6 +180,17 @@ class View:
     def blocks(self) -> pd.DataFrame:
         """One row per residual merge."""
         return last_step(self._trace.blocks)
+
+    @cached_property
+    def history(self) -> pd.DataFrame:
+        """The rows of every step of training, the last one's too; of a trace the frame itself."""
+        return one_mode(self._every)
+
+    @cached_property
+    def evaluations(self) -> pd.DataFrame:
+        """The rows of evaluations, which have activations alone; empty for a trace."""
+        modes = self._every[Column.MODE] if Column.MODE in self._every else np.array([], dtype=object)
+        return self._every[modes == "eval"] if len(modes) else self._every.iloc[:0]
 
     @cached_property
     def facts(self) -> dict[str, Any]:
