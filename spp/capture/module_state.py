@@ -10,7 +10,7 @@ import random
 from collections import Counter, OrderedDict, defaultdict, deque
 from collections.abc import Iterable
 from operator import is_
-from types import FunctionType, ModuleType
+from types import FunctionType, MemberDescriptorType, ModuleType
 from typing import Any
 
 import numpy as np
@@ -28,8 +28,8 @@ _CONTAINERS = frozenset({dict, OrderedDict, defaultdict, Counter, list, set, deq
 _INDEXED = _CONTAINERS - {set}
 _REGISTERED = frozenset({"_parameters", "_modules"})
 _STATELESS = (type, ModuleType, FunctionType, nn.Module)
-_NESTED = 4
-"""How far objects of other classes in a batch are looked into: a cache, its layers, what these hold."""
+IN_A_BATCH, IN_A_MODULE = 4, 2
+"""How far objects of other classes are looked into: a cache, its layers, what these hold. A module may hold its trainer too."""
 _LONG = 4096
 """Longer containers are remembered but not looked into: vocabularies and tables hold no tensors one by one."""
 
@@ -39,7 +39,7 @@ class ModuleState:
 
     Args:
         roots: Models; also containers, such as those of a batch.
-        objects: Whether attributes of objects of other classes and entries of containers of classes of their own count too.
+        objects: How many objects of other classes deep attributes, and entries of containers of classes of their own, count.
 
     Attributes:
         parameters: The parameters of all modules, hidden ones included, by name where they have one.
@@ -47,7 +47,7 @@ class ModuleState:
         generators: Random generators of their own.
     """
 
-    def __init__(self, *roots: Any, objects: bool = False) -> None:
+    def __init__(self, *roots: Any, objects: int = IN_A_MODULE) -> None:
         self.parameters: dict[str, nn.Parameter] = {}
         self.tensors: list[Tensor] = []
         self.generators: list[Any] = []
@@ -57,7 +57,8 @@ class ModuleState:
         self._arrays: list[tuple[Any, Any]] = []
         self._seen: set[int] = set()
         self._loose: dict[int, nn.Parameter] = {}
-        self._nested = _NESTED if objects else 0
+        self._slots: list[tuple[Any, list[str], dict[str, Any]]] = []
+        self._nested = objects
         hidden: list[nn.Module] = []
         for root in roots:
             self._look(root, hidden)
@@ -122,12 +123,18 @@ class ModuleState:
             self._attributes_of(value, hidden)
 
     def _attributes_of(self, value: Any, hidden: list[nn.Module]) -> None:
-        if type(items := getattr(value, "__dict__", None)) is dict:
-            self._attributes.append((value, type(value), items.copy()))
-            self._nested -= 1
-            # a module that such an object knows is no part of the batch
-            self._look_into([item for item in items.values() if not isinstance(item, nn.Module)], hidden)
-            self._nested += 1
+        items = getattr(value, "__dict__", None)
+        own = items.copy() if type(items) is dict else {}
+        if type(items) is dict:
+            self._attributes.append((value, type(value), own))
+        if names := _slots(type(value)):
+            slots = {name: getattr(value, name) for name in names if hasattr(value, name)}
+            self._slots.append((value, names, slots))
+            own = own | slots
+        self._nested -= 1
+        # a module that such an object knows is no part of what holds it
+        self._look_into([item for item in own.values() if not isinstance(item, nn.Module)], hidden)
+        self._nested += 1
 
     def _look_into(self, items: Iterable[Any], hidden: list[nn.Module]) -> None:
         for item in list(items):
@@ -150,6 +157,14 @@ class ModuleState:
             if attributes.keys() != items.keys() or not all(map(is_, attributes.values(), items.values())):
                 attributes.clear()
                 attributes.update(items)
+        for value, names, slots in self._slots:
+            for name in names:
+                # a frozen dataclass refuses to be written to by any other way
+                if name not in slots:
+                    if hasattr(value, name):
+                        object.__delattr__(value, name)
+                elif getattr(value, name, slots) is not slots[name]:
+                    object.__setattr__(value, name, slots[name])
         _put_back(self._containers)
         for array, saved in self._arrays:
             if array.flags.writeable:
@@ -167,6 +182,16 @@ class ModuleState:
                 if type(value) not in _PLAIN and name not in _REGISTERED:
                     # not by setattr, which would register tensors and refuse others
                     module.__dict__[name] = _cut(value, known, seen)
+        for owner, names, _ in self._slots:
+            for name in names:
+                if hasattr(owner, name):
+                    object.__setattr__(owner, name, _cut(getattr(owner, name), known, seen))
+
+
+def _slots(cls: type) -> list[str]:
+    """Names of the attributes that a class keeps in ``__slots__``."""
+    kinds = [kind for kind in cls.__mro__ if "__slots__" in vars(kind)]
+    return [name for kind in kinds for name, member in vars(kind).items() if type(member) is MemberDescriptorType]
 
 
 def _cut(value: Any, known: TensorState, seen: set[int]) -> Any:

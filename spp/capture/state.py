@@ -17,7 +17,7 @@ from torch import Tensor, nn
 
 from spp import _torch
 from spp.capture.interception import data_told
-from spp.capture.module_state import GENERATORS, ModuleState
+from spp.capture.module_state import GENERATORS, IN_A_BATCH, ModuleState
 from spp.capture.tensor_state import TensorState
 from spp.errors import SppWarning
 
@@ -105,7 +105,7 @@ def kept(batch: Sequence[Tensor], structure: Any = None) -> Iterator[bool]:
         Whether such an object holds tensors that hang on a graph of the user's, which a backward pass may not use up.
     """
     with _torch.unseen_by_subclasses():
-        containers = ModuleState(structure, objects=True)
+        containers = ModuleState(structure, objects=IN_A_BATCH)
         tensors = TensorState([*batch, *containers.tensors], values=True)
     try:
         tensors.set_aside()

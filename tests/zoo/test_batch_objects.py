@@ -1,6 +1,7 @@
 """Objects in a batch, a cache above all: a trace leaves them as they were, at any depth that a cache has."""
 
 from collections import UserDict
+from copy import deepcopy
 from typing import Any
 
 import pytest
@@ -34,6 +35,21 @@ class Cache:
         return layer.keys
 
 
+class Slotted:
+    """Keeps what a step left behind in slots."""
+
+    __slots__ = ("__hidden", "last", "seen")
+
+    def __init__(self) -> None:
+        self.__hidden, self.last = [], x(6, seed=4)
+
+    def add(self, keys: Tensor) -> Tensor:
+        self.__hidden.append(keys)
+        self.last = self.last.mul_(0.9) + keys
+        self.seen = keys.mean()
+        return self.last
+
+
 class Entries(list):
     """A list of a class of its own, which knows how often it was extended."""
 
@@ -61,6 +77,8 @@ def state(value: Any) -> Any:
     inside = [state(v) for v in value.values()] if isinstance(value, dict) else []
     inside += [state(v) for v in value] if isinstance(value, list | tuple | set) else []
     own = {k: state(v) for k, v in vars(value).items()} if hasattr(value, "__dict__") else value
+    if isinstance(value, Slotted):
+        own = {k: state(getattr(value, k)) for k in ("_Slotted__hidden", "last", "seen") if hasattr(value, k)}
     return id(value), list(value) if isinstance(value, dict) else None, inside, own
 
 
@@ -77,6 +95,7 @@ def written(cache: Any, keys: Tensor) -> Tensor:
 
 MAKE = {
     "a cache": (Cache, lambda cache, keys: cache.add(keys).sum(0)),
+    "slots": (Slotted, lambda cache, keys: cache.add(keys).sum(0)),
     "a list of a class of its own": (lambda: Entries([x(5, 6)]), appended),
     "a set of tensors": (lambda: {x(6), x(6, seed=2)}, written),
     "a tuple of caches": (lambda: (Cache(), {"b": Cache()}), lambda c, k: c[0].add(k).sum(0) + c[1]["b"].add(k).sum(0)),
@@ -94,6 +113,32 @@ def test_an_object_in_a_batch_is_left_as_it_was(make, use, options):
         run = error.partial
     assert state(cache) == before
     assert run.frame.query("name == 'fc' and signal == 'activation'")["called"].tolist() == [options.get("batches", 1)]
+
+
+@pytest.mark.parametrize(
+    "make", [Cache, Slotted, lambda: {"b": Slotted()}], ids=["attributes", "slots", "in a dictionary"]
+)
+@pytest.mark.parametrize("options", [{}, {"loss": lambda output, target: 1 / 0}])
+def test_an_object_that_a_module_holds_is_left_as_it_was(make, options):
+    model = Attends(lambda _, keys: (memory["b"] if isinstance(memory, dict) else memory).add(keys))
+    model.memory = memory = make()
+    before = state(memory)
+    for _ in range(2):
+        try:
+            spp.trace(model, x(5, 6), **{"loss": square, **options})
+        except spp.TraceError as error:
+            assert "division" in str(error)
+        assert state(memory) == before
+    deepcopy(model)
+
+
+def test_what_stays_in_an_object_of_a_module_has_no_graph():
+    model = Attends(lambda _, keys: model.memory.add(keys))
+    model.memory = Slotted()
+    for _ in range(2):
+        spp.trace(model, x(5, 6), loss=square, restore=False)
+    assert model.memory.last.grad_fn is None and model.memory.seen.is_leaf
+    model(x(5, 6)).sum().backward()
 
 
 def test_a_history_in_a_cache_is_not_used_up():
