@@ -29,6 +29,7 @@ class Finding:
         name: The leaf in which the trouble begins; "" where it is the whole network's.
         message: The finding in a sentence or two.
         depth: Depth of that leaf, or None.
+        step: For what came about in training the sampled step at which it began, or None.
         signal: Which signal shows it, or None.
         statistic: What ``value`` measures, as ``mean_square``.
         value: The number that was found, or NaN.
@@ -44,6 +45,7 @@ class Finding:
     name: str
     message: str
     depth: int | None = None
+    step: int | None = None
     signal: Signal | None = None
     statistic: str | None = None
     value: float = float("nan")

@@ -287,6 +287,7 @@ class FindingColumn(Described):
     SEVERITY = "severity", Spec("category", "severity", "how bad it is", tuple(Severity))
     NAME = "name", Spec("str", "module", "the leaf in which the trouble begins; empty where it is the whole network's")
     DEPTH = "depth", Spec("Int64", "depth", "depth of that leaf; missing where there is none", missing=True)
+    STEP = "step", Spec("Int64", "step", "where it came about in training, the sampled step at which it began", missing=True)
     SIGNAL = "signal", Spec("category", "signal", "which signal shows it", tuple(Signal), missing=True)
     STATISTIC = "statistic", Spec("str", "statistic", "what `value` measures", missing=True)
     VALUE = "value", number("value", "the number that was found")

@@ -46,6 +46,7 @@ NUMBERS = (
     FindingColumn.VALUE,
     FindingColumn.EXPECTED,
     FindingColumn.DEPTH,
+    FindingColumn.STEP,
     FindingColumn.EVIDENCE,
 )
 """What stands behind a finding, folded away."""
