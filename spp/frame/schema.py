@@ -286,13 +286,24 @@ class FindingColumn(Described):
     RULE = "rule", Spec("str", "rule", "the rule that found it; `spp list rules` describes each")
     SEVERITY = "severity", Spec("category", "severity", "how bad it is", tuple(Severity))
     NAME = "name", Spec("str", "module", "the leaf in which the trouble begins; empty where it is the whole network's")
-    DEPTH = "depth", Spec("Int64", "depth", "depth of that leaf; missing where there is none", missing=True)
-    STEP = "step", Spec("Int64", "step", "where it came about in training, the sampled step at which it began", missing=True)
+    DEPTH = (
+        "depth",
+        Spec("Int64", "depth", "depth of the leaf in which it begins; missing where there is none", missing=True),
+    )
+    SINCE = (
+        "since",
+        Spec("str", "since", "where it begins: the leaf, or the first of several layers that it goes through"),
+    )
+    UNTIL = "until", Spec("str", "until", "where it ends, of what goes through several layers; else empty")
+    STEP = (
+        "step",
+        Spec("Int64", "step", "where it came about in training, the sampled step at which it began", missing=True),
+    )
     SIGNAL = "signal", Spec("category", "signal", "which signal shows it", tuple(Signal), missing=True)
     STATISTIC = "statistic", Spec("str", "statistic", "what `value` measures", missing=True)
     VALUE = "value", number("value", "the number that was found")
     EXPECTED = "expected", Spec("str", "expected", "what the rule would have taken", missing=True)
-    MESSAGE = "message", Spec("str", "message", "the finding in a sentence or two")
+    MESSAGE = "message", Spec("str", "message", "the finding in a sentence of at most 30 words")
     REMEDY = "remedy", Spec("str", "remedy", "what to try, options of the command line between backticks")
     EVIDENCE = "evidence", Spec("str", "evidence", "the layers concerned and their numbers")
 
