@@ -170,6 +170,24 @@ WATCH_BLOCK_COLUMNS: dict[BlockColumn, Spec] = {c: c.spec for c in BlockColumn}
 """Columns of ``watch.blocks``."""
 
 
+class StepColumn(Described):
+    """Columns of ``run.steps``, one row per measured step."""
+
+    STEP = "step", Spec("int64", "step", "0 for a trace; the training step for a watch")
+    LOSS = (
+        "loss",
+        number(
+            "loss",
+            "what backward ran from, summed over the step's backward passes (of a trace, the mean over batches);"
+            " missing where unknown",
+        ),
+    )
+    TRAINING = "training", Spec("bool", "training", "whether the root was in train mode")
+
+
+STEP_COLUMNS: dict[StepColumn, Spec] = {c: c.spec for c in StepColumn}
+
+
 class ComponentColumn(Described):
     """Columns of ``run.components``, one row per component along the network: stem, every block, head."""
 
