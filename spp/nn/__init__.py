@@ -43,6 +43,8 @@ from spp.nn.norms import Norm as Norm
 from spp.nn.norms import Place as Place
 from spp.nn.norms import make_norm as make_norm
 from spp.nn.replace import Replacement as Replacement
+from spp.nn.replace import put_activation as put_activation
+from spp.nn.replace import put_norm as put_norm
 from spp.nn.replace import replace_norm as replace_norm
 from spp.nn.residual import RESIDUALS as RESIDUALS
 from spp.nn.residual import Residual as Residual

@@ -1,6 +1,7 @@
 """Initializations: by name (``initialize_``), by batch (``lsuv_``) and by residual branch (``zero_gamma_``).
 
-``INITS`` has the named ones, each a rule for one layer. ``lsuv_`` is no row, since it needs a batch; ``zero_gamma_`` is none
+``INITS`` has the named ones, each a rule for one layer. ``lsuv_`` is no row, since it needs a batch (and stands on
+``rescale_``, as ``spp.calibrate`` does); ``zero_gamma_`` is none
 either, since it comes after any of them. ``initialize_(model, "he")`` governs the weight of every convolution and Linear layer
 of the model and sets their biases to zero (except ``default``, which is torch's own for both); norms and everything else stay
 as they are.
@@ -14,7 +15,8 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from contextlib import ExitStack
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from functools import partial
 from math import sqrt
 from typing import Any, TypeVar
 
@@ -282,17 +284,34 @@ def zero_gamma_(model: M) -> M:
 
 @dataclass(frozen=True, slots=True)
 class LayerVariance:
-    """What LSUV did to one layer.
+    """What a rescaling did to one layer.
 
     Attributes:
-        before: Variance of its output on the batch, with orthogonal weights.
+        before: Variance of its output on the batch (for LSUV with orthogonal weights).
         after: The same at the end.
         steps: Times it was rescaled.
+        target: What the variance was to be.
     """
 
     before: float
     after: float
     steps: int
+    target: float = 1.0
+
+
+@dataclass(frozen=True, slots=True)
+class VarianceTarget:
+    """What the variance of a layer's output is to be: ``share``, or so much of what the signal has elsewhere in the pass.
+
+    Attributes:
+        share: The variance, or the share.
+        of: Name of the module whose output it is a share of; None for a variance.
+        entering: Whether it is that module's input instead.
+    """
+
+    share: float = 1.0
+    of: str | None = None
+    entering: bool = False
 
 
 @torch.no_grad()
@@ -307,10 +326,8 @@ def lsuv_(
     """Give every convolution and Linear layer unit output variance on ``batch``, in the order in which they run.
 
     Weights start orthogonal and biases at zero; then each weight is divided by the standard deviation of its layer's output
-    until the variance is within ``tolerance`` of 1. One forward pass suffices, since a layer's rescaled output is what the
-    next one sees. Where a weight is standardized its gain is rescaled instead. Buffers, as BatchNorm's statistics, are left
-    as they were; training flags are not touched, so dropout is drawn where it is on: call ``model.eval()`` first, or leave
-    it out, for the variance of the undisturbed signal.
+    until the variance is within ``tolerance`` of 1 (see :func:`rescale_`). ``spp.calibrate`` does this for any network: it
+    looks at residual branches, and can be undone.
 
     Args:
         model: Any module; a layer that runs several times is set at its first call.
@@ -325,61 +342,130 @@ def lsuv_(
     Raises:
         InputError: A layer's output does not vary, or is not finite, on this batch.
     """
+    if orthogonal:
+        initialize_(model, "orthogonal")
+    layers = (name for name, layer in model.named_modules() if isinstance(layer, Weighted))
+    args, kwargs = ((), batch) if isinstance(batch, Mapping) else (batch if isinstance(batch, tuple) else (batch,), {})
+    targets = dict.fromkeys(layers, VarianceTarget())
+    return rescale_(model, partial(model, *args, **kwargs), targets, tolerance=tolerance, steps=steps)
+
+
+@torch.no_grad()
+def rescale_(
+    model: nn.Module,
+    forward: Callable[[], object],
+    targets: Mapping[str, VarianceTarget],
+    *,
+    tolerance: float = LSUV_TOLERANCE,
+    steps: int = LSUV_STEPS,
+    by_channel: bool = False,
+    strict: bool = True,
+) -> dict[str, LayerVariance]:
+    """Scale the weights of layers in place until each one's output has the variance that it is to have on a batch.
+
+    One forward pass suffices, since a layer's rescaled output is what the next one sees. Where a weight is standardized its
+    gain is rescaled instead. Buffers, as BatchNorm's statistics, are left as they were; training flags are not touched, so
+    dropout is drawn where it is on: call ``model.eval()`` first, or leave it out, for the variance of the undisturbed signal.
+
+    Args:
+        model: Any module.
+        forward: Runs it once.
+        targets: By name of layer; it has a ``weight``, which its output is linear in.
+        tolerance: How far from its target a variance may stay, relative to it, above 0.
+        steps: Rescalings of a layer at most.
+        by_channel: Take the average channel variance (ACV) rather than the variance of all elements.
+        strict: Raise where an output does not vary; else such a layer is left as it is.
+
+    Raises:
+        InputError: A layer's output does not vary, or is not finite, on this batch.
+    """
     if not tolerance > 0 or steps < 1:
         raise InputError(
             "the tolerance is positive and there is at least one step", received=f"{tolerance!r} and {steps!r}"
         )
-    if orthogonal:
-        initialize_(model, "orthogonal")
-    done: dict[str, LayerVariance] = {}
+    work = _Rescaling(targets, tolerance, steps, by_channel, strict)
     # in training mode the pass moves BatchNorm's statistics
     kept = [(buffer, buffer.clone()) for buffer in model.buffers()]
+    looked_at = {(target.of, target.entering) for target in targets.values()}
     with ExitStack() as stack:
-        for name, layer in model.named_modules():
-            if isinstance(layer, nn.Conv1d | nn.Conv2d | nn.Conv3d | nn.Linear):
-                hook = _Rescale(name, done, tolerance, steps)
-                stack.callback(layer.register_forward_hook(hook, with_kwargs=True).remove)
-        if isinstance(batch, Mapping):
-            model(**batch)
-        else:
-            model(*(batch if isinstance(batch, tuple) else (batch,)))
+        for name, module in model.named_modules():
+            # layers of torch's own attention are rescaled, but read by a kernel of torch's that calls no hook: nothing is done
+            if name in targets:
+                hook = partial(work.rescale, name)
+                stack.callback(module.register_forward_hook(hook, with_kwargs=True).remove)
+            if (name, True) in looked_at:
+                look = partial(work.enter, name)
+                stack.callback(module.register_forward_pre_hook(look, with_kwargs=True).remove)
+            if (name, False) in looked_at:
+                stack.callback(module.register_forward_hook(partial(work.leave, name)).remove)
+        forward()
     for buffer, value in kept:
         buffer.copy_(value)
-    return done
+    return work.done
 
 
 @dataclass(slots=True)
-class _Rescale:
-    """A forward hook that rescales its layer and gives the rest of the model the new output."""
+class _Rescaling:
+    """The forward hooks of one pass: they rescale layers and give the rest of the model the new output."""
 
-    name: str
-    done: dict[str, LayerVariance]
+    targets: Mapping[str, VarianceTarget]
     tolerance: float
     steps: int
+    by_channel: bool
+    strict: bool
+    done: dict[str, LayerVariance] = field(default_factory=dict)
+    seen: dict[tuple[str, bool], Tensor] = field(default_factory=dict)
 
-    def __call__(self, layer: nn.Module, args: Any, kwargs: Any, output: Tensor) -> Tensor:
+    def enter(self, name: str, module: nn.Module, args: Any, kwargs: Any) -> None:
+        self._look(name, True, (*args, *kwargs.values()))
+
+    def leave(self, name: str, module: nn.Module, args: Any, output: Any) -> None:
+        self._look(name, False, output)
+
+    def _look(self, name: str, entering: bool, values: Any) -> None:
+        given = values if isinstance(values, tuple | list) else (values,)
+        tensor = next((t for t in given if isinstance(t, Tensor) and t.is_floating_point()), None)
+        if tensor is not None:
+            self.seen.setdefault((name, entering), tensor)
+
+    def rescale(self, name: str, layer: nn.Module, args: Any, kwargs: Any, output: Tensor) -> Tensor:
         # a layer that runs several times is set at its first call
-        if self.name in self.done:
+        if name in self.done:
             return output
         gain = getattr(layer, "gain", None)
         scaled = gain if isinstance(gain, Tensor) else layer.get_parameter("weight")
-        before = variance = self._variance(output)
+        axis = 1 if isinstance(layer, nn.modules.conv._ConvNd) else -1
+        before = variance = self._variance(output, axis)
+        wanted = self._wanted(self.targets[name], axis)
+        if not (0 < variance < float("inf") and 0 < wanted < float("inf")):
+            if self.strict:
+                raise InputError(
+                    "LSUV needs outputs that vary and are finite",
+                    received=f"a variance of {variance:g}",
+                    where=f"layer {name!r}",
+                    remedy="Give it a batch of several different samples, and a model without dead layers.",
+                )
+            self.done[name] = LayerVariance(before, variance, 0, wanted)
+            return output
         step = 0
-        while abs(variance - 1) >= self.tolerance and step < self.steps:
-            scaled.div_(variance**0.5)
+        while abs(variance / wanted - 1) >= self.tolerance and step < self.steps:
+            scaled.mul_((wanted / variance) ** 0.5)
             # forward and not a call, which would come here again
             output = layer.forward(*args, **kwargs)
-            variance, step = self._variance(output), step + 1
-        self.done[self.name] = LayerVariance(before, variance, step)
+            variance, step = self._variance(output, axis), step + 1
+        self.done[name] = LayerVariance(before, variance, step, wanted)
         return output
 
-    def _variance(self, output: Tensor) -> float:
-        variance = output.double().var(correction=0).item() if output.numel() else 0.0
-        if not 0 < variance < float("inf"):
-            raise InputError(
-                "LSUV needs outputs that vary and are finite",
-                received=f"a variance of {variance:g}",
-                where=f"layer {self.name!r}",
-                remedy="Give it a batch of several different samples, and a model without dead layers.",
-            )
-        return variance
+    def _wanted(self, target: VarianceTarget, axis: int) -> float:
+        if target.of is None:
+            return target.share
+        level = self.seen.get((target.of, target.entering))
+        return float("nan") if level is None else target.share * self._variance(level, axis)
+
+    def _variance(self, output: Tensor, axis: int) -> float:
+        if not output.numel():
+            return 0.0
+        if not self.by_channel or output.dim() < 2:
+            return output.double().var(correction=0).item()
+        rows = output.double().movedim(axis, -1).flatten(0, -2)
+        return rows.var(dim=0, correction=0).mean().item()

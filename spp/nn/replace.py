@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from collections import Counter, OrderedDict
+from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor, nn
@@ -12,10 +13,15 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from torch.nn.modules.instancenorm import _InstanceNorm
 
 from spp.errors import InputError
+from spp.layers import layer_of
+from spp.nn.activations import ACTIVATIONS
 from spp.nn.norm_layers import AffineLayer, BatchRenorm, ChannelLayerNorm, ChannelRMSNorm, ChannelsFirst, ChannelsLast
 from spp.nn.norms import NEURONWISE, NORMS, Norm, check_norm_options, make_norm
 from spp.nn.recognize import Recognized, recognize
 from spp.nn.weight_norms import STANDARDIZED, WEIGHT_NORMS
+from spp.vocabulary import LayerKind
+
+M = TypeVar("M", bound=nn.Module)
 
 SAME_EPS = (nn.LayerNorm, nn.RMSNorm, nn.GroupNorm, _InstanceNorm, ChannelLayerNorm, ChannelRMSNorm)
 """Norms whose eps means the same: it is added to a variance or mean square, and is not part of a paper's recipe."""
@@ -145,13 +151,94 @@ def replace_norm(model: nn.Module, name: str, **options: Any) -> Replacement:
             continue
         new[id(module)], swap = outcome
         replaced.append(swap)
-    # Replaced last, and by identity: named_modules gives a shared module once, and its second place is to have the same layer.
     notes = _keep_off_the_fast_path(model, new)
+    _exchange(model, new)
+    return Replacement(new.get(id(model), model), name, tuple(replaced), tuple(left), notes)
+
+
+def put_norm(model: nn.Module, name: str, **options: Any) -> Replacement:
+    """Give ``model`` the norm called ``name``, in place: for its norms, or where it has none behind its weighted layers.
+
+    Where it has norms, or the norm is a rule for weights, this is :func:`replace_norm`. Else every convolution and Linear
+    layer but the last becomes a ``Sequential`` of itself and the norm; those of squeeze-and-excitation blocks and of torch's
+    own attention stay as they are.
+
+    Args:
+        model: Any module.
+        name: A name of ``NORMS``.
+        options: The norm's own.
+
+    Raises:
+        UnknownNameError: No norm, or none of its options, has that name.
+        InputError: An option's value is not possible, or the model has neither norms nor two weighted layers.
+    """
+    done = replace_norm(model, name, **options)
+    if done.replaced or done.left or NORMS[name].weights is not None:
+        return done
+    new: dict[int, nn.Module] = {}
+    swaps = []
+    for path, layer in _weighted_layers(model)[:-1]:
+        last = isinstance(layer, nn.Linear)
+        channels, dims = (layer.out_features, 1) if last else (layer.out_channels, layer.weight.dim() - 2)
+        norm = make_norm(name, channels, dims=dims, channels_last=last, **options)
+        norm.to(layer.weight.device, layer.weight.dtype).train(layer.training)
+        new[id(layer)] = nn.Sequential(OrderedDict(layer=layer, norm=norm)).train(layer.training)
+        swaps.append(Swap(path, type(layer).__name__, f"{type(layer).__name__} and {_inner(norm)}", ("weight", "bias")))
+    if not new:
+        raise InputError("a norm is put behind a weighted layer that others follow", received="none", where="model")
+    _exchange(model, new)
+    return Replacement(model, name, tuple(swaps), ())
+
+
+def _weighted_layers(model: nn.Module) -> list[tuple[str, Any]]:
+    """The convolutions and Linear layers of the stream: not those of gates, nor those whose weights attention reads itself."""
+    around = [module for module in model.modules() if _is_closed(module)]
+    inside = {id(layer) for module in around for layer in module.modules()}
+    kinds = nn.modules.conv._ConvNd | nn.Linear
+    return [(path, m) for path, m in model.named_modules() if isinstance(m, kinds) and id(m) not in inside and path]
+
+
+def _is_closed(module: nn.Module) -> bool:
+    return isinstance(module, nn.MultiheadAttention) or "squeeze" in type(module).__name__.lower()
+
+
+def put_activation(model: M, name: str) -> M:
+    """Put the activation called ``name`` in place of every activation module of ``model``, in place, and return it.
+
+    The gates of squeeze-and-excitation blocks and softmaxes stay; functions (``F.relu`` in a forward) cannot be replaced.
+
+    Args:
+        model: Any module.
+        name: A name of ``ACTIVATIONS``.
+
+    Raises:
+        UnknownNameError: No activation has that name.
+        InputError: The model has no activation that is a module.
+    """
+    row = ACTIVATIONS.row(name)
+    closed = {id(part) for module in model.modules() if _is_closed(module) for part in module.modules()}
+    new = {
+        id(module): row.make().train(module.training)
+        for module in model.modules()
+        if id(module) not in closed and module is not model and _is_activation(module)
+    }
+    if not new:
+        raise InputError("an activation that is replaced is a module", received="none in the model", where="model")
+    _exchange(model, new)
+    return model
+
+
+def _is_activation(module: nn.Module) -> bool:
+    found = layer_of(module)
+    return found.kind is LayerKind.ACTIVATION and not any(True for _ in module.parameters())
+
+
+def _exchange(model: nn.Module, new: Mapping[int, nn.Module]) -> None:
+    """Put new modules in the places of old ones, last and by identity: a shared one has several places."""
     for parent in list(model.modules()):
         for key, child in parent._modules.items():
             if child is not None and id(child) in new:
                 parent._modules[key] = new[id(child)]
-    return Replacement(new.get(id(model), model), name, tuple(replaced), tuple(left), notes)
 
 
 def _swap(
