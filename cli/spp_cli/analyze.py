@@ -155,6 +155,7 @@ def traced(call: Call, plan: Plan, samples: inputs.Samples, device: str) -> Run:
         seconds=round(time.perf_counter() - started, 3),
         arguments=vars(call),
         argv=words_for(analyze, call),
+        takes=[*plan.takes(model), "batch_size", "model"],
     )
     return trace
 

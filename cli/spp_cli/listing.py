@@ -18,6 +18,7 @@ TABLES = {
     "inits": ("spp.nn:INITS", "initializations, for --init"),
     "data": ("spp.data:SOURCES", "bundled data, for --data"),
     "rules": ("spp.diagnosis:RULES", "what the diagnosis looks for"),
+    "remedies": ("spp.diagnosis:REMEDIES", "what it tells to try"),
     "residuals": ("spp.nn:RESIDUALS", "rules of residual sums, for --residual"),
     "gates": ("spp.nn:SE_SCALINGS", "scalings of squeeze-and-excitation, for --se"),
     "sources": ("spp.models:SOURCES", "prefixes of --model beyond the bundled networks"),

@@ -141,7 +141,7 @@ def train(ctx: click.Context, /, **given: Any) -> None:
     with _folder(call, plan, resumed=before is not None) as folder:
         model = inputs.build_network(call, plan, device)
         check_fit(model, data, recipe, device)
-        facts = _facts(call, model, device)
+        facts = _facts(call, plan, model, device)
         report = Report(call, folder)
         report.begin(model, data, recipe, facts)
         try:
@@ -290,7 +290,7 @@ def _folder(call: Call, plan: Plan, *, resumed: bool) -> Iterator[Path]:
         yield folder
 
 
-def _facts(call: Call, model: nn.Module, device: str) -> dict[str, Any]:
+def _facts(call: Call, plan: Plan, model: nn.Module, device: str) -> dict[str, Any]:
     """What it takes to run it again."""
     import torch
 
@@ -304,4 +304,5 @@ def _facts(call: Call, model: nn.Module, device: str) -> dict[str, Any]:
         "threads": torch.get_num_threads(),
         "arguments": vars(call),
         "argv": words_for(train, call),
+        "takes": [*plan.takes(model), "batch_size", "model"],
     }

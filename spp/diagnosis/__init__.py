@@ -11,6 +11,11 @@ from spp.diagnosis.registry import notes as notes
 from spp.diagnosis.registry import rule as rule
 from spp.diagnosis.regression import Regression as Regression
 from spp.diagnosis.regression import compare as compare
+from spp.diagnosis.remedies import REMEDIES as REMEDIES
+from spp.diagnosis.remedies import Remedy as Remedy
+from spp.diagnosis.remedies import double_gates_ as double_gates_
+from spp.diagnosis.remedies import remedy as remedy
+from spp.diagnosis.remedies import scale_branches_ as scale_branches_
 from spp.diagnosis.view import View as View
 from spp.vocabulary import Severity as Severity
 

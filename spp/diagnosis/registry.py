@@ -13,7 +13,7 @@ Your own::
 From then on ``spp.diagnose`` and ``trace.findings`` ask it too; ``thresholds={"tiny_head.rms": 1e-8}`` tunes it.
 
 No rule names another one. A rule that finds causes has *tags*; a rule *follows* the tags of the causes beside which its
-findings say nothing new. A cause hides only what begins at it or behind it, in the direction in which the signal travels:
+findings say nothing new:
 
 =============== ========================================================================================
 tag             what is wrong
@@ -46,6 +46,7 @@ from typing import Any
 import pandas as pd
 
 from spp.diagnosis.findings import Finding, Findings, arrange
+from spp.diagnosis.remedies import advice, first_words
 from spp.diagnosis.view import Measured, View
 from spp.errors import InputError, SppError, UnknownNameError
 from spp.frame.schema import Column
@@ -109,7 +110,9 @@ class Rule:
                 raise InputError("a rule yields findings", received=type(one).__name__, where=f"rule {self.name!r}")
             tags, follows = one.tags, one.follows
             tags, follows = (self.tags if tags is None else tags), (self.follows if follows is None else follows)
-            found.append(replace(one, rule=self.name, tags=tags, follows=follows))
+            words = one.remedy or first_words(one.remedies, view.run)
+            remedies = one.remedies or ((advice(words),) if words else ())
+            found.append(replace(one, rule=self.name, tags=tags, follows=follows, remedy=words, remedies=remedies))
         return found
 
 

@@ -11,7 +11,7 @@ from torch import nn
 
 from spp.errors import InputError
 from spp.models.config import Config, ConvConfig
-from spp.models.sources import RECIPE, Asked, Plan, Source
+from spp.models.sources import RECIPE, VARIED, Asked, Plan, Source
 from spp.models.sources.checkpoint import load_checkpoint
 from spp.models.sources.factory import factory, refuse_file
 from spp.models.sources.transformers import transformers
@@ -96,7 +96,9 @@ def plan(name: str, *, tokens: int | None = None, spelled: Callable[[str], str] 
     row = config(name, **changes)
     facts = Asked(model=name, name=name, changes=changes).facts(**{key: getattr(row, key) for key in COMMON})
     build = partial(_initialized, row, MODELS[ALIASES.get(name, name)].network)
-    return Plan(f"{name}-{row.norm}", facts, row.input_shape, build, spelled=spelled, config=row)
+    options = tuple(field for field in VARIED if hasattr(row, field))
+    label = f"{name}-{row.norm}"
+    return Plan(label, facts, row.input_shape, build, spelled=spelled, config=row, options=options)
 
 
 def build(

@@ -5,7 +5,7 @@ import json
 import pytest
 
 import spp as library
-from spp.diagnosis import RULES
+from spp.diagnosis import REMEDIES, RULES
 from spp.frame.schema import STATISTICS
 from spp.plot import FIGURES
 from spp_cli.analyze import analyze
@@ -18,6 +18,7 @@ TABLES = {
     "inits": tuple(library.nn.INITS),
     "data": library.data.names(),
     "rules": tuple(RULES),
+    "remedies": tuple(REMEDIES),
     "residuals": tuple(library.nn.RESIDUALS),
     "gates": tuple(library.nn.SE_SCALES),
     "sources": library.models.SOURCES.names,

@@ -198,3 +198,36 @@ def test_code_in_a_checkpoint_is_not_run(spp, tiny):
 def test_evaluation_mode(spp, tiny):
     run = spp(*tiny, "--eval", "--json").json["run"]
     assert run["training"] is False
+
+
+@pytest.mark.parametrize(
+    ("arguments", "typed"), [("", "`spp.nn.initialize_(model, 'he')`"), ("init='small_normal'", "`--init he`")]
+)
+def test_remedies_are_options_where_the_factory_takes_them_and_else_python(spp, tmp_path, arguments, typed):
+    text = f"""
+import spp
+from torch import nn
+
+def deep({arguments}):
+    layers = [part for _ in range(12) for part in (nn.Linear(32, 32), nn.ReLU())]
+    net = nn.Sequential(nn.Flatten(), nn.Linear(192, 32), *layers, nn.Linear(32, 2))
+    return spp.nn.initialize_(net, {"init" if arguments else "'small_normal'"})
+"""
+    module = f"deep{len(arguments)}"
+    (tmp_path / f"{module}.py").write_text(text)
+    words = (
+        "analyze",
+        "--model",
+        f"{module}:deep",
+        "--image-size",
+        8,
+        "--no-figures",
+        "--json",
+        "--fail-on",
+        "warning",
+    )
+    done = spp(*words)
+    (found,) = done.json["findings"]
+    assert (done.code, found["rule"], found["remedy"]) == (1, "vanishing", f"{typed}.")
+    if arguments:
+        assert spp(*words, *typed.strip("`").split(), "--out", "mended").code == 0

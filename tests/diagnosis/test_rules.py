@@ -63,7 +63,7 @@ def test_groups_ignored_are_the_largest_taker():
     assert attenuation(view, leg)[0].kind == "depthwise convolution"
     assert list(trace.findings.rule[:3]) == ["groups_init", "se_gates", "vanishing"]
     assert set(trace.findings.severity[:3]) == {"error"}
-    assert "`--init he`" in trace.findings.remedy[0]
+    assert "`spp.nn.initialize_(model, 'he')`" in trace.findings.remedy[0]
 
 
 def test_what_a_norm_makes_good_is_information():

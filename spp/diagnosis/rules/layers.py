@@ -21,6 +21,7 @@ from spp.diagnosis.findings import (
     some,
 )
 from spp.diagnosis.registry import rule
+from spp.diagnosis.remedies import Remedy, advice, init_for, norm_for, remedy
 from spp.diagnosis.view import Key, Kind, Step, View, given, measured, median_without
 from spp.frame.schema import Column
 from spp.vocabulary import Severity, Signal
@@ -46,7 +47,7 @@ def dead_layer(view: View, at: Any) -> Iterator[Finding]:
         # One value per channel is constant whatever comes in.
         if step.row.dead_fraction < 1 or step.samples < 2 or not _alive(view, step, at.alive):
             continue
-        culprit, why, remedy = _cause(view, step)
+        culprit, why, remedies = _cause(view, step)
         # What is dead by design, or dropped this time, is told by the rule of residual branches.
         if view.zero_by_design(culprit.name) or _skipped(view, step):
             continue
@@ -54,7 +55,7 @@ def dead_layer(view: View, at: Any) -> Iterator[Finding]:
             severity=Severity.ERROR,
             **measured(culprit, Signal.ACTIVATION, Column.DEAD_FRACTION, step.row.dead_fraction, "below 1"),
             message=f"{step.name} is dead: {why}.",
-            remedy=remedy,
+            remedies=remedies,
             evidence=f"largest magnitude of its output {number(step.row.abs_max)}",
         )
         return
@@ -73,17 +74,25 @@ def _skipped(view: View, step: Step) -> bool:
     return step.kind is Kind.PLAIN or bool(view.born_as_skips(view.limits["branch_vanishes"].decades))
 
 
-def _cause(view: View, step: Step) -> tuple[Step, str, str]:
+def _cause(view: View, step: Step) -> tuple[Step, str, tuple[Remedy, ...]]:
     """The leaf to blame for a dead step, why in words, and what to do."""
     if view.has_zero_weight(step.name):
-        return step, "its weight is exactly zero", "Initialize it again, `--init he`."
+        again = remedy("init", init_for(view), where=step.name, why="Initialize it again")
+        return step, "its weight is exactly zero", (again,)
     feeder = view.feeder(step)
     if step.kind is Kind.ACTIVATION and feeder is not None:
         low, high = number(feeder.row.min), number(feeder.row.max)
         why = f"all that {feeder.name} gives it lies between {low} and {high}, where it is flat"
-        remedy = "Look at the bias and the weights of that layer; a norm before the activation, `--norm batch`."
-        return feeder, why, remedy
-    return step, "its output is the same for every sample, though its input is not", "Look at its weight and its eps."
+        norm = remedy("norm", norm_for(view), why="Look at the weights of that layer; or a norm before the activation")
+        bias = view.weights.get((feeder.name, "bias"))
+        biased = bias is not None and bias.mean_square > 0.5 * feeder.mean_square
+        unbiased = (remedy("zero_bias", where=feeder.name, why="Take its bias away"),) if biased else ()
+        return feeder, why, (*unbiased, norm, remedy("init", init_for(view)))
+    return (
+        step,
+        "its output is the same for every sample, though its input is not",
+        (advice("Look at its weight and its eps."),),
+    )
 
 
 @rule(
@@ -121,7 +130,10 @@ def saturation(view: View, at: Any) -> Iterator[Finding]:
         **measured(culprit, Signal.ACTIVATION, Column.SATURATED_FRACTION, share, f"below {at.warning:g}"),
         message=f"{percent(share)} of the values of {row.name} ({row.type}) lie at an end of its range{came}"
         f"{further(len(bad) - 1)}.",
-        remedy="Smaller weights before it, `--init xavier` or `--init lecun`, or a norm before it, `--norm batch`.",
+        remedies=(
+            remedy("init", "xavier", why="Smaller weights before it"),
+            remedy("norm", norm_for(view), why="A norm before it"),
+        ),
         evidence=some([f"{r.name} ({percent(r.saturated_fraction)})" for _, r, _ in bad]),
     )
 
@@ -160,12 +172,12 @@ def groups_init(view: View, at: Any) -> Iterator[Finding]:
         severity=dying(view) or Severity.WARNING,
         **measured(first, Signal.WEIGHT, "fan_in x mean_square", view.weight_gain(first.name), wanted),
         message=told,
-        remedy="`--init he` counts the channels of one group (in Python, spp.nn.initialize_(model, 'he')).",
+        remedies=(remedy("init", "he", why="An init that counts the channels of one group"),),
         evidence=some([f"{s.name} ({g} groups)" for s, g in blind]),
     )
     if all(view.normed(s) for s, _ in blind):
         told += " The norm behind each makes good for it; without norms it would kill the signal."
-        found = replace(found, severity=Severity.NOTE, message=told, remedy="", tags=())
+        found = replace(found, severity=Severity.NOTE, message=told, remedies=(), tags=())
     yield found
 
 
@@ -214,7 +226,7 @@ def bias_outlier(view: View, at: Any) -> Iterator[Finding]:
             **measured(step, Signal.WEIGHT, "bias mean_square / output mean_square", share, f"at most {at.share:g}"),
             message=f"The bias of {step.name} outweighs its input: it makes up {percent(min(share, 1.0))} of the second "
             f"moment of what comes out (largest magnitude {number(largest)}), so all samples look alike behind it.",
-            remedy="Set it to zero: torch.nn.init.zeros_(layer.bias); every init of `spp list inits` but default does.",
+            remedies=(remedy("zero_bias", where=step.name, why="Set it to zero"), remedy("init", init_for(view))),
             evidence=f"{step.name}.bias mean square {number(size)}, median of the other layers {number(usual)}",
         )
         return
@@ -252,8 +264,11 @@ def mean_shift(view: View, at: Any) -> Iterator[Finding]:
         **measured(_blamed(view, first), Signal.ACTIVATION, "acsm / acv", ratio, f"below {at.ratio:g}"),
         message=f"The mean drowns the signal from {first.name} on: its squared channel means are {number(ratio)} times its "
         f"channel variances, and up to {number(max(r for _, r in bad))} times in {count(len(bad) - 1, 'layer')} behind it.",
-        remedy="Centre the input or the weights: `--norm batch`, or `--norm scaled_ws` without statistics; "
-        "an activation of mean zero, `--activation selu --init lecun`.",
+        remedies=(
+            remedy("norm", norm_for(view), why="Centre the input"),
+            remedy("norm", "scaled_ws", why="Centre the weights"),
+            remedy("activation", "selu", why="An activation of mean zero, with an init of lecun"),
+        ),
         evidence=some([f"{s.name} ({number(r)})" for s, r in bad]),
     )
 
@@ -300,7 +315,10 @@ def dead_channels(view: View, at: Any) -> Iterator[Finding]:
         **measured(culprit, Signal.ACTIVATION, Column.DEAD_FRACTION, first.row.dead_fraction, f"below {at.share:g}"),
         message=f"{percent(first.row.dead_fraction)} of the channels of {first.name} give out the same for every sample"
         f"{further(len(bad) - 1, before=', and so in ')}{fed}.",
-        remedy="A smaller bias or learning rate, or an activation without a dead side: `--activation leaky_relu`.",
+        remedies=(
+            remedy("activation", "leaky_relu", why="A smaller bias or rate, or an activation without a dead side"),
+            remedy("init", init_for(view)),
+        ),
         evidence=some([f"{s.name} ({percent(s.row.dead_fraction)})" for s in bad]),
     )
 
@@ -338,7 +356,10 @@ def batch_of_one(view: View, at: Any) -> Iterator[Finding]:
         message=f"BatchNorm trains on batches of one: {who} normalize each sample by itself, unlike in evaluation mode."
         if single
         else f"{who} take their statistics over {number(_values(first))} values per channel: noise as large as the signal.",
-        remedy="`--batch-size 32`, a norm that needs no batch, `--norm group`, or `--eval`.",
+        remedies=(
+            remedy("batch_size", 32, why="Larger batches, of 32"),
+            remedy("norm", "group", why="A norm that needs no batch"),
+        ),
         evidence=some([f"{s.name} ({number(_values(s))})" for s in bad]),
     )
 
@@ -371,7 +392,7 @@ def norm_input(view: View, at: Any) -> Iterator[Finding]:
         **measured(source, Signal.ACTIVATION, "acv", size, f"above {at.times:g} eps = {number(at.times * eps)}"),
         message=f"{source.name} gives {step.name} a channel variance of {number(size)}, far below its eps of {eps:g}: the "
         f"norm no longer normalizes{further(len(bad) - 1, 'norm')}.",
-        remedy="Larger weights before it, `--init he`, or a smaller eps.",
+        remedies=(remedy("init", init_for(view), why="Larger weights before it, or a smaller eps"),),
         evidence=some([f"{s.name} ({number(v)} against {e:g})" for s, _, v, e in bad]),
     )
 

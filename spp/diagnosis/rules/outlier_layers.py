@@ -19,6 +19,7 @@ from spp.diagnosis.findings import (
     some,
 )
 from spp.diagnosis.registry import rule
+from spp.diagnosis.remedies import Remedy, advice, init_for, remedy
 from spp.diagnosis.view import Array, Kind, Step, View, measured, median_without, ratio
 from spp.frame.schema import Column
 from spp.vocabulary import Severity, Signal
@@ -85,11 +86,18 @@ def cliff(view: View, at: Any) -> Iterator[Finding]:
         **measured(step, Signal.ACTIVATION, "mean_square out / in", gain, wanted),
         message=f"{step.name} {'multiplies' if off > 0 else 'divides'} the second moment {factor(off)} more than "
         f"{_others(peers)} do.{blamed}",
-        remedy="Initialize it as the others: `--init he` for ReLU-like activations, `--init lecun` for SELU, tanh or none."
-        if blamed
-        else "Look at what this layer does to its input.",
+        remedies=_remedies(view, step, off, blamed),
         evidence=f"gain {powered(usual + off)} against {powered(usual)}",
     )
+
+
+def _remedies(view: View, step: Step, off: float, blamed: str) -> tuple[Remedy, ...]:
+    """To initialize a layer whose weights are at fault, or to scale what it gives out."""
+    if (step.name, "weight") not in view.weights:
+        return (advice("Look at what this layer does to its input."),)
+    scaled = remedy("gain", power(-off / 2), where=step.name, why="Scale it as the others are")
+    again = remedy("init", init_for(view), where=step.name, why="Initialize it as the others")
+    return (again, scaled) if blamed and step.is_weighted else (scaled,)
 
 
 def _others(peers: int) -> str:
@@ -213,13 +221,13 @@ def blocked_gradient(view: View, at: Any) -> Iterator[Finding]:
             severity=Severity.ERROR,
             **measured(step, Signal.GRADIENT, Column.MEAN_SQUARE, 0.0, "above 0"),
             message=f"{told}; {count(before, 'weighted layer')} before it cannot learn.",
-            remedy="Initialize it again, `--init he`." if zero else "Initialize it again.",
+            remedies=(remedy("init", init_for(view), where=step.name, why="Initialize it again"),),
         )
         if view.zero_by_design(step.name):
             told += (
                 ". Zero readouts and branch ends are an init of some designs (Fixup); they open with the first step."
             )
-            found = replace(found, severity=Severity.NOTE, message=told, remedy="")
+            found = replace(found, severity=Severity.NOTE, message=told, remedies=())
         yield found
         if not view.in_branch(step.name):
             return

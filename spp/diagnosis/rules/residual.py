@@ -18,6 +18,7 @@ from spp.diagnosis.findings import (
     some,
 )
 from spp.diagnosis.registry import rule
+from spp.diagnosis.remedies import advice, norm_for, remedy
 from spp.diagnosis.view import BranchRatio, Kind, Step, View, measured
 from spp.vocabulary import Severity, Signal
 
@@ -90,7 +91,11 @@ def _outlier(view: View, limit: float, beyond: float, sign: int) -> Iterator[Fin
         **measured(worst, Signal.ACTIVATION, "branch acv / skip acv", share, f"near {near}, as in the other blocks"),
         message=f"The residual branch that ends at {worst.name} {'drowns' if sign > 0 else 'is nothing beside'} its skip: "
         f"{number(share)} times its variance, where the other blocks have {near}.",
-        remedy="Look at the weights of that branch; scale it as the others are.",
+        remedies=(
+            remedy("gain", power((usual - worst.decades) / 2), where=worst.name, why="Scale it as the others are"),
+        )
+        if (worst.name, "weight") in view.weights and np.isfinite(worst.decades)
+        else (advice("Look at the weights of that branch; scale it as the others are."),),
         evidence=some([f"{branch.block} ({powered(branch.decades)})" for branch in view.branch_ratios]),
         # One branch that is too small breaks nothing behind it.
         tags=None if sign > 0 else (),
@@ -127,8 +132,12 @@ def residual_growth(view: View, at: Any) -> Iterator[Finding]:
         **measured(None, Signal.ACTIVATION, "mean_square per block", power(each), f"below {at.factor:g}"),
         message=f"Every residual block multiplies the second moment, {powered(each)}-fold on average: it grows "
         f"{factor(travel.rise)} over {len(inside)} blocks, since nothing scales the branches down.",
-        remedy="`--norm batch`, `--residual skipinit` (branches that start at zero), or a normalizer-free network, "
-        "`--model nf_resnet50`.",
+        remedies=(
+            remedy("residual", "skipinit", why="Branches that start at zero"),
+            remedy("branches", why="Branches that are scaled down"),
+            remedy("norm", norm_for(view)),
+            remedy("model", "nf_resnet50", why="A network that needs no norm"),
+        ),
         evidence=some(inside),
     )
 
@@ -159,7 +168,7 @@ def se_gates(view: View, at: Any) -> Iterator[Finding]:
         **measured(gates[0], Signal.ACTIVATION, "mean_square out / in", power(each), f"above {at.factor:g}"),
         message=f"{count(len(gates), 'squeeze-and-excitation gate')} shrink the second moment {factor(each)} each (their "
         f"sigmoid starts at 1/2), {gates[0].name} first. {said}",
-        remedy="`--se doubled` scales them by two, as Brock et al. 2021 do." if severity else "",
+        remedies=(remedy("se", "doubled", why="Scale them by two, as Brock et al. 2021 do"),) if severity else (),
         evidence=some([f"{s.name} ({powered(s.decades)})" for s in gates]),
     )
 

@@ -11,8 +11,8 @@ import numpy as np
 from spp.diagnosis.attenuation import Leg, attenuation, backward, distinct, forward, judge
 from spp.diagnosis.findings import (
     Finding,
-    arrow,
     count,
+    factor,
     further,
     number,
     percent,
@@ -20,11 +20,12 @@ from spp.diagnosis.findings import (
     powered,
     quoted,
     some,
-    times,
 )
 from spp.diagnosis.registry import rule
+from spp.diagnosis.remedies import Remedy, advice, init_for, norm_for, remedy
 from spp.diagnosis.view import Key, Kind, Step, View, measured, ratio, records
 from spp.frame.precision import lost_shares
+from spp.frame.schema import Column
 from spp.stats.extra import FORMATS
 from spp.vocabulary import Severity, Signal
 
@@ -48,8 +49,11 @@ BACKWARD = STEEP | {
     "error": (8.3, "decades at any rate: (pi/(pi-1))^50, where Yang et al. 2019 found networks untrainable"),
 }
 BEARABLE = "fewer than 6 e-folds (2.6 decades) in all, or slower than a factor 1.8 per layer"
-# Largest number of each format.
+# Smallest and largest positive number of each format.
+RANGES = {"float16": (2.0**-24, 65504.0), "bfloat16": (2.0**-133, 3.39e38), "float32": (2.0**-149, 3.4e38)}
 LARGEST = {"float16": 65504.0, "bfloat16": 3.3895e38, "fp8-e4m3": 448.0, "fp8-e5m2": 57344.0}
+# Places that are named as the steepest.
+MOST = 4
 # Models that have a normalizer-free twin.
 WITH_NF_TWIN = ("resnet50", "resnetv2_50")
 
@@ -71,9 +75,10 @@ def vanishing(view: View, at: Any) -> Iterator[Finding]:
     """
     leg, alike = forward(view).down, distinct(view).down
     if alike is not None and (leg is None or alike.decades < leg.decades - 1):
-        yield from _course(view, alike, at, "Samples come to look alike (their mean stays): ACV")
+        what = "The samples come to look alike: the channel variance (ACV, the mean stays)"
+        yield from _course(view, alike, at, what)
     else:
-        yield from _course(view, leg, at, "The signal dies: mean square")
+        yield from _course(view, leg, at, "The signal dies: the mean square", shares=True)
 
 
 @rule(
@@ -88,7 +93,7 @@ def exploding(view: View, at: Any) -> Iterator[Finding]:
 
     The highest rise of the mean square along the network.
     """
-    yield from _course(view, forward(view).up, at, "The signal explodes: mean square")
+    yield from _course(view, forward(view).up, at, "The signal explodes: the mean square", shares=True)
 
 
 @rule(
@@ -103,7 +108,7 @@ def vanishing_gradient(view: View, at: Any) -> Iterator[Finding]:
 
     The deepest fall of the gradient's squared norm, from the readout to the input.
     """
-    yield from _course(view, backward(view).down, at, "Gradients die on their way back: squared norm", back=True)
+    yield from _course(view, backward(view).down, at, "Gradients die on their way back: the squared norm", back=True)
 
 
 @rule(
@@ -118,55 +123,92 @@ def exploding_gradient(view: View, at: Any) -> Iterator[Finding]:
 
     The highest rise of the gradient's squared norm, from the readout to the input.
     """
-    yield from _course(view, backward(view).up, at, "Gradients explode on their way back: squared norm", back=True)
+    yield from _course(view, backward(view).up, at, "Gradients explode on their way back: the squared norm", back=True)
 
 
-def _course(view: View, leg: Leg | None, at: Any, what: str, *, back: bool = False) -> Iterator[Finding]:
-    """The finding about a course of the signal, where it is bad."""
+def _course(
+    view: View, leg: Leg | None, at: Any, what: str, *, shares: bool = False, back: bool = False
+) -> Iterator[Finding]:
+    """The finding about a course of the signal, where it is bad; ``shares`` tells which kinds of steps take how much."""
     severity = judge(leg, at)
     if leg is None or severity is None:
         return
-    first = next(iter(view.inside(leg.begins.name)), None)
-    where = measured(
-        None if leg.share >= 0.5 else first,
-        Signal.GRADIENT if back else Signal.ACTIVATION,
-        "decades per layer",
-        leg.decades / leg.layers,
-        BEARABLE,
-    )
-    each = times(leg.decades / leg.layers)
-    told = [f"{quoted(name)} ({number(value)})" for name, value in zip(leg.places, leg.values, strict=True)]
-    account = [", ".join(told[:: max(1, len(told) // 8)])]
-    account += [] if back else [*_shares(view, leg), *_together(view, leg)]
+    where = None if leg.share >= 0.5 else _begins(view, leg)
+    signal = Signal.GRADIENT if back else Signal.ACTIVATION
+    start, *_, end = told = [f"{quoted(name)} ({number(value)})" for name, value in leg.values.items()]
     yield Finding(
         severity=severity,
-        **where | {"depth": int(view.activations[leg.begins].depth)},
-        since=leg.begins.name,
-        until=leg.places[-1],
-        message=f"{what} {arrow(leg.values[0], leg.values[-1])} ({each} per layer over {count(leg.layers, 'layer')}).",
-        remedy=_backward_remedy(view, leg) if back else _remedy(view, leg),
-        evidence="; ".join(account),
+        **measured(where, signal, "decades per layer", leg.decades / leg.layers, BEARABLE),
+        message=f"{what} {'falls' if leg.decades < 0 else 'grows'} {factor(leg.decades)} from {start} to {end}, "
+        f"{powered(leg.rate)}-fold per layer over {count(leg.layers, 'layer')}."
+        + _steepest(leg)
+        + (_shares(view, leg) if shares else "")
+        + ("" if back else _too(view, leg))
+        + _left(leg),
+        remedies=_backward_remedies(view, leg) if back else _remedies(view, leg),
+        evidence=", ".join(told[:: max(1, len(told) // 8)]),
     )
 
 
-def _shares(view: View, leg: Leg) -> Iterator[str]:
-    """Which kinds of steps take and give how much, and what the weights are set to beside what the activations take."""
+def _shares(view: View, leg: Leg) -> str:
+    """Which kinds of steps take and give how much, and what the weights are set to."""
     shares = attenuation(view, leg) if leg.decades < 0 else attenuation(view, leg)[::-1]
     parts = [f"{s.kind} ({s.steps}) {s.decades:+.1f}" for s in shares if abs(s.decades) >= 0.1]
-    if parts:
-        yield f"decades by kind of layer: {', '.join(parts)}"
+    return f" Attenuation by kind of layer, in decades: {', '.join(parts)}.{_gains(view)}" if parts else ""
+
+
+def _too(view: View, leg: Leg) -> str:
+    """Whether the gradients go the same way, which is then no finding of its own."""
+    other = backward(view).down if leg.decades < 0 else backward(view).up
+    if other is None or judge(other, view.limits["vanishing_gradient"]) is None:
+        return ""
+    verb = "fall" if leg.decades < 0 else "grow"
+    return f" Gradients {verb} with it on their way back, {factor(other.decades)} in squared norm."
+
+
+def _gains(view: View) -> str:
+    """What the weights are set to, beside what the activations take."""
     known = {kind: view.weight_gains(kind) for kind in (Kind.WEIGHTED, Kind.DEPTHWISE)}
     words = [f"{number(float(np.median(gains)))} in the median {kind}" for kind, gains in known.items() if gains]
     taken = _activation_gains(view)
-    if words and taken:
-        yield f"weights' gain (fan_in x mean square) {', '.join(words)}; each activation {times(float(np.median(taken)))}"
+    if not words or not taken:
+        return ""
+    usual = float(np.median(taken))
+    return (
+        f" Weights are set to a gain (fan_in x mean square) of {', '.join(words)}; activations "
+        f"{'take' if usual < 0 else 'give'} {factor(usual)} each."
+    )
 
 
-def _together(view: View, leg: Leg) -> Iterator[str]:
-    """Whether the gradients go the same way, which is then no finding of its own."""
-    other = backward(view).down if leg.decades < 0 else backward(view).up
-    if other is not None and judge(other, view.limits["vanishing_gradient"]) is not None:
-        yield f"gradients go with it on their way back, {times(other.decades)} in squared norm"
+def _steepest(leg: Leg) -> str:
+    """The places where most of it happens, where they stand out."""
+    steps = np.diff(np.log10(leg.values.to_numpy())) * np.sign(leg.decades)
+    # An even course has no steepest place.
+    order = [int(i) for i in np.argsort(-steps)[:MOST] if steps[i] > 1.5 * abs(leg.decades) / len(steps)]
+    if not order or len(steps) <= MOST:
+        return ""
+    return " Most of it at " + ", ".join(f"{quoted(leg.places[i + 1])} ({factor(steps[i])})" for i in order) + "."
+
+
+def _begins(view: View, leg: Leg) -> Step | None:
+    """The first leaf on the way, in the direction of travel."""
+    first = leg.places[1]
+    return next((step for step in view.steps if f"{step.name}.".startswith(f"{first}.")), None)
+
+
+def _left(leg: Leg) -> str:
+    """How many more layers at this rate each number format lasts."""
+    row = leg.rows.iloc[-1]
+    # Second moments are followed; the rms goes half as fast. The rms runs out below first, the largest value above.
+    rms, rate = float(row[Column.RMS]), leg.rate / 2
+    layers = {}
+    for name, (low, high) in RANGES.items():
+        room = np.log10(rms / low) if leg.decades < 0 else np.log10(high / max(float(row[Column.ABS_MAX]), rms))
+        layers[name] = max(0, int(room / rate))
+    first = f"lasts {count(layers['float16'], 'more layer')}" if layers["float16"] else "has run out"
+    same = layers["bfloat16"] == layers["float32"]
+    rest = "bfloat16 and" if same else f"bfloat16 {layers['bfloat16']},"
+    return f" At this rate float16 {first}, {rest} float32 {layers['float32']}."
 
 
 def _activation_gains(view: View) -> list[float]:
@@ -174,18 +216,19 @@ def _activation_gains(view: View) -> list[float]:
     return [s.decades for s in view.steps if s.kind is Kind.ACTIVATION and np.isfinite(s.decades)]
 
 
-def _remedy(view: View, leg: Leg) -> str:
-    """What to type: an init where the weights' gain is off what the activations take, else a norm."""
+def _remedies(view: View, leg: Leg) -> tuple[Remedy, ...]:
+    """An init where the weights' gain is off what the activations take, branches that are scaled where they add up, a norm."""
     init = _init(view, leg)
-    parts = [f"`--init {init}`"] if init is not None and view.run.get("init") != init else []
+    found = [remedy("init", init)] if init is not None and view.run.get("init") != init else []
+    found += (
+        [remedy("branches", why="Scale the residual branches down")] if leg.decades > 0 and view.branch_ratios else []
+    )
     if not view.norms or view.run.get("norm") in ("none", "dyt", "affine"):
-        parts.append("`--norm batch`")
+        found.append(remedy("norm", norm_for(view)))
     model = str(view.run.get("model", ""))
     without = "effnet_b0_nf" if model == "effnet_b0" else "nf_resnet50" if model.startswith(WITH_NF_TWIN) else None
-    parts += [f"`--model {without}`, which needs no norm"] if without is not None else []
-    if not parts:
-        return "Scale the weights by what the activations take, `--init he`; or a norm."
-    return f"{', or '.join(parts)}."
+    found += [remedy("model", without, why="A network that needs no norm")] if without is not None else []
+    return (*found, remedy("calibrate", why="Scale the weights by what the activations take"))
 
 
 def _init(view: View, leg: Leg) -> str | None:
@@ -199,19 +242,24 @@ def _init(view: View, leg: Leg) -> str | None:
     if np.sign(off) != -np.sign(leg.decades) or abs(off) < 0.1:
         return None
     # ReLU halves the second moment, which He's init makes good for; what keeps it needs LeCun's.
-    return "he" if abs(needed - np.log10(2)) < 0.12 else "lecun" if abs(needed) < 0.06 else None
+    return "he" if abs(needed - np.log10(2)) < 0.12 else "lecun" if abs(needed) < 0.06 else init_for(view)
 
 
-def _backward_remedy(view: View, leg: Leg) -> str:
+def _backward_remedies(view: View, leg: Leg) -> tuple[Remedy, ...]:
     """The same for a course of the gradients."""
+    known = _remedies(view, leg)
     if leg.decades > 0 and view.norms and view.blocks.empty:
-        return (
-            "Norms in a deep plain network enlarge gradients at every layer: fewer layers, skips, "
-            "or `--norm none --init he`."
+        fewer = advice(
+            "Norms in a deep plain network enlarge gradients at every layer: fewer layers, skips, or no norms"
         )
+        return (fewer, remedy("norm", "none"), remedy("init", init_for(view)), *known)
     if leg.decades < 0 and any(view.activation(s.name) in ("sigmoid", "tanh", "softsign") for s in view.steps):
-        return "`--activation relu --init he`, or a norm, `--norm batch`."
-    return _remedy(view, leg)
+        return (remedy("activation", "relu", why="An activation that does not saturate, with an init of he"), *known)
+    # a norm behind each sum halves the skip's gradient where the branch is as large (Liu et al. 2020, arXiv 2004.08249)
+    post = (
+        [remedy("branches", why="Scale the residual branches down")] if leg.decades < 0 and view.branch_ratios else []
+    )
+    return (*post, *known)
 
 
 @rule(
@@ -237,9 +285,9 @@ def gradient_imbalance(view: View, at: Any) -> Iterator[Finding]:
     yield Finding(
         severity=Severity.WARNING,
         **measured(layers[name], Signal.WEIGHT_GRADIENT, "gradient rms / weight rms", value, near),
-        message=f"Relative to its weight, the gradient of {name} ({layers[name].row.type}) is {times(off[name])} the median "
-        f"of {count(len(known), 'layer')}: no one learning rate serves all.",
-        remedy="An optimizer that scales each layer (Adam, LARS), or the same init as in the other layers.",
+        message=f"Relative to its weight, the gradient of {name} is {powered(abs(off[name]))} times "
+        f"{'larger' if off[name] > 0 else 'smaller'} than in the median layer: no one learning rate serves both.",
+        remedies=(advice("An optimizer that scales each layer (Adam, LARS)."), remedy("init", init_for(view))),
         evidence=some([f"{one} ({powered(known[one])})" for one in off]),
     )
 
@@ -290,8 +338,8 @@ def _overflow(at: Any, name: str, signal: Signal, rows: list[Any], asked: bool) 
     yield Finding(
         severity=Severity.ERROR if beyond else Severity.WARNING,
         **measured(worst, signal, "abs_max", worst.abs_max, f"below {number(LARGEST[name] / at.headroom)}"),
-        message=f"{name} {'overflows' if beyond else 'is nearly full'}: the {signal} at {worst.name} ({worst.type}) reaches "
-        f"{number(worst.abs_max)}, the format ends at {number(LARGEST[name])}{further(len(over) - 1)}.",
+        message=f"{name} {'overflows' if beyond else 'is nearly full'} in {count(len(over), signal)}: {worst.name} reaches "
+        f"{number(worst.abs_max)}, {name} ends at {number(LARGEST[name])}.",
         remedy="Use bfloat16, or keep these layers in float32.",
         evidence=some([f"{row.name} ({number(row.abs_max)})" for row in over]),
     )
@@ -305,8 +353,8 @@ def _flush(view: View, at: Any, name: str, signal: Signal, rows: list[Any]) -> I
     yield Finding(
         severity=Severity.WARNING,
         **measured(worst, signal, "flushed", share, f"below {at.flushed:g}"),
-        message=f"{name} would flush {percent(share)} or more of the {signal} at {worst.name} ({worst.type}, rms "
-        f"{number(worst.rms)}) to zero{further(len(flushed) - 1)}.",
+        message=f"{name} would flush {percent(share)} or more of the {signal} at {worst.name} to zero (rms "
+        f"{number(worst.rms)}){further(len(flushed) - 1, before=', and more than half in ')}.",
         remedy="Scale the loss by a power of two (torch.amp.GradScaler), or use bfloat16."
         if signal is Signal.GRADIENT
         else "Use bfloat16, or cure what makes the signal so small.",

@@ -27,10 +27,15 @@ from spp.errors import InputError, MissingExtraError, TraceError, said
 from spp.models.config import Config
 from spp.nn.neuronwise import neuronwise_
 from spp.nn.norms import NEURONWISE
+from spp.nn.recognize import recognize
 from spp.nn.replace import replace_norm
 
 RECIPE = "spp_recipe"
 """Attribute of a network that says how it was built; a plain dict, so that copies have it and ``state_dict`` does not."""
+
+
+VARIED = ("norm", "activation", "init", "residual", "se")
+"""Arguments by which a network is varied, whose values are names of the tables of ``spp.nn``."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -105,6 +110,7 @@ class Plan:
         names: Keyword arguments of its forward that the samples go in as; positional where there are none.
         vocabulary: Samples are whole numbers below this, tokens of a text; None where they are images or features.
         config: The row of a bundled network.
+        options: Which of norm, activation, init, residual and se ``make`` takes.
     """
 
     label: str
@@ -116,6 +122,12 @@ class Plan:
     names: tuple[str, ...] = ()
     vocabulary: int | None = None
     config: Config | None = field(default=None, repr=False)
+    options: tuple[str, ...] = ()
+
+    def takes(self, model: nn.Module) -> tuple[str, ...]:
+        """Which of them the network ``model`` that was built takes: a norm too, where it has norms to be replaced."""
+        replaced = "norm" not in self.options and any(recognize(module) is not None for module in model.modules())
+        return (*self.options, *["norm"] * replaced)
 
     def build(self) -> nn.Module:
         """The network, which keeps its recipe: ``facts``, and of replaced norms how many they were and what was left.

@@ -12,7 +12,7 @@ from typing import Any
 from torch import nn
 
 from spp.errors import InputError, said
-from spp.models.sources import Asked, Plan, built
+from spp.models.sources import VARIED, Asked, Plan, built
 
 SHAPE = (3, 224, 224)
 """Shape of a sample, unless the caller says otherwise."""
@@ -45,7 +45,8 @@ def factory(asked: Asked) -> Plan:
         return model
 
     label = asked.label(asked.name.rpartition(".")[2])
-    return Plan(label, asked.facts(), asked.shape or SHAPE, make, norm, asked.spelled)
+    options = tuple(name for name in VARIED if name in inspect.signature(found).parameters)
+    return Plan(label, asked.facts(), asked.shape or SHAPE, make, norm, asked.spelled, options=options)
 
 
 def _find(asked: Asked) -> Callable[..., Any]:
