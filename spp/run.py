@@ -5,8 +5,10 @@ Several runs side by side are a :class:`Comparison` (:func:`compare`); whether a
 
 from __future__ import annotations
 
+import math
 import platform
 from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from html import escape
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -23,7 +25,7 @@ from spp.diagnosis import Findings, diagnose, regression
 from spp.diagnosis.main_path import component_table
 from spp.errors import InputError, plain
 from spp.frame import runs
-from spp.frame.build import build_channels, build_exponents
+from spp.frame.build import build_channels, build_exponents, build_steps
 from spp.frame.schema import COLUMNS, COMPONENT_COLUMNS, Column, ComponentColumn, last_step
 from spp.layers import type_name
 from spp.vocabulary import Signal
@@ -70,6 +72,7 @@ class Run:
         info: dict[str, Any],
         exponents: Table = no_exponents,
         channels: Table = no_channels,
+        steps: Table | None = None,
     ) -> None:
         self.info = info
         self._tables: dict[str, Table] = {
@@ -79,6 +82,7 @@ class Run:
             "unmeasured": unmeasured,
             "exponents": exponents,
             "channels": channels,
+            "steps": partial(_one_step, info) if steps is None else steps,
         }
 
     # -- the tables -----------------------------------------------------------------------------------------------------------
@@ -125,6 +129,14 @@ class Run:
         Empty unless asked for (``channels=True``).
         """
         return self._table("channels")
+
+    @property
+    def steps(self) -> pd.DataFrame:
+        """One row per measured step with its loss, see :data:`spp.frame.schema.STEP_COLUMNS`.
+
+        A trace has one. Empty for a run that an earlier version stored.
+        """
+        return self._table("steps")
 
     @property
     def components(self) -> pd.DataFrame:
@@ -185,7 +197,9 @@ class Run:
         Raises:
             StoreError: The folder holds something already or cannot be written; nothing is left half-written.
         """
-        tables = {name: self._table(name) for name in runs.TABLES}
+        # what a trace knows of its one step is among its facts
+        names = (name for name in runs.TABLES if name != "steps" or self.info.get("kind") == runs.WATCH)
+        tables = {name: self._table(name) for name in names}
         return runs.write(folder, tables, self.info, overwrite=overwrite, csv=csv)
 
     def report(self, path: str | Path) -> Path:
@@ -259,6 +273,13 @@ Trace = Run
 """The name of :class:`Run` in version 1."""
 
 
+def _one_step(info: Mapping[str, Any]) -> pd.DataFrame:
+    """The steps of a trace; none where its facts do not know them."""
+    loss = info.get("loss_value")
+    one = (0, math.nan if loss is None else loss, bool(info.get("training")))
+    return build_steps([one] if "loss_value" in info else ())
+
+
 def layer_table(frame: pd.DataFrame) -> pd.DataFrame:
     """The last step's innermost modules in execution order: their main statistics beside the mean square of the gradient."""
     last = last_step(frame)
@@ -330,8 +351,15 @@ def load(folder: str | Path) -> Run:
         StoreError: It is no run folder, was written by a later version, or is damaged.
     """
     tables, info = runs.read(folder)
+    steps = tables.get("steps", build_steps if info.get("kind") == runs.WATCH else None)
     four = tables["frame"], tables["blocks"], tables["modules"], tables["unmeasured"]
-    return Run(*four, info, tables.get("exponents", no_exponents), tables.get("channels", no_channels))
+    return Run(
+        *four,
+        info,
+        tables.get("exponents", no_exponents),
+        tables.get("channels", no_channels),
+        steps,
+    )
 
 
 class Comparison:

@@ -1,61 +1,73 @@
 """Attenuation: how far the signal falls or rises along the network, and which kinds of steps take how much of it.
 
-The second moment is followed from one component of the network to the next (see :mod:`spp.diagnosis.main_path`), without the
-readout. Backwards it is the squared norm of the gradient of the whole tensor, mean square times elements: pooling and strides
-share a gradient out among more elements, which is no loss.
+The second moment is followed from one component to the next along each way through the network (:attr:`View.ways`), without the
+readout. Backwards it is the squared norm of the gradient of the whole tensor, mean square times elements: strides and widths
+share a gradient out among more elements, which is no loss. What pooling, softmax and the like do follows from their algebra
+(a mean over ``k`` places divides the squared norm of the gradient by ``k``): it is taken out, and the remainder is judged.
 """
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
 import numpy as np
-import pandas as pd
 
-from spp.diagnosis.view import View
-from spp.frame.schema import BlockColumn, Column
+from spp.diagnosis.view import Array, Key, Kind, Step, View, ratio
 from spp.vocabulary import Severity
 
 # Decades in an e-fold.
 FOLD = float(np.log10(np.e))
+# The scale of these is their own: a course neither begins nor ends there.
+OWN = (Kind.NORM, Kind.PLAIN, Kind.TABLE)
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class Leg:
     """The longest way in one direction.
 
     Attributes:
-        rows: The rows of the components on the way, in the direction of travel, with the one at which it starts.
-        values: What was followed, by component.
+        keys: The ends of the components on the way, in the direction of travel, with the one at which it starts.
+        values: What was followed, there.
+        logs: log10 of it, without what pooling and the like explain.
         layers: Weighted layers on the way, at least 1.
-        share: Which part of the whole path it is.
+        share: Which part of the whole network it is.
     """
 
-    rows: pd.DataFrame
-    values: pd.Series
+    keys: list[Key]
+    values: list[float]
+    logs: Array
     layers: int
     share: float
 
     @property
     def places(self) -> list[str]:
         """Names of the components."""
-        return [str(name) for name in self.values.index]
+        return [key.name for key in self.keys]
 
     @property
     def decades(self) -> float:
-        """log10 of the ratio of the values at its end and start, positive for a rise."""
-        return float(np.log10(self.values.iloc[-1]) - np.log10(self.values.iloc[0]))
+        """log10 of the ratio of what was followed at its end and start, positive for a rise."""
+        return float(self.logs[-1] - self.logs[0])
 
     @property
     def rate(self) -> float:
         """Decades per weighted layer, without sign."""
         return abs(self.decades) / self.layers
 
+    @cached_property
+    def begins(self) -> Key:
+        """Where it begins in earnest: the first place with a sixth of it, or half of what an even course would have there."""
+        done = (self.logs[1:] - self.logs[0]) / self.decades
+        even = np.arange(1, len(self.logs)) / (len(self.logs) - 1)
+        return self.keys[1 + int(np.argmax(done >= np.minimum(1 / 6, even / 2)))]
+
 
 @dataclass(frozen=True, slots=True)
 class Travel:
-    """The deepest fall and the highest rise along a path; None where fewer than two places were measured."""
+    """The deepest fall and the highest rise along the ways; None where fewer than two places of each were measured."""
 
     down: Leg | None
     up: Leg | None
@@ -73,37 +85,98 @@ class Travel:
 
 def forward(view: View) -> Travel:
     """The travel of the activations' mean square."""
-    return _travel(view, view.stream, view.stream[Column.MEAN_SQUARE])
+    return _travel(view, "mean_square", lambda row: row.mean_square)
 
 
 def distinct(view: View) -> Travel:
     """The travel of the activations' channel variance: of what tells samples apart, where a constant is no signal."""
-    return _travel(view, view.stream, view.stream[Column.ACV])
+    return _travel(view, "acv", lambda row: row.acv)
 
 
 def backward(view: View) -> Travel:
     """The travel of the gradient's squared norm, from the readout to the input."""
-    path = view.back.iloc[::-1]
-    return _travel(view, path, path[Column.MEAN_SQUARE] * path[Column.NUMEL])
+    return _travel(view, "gradient", lambda row: row.mean_square * row.numel)
 
 
-def _travel(view: View, path: pd.DataFrame, values: pd.Series) -> Travel:
-    good = np.isfinite(values) & (values > 0) & (path[Column.NONFINITE] == 0)
-    rows, values = path[good], values[good].astype("float64")
-    if len(values) < 2:
-        return Travel(None, None)
-    logs = np.log10(values.to_numpy())
+def _travel(view: View, what: str, value: Callable[[Any], float]) -> Travel:
+    if what not in view.travels:
+        rows = view.gradients if what == "gradient" else view.activations
+        ways = [[key for key in way if key in rows] for way in view.ways]
+        size = sum(map(len, ways))
+        legs = [leg for way in ways for leg in _legs(view, way, what, [value(rows[key]) for key in way], size)]
+        down, up = (
+            max((leg for leg in legs if sign * leg.decades > 0), key=lambda leg: sign * leg.decades, default=None)
+            for sign in (-1, 1)
+        )
+        view.travels[what] = Travel(down, up)
+    found: Travel = view.travels[what]
+    return found
+
+
+def _legs(view: View, way: list[Key], what: str, values: list[float], size: int) -> list[Leg]:
+    """The deepest fall and the highest rise along one way."""
+    explained = _explained(view, way, what)
+    free = _free(view)
+    judged = [i for i, value in enumerate(values) if 0 < value < np.inf and way[i] not in free]
+    # Too little would be left of a network of one or two layers.
+    judged = judged if len(judged) > 1 else [i for i, value in enumerate(values) if 0 < value < np.inf]
+    if len(judged) < 2:
+        return []
+    order = judged[::-1] if what == "gradient" else judged
+    logs = np.log10([values[i] for i in order]) - explained[order]
     # The deepest fall ends where the values lie farthest below their running maximum, and starts where that was last reached.
     highest, lowest = np.maximum.accumulate(logs), np.minimum.accumulate(logs)
-    legs: list[Leg | None] = []
+    legs = []
     for edge, end in ((highest, int((logs - highest).argmin())), (lowest, int((logs - lowest).argmax()))):
         start = int(np.flatnonzero(logs[: end + 1] == edge[end])[-1])
-        on_way = slice(start, end + 1)
-        first, last = sorted(int(rows[Column.DEPTH].iloc[i]) for i in (start, end))
-        layers = sum(step.is_weighted and first < step.depth <= last for step in view.steps)
-        leg = Leg(rows.iloc[on_way], values.iloc[on_way], max(1, layers), (end - start) / len(path))
-        legs.append(leg if end > start else None)
-    return Travel(*legs)
+        if end > start:
+            on_way = order[start : end + 1]
+            first, last = sorted(int(view.activations[way[i]].depth) for i in (on_way[0], on_way[-1]))
+            layers = sum(step.is_weighted and first < step.depth <= last for step in view.steps)
+            keys, share = [way[i] for i in on_way], (end - start) / size
+            legs.append(Leg(keys, [float(values[i]) for i in on_way], logs[start : end + 1], max(1, layers), share))
+    return legs
+
+
+def _free(view: View) -> set[Key]:
+    """The readout, whose scale is free, what follows it, and what stands alone and has a scale of its own."""
+    if "free" not in view.travels:
+        end = max((step.depth for step in view.steps if step.name == view.readout), default=1 << 60)
+        view.travels["free"] = {
+            key
+            for way in view.ways
+            for key in way
+            if int(view.activations[key].depth) >= end
+            or ((step := view.by_key.get(key)) is not None and step.kind in OWN)
+        }
+    found: set[Key] = view.travels["free"]
+    return found
+
+
+def _explained(view: View, way: list[Key], what: str) -> Array:
+    """log10 of what pooling and the like did up to each place of a way, in the direction of travel."""
+    found = np.zeros(len(way))
+    for i, key in enumerate(way):
+        steps = (view.by_key.get(key),) if key in view.by_key else _chain(view, way[i - 1], key) if i else ()
+        for step in steps:
+            if step is not None and step.kind is Kind.PLAIN:
+                decades = view.backward_decades(step) if what == "gradient" else _decades(view, step, what)
+                found[i] += decades if np.isfinite(decades) else 0.0
+    # A gradient at the output of a step has not yet come through it.
+    return np.cumsum(found[::-1])[::-1] - found if what == "gradient" else np.cumsum(found)
+
+
+def _decades(view: View, step: Step, what: str) -> float:
+    sources = view.sources(step.key)
+    return ratio(getattr(step.row, what), getattr(sources[0], what)) if len(sources) == 1 else 0.0
+
+
+def _chain(view: View, before: Key, key: Key) -> list[Step]:
+    """The steps of a component where each feeds the next; none where it has a residual merge or parallel paths."""
+    change = ratio(view.activations[key].mean_square, view.activations[before].mean_square)
+    inside = view.inside(key.name)
+    chain = key.name not in view.merged and abs(sum(step.decades for step in inside) - change) < 0.05
+    return inside if chain else []
 
 
 def judge(leg: Leg | None, at: Any) -> Severity | None:
@@ -140,16 +213,11 @@ def attenuation(view: View, leg: Leg) -> list[Share]:
     A component whose steps form a chain is split exactly; one with a residual merge or parallel paths counts as a whole.
     """
     parts: dict[str, list[float]] = {}
-    values = view.stream[Column.MEAN_SQUARE].astype("float64")
-    # The log of a zero would make the differences on both sides of it infinite.
-    change = pd.Series(np.log10(values[values > 0])).diff().fillna(0.0)
-    merged = set(view.blocks[BlockColumn.BLOCK].astype(str))
-    for name in leg.places[1:]:
-        inside = view.inside(name)
-        chain = inside and name not in merged and abs(sum(s.decades for s in inside) - change[name]) < 0.05
-        if chain:
-            for step in inside:
-                parts.setdefault(step.kind, []).append(step.decades)
-        else:
-            parts.setdefault("residual blocks" if name in merged else "other parts", []).append(change[name])
+    for before, key, value in zip(leg.keys, leg.keys[1:], np.diff(np.log10(leg.values)), strict=False):
+        own = view.by_key.get(key)
+        for step in [own] if own is not None else _chain(view, before, key):
+            parts.setdefault(step.kind, []).append(step.decades)
+        if own is None and not _chain(view, before, key):
+            name = "residual blocks" if key.name in view.merged else "other parts"
+            parts.setdefault(name, []).append(float(value))
     return sorted((Share(kind, len(all_), float(sum(all_))) for kind, all_ in parts.items()), key=lambda s: s.decades)

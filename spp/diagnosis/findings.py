@@ -17,6 +17,8 @@ from spp.vocabulary import Severity, Signal
 EVERYTHING = "everything"
 """The tag of a cause that every other finding follows."""
 
+BACKWARDS = (Signal.GRADIENT, Signal.WEIGHT_GRADIENT)
+
 # 0 is the worst.
 RANK = {severity: rank for rank, severity in enumerate(Severity)}
 
@@ -28,9 +30,10 @@ class Finding:
     Attributes:
         severity: How bad it is.
         name: The leaf in which the trouble begins; "" where it is the whole network's.
-        message: The finding in a sentence or two.
-        depth: Depth of that leaf, or None.
+        message: The finding in one sentence of at most 30 words: what it is, and the numbers that went in and came out.
+        depth: Depth of the leaf in which it begins, or None.
         step: For what came about in training the sampled step at which it began, or None.
+        since, until: Where a course through several layers begins and ends; ``since`` is ``name`` where nothing else is said.
         signal: Which signal shows it, or None.
         statistic: What ``value`` measures, as ``mean_square``.
         value: The number that was found, or NaN.
@@ -49,6 +52,8 @@ class Finding:
     message: str
     depth: int | None = None
     step: int | None = None
+    since: str = ""
+    until: str = ""
     signal: Signal | None = None
     statistic: str | None = None
     value: float = float("nan")
@@ -60,8 +65,18 @@ class Finding:
     follows: tuple[str, ...] | None = None
     rule: str = ""
 
+    def __post_init__(self) -> None:
+        # The record is frozen.
+        object.__setattr__(self, "since", self.since or self.name)
+
     def __str__(self) -> str:
         return self.message
+
+    @property
+    def where(self) -> str:
+        """``at lin3``, ``from lin0 to lin9``, or nothing."""
+        course = f"from {quoted(self.since)} to {quoted(self.until)}" if self.until else ""
+        return course or (f"at {self.name}" if self.name else "")
 
 
 class Findings(pd.DataFrame):
@@ -103,14 +118,14 @@ class Findings(pd.DataFrame):
     def __str__(self) -> str:
         lines = []
         for finding in self:
-            where = f" at {finding.name}" if finding.name else ""
-            lines.append(f"{finding.severity}: {finding.rule}{where}: {finding.message}")
+            told = " ".join(part for part in (str(finding.rule), finding.where) if part)
+            lines.append(f"{finding.severity}: {told}: {finding.message}")
             lines += [f"    Try: {finding.remedy}"] if finding.remedy else []
         return "\n".join(lines or ["Nothing to report."])
 
     def _repr_html_(self) -> str:
         rows = [
-            f"<tr><td>{finding.severity}</td><td><code>{finding.rule}</code></td><td>{escape(finding.name)}</td>"
+            f"<tr><td>{finding.severity}</td><td><code>{finding.rule}</code></td><td>{escape(finding.where)}</td>"
             f"<td>{escape(finding.message)}</td><td>{escape(finding.remedy)}</td></tr>"
             for finding in self
         ]
@@ -124,28 +139,43 @@ def arrange(found: Sequence[Finding]) -> list[Finding]:
     Args:
         found: Findings in the order of their rules, which is that from cause to consequence.
     """
+    rules = {name: rank for rank, name in enumerate(dict.fromkeys(finding.rule for finding in found))}
+    # Of one rule the first and the last to begin reach as far as all of it.
+    causes: dict[str, dict[str, list[Finding]]] = {}
+    for finding in sorted(found, key=_begin):
+        for tag in finding.tags or ():
+            of_rule = causes.setdefault(tag, {}).setdefault(finding.rule, [finding, finding])
+            of_rule[1] = finding
     kept: list[Finding] = []
-    # What explains by its tags is told by one finding of each rule, else it has the same name.
-    tagged: dict[object, Finding] = {}
     named: dict[str, list[Finding]] = {}
     for finding in found:
-        causes = (*tagged.values(), *named.get(finding.name, ()))
-        if not any(_explains(earlier, finding) for earlier in causes if earlier.rule != finding.rule):
+        tagged = (causes.get(tag, {}) for tag in (EVERYTHING, *(finding.follows or ())))
+        others = (pair for by_rule in tagged for name, pair in by_rule.items() if name != finding.rule)
+        follows = any(
+            _reaches(cause, finding, rules[cause.rule] < rules[finding.rule]) for pair in others for cause in pair
+        )
+        same = named.setdefault(finding.name, []) if finding.name else []
+        if not follows and not any(
+            one.rule != finding.rule and RANK[one.severity] <= RANK[finding.severity] for one in same
+        ):
             kept.append(finding)
-            tagged.setdefault((finding.rule, tuple(finding.tags or ())), finding)
-            named.setdefault(finding.name, []).append(finding)
+            same.append(finding)
     # Of one rule, what is about the whole network comes last.
-    rules = list(dict.fromkeys(finding.rule for finding in found))
-    return sorted(
-        kept, key=lambda f: (RANK[f.severity], rules.index(f.rule), f.depth if f.depth is not None else 1 << 60)
-    )
+    return sorted(kept, key=lambda finding: (RANK[finding.severity], rules[finding.rule], _begin(finding)))
 
 
-def _explains(cause: Finding, finding: Finding) -> bool:
-    """By its tags, or since two rules about the same leaf are one trouble, unless the later one is worse."""
-    tags = set(cause.tags or ())
-    same = cause.name == finding.name != "" and RANK[cause.severity] <= RANK[finding.severity]
-    return same or EVERYTHING in tags or not tags.isdisjoint(finding.follows or ())
+def _begin(finding: Finding) -> float:
+    return math.inf if finding.depth is None else finding.depth
+
+
+def _reaches(cause: Finding, finding: Finding, earlier: bool) -> bool:
+    """Whether a finding begins at a cause or behind it, in the direction of travel; ``earlier`` tells of their rules."""
+    if cause.depth is None or finding.depth is None:
+        return earlier
+    if finding.signal in BACKWARDS:
+        # What one layer does begins there, on the way back; a course of the activations takes the gradients with it.
+        return earlier and (not finding.until or bool(cause.until) or cause.depth >= finding.depth)
+    return cause.signal not in BACKWARDS and cause.depth < finding.depth + earlier
 
 
 def build_findings(found: Sequence[Finding]) -> pd.DataFrame:
@@ -176,6 +206,16 @@ def powered(decades: float) -> str:
     if _MOST < abs(decades) < math.inf:
         return f"{10 ** (decades % 1):.3g}e{math.floor(decades):+d}"
     return number(power(decades))
+
+
+def arrow(before: float, after: float) -> str:
+    """``0.97 -> 4e-10``."""
+    return f"{number(before)} -> {number(after)}"
+
+
+def times(decades: float) -> str:
+    """A ratio given by its log10, as ``×3.2`` or ``÷3.2``."""
+    return f"{'÷' if decades < 0 else '×'}{powered(abs(decades))}"
 
 
 def factor(decades: float) -> str:

@@ -13,7 +13,7 @@ Your own::
 From then on ``spp.diagnose`` and ``trace.findings`` ask it too; ``thresholds={"tiny_head.rms": 1e-8}`` tunes it.
 
 No rule names another one. A rule that finds causes has *tags*; a rule *follows* the tags of the causes beside which its
-findings say nothing new:
+findings say nothing new. A cause hides only what begins at it or behind it, in the direction in which the signal travels:
 
 =============== ========================================================================================
 tag             what is wrong

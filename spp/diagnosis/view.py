@@ -7,6 +7,7 @@ what it takes, which the stored wiring tells.
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 from enum import StrEnum
 from functools import cached_property
@@ -18,7 +19,7 @@ import numpy.typing as npt
 import pandas as pd
 
 from spp.diagnosis.main_path import along, components, of_signals, prefixes
-from spp.frame.schema import Column, ModuleColumn, last_step, one_mode
+from spp.frame.schema import BlockColumn, Column, ModuleColumn, last_step, one_mode
 from spp.vocabulary import LayerKind, Signal
 
 Array = npt.NDArray[np.float64]
@@ -69,6 +70,8 @@ class Kind(StrEnum):
     GATE = "gate"
     # Steps whose gain follows from what they do, not from what they are set to.
     PLAIN = "pooling, softmax and the like"
+    # Tables of tokens, positions and the like, where a signal begins.
+    TABLE = "table"
     OTHER = "other"
 
 
@@ -80,6 +83,7 @@ KINDS = {
     LayerKind.POOLING: Kind.PLAIN,
     LayerKind.DROPOUT: Kind.PLAIN,
     LayerKind.RESHAPE: Kind.PLAIN,
+    LayerKind.EMBEDDING: Kind.TABLE,
 }
 
 
@@ -167,6 +171,7 @@ class View:
         frame, blocks, modules, unmeasured, exponents: The tables.
         run: The facts of the run.
         precision, limits: As given.
+        travels: What :mod:`spp.diagnosis.attenuation` has worked out.
     """
 
     def __init__(self, trace: Measured, precision: tuple[str, ...] = (), limits: dict[str, Any] | None = None) -> None:
@@ -175,6 +180,7 @@ class View:
         self.frame = last_step(self._every)
         self.modules, self.unmeasured, self.exponents = trace.modules, trace.unmeasured, trace.exponents
         self.precision, self.limits = precision, limits or {}
+        self.travels: dict[str, Any] = {}
 
     @cached_property
     def blocks(self) -> pd.DataFrame:
@@ -269,14 +275,42 @@ class View:
         return {signal: along(self.frame, signal, self.components) for signal in (Signal.ACTIVATION, Signal.GRADIENT)}
 
     @cached_property
-    def stream(self) -> pd.DataFrame:
-        """Activations at the end of each component of the network but its readout."""
-        return self._body(self.ends[Signal.ACTIVATION])
+    def ways(self) -> list[list[Key]]:
+        """The ends of components that feed one another, in the order in which the signal meets them.
 
-    @cached_property
-    def back(self) -> pd.DataFrame:
-        """Gradients at the same places, in the order in which the signal runs forward."""
-        return self._body(self.ends[Signal.GRADIENT])
+        The first one leads to the output, the others to where they join an earlier one. Of several inputs the first counts:
+        what is added or joined to it, such as a table of positions, is no part of its way.
+        """
+        whole = {leaf: name for name, leaves in self.components.items() for leaf in leaves}
+        last = {key.name: key for key in self.activations}
+        ends = [last.get(name) or last[leaves[-1]] for name, leaves in self.components.items()]
+        ends.sort(key=lambda key: int(self.activations[key].depth))
+        seen: set[Key] = set()
+        found = []
+        for end in reversed(ends):
+            way: list[Key] = []
+            here: Key | None = end
+            while here is not None and here not in seen:
+                seen.add(here)
+                way.append(here)
+                here = self._before(here, whole, ends)
+            found.append(way[::-1])
+        return found
+
+    def _before(self, key: Key, whole: dict[str, str], ends: list[Key]) -> Key | None:
+        """The end of a component that feeds the component that ends with ``key``, or None."""
+        source = next(iter(self._wired(key)), None)
+        if source is None or source not in self.activations:
+            return None
+        component = Key(whole.get(source.name, source.name), source.call)
+        if source.name not in whole and component.name not in self.components:
+            # A part of a component, or what holds several, of which the last one counts.
+            around = next((name for name in prefixes(source.name) if name in self.components), None)
+            inside = [end for end in ends if f"{end.name}.".startswith(f"{source.name}.")] if around is None else []
+            component = inside[-1] if inside else Key(around or source.name, source.call)
+        found = component if component in self.activations else source
+        # What holds the taker too is no source of it.
+        return found if self.activations[found].depth < self.activations[key].depth else source
 
     @cached_property
     def branch_ratios(self) -> list[BranchRatio]:
@@ -304,6 +338,11 @@ class View:
         return small if len(small) > len(self.branch_ratios) / 2 else []
 
     @cached_property
+    def merged(self) -> set[str]:
+        """The modules in which residual branches merge."""
+        return set(self.blocks[BlockColumn.BLOCK].astype(str))
+
+    @cached_property
     def readout(self) -> str:
         """The last convolution or Linear layer that ran; empty where there is none."""
         return next((step.name for step in reversed(self.steps) if step.is_weighted), "")
@@ -320,10 +359,17 @@ class View:
 
     def fed(self, key: Key) -> tuple[Key, ...]:
         """The calls whose outputs a call took; empty where that is not known or where they came from outside."""
+        names = self._wiring(key)
+        return () if OUTSIDE in names else tuple(_key(name) for name in names)
+
+    def _wired(self, key: Key) -> Iterator[Key]:
+        """The calls whose outputs a call took, whatever else it took."""
+        return (_key(name) for name in self._wiring(key) if name != OUTSIDE)
+
+    def _wiring(self, key: Key) -> list[str]:
         wiring = getattr(self.facts.get(key.name), ModuleColumn.INPUTS, None)
         calls = wiring.split(",") if isinstance(wiring, str) else []
-        names = calls[key.call].split() if key.call < len(calls) else []
-        return () if OUTSIDE in names else tuple(_key(name) for name in names)
+        return calls[key.call].split() if key.call < len(calls) else []
 
     def sources(self, key: Key) -> list[Any]:
         """The activation rows of what a call took, as far as they were measured."""
@@ -346,7 +392,7 @@ class View:
 
     def feeder(self, step: Step) -> Step | None:
         """The weighted layer or norm that feeds a step, through other steps if need be."""
-        known = self._by_key
+        known = self.by_key
         while step.fed and step.fed[0] in known and known[step.fed[0]].depth < step.depth:
             step = known[step.fed[0]]
             if step.is_weighted or step.kind is Kind.NORM:
@@ -400,7 +446,8 @@ class View:
         return ratio(fed.mean_square * (fed.numel if total else 1), own.mean_square * (own.numel if total else 1))
 
     @cached_property
-    def _by_key(self) -> dict[Key, Step]:
+    def by_key(self) -> dict[Key, Step]:
+        """The steps by the call that each is."""
         return {step.key: step for step in self.steps}
 
     @cached_property
@@ -436,7 +483,7 @@ class View:
     def _branch_end(self, branch: Key) -> tuple[str, int | None]:
         """The leaf that sets a branch's scale: its last weighted layer or norm, through dropout and the like."""
         inside = [step for step in self.inside(branch.name) if step.name != branch.name]
-        step = self._by_key.get(branch) or (inside[-1] if inside else None)
+        step = self.by_key.get(branch) or (inside[-1] if inside else None)
         if step is None:
             row = self.activations.get(branch)
             return branch.name, None if row is None else int(row.depth)
@@ -455,24 +502,6 @@ class View:
     def _parameters(self, signal: Signal) -> dict[tuple[str, str], Any]:
         rows = records(self.frame[self.frame[Column.SIGNAL] == signal])
         return {(str(row.name), str(row.output)): row for row in rows}
-
-    def _body(self, path: pd.DataFrame) -> pd.DataFrame:
-        """``path`` without the readout, whose scale is free, what follows it, and norms, pooling and the like that stand alone.
-
-        The scale of these is their own.
-        """
-        if len(path) <= 2:
-            return path
-        own = {step.name for step in self.steps if step.kind in (Kind.NORM, Kind.PLAIN)}
-        end = max((step.depth for step in self.steps if step.name == self.readout), default=1 << 60)
-        depths = dict(zip(path.index, path[Column.DEPTH].astype(int), strict=True))
-        # They would seem to end a fall or a rise that is none.
-        left_out = [
-            name
-            for name, leaves in self.components.items()
-            if name in depths and (self.readout in leaves or (leaves == [name] and name in own) or depths[name] > end)
-        ]
-        return path.drop(index=left_out) if len(path) > len(left_out) + 1 else path
 
 
 def median_without(ordered: Array, value: float) -> float:

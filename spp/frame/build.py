@@ -27,6 +27,7 @@ from spp.frame.schema import (
     COLUMNS,
     EXPONENT_COLUMNS,
     STATISTICS,
+    STEP_COLUMNS,
     UNMEASURED_COLUMNS,
     BlockColumn,
     ChannelColumn,
@@ -34,6 +35,7 @@ from spp.frame.schema import (
     ExponentColumn,
     ModuleColumn,
     Spec,
+    StepColumn,
     UnmeasuredColumn,
 )
 from spp.stats.extra import BINS, LOWEST, POWERS
@@ -264,6 +266,12 @@ def _tied(entries: Sequence[Entry], own: Sequence[Sequence[tuple[str, Tensor]]])
                 shared.append(f"{name}={known}")
         tied.append(" ".join(shared) or None)
     return tied
+
+
+def build_steps(rows: Iterable[tuple[int, float, bool]] = ()) -> pd.DataFrame:
+    """One row per measured step: its number, its loss (NaN where unknown), whether the root was in train mode."""
+    steps = list(rows)
+    return table_of({column: [row[i] for row in steps] for i, column in enumerate(StepColumn)}, STEP_COLUMNS)
 
 
 def build_unmeasured(rows: Sequence[Unmeasured]) -> pd.DataFrame:

@@ -7,7 +7,7 @@ watch: its rows are appended as parts that are each there whole or not at all.
     modules.parquet        one row per module
     unmeasured.parquet     what could not be measured so far
     parts/blocks-000001.parquet, parts/frame-000001.parquet, ...
-    parts/manifest.jsonl   a line for each part: rows and checksums of its files, and the step that followed
+    parts/manifest.jsonl   a line for each part: rows and checksums of its files, its ``steps``, and the step that followed
 
 A part's line is written after its files (none of blocks where there are none): with it the part is there. Nothing is ever
 changed, so a run can be read while it is written, and whatever kills the writer leaves everything up to its last flush.
@@ -31,6 +31,7 @@ from filelock import BaseFileLock
 
 from spp.capture.recorder import MODES
 from spp.errors import InputError, StoreError, first_line
+from spp.frame.build import build_steps
 from spp.frame.files import (
     DRAFT,
     LOCK_FILE,
@@ -59,11 +60,13 @@ from spp.frame.schema import (
     COLUMNS,
     EXPONENT_COLUMNS,
     MODULE_COLUMNS,
+    STEP_COLUMNS,
     UNMEASURED_COLUMNS,
     WATCH_BLOCK_COLUMNS,
     WATCH_COLUMNS,
     Column,
     Spec,
+    StepColumn,
     check,
 )
 from spp.frame.steps import as_declared, joined
@@ -81,13 +84,14 @@ TABLES: dict[str, Mapping[Any, Spec]] = {
     "unmeasured": UNMEASURED_COLUMNS,
     "exponents": EXPONENT_COLUMNS,
     "channels": CHANNEL_COLUMNS,
+    "steps": STEP_COLUMNS,
 }
 WATCH_TABLES: dict[str, Mapping[Any, Spec]] = {**TABLES, "frame": WATCH_COLUMNS, "blocks": WATCH_BLOCK_COLUMNS}
 """Those of a watch."""
 FILES = (PARTS_FILE, *(f"{name}.parquet" for name in TABLES), "frame.csv", "history.csv", "history.parquet")
 """What runs write into their folder, training included."""
 _NUMBERED = re.compile(r"(?P<name>frame|blocks)-(?P<part>\d{6,})\.parquet|(last|best)\.pt")
-OPTIONAL = ("exponents", "channels")
+OPTIONAL = ("exponents", "channels", "steps")
 """Tables that are written only where they hold something."""
 
 
@@ -320,6 +324,8 @@ class RunWriter:
         next_step: int,
         modules: pd.DataFrame | None = None,
         unmeasured: pd.DataFrame | None = None,
+        steps: Sequence[tuple[int, float, bool]] = (),
+        facts: Mapping[str, Any] | None = None,
     ) -> None:
         """Write a part; when it returns, the part is on disk.
 
@@ -329,6 +335,8 @@ class RunWriter:
             next_step: The step that is going on.
             modules: All modules, where they have changed since the last part.
             unmeasured: All that was not measured, where that has changed.
+            steps: Rows of the ``steps``.
+            facts: What has become known of the run.
 
         Raises:
             StoreError: The part cannot be written; the run stays as it was.
@@ -336,11 +344,14 @@ class RunWriter:
         if self.forked:
             raise StoreError("a run has one writer", received="a process that was forked from it", where=self.shown)
         try:
+            if facts and {**self._run, **facts} != self._run:
+                self._run.update(facts)
+                put_facts(self.path, self._run)
             for name, table in (("modules", modules), ("unmeasured", unmeasured)):
                 if table is not None:
                     put_table(self.path / f"{name}.parquet", table)
             beside = [name for name in ("modules", "unmeasured") if (self.path / f"{name}.parquet").exists()]
-            line: dict[str, Any] = {"part": self._number, NEXT_STEP: next_step, "beside": beside}
+            line: dict[str, Any] = {"part": self._number, NEXT_STEP: next_step, "beside": beside, "steps": steps}
             for name, table in (("blocks", blocks), ("frame", frame)):
                 where = _part(self.path, name, self._number)
                 if len(table):
@@ -379,10 +390,9 @@ class RunWriter:
         """Whether this process is a child of the one that opened the run, whose run it stays."""
         return self.opened and os.getpid() != self._process
 
-    def read(self) -> tuple[pd.DataFrame, pd.DataFrame]:
-        """The frame and the blocks of everything that was flushed, earlier sessions included."""
-        tables = read_parts(self.path, self._run, self.shown)
-        return tables["frame"], tables["blocks"]
+    def read(self) -> dict[str, pd.DataFrame]:
+        """The tables of everything that was flushed, earlier sessions included."""
+        return read_parts(self.path, self._run, self.shown)
 
     def before(self) -> Iterator[dict[str, pd.DataFrame]]:
         """Of each part of earlier sessions the ``frame`` and the ``blocks``, if any, without rows that were replaced."""
@@ -491,6 +501,7 @@ def read_parts(path: Path, run: Mapping[str, Any], shown: str) -> dict[str, pd.D
     return {
         "frame": joined([tables["frame"] for _, tables in parts if "frame" in tables], WATCH_COLUMNS),
         "blocks": joined([tables["blocks"] for _, tables in parts if "blocks" in tables], WATCH_BLOCK_COLUMNS),
+        "steps": joined([tables["steps"] for _, tables in parts], STEP_COLUMNS),
         "modules": _whole(path, "modules", MODULE_COLUMNS, shown, "modules" in beside),
         "unmeasured": _whole(path, "unmeasured", UNMEASURED_COLUMNS, shown, "unmeasured" in beside),
     }
@@ -511,6 +522,8 @@ def _kept(path: Path, run: Mapping[str, Any], shown: str) -> Iterator[tuple[dict
                     stays |= (table[Column.STEP] == end) & (table[Column.MODE] == MODES[1])
                 table = table[stays]
             tables[name] = table
+        steps = build_steps(line.get("steps", ()))
+        tables["steps"] = steps if end is None else steps[steps[StepColumn.STEP] < end]
         yield line, tables
 
 

@@ -170,6 +170,24 @@ WATCH_BLOCK_COLUMNS: dict[BlockColumn, Spec] = {c: c.spec for c in BlockColumn}
 """Columns of ``watch.blocks``."""
 
 
+class StepColumn(Described):
+    """Columns of ``run.steps``, one row per measured step."""
+
+    STEP = "step", Spec("int64", "step", "0 for a trace; the training step for a watch")
+    LOSS = (
+        "loss",
+        number(
+            "loss",
+            "what backward ran from, summed over the step's backward passes (of a trace, the mean over batches);"
+            " missing where unknown",
+        ),
+    )
+    TRAINING = "training", Spec("bool", "training", "whether the root was in train mode")
+
+
+STEP_COLUMNS: dict[StepColumn, Spec] = {c: c.spec for c in StepColumn}
+
+
 class ComponentColumn(Described):
     """Columns of ``run.components``, one row per component along the network: stem, every block, head."""
 
@@ -286,7 +304,15 @@ class FindingColumn(Described):
     RULE = "rule", Spec("str", "rule", "the rule that found it; `spp list rules` describes each")
     SEVERITY = "severity", Spec("category", "severity", "how bad it is", tuple(Severity))
     NAME = "name", Spec("str", "module", "the leaf in which the trouble begins; empty where it is the whole network's")
-    DEPTH = "depth", Spec("Int64", "depth", "depth of that leaf; missing where there is none", missing=True)
+    DEPTH = (
+        "depth",
+        Spec("Int64", "depth", "depth of the leaf in which it begins; missing where there is none", missing=True),
+    )
+    SINCE = (
+        "since",
+        Spec("str", "since", "where it begins: the leaf, or the first of several layers that it goes through"),
+    )
+    UNTIL = "until", Spec("str", "until", "where it ends, of what goes through several layers; else empty")
     STEP = (
         "step",
         Spec("Int64", "step", "where it came about in training, the sampled step at which it began", missing=True),
@@ -295,7 +321,7 @@ class FindingColumn(Described):
     STATISTIC = "statistic", Spec("str", "statistic", "what `value` measures", missing=True)
     VALUE = "value", number("value", "the number that was found")
     EXPECTED = "expected", Spec("str", "expected", "what the rule would have taken", missing=True)
-    MESSAGE = "message", Spec("str", "message", "the finding in a sentence or two")
+    MESSAGE = "message", Spec("str", "message", "the finding in a sentence of at most 30 words")
     REMEDY = "remedy", Spec("str", "remedy", "what to try, options of the command line between backticks")
     EVIDENCE = "evidence", Spec("str", "evidence", "the layers concerned and their numbers")
 

@@ -106,9 +106,9 @@ def _axis(step: int, panels: list[Points]) -> dict[str, Any]:
 
 
 def marks(findings: pd.DataFrame) -> list[dict[str, str]]:
-    """Return what the plot needs of the findings that name a layer."""
-    named = findings[findings[FindingColumn.NAME] != ""]
-    pairs = zip(named[FindingColumn.NAME], named[FindingColumn.SEVERITY], strict=True)
+    """Return what the plot needs of the findings that begin at a layer."""
+    named = findings[findings[FindingColumn.SINCE] != ""]
+    pairs = zip(named[FindingColumn.SINCE], named[FindingColumn.SEVERITY], strict=True)
     return [{"name": str(name), "severity": str(severity)} for name, severity in pairs]
 
 

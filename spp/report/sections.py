@@ -124,7 +124,9 @@ def _finding(row: Mapping[Any, Any]) -> str:
     # a run may hold findings of a rule that is not registered here
     described = RULES[rule].description if rule in RULES else None
     name = tag("code", text(rule), class_="rule", title=described)
-    where = layer(row[FindingColumn.NAME]) if row[FindingColumn.NAME] else "whole network"
+    where = layer(row[FindingColumn.SINCE]) if row[FindingColumn.SINCE] else "whole network"
+    if row[FindingColumn.UNTIL]:
+        where += f" to {layer(row[FindingColumn.UNTIL])}"
     message = str(row[FindingColumn.MESSAGE])
     lead, *rest = _SENTENCE.split(message, maxsplit=1)
     parts = [

@@ -144,8 +144,8 @@ class Watch(Run):
 
     def _table(self, name: str) -> pd.DataFrame:
         """Tables grow: what was measured since the last look is in them."""
-        if name in ("frame", "blocks"):
-            return self._keeper.tables()[name == "blocks"]
+        if name in ("frame", "blocks", "steps"):
+            return self._keeper.table(name)
         if name in ("modules", "unmeasured"):
             table: pd.DataFrame = getattr(self._keeper, name)
             return table

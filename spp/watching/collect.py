@@ -24,15 +24,9 @@ from spp.capture.stage import Held, Window, handler_of, set_handler
 from spp.capture.unmeasured import Unmeasured
 from spp.errors import SppError, SppWarning
 from spp.frame.accumulate import Accumulator
-from spp.frame.build import build_unmeasured, module_columns, table_of
-from spp.frame.runs import NEXT_STEP, RunWriter
-from spp.frame.schema import (
-    MODULE_COLUMNS,
-    WATCH_BLOCK_COLUMNS,
-    WATCH_COLUMNS,
-    Column,
-    ModuleColumn,
-)
+from spp.frame.build import build_steps, build_unmeasured, module_columns, table_of
+from spp.frame.runs import NEXT_STEP, WATCH_TABLES, RunWriter
+from spp.frame.schema import MODULE_COLUMNS, Column, ModuleColumn
 from spp.frame.steps import History, Sampled, joined, sampled
 from spp.vocabulary import Signal
 from spp.watching.distributed import Ranks
@@ -66,6 +60,9 @@ class Keeper:
         self._busy = self._told = False
         self._written: dict[str, pd.DataFrame] = {}
         self.history = History()
+        self._steps: list[tuple[int, float, bool]] = []
+        self._facts: dict[str, Any] = {}
+        self._run: dict[str, Any] = {}
         self._module_columns: dict[ModuleColumn, object] = module_columns([], {}, {})
         self._stale = True
         self._functions: dict[str, Entry] = {}
@@ -98,6 +95,10 @@ class Keeper:
 
     def _add(self, finished: Finished) -> None:
         self._compare(finished)
+        if finished.measured and not finished.evaluation:
+            self._steps.append((finished.step, finished.loss, finished.training))
+        self._facts |= finished.facts
+        self._run.update(finished.facts)
         known = len(self._functions)
         self._functions |= {one.name: one for one in finished.functions}
         self._stale |= len(self._functions) > known
@@ -122,7 +123,7 @@ class Keeper:
 
     def open(self, run: dict[str, Any], start: int | None) -> Begun:
         """Begin, as if what earlier sessions wrote had been kept here."""
-        self._flushed = time.monotonic()
+        self._flushed, self._run = time.monotonic(), run
         if self._writer is None:
             return Begun(start or 0)
         self._step = first = self._writer.open(run, start)
@@ -168,13 +169,15 @@ class Keeper:
 
     def _flush(self, writer: RunWriter, next_step: int) -> None:
         frame, blocks = self.history.tables()
-        kept = self.history.take()
+        kept, steps = self.history.take(), self._steps
+        self._steps = []
         tables = {"modules": self.modules, "unmeasured": self.unmeasured}
         new = {name: table for name, table in tables.items() if self._written.get(name) is not table}
         try:
-            writer.append(frame, blocks, next_step=next_step, **new)
+            writer.append(frame, blocks, next_step=next_step, steps=steps, facts=self._facts, **new)
         except BaseException:
             self.history.put_back(kept)
+            self._steps = steps
             raise
         self._written = tables
         self._flushed, self._waiting = time.monotonic(), 0
@@ -221,14 +224,13 @@ class Keeper:
 
     # -- the tables -------------------------------------------------------------------------------------------------------
 
-    def tables(self) -> tuple[pd.DataFrame, pd.DataFrame]:
-        """The frame and the blocks of everything, read back where they have been written."""
+    def table(self, name: str) -> pd.DataFrame:
+        """The frame, the blocks or the steps of everything, read back where they have been written."""
         with self._whole():
-            new, new_blocks = self.history.tables()
+            new = build_steps(self._steps) if name == "steps" else self.history.tables()[name == "blocks"]
         if self._writer is None or not self._writer.opened:
-            return new, new_blocks
-        frame, blocks = self._writer.read()
-        return joined([frame, new], WATCH_COLUMNS), joined([blocks, new_blocks], WATCH_BLOCK_COLUMNS)
+            return new
+        return joined([self._writer.read()[name], new], WATCH_TABLES[name])
 
     @property
     def modules(self) -> pd.DataFrame:

@@ -107,6 +107,7 @@ def _absorb(finished: list[Finished], packed: dict[str, Any]) -> None:
     if mine is None:
         mine = Finished(packed["step"], {}, evaluation=packed["evaluation"])
         finished.append(mine)
+    mine.loss += packed["loss"]
     sharded: set[tuple[str, str]] = set()
     for mode, (rows, merges) in packed["measured"].items():
         unpacked = _unpacked(rows)
@@ -123,7 +124,10 @@ def _absorb(finished: list[Finished], packed: dict[str, Any]) -> None:
 def _packed(one: Finished) -> dict[str, Any]:
     """Without modules, and with all tables of channels as one array."""
     measured = {mode: (_rows(rows.all_rows), rows.merges) for mode, rows in one.measured.items()}
-    return {"step": one.step, "evaluation": one.evaluation, "measured": measured, "updates": one.updates}
+    return {
+        **{name: getattr(one, name) for name in ("step", "evaluation", "updates", "loss", "training")},
+        "measured": measured,
+    }
 
 
 def _rows(rows: list[Row]) -> tuple[list[tuple[Any, ...]], Any]:

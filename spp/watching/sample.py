@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import threading
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
@@ -10,10 +11,11 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from spp import _torch
 from spp.capture.interception import Arguments, Keywords, Original, Part, SampledStep
 from spp.capture.parameters import ParameterReader, Readings, UpdateSums, parameters_of
 from spp.capture.recorder import MODES, Pass, Policy, Recorder
-from spp.capture.sites import ChannelAxis, Entry, Selection, roster
+from spp.capture.sites import ChannelAxis, Entry, Selection, is_reducible, roster
 from spp.capture.stage import Depth, Held, Stage, Window
 from spp.capture.state import patient_collector
 from spp.capture.unmeasured import unmeasured
@@ -53,6 +55,9 @@ class Finished:
         entries: The modules as they were.
         functions: The functions that were called.
         evaluation: Whether it was no step but an evaluation.
+        loss: What its backward passes ran from; of several ranks this one's share of their mean. NaN where unknown.
+        training: Whether the root was in train mode.
+        facts: What became known of the run.
     """
 
     step: int
@@ -61,6 +66,9 @@ class Finished:
     entries: list[Entry] = field(default_factory=list)
     functions: list[Entry] = field(default_factory=list)
     evaluation: bool = False
+    loss: float = math.nan
+    training: bool = True
+    facts: dict[str, Any] = field(default_factory=dict)
 
 
 class Sample:
@@ -90,6 +98,8 @@ class Sample:
         self._values: Readings = {}
         self._gradients: Readings = {}
         self._scale = 1.0
+        self._losses: list[Tensor | None] = []
+        self._training = True
         self.gathered = self.begun = False
         self.trained_in_eval: bool | None = None
 
@@ -121,7 +131,7 @@ class Sample:
     def forward(self, call: Original, module: nn.Module, args: Arguments, kwargs: Keywords, part: bool = False) -> Any:
         """Run one forward of the root, or of a ``part`` of it."""
         recorder, training = self.prepare(), self._settings.root.training
-        self.begun, self._held.thread = True, threading.get_ident()
+        self.begun, self._training, self._held.thread = True, training, threading.get_ident()
         with patient_collector():
             output = recorder.forward(
                 call, module, args, kwargs, training=module.training if part else training, part=part
@@ -174,12 +184,29 @@ class Sample:
             mode = next((m for m in MODES if m in measured), MODES[0])
             measured.setdefault(mode, Accumulator()).add(own)
         recorder = self.prepare()
-        return Finished(self.step, measured, updates, recorder.entries, recorder.called_functions)
+        loss = self._loss()
+        return Finished(
+            self.step,
+            measured,
+            updates,
+            recorder.entries,
+            recorder.called_functions,
+            loss=loss,
+            training=self._training,
+        )
+
+    def _loss(self) -> float:
+        """What backward ran from, read now that the host waits for the step's numbers anyway."""
+        known = [float(loss) for loss in self._losses if loss is not None]
+        if not known or len(known) < len(self._losses):
+            return math.nan
+        return sum(known) / (self._scale * self._settings.ranks)
 
     def _backward(self, roots: list[Tensor], run: Callable[[], Any]) -> Any:
         if self._recorder is None:
             return run()
         with Held(), patient_collector():
+            self._losses += map(_value, roots)
             result = self._recorder.backward(roots, run)
             if self.failed is None:
                 self._scale = self._held.scale
@@ -193,6 +220,7 @@ class Sample:
             with Held():
                 self._recorder.finish()
                 self._scale, self._parameters = 1.0, None
+                self._losses.clear()
 
     def _read_parameters(self, passes: list[Pass]) -> ParameterReader:
         """Read every parameter but those whose place in the frame a computed weight of one of the passes has."""
@@ -207,6 +235,17 @@ class Sample:
         parameters.look()
         self._values = parameters.values()
         return parameters
+
+
+def _value(root: Tensor) -> Tensor | None:
+    """A loss as it is now, on its device: the loop may write into it later. None where it is no number."""
+    try:
+        with _torch.unseen_functions(), torch.no_grad():
+            known = isinstance(root, Tensor) and root.numel() == 1 and not is_reducible(root)
+            return root.detach().clone() if known else None
+    # whatever a subclass does when it is asked, the training goes on
+    except Exception:
+        return None
 
 
 def _is_leaf(parameter: Tensor) -> bool:

@@ -54,9 +54,24 @@ def test_a_saved_run_is_enough(trace, tmp_path):
 def test_errors_come_first_and_causes_before_what_follows():
     one = Finding(severity=Severity.NOTE, name="a", message="", rule="first")
     two = Finding(severity=Severity.ERROR, name="b", message="", depth=7, rule="second", tags=("cause",))
-    three = Finding(severity=Severity.ERROR, name="c", message="", depth=1, rule="third", follows=("cause",))
+    three = Finding(severity=Severity.ERROR, name="c", message="", depth=8, rule="third", follows=("cause",))
     four = Finding(severity=Severity.ERROR, name="d", message="", depth=1, rule="fourth")
     assert arrange([one, two, three, four]) == [two, four, one]
+
+
+@pytest.mark.parametrize(("depth", "told"), [(3, ["early", "cause"]), (7, ["cause"]), (9, ["cause"])])
+def test_a_cause_hides_only_what_begins_at_it_or_behind_it(depth, told):
+    cause = Finding(severity=Severity.ERROR, name="b", message="", depth=7, rule="cause", tags=("layer",))
+    early = Finding(severity=Severity.ERROR, name="", message="", depth=depth, rule="early", follows=("layer",))
+    assert {f.rule for f in arrange([cause, early])} == set(told)
+
+
+def test_what_begins_earlier_hides_what_an_earlier_rule_found_behind_it():
+    dead = Finding(
+        severity=Severity.ERROR, name="head", message="", depth=9, rule="dead", tags=("x",), follows=("fall",)
+    )
+    fall = Finding(severity=Severity.ERROR, name="", message="", depth=1, rule="fall", tags=("fall",), follows=("x",))
+    assert [f.rule for f in arrange([dead, fall])] == ["fall"]
 
 
 def test_of_two_rules_about_one_leaf_the_cause_stays_unless_the_other_is_worse():

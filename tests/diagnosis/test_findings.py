@@ -32,7 +32,8 @@ def trace():
 def test_findings_print_as_sentences_and_as_html(trace):
     text, html = str(trace.findings), trace.findings._repr_html_()
     (first, *_) = trace.findings
-    assert text.startswith("error: vanishing: The signal dies: ")
+    assert text.startswith(f"error: vanishing from {first.since} to {first.until}: The signal dies: mean square ")
+    assert (first.name, first.depth) == ("", 1) and "-> " in first.message and " per layer over 1" in first.message
     assert f"    Try: {first.remedy}" in text.splitlines()
     assert "<code>vanishing</code>" in html
     assert (str(Findings()), Findings()._repr_html_()) == ("Nothing to report.", "<p>Nothing to report.</p>")

@@ -46,6 +46,8 @@ def both(folder, request):
     with spp.watch(model, optimizer, every=1) as watch:
         worker.train(model, optimizer, dtype, slice(None), accumulate)
     tables = [pd.read_parquet(folder / f"{request.param}.{name}.parquet") for name in ("frame", "blocks")]
+    loss = spp.load(folder / f"{request.param}.run").steps["loss"], watch.steps["loss"]
+    np.testing.assert_allclose(*loss, rtol=TOLERANCE[str(dtype).removeprefix("torch.")])
     return tables, (watch.frame, watch.blocks), str(dtype).removeprefix("torch.")
 
 

@@ -11,8 +11,8 @@ import numpy as np
 from spp.diagnosis.attenuation import Leg, attenuation, backward, distinct, forward, judge
 from spp.diagnosis.findings import (
     Finding,
+    arrow,
     count,
-    factor,
     further,
     number,
     percent,
@@ -20,12 +20,12 @@ from spp.diagnosis.findings import (
     powered,
     quoted,
     some,
+    times,
 )
 from spp.diagnosis.registry import rule
 from spp.diagnosis.remedies import Remedy, advice, init_for, norm_for, remedy
 from spp.diagnosis.view import Key, Kind, Step, View, measured, ratio, records
 from spp.frame.precision import lost_shares
-from spp.frame.schema import Column
 from spp.stats.extra import FORMATS
 from spp.vocabulary import Severity, Signal
 
@@ -49,11 +49,8 @@ BACKWARD = STEEP | {
     "error": (8.3, "decades at any rate: (pi/(pi-1))^50, where Yang et al. 2019 found networks untrainable"),
 }
 BEARABLE = "fewer than 6 e-folds (2.6 decades) in all, or slower than a factor 1.8 per layer"
-# Smallest and largest positive number of each format.
-RANGES = {"float16": (2.0**-24, 65504.0), "bfloat16": (2.0**-133, 3.39e38), "float32": (2.0**-149, 3.4e38)}
+# Largest number of each format.
 LARGEST = {"float16": 65504.0, "bfloat16": 3.3895e38, "fp8-e4m3": 448.0, "fp8-e5m2": 57344.0}
-# Places that are named as the steepest.
-MOST = 4
 # Models that have a normalizer-free twin.
 WITH_NF_TWIN = ("resnet50", "resnetv2_50")
 
@@ -75,10 +72,9 @@ def vanishing(view: View, at: Any) -> Iterator[Finding]:
     """
     leg, alike = forward(view).down, distinct(view).down
     if alike is not None and (leg is None or alike.decades < leg.decades - 1):
-        what = "The samples come to look alike: the channel variance (ACV, the mean stays)"
-        yield from _course(view, alike, at, what)
+        yield from _course(view, alike, at, "Samples come to look alike (their mean stays): ACV")
     else:
-        yield from _course(view, leg, at, "The signal dies: the mean square", shares=True)
+        yield from _course(view, leg, at, "The signal dies: mean square")
 
 
 @rule(
@@ -93,7 +89,7 @@ def exploding(view: View, at: Any) -> Iterator[Finding]:
 
     The highest rise of the mean square along the network.
     """
-    yield from _course(view, forward(view).up, at, "The signal explodes: the mean square", shares=True)
+    yield from _course(view, forward(view).up, at, "The signal explodes: mean square")
 
 
 @rule(
@@ -108,7 +104,7 @@ def vanishing_gradient(view: View, at: Any) -> Iterator[Finding]:
 
     The deepest fall of the gradient's squared norm, from the readout to the input.
     """
-    yield from _course(view, backward(view).down, at, "Gradients die on their way back: the squared norm", back=True)
+    yield from _course(view, backward(view).down, at, "Gradients die on their way back: squared norm", back=True)
 
 
 @rule(
@@ -123,92 +119,55 @@ def exploding_gradient(view: View, at: Any) -> Iterator[Finding]:
 
     The highest rise of the gradient's squared norm, from the readout to the input.
     """
-    yield from _course(view, backward(view).up, at, "Gradients explode on their way back: the squared norm", back=True)
+    yield from _course(view, backward(view).up, at, "Gradients explode on their way back: squared norm", back=True)
 
 
-def _course(
-    view: View, leg: Leg | None, at: Any, what: str, *, shares: bool = False, back: bool = False
-) -> Iterator[Finding]:
-    """The finding about a course of the signal, where it is bad; ``shares`` tells which kinds of steps take how much."""
+def _course(view: View, leg: Leg | None, at: Any, what: str, *, back: bool = False) -> Iterator[Finding]:
+    """The finding about a course of the signal, where it is bad."""
     severity = judge(leg, at)
     if leg is None or severity is None:
         return
-    where = None if leg.share >= 0.5 else _begins(view, leg)
-    signal = Signal.GRADIENT if back else Signal.ACTIVATION
-    start, *_, end = told = [f"{quoted(name)} ({number(value)})" for name, value in leg.values.items()]
+    first = next(iter(view.inside(leg.begins.name)), None)
+    where = measured(
+        None if leg.share >= 0.5 else first,
+        Signal.GRADIENT if back else Signal.ACTIVATION,
+        "decades per layer",
+        leg.decades / leg.layers,
+        BEARABLE,
+    )
+    each = times(leg.decades / leg.layers)
+    told = [f"{quoted(name)} ({number(value)})" for name, value in zip(leg.places, leg.values, strict=True)]
+    account = [", ".join(told[:: max(1, len(told) // 8)])]
+    account += [] if back else [*_shares(view, leg), *_together(view, leg)]
     yield Finding(
         severity=severity,
-        **measured(where, signal, "decades per layer", leg.decades / leg.layers, BEARABLE),
-        message=f"{what} {'falls' if leg.decades < 0 else 'grows'} {factor(leg.decades)} from {start} to {end}, "
-        f"{powered(leg.rate)}-fold per layer over {count(leg.layers, 'layer')}."
-        + _steepest(leg)
-        + (_shares(view, leg) if shares else "")
-        + ("" if back else _too(view, leg))
-        + _left(leg),
+        **where | {"depth": int(view.activations[leg.begins].depth)},
+        since=leg.begins.name,
+        until=leg.places[-1],
+        message=f"{what} {arrow(leg.values[0], leg.values[-1])} ({each} per layer over {count(leg.layers, 'layer')}).",
         remedies=_backward_remedies(view, leg) if back else _remedies(view, leg),
-        evidence=", ".join(told[:: max(1, len(told) // 8)]),
+        evidence="; ".join(account),
     )
 
 
-def _shares(view: View, leg: Leg) -> str:
-    """Which kinds of steps take and give how much, and what the weights are set to."""
+def _shares(view: View, leg: Leg) -> Iterator[str]:
+    """Which kinds of steps take and give how much, and what the weights are set to beside what the activations take."""
     shares = attenuation(view, leg) if leg.decades < 0 else attenuation(view, leg)[::-1]
     parts = [f"{s.kind} ({s.steps}) {s.decades:+.1f}" for s in shares if abs(s.decades) >= 0.1]
-    return f" Attenuation by kind of layer, in decades: {', '.join(parts)}.{_gains(view)}" if parts else ""
-
-
-def _too(view: View, leg: Leg) -> str:
-    """Whether the gradients go the same way, which is then no finding of its own."""
-    other = backward(view).down if leg.decades < 0 else backward(view).up
-    if other is None or judge(other, view.limits["vanishing_gradient"]) is None:
-        return ""
-    verb = "fall" if leg.decades < 0 else "grow"
-    return f" Gradients {verb} with it on their way back, {factor(other.decades)} in squared norm."
-
-
-def _gains(view: View) -> str:
-    """What the weights are set to, beside what the activations take."""
+    if parts:
+        yield f"decades by kind of layer: {', '.join(parts)}"
     known = {kind: view.weight_gains(kind) for kind in (Kind.WEIGHTED, Kind.DEPTHWISE)}
     words = [f"{number(float(np.median(gains)))} in the median {kind}" for kind, gains in known.items() if gains]
     taken = _activation_gains(view)
-    if not words or not taken:
-        return ""
-    usual = float(np.median(taken))
-    return (
-        f" Weights are set to a gain (fan_in x mean square) of {', '.join(words)}; activations "
-        f"{'take' if usual < 0 else 'give'} {factor(usual)} each."
-    )
+    if words and taken:
+        yield f"weights' gain (fan_in x mean square) {', '.join(words)}; each activation {times(float(np.median(taken)))}"
 
 
-def _steepest(leg: Leg) -> str:
-    """The places where most of it happens, where they stand out."""
-    steps = np.diff(np.log10(leg.values.to_numpy())) * np.sign(leg.decades)
-    # An even course has no steepest place.
-    order = [int(i) for i in np.argsort(-steps)[:MOST] if steps[i] > 1.5 * abs(leg.decades) / len(steps)]
-    if not order or len(steps) <= MOST:
-        return ""
-    return " Most of it at " + ", ".join(f"{quoted(leg.places[i + 1])} ({factor(steps[i])})" for i in order) + "."
-
-
-def _begins(view: View, leg: Leg) -> Step | None:
-    """The first leaf on the way, in the direction of travel."""
-    first = leg.places[1]
-    return next((step for step in view.steps if f"{step.name}.".startswith(f"{first}.")), None)
-
-
-def _left(leg: Leg) -> str:
-    """How many more layers at this rate each number format lasts."""
-    row = leg.rows.iloc[-1]
-    # Second moments are followed; the rms goes half as fast. The rms runs out below first, the largest value above.
-    rms, rate = float(row[Column.RMS]), leg.rate / 2
-    layers = {}
-    for name, (low, high) in RANGES.items():
-        room = np.log10(rms / low) if leg.decades < 0 else np.log10(high / max(float(row[Column.ABS_MAX]), rms))
-        layers[name] = max(0, int(room / rate))
-    first = f"lasts {count(layers['float16'], 'more layer')}" if layers["float16"] else "has run out"
-    same = layers["bfloat16"] == layers["float32"]
-    rest = "bfloat16 and" if same else f"bfloat16 {layers['bfloat16']},"
-    return f" At this rate float16 {first}, {rest} float32 {layers['float32']}."
+def _together(view: View, leg: Leg) -> Iterator[str]:
+    """Whether the gradients go the same way, which is then no finding of its own."""
+    other = backward(view).down if leg.decades < 0 else backward(view).up
+    if other is not None and judge(other, view.limits["vanishing_gradient"]) is not None:
+        yield f"gradients go with it on their way back, {times(other.decades)} in squared norm"
 
 
 def _activation_gains(view: View) -> list[float]:
@@ -285,8 +244,8 @@ def gradient_imbalance(view: View, at: Any) -> Iterator[Finding]:
     yield Finding(
         severity=Severity.WARNING,
         **measured(layers[name], Signal.WEIGHT_GRADIENT, "gradient rms / weight rms", value, near),
-        message=f"Relative to its weight, the gradient of {name} is {powered(abs(off[name]))} times "
-        f"{'larger' if off[name] > 0 else 'smaller'} than in the median layer: no one learning rate serves both.",
+        message=f"Relative to its weight, the gradient of {name} ({layers[name].row.type}) is {times(off[name])} the median "
+        f"of {count(len(known), 'layer')}: no one learning rate serves all.",
         remedies=(advice("An optimizer that scales each layer (Adam, LARS)."), remedy("init", init_for(view))),
         evidence=some([f"{one} ({powered(known[one])})" for one in off]),
     )
@@ -338,8 +297,8 @@ def _overflow(at: Any, name: str, signal: Signal, rows: list[Any], asked: bool) 
     yield Finding(
         severity=Severity.ERROR if beyond else Severity.WARNING,
         **measured(worst, signal, "abs_max", worst.abs_max, f"below {number(LARGEST[name] / at.headroom)}"),
-        message=f"{name} {'overflows' if beyond else 'is nearly full'} in {count(len(over), signal)}: {worst.name} reaches "
-        f"{number(worst.abs_max)}, {name} ends at {number(LARGEST[name])}.",
+        message=f"{name} {'overflows' if beyond else 'is nearly full'}: the {signal} at {worst.name} ({worst.type}) reaches "
+        f"{number(worst.abs_max)}, the format ends at {number(LARGEST[name])}{further(len(over) - 1)}.",
         remedy="Use bfloat16, or keep these layers in float32.",
         evidence=some([f"{row.name} ({number(row.abs_max)})" for row in over]),
     )
@@ -353,8 +312,8 @@ def _flush(view: View, at: Any, name: str, signal: Signal, rows: list[Any]) -> I
     yield Finding(
         severity=Severity.WARNING,
         **measured(worst, signal, "flushed", share, f"below {at.flushed:g}"),
-        message=f"{name} would flush {percent(share)} or more of the {signal} at {worst.name} to zero (rms "
-        f"{number(worst.rms)}){further(len(flushed) - 1, before=', and more than half in ')}.",
+        message=f"{name} would flush {percent(share)} or more of the {signal} at {worst.name} ({worst.type}, rms "
+        f"{number(worst.rms)}) to zero{further(len(flushed) - 1)}.",
         remedy="Scale the loss by a power of two (torch.amp.GradScaler), or use bfloat16."
         if signal is Signal.GRADIENT
         else "Use bfloat16, or cure what makes the signal so small.",
