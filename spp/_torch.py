@@ -83,6 +83,29 @@ copy_all: Callable[[list[Tensor], list[Tensor]], None] = _private("torch", "_for
 """Copy many tensors in one call, as torch's optimizers do."""
 
 
+saved_tensor: Any = _private("torch._C._autograd", "SavedTensor", None)
+"""What autograd keeps a tensor in; without its ``unpack_hook`` nobody knows whether having it back runs hooks of the user's."""
+
+
+def saved(node: Any, name: str) -> Tensor | None:
+    """A tensor that autograd has saved at a node of its graph; None where it is gone, or where having it would run hooks."""
+    try:
+        kept = getattr(node, f"_raw_saved_{name}", None)
+        # a checkpoint's hook would run its forward again
+        plain = isinstance(kept, saved_tensor or ()) and getattr(kept, "unpack_hook", kept) is None
+        found = getattr(node, f"_saved_{name}") if plain else None
+    # freed by a backward pass, or written to since
+    except RuntimeError:
+        return None
+    return found if isinstance(found, Tensor) else None
+
+
+def shape_at(node: Any, number: int) -> torch.Size | None:
+    """The shape of an output of a node of autograd's graph."""
+    known = getattr(node, "_input_metadata", ())
+    return torch.Size(known[number].shape) if number < len(known) else None
+
+
 def local_shape_and_offset(tensor: Any) -> tuple[tuple[int, ...], tuple[int, ...]]:
     """The shape of what lies here of a ``DTensor``, and where it begins in the whole.
 

@@ -11,8 +11,11 @@ standard-normal cotangent on every floating output, which is what mean-field the
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Mapping
+import math
+import re
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import reduce
 from typing import Any
 
 import torch
@@ -21,7 +24,7 @@ from torch.nn.utils.rnn import PackedSequence
 from torch.utils.data import DataLoader
 
 from spp import _torch
-from spp._pytree import describe, tensors_in
+from spp._pytree import describe, dtype_name, tensors_in
 from spp.errors import InputError
 
 LossFunction = Callable[[Any, Any], Tensor]
@@ -178,12 +181,331 @@ def _handle(tensor: Tensor, device: torch.device | None) -> Tensor:
     return tensor.detach() if plain and not wanted else tensor
 
 
+MOST_NODES = 256
+"""Nodes looked at between output and loss; a criterion has a dozen."""
+_MOVES = frozenset(
+    str.split(
+        "view unsafe_view reshape_alias squeeze unsqueeze transpose permute t expand clone alias to_copy slice select index"
+        " masked_fill _ddpsink"
+    )
+)
+"""Operations that hand values on, or some of them."""
+_ELEMENTWISE = frozenset(
+    str.split(
+        "softmax log_softmax sigmoid log_sigmoid tanh relu elu gelu silu softplus leaky_relu hardtanh hardsigmoid hardswish"
+        " threshold clamp clamp_min log exp add sub"
+    )
+)
+"""Operations that say something of the values that a criterion is given."""
+_LAYERS = frozenset(str.split("addmm mm bmm baddbmm convolution embedding native_layer_norm native_batch_norm"))
+_CRITERIA = frozenset(
+    str.split(
+        "mse_loss smooth_l1_loss huber_loss binary_cross_entropy binary_cross_entropy_with_logits soft_margin_loss"
+        " multi_margin_loss multilabel_margin_loss"
+    )
+)
+_SUM = 2
+"""How torch writes ``reduction="sum"``."""
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Term:
+    """One criterion of a loss.
+
+    Attributes:
+        criterion: Its name, or that of an operation that is no known criterion.
+        factor: What the loss has it times, taken as the mean over its elements; NaN where that is not known.
+        elements: How many elements it compares.
+        takes: The operations that its input comes from, the nearest first, up to one that is not element-wise.
+        units: Length of the shortest axis that a softmax of these runs over.
+        target: What it compares with, where autograd keeps that.
+        ignored: The class index that is passed over.
+    """
+
+    criterion: str
+    factor: float
+    elements: int = 0
+    takes: tuple[str, ...] = ()
+    units: int | None = None
+    target: Tensor | None = None
+    ignored: int | None = None
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class LossGraph:
+    """The autograd graph between the outputs of a model and a loss.
+
+    Attributes:
+        operations: Their names, from the outputs to the loss, without those that move values.
+        terms: The criteria that it is made of.
+        further: Whether something is added that does not come from the outputs, as a penalty.
+    """
+
+    operations: list[str]
+    terms: list[Term]
+    further: bool
+
+
+def loss_graph(root: Tensor, is_output: Callable[[Any], bool], *, scaled: bool = False) -> LossGraph | None:
+    """Describe the graph of a loss before its backward pass; None where it does not hang on the outputs, or is too large.
+
+    Args:
+        root: The loss.
+        is_output: Whether a node of the graph is that of an output.
+        scaled: Whether its last operation is a gradient scaler's, which is passed over.
+    """
+    first: Any = root.grad_fn
+    if scaled and first is not None:
+        first = first.next_functions[0][0]
+    if first is None:
+        return None
+    # the graph of a model that gives out its loss begins at its last layer
+    ends = _is_layer if is_output(first) else is_output
+    between = _between(first, ends)
+    if not between:
+        return None
+    inside = set(between)
+    terms, further = [], False
+    queue: list[tuple[Any, float]] = [(first, 1.0)]
+    for node, factor in queue:
+        parents = [p for p, _ in node.next_functions if p is not None]
+        reaching = [p for p in parents if p in inside or ends(p)]
+        factors = _handed_on(node, factor) if node in inside else None
+        if factors is None or not reaching:
+            terms.append(_term(node, factor))
+            continue
+        further |= len(reaching) < len(parents)
+        known = [f for (p, _), f in zip(node.next_functions, factors, strict=False) if p in reaching]
+        queue += zip(reaching, known, strict=True)
+    names = [name for name in map(operation, between) if name not in _MOVES]
+    return LossGraph(names, terms, further)
+
+
+def operation(node: Any) -> str:
+    """The name of what a node of autograd's graph stands for, as ``log_softmax``."""
+    name = re.sub(r"Backward\d*$", "", node.name().rpartition("::")[2])
+    return re.sub(r"(?<=[a-z0-9])(?=[A-Z])", "_", name).lower().replace("nll_loss2_d", "nll_loss")
+
+
+def _between(first: Any, ends: Callable[[Any], bool]) -> list[Any]:
+    """The nodes on the way from ``first`` to the ends, those at the ends first; none where there are too many."""
+    order: list[Any] = []
+    seen: set[Any] = set()
+    stack = [(first, False)]
+    while stack:
+        node, done = stack.pop()
+        if done:
+            order.append(node)
+        elif node not in seen:
+            seen.add(node)
+            stack.append((node, True))
+            if not ends(node):
+                stack += [(parent, False) for parent, _ in node.next_functions if parent is not None]
+        if len(seen) > MOST_NODES:
+            return []
+    reaching = {node for node in order if ends(node)}
+    # whatever a node was made of stands before it
+    for node in order:
+        if not reaching.isdisjoint(parent for parent, _ in node.next_functions):
+            reaching.add(node)
+    return [node for node in order if node in reaching and not ends(node)]
+
+
+def _handed_on(node: Any, factor: float) -> list[float] | None:
+    """What a loss has each input of a node times, given what it has its output times; None where it is not linear in them."""
+    name = operation(node)
+    if name in _MOVES or name == "mean":
+        return [factor]
+    if name == "neg":
+        return [-factor]
+    if name == "sqrt":
+        return [math.nan]
+    if name == "sum":
+        source, number = node.next_functions[0]
+        return [factor * _size(source, number) / _size(node)]
+    if name in ("add", "sub"):
+        alpha = getattr(node, "_saved_alpha", 1)
+        return [factor, factor * alpha * (1 if name == "add" else -1)]
+    if name in ("mul", "div") and sum(parent is not None for parent, _ in node.next_functions) == 1:
+        other = _other(node)
+        if isinstance(other, Tensor) and other.dim() and _is_log_softmax(node.next_functions[0][0]):
+            return None
+        # to read a number from another device would wait for it
+        known = not isinstance(other, Tensor) or (other.numel() == 1 and other.device.type == "cpu")
+        number = float(other) if known and other is not None else math.nan
+        return [factor * number if name == "mul" else factor / number if number else math.nan] * 2
+    return None
+
+
+def _other(node: Any) -> Any:
+    """The second factor of a product, or the divisor: a number, or a tensor."""
+    is_tensor = hasattr(node, "_raw_saved_other")
+    return _torch.saved(node, "other") if is_tensor else getattr(node, "_saved_other", None)
+
+
+def _parent(node: Any) -> Any:
+    """The first input of a node that hangs on the graph."""
+    return next((parent for parent, _ in node.next_functions if parent is not None), None)
+
+
+def _is_log_softmax(node: Any) -> bool:
+    return node is not None and operation(_behind_moves(node)) == "log_softmax"
+
+
+def _is_layer(node: Any) -> bool:
+    return operation(node) in _LAYERS
+
+
+def _behind_moves(node: Any) -> Any:
+    while operation(node) in _MOVES and (parent := _parent(node)) is not None:
+        node = parent
+    return node
+
+
+def _size(node: Any, number: int = 0) -> float:
+    shape = _torch.shape_at(node, number)
+    return math.nan if shape is None else shape.numel()
+
+
+def _term(node: Any, factor: float) -> Term:
+    """The criterion that a node is."""
+    name, inputs = operation(node), [parent for parent, _ in node.next_functions]
+    source = _parent(node)
+    reduction = getattr(node, "_saved_reduction", None)
+    target, ignored, elements = None, None, _size(node)
+    if name in _CRITERIA:
+        # the two may be given the other way round
+        target, elements = _torch.saved(node, "target" if inputs[0] is not None else "self"), _size(source)
+    elif name == "pow" and getattr(node, "_saved_exponent", None) == 2 and _is_difference(source):
+        name, source = "mse_loss", _parent(_behind_moves(source))
+    elif name == "abs" and _is_difference(source):
+        name, source = "l1_loss", _parent(_behind_moves(source))
+    chain = _sources(node if name == "log_softmax" else source)
+    axes = [_axis_length(one) for one in chain if operation(one) in ("softmax", "log_softmax")]
+    units = min(axes, default=None)
+    if name == "nll_loss":
+        target, ignored = _torch.saved(node, "target"), getattr(node, "_saved_ignore_index", None)
+        # torch shows a negative index as unsigned
+        ignored = ignored - 2**64 if ignored is not None and ignored >= 2**63 else ignored
+        elements = math.nan if target is None else target.numel()
+    if name == "mul" and _is_log_softmax(source):
+        # classes are added up, and their mean is the loss over their number
+        name, target, factor = "cross_entropy", _other(node), -factor / (units or math.nan)
+        chain, elements = chain[1:], elements / (units or math.nan)
+    elif name in ("nll_loss", "log_softmax") and chain and operation(chain[0]) == "log_softmax":
+        factor = -factor if name == "log_softmax" else factor
+        name, chain = "cross_entropy", chain[1:]
+    factor *= elements if reduction == _SUM else 1
+    count = int(elements) if math.isfinite(elements) else 0
+    return Term(name, factor, count, tuple(map(operation, chain)), units, target, ignored)
+
+
+def _is_difference(node: Any) -> bool:
+    return node is not None and operation(_behind_moves(node)) == "sub"
+
+
+def _sources(node: Any) -> list[Any]:
+    """What a criterion's input comes from: element-wise operations, the nearest first, and the one before them."""
+    found: list[Any] = []
+    while node is not None and len(found) < 8:
+        name, parents = operation(node), [parent for parent, _ in node.next_functions if parent is not None]
+        found += [node] if name not in _MOVES else []
+        if name not in _MOVES | _ELEMENTWISE or len(parents) != 1:
+            break
+        node = parents[0]
+    return found
+
+
+def _axis_length(node: Any) -> int:
+    shape, axis = _torch.shape_at(node, 0) or (0,), int(getattr(node, "_saved_dim", -1))
+    return int(shape[axis - 2**64 if axis >= 2**63 else axis])
+
+
+def loss_facts(graphs: Sequence[LossGraph | None], target: Any = None) -> dict[str, Any]:
+    """What the graphs of a step's losses tell of a run.
+
+    Args:
+        graphs: One for each backward pass.
+        target: What the loss was given to compare with, where autograd keeps it nowhere.
+
+    Returns:
+        ``loss_graph``: names of operations between output and loss. ``loss_terms``: for each criterion its name, the ``factor``
+        that the loss has its mean times (None where unknown), how many ``elements`` it compares, the operations that it
+        ``takes`` values from and the ``units`` of a softmax among these. ``loss_further``: whether there is more in the loss.
+        ``target``: ``dtype``, ``distinct`` values (of the first 65,536), ``mean``, ``var``, ``min`` and ``max`` of finite
+        ones, how many are ``nonfinite``, and ``classes``. Empty where a graph is not known.
+    """
+    known = [graph for graph in graphs if graph is not None]
+    if not known or len(known) < len(graphs):
+        return {}
+    terms: dict[tuple[Any, ...], dict[str, Any]] = {}
+    targets = []
+    for term in (term for graph in known for term in graph.terms):
+        key = term.criterion, term.takes, term.units, term.factor < 0
+        one = terms.setdefault(
+            key,
+            dict(
+                zip(("criterion", "takes", "units"), (term.criterion, [*term.takes], term.units), strict=True),
+                factor=0.0,
+                elements=0,
+            ),
+        )
+        one["factor"] += term.factor
+        one["elements"] += term.elements
+        if term.target is not None:
+            targets.append(_target_facts(term.target, term))
+    if not targets and isinstance(target, Tensor):
+        targets.append(_target_facts(target, known[0].terms[0]))
+    told = [one | {"factor": one["factor"] if math.isfinite(one["factor"]) else None} for one in terms.values()]
+    facts: dict[str, Any] = {"loss_graph": known[0].operations, "loss_terms": told}
+    facts["loss_further"] = any(graph.further for graph in known)
+    return facts | ({"target": reduce(_both, targets)} if targets else {})
+
+
+def _target_facts(target: Tensor, term: Term) -> dict[str, Any]:
+    """Facts of what a criterion compares with; modes and subclasses of the user's see nothing of it."""
+    with _torch.unseen_functions(), _torch.without_modes(), torch.no_grad():
+        facts: dict[str, Any] = {"dtype": dtype_name(target.dtype)}
+        if term.criterion == "cross_entropy":
+            facts["classes"] = term.units
+        if target.layout is not torch.strided or target.is_complex():
+            return facts
+        values = target.detach().reshape(-1)
+        values = values if term.ignored is None else values[values != term.ignored]
+        # MPS has no float64
+        numbers = values.to(torch.float32 if values.device.type == "mps" else torch.float64)
+        finite = numbers[numbers.isfinite()]
+        facts |= {"numel": values.numel(), "nonfinite": numbers.numel() - finite.numel()}
+        if finite.numel():
+            distinct = torch.unique(finite[:65_536]).numel()
+            known = {"mean": finite.mean(), "var": finite.var(correction=0), "min": finite.min(), "max": finite.max()}
+            facts |= {"distinct": distinct, **{name: float(value) for name, value in known.items()}}
+        return facts
+
+
+def _both(one: dict[str, Any], other: dict[str, Any]) -> dict[str, Any]:
+    """Facts of two targets as of one."""
+    if "mean" not in one or "mean" not in other:
+        return one if "mean" in one else other
+    (n, m), low, high = (one["numel"], other["numel"]), min(one["min"], other["min"]), max(one["max"], other["max"])
+    mean = (n * one["mean"] + m * other["mean"]) / (n + m)
+    square = sum(k * (f["var"] + (f["mean"] - mean) ** 2) for k, f in ((n, one), (m, other)))
+    distinct = max(one["distinct"], other["distinct"], 1 + (low < high))
+    both = {"distinct": distinct, "mean": mean, "var": square / (n + m), "min": low, "max": high}
+    return one | both | {name: one[name] + other[name] for name in ("numel", "nonfinite")}
+
+
 class Objective:
     """Where the backward pass starts; one for all batches of a trace.
 
     Args:
         loss: The user's ``(output, target) -> scalar``, or None for the conventions of this module.
         seed: Seed of the private generator that draws the probe's cotangents.
+
+    Attributes:
+        kind: Which loss it is.
+        value: That of the last batch; None for a probe.
+        facts: What the graph of the first batch's loss tells, see :func:`loss_facts`.
     """
 
     def __init__(self, loss: LossFunction | None, seed: int) -> None:
@@ -191,6 +513,7 @@ class Objective:
         self._generator = torch.Generator().manual_seed(seed)
         self.kind = ""
         self.value: float | None = None
+        self.facts: dict[str, Any] = {}
 
     def __call__(self, output: Any, target: Any) -> tuple[list[Tensor], list[Tensor | None]]:
         """The tensors to run backward from and their cotangents; none where nothing requires a gradient."""
@@ -214,6 +537,9 @@ class Objective:
                 remedy="Reduce it, for example with .mean()",
             )
         self.value = float(loss.detach())
+        if not self.facts and loss.requires_grad:
+            nodes = {tensor.grad_fn for _, tensor in tensors_in(output)}
+            self.facts = loss_facts([loss_graph(loss, nodes.__contains__)], target)
         return ([loss], [None]) if loss.requires_grad else ([], [])
 
     def _probe(self, output: Any) -> tuple[list[Tensor], list[Tensor | None]]:

@@ -151,6 +151,7 @@ def trace(
                 **describe_model(model, parameters),
                 **seen.facts(),
                 "loss": objective.kind or None,
+                **objective.facts,
                 "loss_scale": loss_scale,
                 "kernels": backends.path_of(parameters[0].device if parameters else torch.device("cpu")),
                 "signals": [str(s) for s in ALL if s in wanted],

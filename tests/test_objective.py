@@ -185,3 +185,114 @@ def test_a_graph_is_a_batch_and_several_are_several(kind):
     assert spp.trace(OnGraph(), [graph(kind) for _ in range(3)]).info["batches"] == 3
     assert spp.trace(OnGraph(), (graph(kind) for _ in range(2))).info["batches"] == 2
     assert spp.trace(OnGraph(), [graph(Movable), graph(Movable)]).info["batches"] == 2
+
+
+def loss_info(output_layer, loss, target, **options):
+    """What a trace says of the graph of a loss, behind a network of four inputs."""
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Linear(4, 6), nn.ReLU(), nn.Linear(6, 3), *output_layer)
+    return spp.trace(model, (torch.randn(8, 4), target), loss=loss, **options).info
+
+
+CLASSES, FLOATS = torch.arange(8) % 3, torch.linspace(-2, 2, 24).reshape(8, 3)
+GRAPHS = {
+    "cross-entropy": ([], None, CLASSES, ["log_softmax", "nll_loss"], "cross_entropy", 1.0, ["addmm"]),
+    "smoothed": (
+        [],
+        nn.CrossEntropyLoss(label_smoothing=0.1),
+        CLASSES,
+        ["log_softmax", "sum", "neg", "sum", "div", "mul", "nll_loss", "mul", "add"],
+        "cross_entropy",
+        1.0,
+        ["addmm"],
+    ),
+    "of probabilities": (
+        [nn.Softmax(1)],
+        nn.CrossEntropyLoss(),
+        FLOATS.softmax(1),
+        ["log_softmax", "mul", "sum", "neg", "div"],
+        "cross_entropy",
+        1.0,
+        ["softmax", "addmm"],
+    ),
+    "summed": (
+        [],
+        nn.CrossEntropyLoss(reduction="sum"),
+        CLASSES,
+        ["log_softmax", "nll_loss"],
+        "cross_entropy",
+        8.0,
+        ["addmm"],
+    ),
+    "in the loss": (
+        [],
+        lambda output, target: -nn.functional.cross_entropy(output.softmax(1), target) / 4,
+        CLASSES,
+        ["softmax", "log_softmax", "nll_loss", "neg", "div"],
+        "cross_entropy",
+        -0.25,
+        ["softmax", "addmm"],
+    ),
+    "by hand": (
+        [nn.Tanh()],
+        lambda output, target: (target - output).square().sum(1).mean(),
+        FLOATS,
+        ["sub", "pow", "sum", "mean"],
+        "mse_loss",
+        3.0,
+        ["tanh", "addmm"],
+    ),
+    "the other way round": (
+        [nn.Sigmoid()],
+        lambda output, target: nn.functional.mse_loss(target, output).sqrt(),
+        FLOATS,
+        ["mse_loss", "sqrt"],
+        "mse_loss",
+        None,
+        ["sigmoid", "addmm"],
+    ),
+}
+
+
+@pytest.mark.parametrize("name", GRAPHS)
+def test_the_graph_between_output_and_loss(name):
+    layers, loss, target, operations, criterion, factor, takes = GRAPHS[name]
+    info = loss_info(layers, loss, target)
+    assert info["loss_graph"] == operations and not info["loss_further"]
+    (term,) = info["loss_terms"]
+    assert (term["criterion"], term["takes"]) == (criterion, takes)
+    assert term["factor"] == (factor if factor is None else pytest.approx(factor, rel=1e-6))
+    wanted = {
+        "distinct": len(target.unique()),
+        "min": float(target.min()),
+        "mean": pytest.approx(float(target.double().mean()), abs=1e-9),
+    }
+    assert {key: info["target"][key] for key in wanted} == wanted
+    assert info["target"].get("classes") == (3 if criterion == "cross_entropy" else None)
+
+
+def test_the_graph_of_a_loss_with_a_penalty_of_several_terms_and_of_none():
+    weight = torch.zeros(3, requires_grad=True)
+    further = loss_info(
+        [], lambda output, target: nn.functional.mse_loss(output, target) + weight.square().sum(), FLOATS
+    )
+    assert further["loss_further"] and [term["criterion"] for term in further["loss_terms"]] == ["mse_loss"]
+    several = loss_info([], lambda o, t: nn.functional.mse_loss(o, t) + nn.functional.l1_loss(o, t) * 0.5, FLOATS)
+    assert {t["criterion"]: t["factor"] for t in several["loss_terms"]} == {"mse_loss": 1.0, "l1_loss": 0.5}
+    probe = spp.trace(nn.Linear(4, 2), torch.randn(8, 4)).info
+    assert "loss_graph" not in probe and "target" not in probe
+
+
+def test_what_a_checkpoint_would_compute_again_is_not_asked_for():
+    from torch.utils.checkpoint import checkpoint
+
+    calls = []
+
+    def counted(output, target):
+        calls.append(len(calls))
+        return nn.functional.cross_entropy(output, target)
+
+    info = loss_info([], lambda *given: checkpoint(counted, *given, use_reentrant=False), CLASSES)
+    # once forward, once for the backward; and the target is known from the batch
+    assert len(calls) == 2 and info["target"]["distinct"] == 3
+    assert info["loss_graph"] == ["log_softmax", "nll_loss"]

@@ -19,6 +19,7 @@ NAMES = {
     "torch._C._swap_tensor_impl": "swap",
     "torch._C._autograd._unsafe_set_version_counter": "set_versions",
     "torch._foreach_copy_": "copy_all",
+    "torch._C._autograd.SavedTensor": "saved_tensor",
 }
 
 WITHOUT = """

@@ -159,6 +159,7 @@ class Recorder:
         self._depth = depth or Depth()
         self._stack: list[Call] = []
         self._again: list[Entry] = []
+        self._mark, self._given = object(), list[dict[Any, Any]]()
         self._holds = self._open = False
         self._renew()
         self._begin()
@@ -358,11 +359,19 @@ class Recorder:
         return output
 
     def _notice(self, one: Pass, output: Any) -> None:
-        """Note when a backward reaches what a forward gave out, whichever signals are wanted."""
+        """Note where in the graph it is what a forward gave out, and when a backward reaches it, whichever signals are wanted."""
         followed = partial(setattr, one, "followed", True)
         for _, item in walk(output):
             if isinstance(item, Tensor) and item.requires_grad and not is_reducible(item):
                 self._gradients.notice(item, followed)
+                node: Any = item.grad_fn
+                if node is not None:
+                    node.metadata[self._mark] = True
+                    self._given.append(node.metadata)
+
+    def gave(self, node: Any) -> bool:
+        """Whether a node of autograd's graph made what a forward of this step gave out."""
+        return self._mark in node.metadata
 
     def _end_parts_safely(self) -> None:
         if self.failed is None:
@@ -437,6 +446,9 @@ class Recorder:
     def let_go(self) -> None:
         """Take every hook away, and the hold on the call boundary."""
         self._gradients.remove()
+        for metadata in self._given:
+            metadata.pop(self._mark, None)
+        self._given.clear()
         self.release()
 
     def release(self) -> None:

@@ -72,7 +72,7 @@ class Loop:
         self._sampled = self._evaluated_at = -1
         self._thread = threading.current_thread()
         self._inside = self._paused = self._forced = self._evaluation_due = self._attached = False
-        self._seen = self._failed = self._owes = False
+        self._seen = self._failed = self._owes = self._described = False
         self._handles: list[Any] = []
         self._before: list[Any] = []
 
@@ -343,9 +343,8 @@ class Loop:
                 return
             with Held():
                 self._sampled = self.step
-                self._sample = Sample(
-                    self._settings, self.step, self._optimizers, self._part_called, self._called_module
-                )
+                of = self._optimizers, self._part_called, self._called_module
+                self._sample = Sample(self._settings, self.step, *of, describes=not self._described)
                 self._sample.open()
                 hook = untraced(self._before_step)
                 self._before = [optimizer.register_step_pre_hook(hook) for optimizer in self._optimizers]
@@ -355,6 +354,7 @@ class Loop:
         if sample.trained_in_eval is not None:
             self._trains_in_eval = sample.trained_in_eval
         self._evaluation_due = self._evaluation_due and MODES[1] not in finished.measured
+        self._described |= bool(finished.facts)
         self._drop()
         self._hand_on(finished)
 

@@ -20,6 +20,7 @@ from spp.capture.stage import Depth, Held, Stage, Window
 from spp.capture.state import patient_collector
 from spp.capture.unmeasured import unmeasured
 from spp.frame.accumulate import Accumulator
+from spp.objective import LossGraph, loss_facts, loss_graph
 from spp.stats import backends
 from spp.vocabulary import Signal
 
@@ -80,6 +81,7 @@ class Sample:
         optimizers: Whose step it is, the last one's; none where a step is a forward.
         part: Given a module that is called from outside of all observed forwards, what makes the call.
         called: The root, or what wraps it.
+        describes: Whether the graph of its losses is wanted.
 
     Attributes:
         gathered: Whether everything was taken that leads up to the optimizer's step.
@@ -88,8 +90,15 @@ class Sample:
     """
 
     def __init__(
-        self, settings: Settings, step: int, optimizers: Sequence[torch.optim.Optimizer], part: Part, called: nn.Module
+        self,
+        settings: Settings,
+        step: int,
+        optimizers: Sequence[torch.optim.Optimizer],
+        part: Part,
+        called: nn.Module,
+        describes: bool = True,
     ) -> None:
+        self._describes = describes
         self.step, self._settings, self._optimizers = step, settings, optimizers
         self._recorder: Recorder | None = None
         self._held = SampledStep(self._backward, self._skipped, part, called)
@@ -99,6 +108,7 @@ class Sample:
         self._gradients: Readings = {}
         self._scale = 1.0
         self._losses: list[Tensor | None] = []
+        self._graphs: list[LossGraph | None] = []
         self._training = True
         self.gathered = self.begun = False
         self.trained_in_eval: bool | None = None
@@ -193,6 +203,7 @@ class Sample:
             recorder.called_functions,
             loss=loss,
             training=self._training,
+            facts=loss_facts(self._graphs),
         )
 
     def _loss(self) -> float:
@@ -202,11 +213,22 @@ class Sample:
             return math.nan
         return sum(known) / (self._scale * self._settings.ranks)
 
+    def _note_losses(self, roots: list[Tensor]) -> None:
+        """Keep what a backward is about to run from: its value, and how it was made of the outputs."""
+        self._losses += map(_value, roots)
+        if self._describes:
+            gave, scaled = self.prepare().gave, self._held.scaler is not None
+            try:
+                self._graphs += [loss_graph(root, gave, scaled=scaled) for root in roots]
+            # the training goes on without these facts
+            except Exception:
+                self._graphs.append(None)
+
     def _backward(self, roots: list[Tensor], run: Callable[[], Any]) -> Any:
         if self._recorder is None:
             return run()
         with Held(), patient_collector():
-            self._losses += map(_value, roots)
+            self._note_losses(roots)
             result = self._recorder.backward(roots, run)
             if self.failed is None:
                 self._scale = self._held.scale
@@ -221,6 +243,7 @@ class Sample:
                 self._recorder.finish()
                 self._scale, self._parameters = 1.0, None
                 self._losses.clear()
+                self._graphs.clear()
 
     def _read_parameters(self, passes: list[Pass]) -> ParameterReader:
         """Read every parameter but those whose place in the frame a computed weight of one of the passes has."""

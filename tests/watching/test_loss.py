@@ -74,6 +74,35 @@ def test_a_watch_keeps_what_backward_ran_from(how):
     assert watch.steps["loss"].tolist() == pytest.approx(losses[::2], rel=1e-6)
 
 
+def test_a_watch_knows_the_graph_of_its_loss_and_what_is_seen_of_the_target(tmp_path):
+    model, folder = network(), tmp_path / "run"
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+    scaler = torch.amp.GradScaler("cpu", init_scale=1024.0)
+    with spp.watch(model, optimizer, every=2, path=folder, flush=0) as watch:
+        train(model, optimizer, given := batches(3), scaler=scaler, parts=2)
+        # written with the rows, and not only at the end
+        assert spp.load(folder).info["loss_graph"] == ["log_softmax", "nll_loss", "div"]
+    (term,) = watch.info["loss_terms"]
+    assert (term["criterion"], term["factor"], term["elements"]) == ("cross_entropy", pytest.approx(1.0), 8)
+    target = given[0][1].double()
+    assert watch.info["target"] == {
+        **{"dtype": "int64", "classes": 3, "numel": 8, "nonfinite": 0, "distinct": len(target.unique())},
+        **{"mean": pytest.approx(target.mean().item()), "var": pytest.approx(target.var(correction=0).item())},
+        **{"min": target.min().item(), "max": target.max().item()},
+    }
+    assert spp.load(folder).info["target"] == watch.info["target"]
+
+
+def test_a_target_that_nobody_keeps_is_not_told():
+    model = network()
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+    with spp.watch(model, optimizer, every=1) as watch:
+        output = model(batches(1)[0][0])
+        (output - 1).square().mean().backward()
+        optimizer.step()
+    assert watch.info["loss_graph"] == ["sub", "pow", "mean"] and "target" not in watch.info
+
+
 def test_a_loss_that_is_no_number_is_missing_and_the_training_goes_on():
     model = network()
     optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
