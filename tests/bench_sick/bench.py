@@ -8,7 +8,6 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
-from torch import nn
 
 import spp
 from spp.diagnosis import Finding, Severity, find
@@ -30,7 +29,7 @@ class Verdict:
     @property
     def right(self) -> bool:
         """Whether the first finding names the disease and the leaf."""
-        return self.first is not None and (self.first.rule, self.first.name) == (self.patient.rule, self.patient.name)
+        return self.first is not None and self.patient.answers(self.first)
 
     @property
     def row(self) -> str:
@@ -47,7 +46,7 @@ def where(name: str) -> str:
     return f"at `{name}`" if name else "everywhere"
 
 
-def examine(make: Callable[[], tuple[nn.Module, Any]], **options: Any) -> list[Finding]:
+def examine(make: Callable[[], tuple[Any, ...]], **options: Any) -> list[Finding]:
     """The findings about a network made with seed 0, on one thread: networks this small run no faster on two."""
     torch.manual_seed(0)
     torch.set_num_threads(1)
@@ -55,8 +54,8 @@ def examine(make: Callable[[], tuple[nn.Module, Any]], **options: Any) -> list[F
         warnings.simplefilter(
             "ignore"
         )  # not ours: torchvision's about options of its own, torch's about a backward of nothing
-        model, batch = make()
-        return find(spp.trace(model, batch, **options))
+        model, batch, *loss = make()
+        return find(spp.trace(model, batch, **dict(zip(("loss",), loss, strict=False)) | options))
 
 
 def judge(patient: Patient) -> Verdict:

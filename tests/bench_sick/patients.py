@@ -4,12 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from fnmatch import fnmatchcase
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 import spp
+from spp.diagnosis import Finding
 from spp.nn import initialize_
 from tests.bench_sick import parts
 from tests.bench_sick.parts import convolutional, encoder, images, inserted, plain, separable, vectors
@@ -21,17 +23,25 @@ class Patient:
 
     Attributes:
         disease: What was done to it.
-        make: Gives the network and its batch.
+        make: Gives the network, its batch and, where it is not the usual one, its loss.
         rule: The rule that should find it.
-        name: The leaf that was made ill; "" where it is the whole network.
+        name: The leaf that was made ill, or a glob of leaves; "" where it is the whole network.
         options: Further arguments of ``spp.trace``.
+        family: Of networks; left out here, where most are plain chains.
+        quick: Whether it runs in the tests.
     """
 
     disease: str
-    make: Callable[[], tuple[nn.Module, Any]]
+    make: Callable[[], tuple[Any, ...]]
     rule: str
     name: str
     options: Mapping[str, Any] = field(default_factory=dict)
+    family: str = "plain"
+    quick: bool = True
+
+    def answers(self, finding: Finding) -> bool:
+        """Whether a finding names the disease and the leaf."""
+        return finding.rule == self.rule and fnmatchcase(finding.name, self.name)
 
 
 PATIENTS: list[Patient] = []

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 
+from benchmarks.sick import FAMILIES
 from spp.diagnosis import RULES, Severity
 from tests.bench_sick.bench import examine, health, judge
 from tests.bench_sick.healthy import HEALTHY
@@ -22,6 +23,12 @@ pytestmark = pytest.mark.slow
 @pytest.fixture(scope="module")
 def verdicts():
     return [judge(patient) for patient in PATIENTS]
+
+
+@pytest.fixture(scope="module")
+def others():
+    """Of the other families those that are quick."""
+    return [judge(patient) for patient in FAMILIES if patient.quick]
 
 
 @pytest.fixture(scope="module")
@@ -59,6 +66,12 @@ def test_there_are_enough_of_both():
 def test_nine_in_ten_sick_networks_are_told_right(verdicts):
     wrong = [verdict.row for verdict in verdicts if not verdict.right]
     assert len(wrong) <= len(verdicts) / 10, "\n".join(wrong)
+
+
+def test_most_of_other_families_are_told_right(others):
+    assert len({verdict.patient.family for verdict in others}) >= 15
+    wrong = [verdict.row for verdict in others if not verdict.right]
+    assert len(wrong) <= len(others) / 5, "\n".join(wrong)
 
 
 def test_no_healthy_network_gets_an_error_and_few_a_warning(examined):
