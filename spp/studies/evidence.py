@@ -423,6 +423,12 @@ def provided(premise: Verdict, verdict: Verdict) -> Verdict:
 # --- learning rates --------------------------------------------------------------------------------------------------
 
 
+def by_rate(runs: pd.DataFrame) -> pd.Series[float]:
+    """Mean validation accuracy by rising learning rate; the first of the best is the rate of an arm."""
+    # a rate at which every run ended early has NaN, which idxmax would skip or stumble over: it counts as 0
+    return runs.groupby("lr")["validation"].mean().fillna(0.0)
+
+
 def tuned(outcomes: pd.DataFrame, by: Sequence[str], choosing: int = 1) -> pd.DataFrame:
     """The runs that are judged, each at its arm's best learning rate.
 
@@ -441,9 +447,8 @@ def tuned(outcomes: pd.DataFrame, by: Sequence[str], choosing: int = 1) -> pd.Da
     kept = []
     for _, arm in outcomes.groupby(list(by), sort=False):
         chooses = arm["seed"].isin(arm["seed"].unique()[:choosing])
-        # a rate at which every run ended early has NaN, which idxmax would skip or stumble over: it counts as 0;
-        # groupby sorts by rising rate, and idxmax takes the first of equals
-        means = arm[chooses].groupby("lr")["validation"].mean().fillna(0.0)
+        means = by_rate(arm[chooses])
+        # idxmax takes the first of equals
         best = means.idxmax()
         judged = arm if chooses.all() else arm[~chooses]
         kept.append(judged[judged["lr"] == best].assign(edge=best in (means.index[0], means.index[-1])))

@@ -125,11 +125,11 @@ def outcome(tables: Tables, target: float | None = None) -> pd.DataFrame:
 
     Args:
         tables: Of ``trained``.
-        target: Accuracy on the validation images whose first epoch is looked for.
+        target: Accuracy on the validation images, and the epochs until it is reached are looked for.
 
     Returns:
         ``validation`` and ``validation_loss``, of the last weights; ``accuracy``, ``loss`` and ``finished``, on the test
-        images; with a target, ``epochs``, how many it took, infinite where it was not reached.
+        images; with a target, ``epochs``, how many it took, linearly between two of them, infinite where it was not reached.
     """
     history = tables["history"]
     last = history.iloc[-1]
@@ -139,8 +139,10 @@ def outcome(tables: Tables, target: float | None = None) -> pd.DataFrame:
         **{str(name): value for name, value in tables["test"].iloc[0].items()},
     }
     if target is not None:
-        reached = history.loc[history[History.VALIDATION_ACCURACY] >= target, History.EPOCH]
-        row["epochs"] = math.inf if reached.empty else float(reached.iloc[0]) + 1
+        # from none at the beginning on
+        scores = [0.0, *history[History.VALIDATION_ACCURACY]]
+        at = next((epoch for epoch, score in enumerate(scores) if score >= target), None)
+        row["epochs"] = math.inf if at is None else at - (scores[at] - target) / (scores[at] - scores[at - 1])
     return pd.DataFrame([row])
 
 

@@ -411,7 +411,8 @@ def test_outcome_is_the_last_epoch_the_test_and_the_epochs_to_a_target() -> None
         "loss": 0.9,
         "finished": True,
     }
-    assert [outcome(tables, target)["epochs"].item() for target in (0.3, 0.8, 0.81)] == [1.0, 2.0, math.inf]
+    epochs = [outcome(tables, target)["epochs"].item() for target in (0.15, 0.3, 0.4, 0.8, 0.81)]
+    assert epochs == pytest.approx([0.5, 1.0, 1.2, 2.0, math.inf])
 
 
 def outcomes(validation: dict[tuple[str, float], list[float]]) -> pd.DataFrame:

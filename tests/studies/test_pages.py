@@ -21,11 +21,11 @@ def test_a_page_has_the_claims_of_the_code(name: str) -> None:
     facts = json.loads((DOCS / "studies" / f"{name}.json").read_text())
     for judged in facts["claims"]:
         assert judged["outcome"] in list(Outcome) and judged["found"].replace("|", "\\|") in page
-    assert facts["cells"] == len(list(study.cells(Setup(**facts["setup"])))), "run the study again"
     current = facts.get("criteria") == study.criteria
     assert current is (name not in STALE), "run the study again, and take its name out of STALE"
     if not current:
         return
+    assert facts["cells"] == len(list(study.cells(Setup(**facts["setup"])))), "run the study again"
     told = [(claim["claim"], claim["text"], claim["criterion"]) for claim in facts["claims"]]
     assert told == [(claim.name, claim.text, claim.criterion) for claim in study.claims]
     assert f"Criteria sha256: {study.criteria}." in page

@@ -1,44 +1,56 @@
-"""The networks of ``neuronwise``, and what is measured of them whatever the data.
+"""The networks of ``neuronwise``, what is measured of them whatever the data, and the task without a batch.
 
 They are fully connected or convolutional, with a norm or with neuron-wise gradients. Measured is whether the forward pass is
-the ordinary one, which way a step goes, and how long it takes.
+the ordinary one, which way a step goes, and how long it takes. The task is cart-pole, learned from one state at a time.
 """
 
 from __future__ import annotations
 
 import copy
+import math
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
+import numpy as np
+import numpy.typing as npt
 import pandas as pd
 import torch
 import torch.nn.functional as F
-from torch import Generator, Tensor, nn
+from torch import Tensor, nn
 
 from spp.models import build
-from spp.nn import make_norm
+from spp.nn import NORMS, WEIGHT_NORMS, StandardizedConv2d, StandardizedLinear, make_activation, make_norm
 from spp.nn.init import initialize_
 from spp.nn.neuronwise import NeuronwiseLayer, neuronwise_
+from spp.studies.trials import drawn
 
 DEFAULT_EPS, DAMPED_EPS = 1e-5, 0.1
 """Added to the variance: the library's own value, and one that keeps steps along features of small variance small."""
 
-PLAIN, BATCH, LAYER, COORDS, DAMPED = "plain", "batch", "layer", "coords", "coords_damped"
-NORMS = {PLAIN: "none", BATCH: "batch", LAYER: "layer"}
-"""Arms with ordinary gradients: what stands between layer and nonlinearity."""
+PLAIN, BATCH, LAYER, GROUP, SCALED = "plain", "batch", "layer", "group", "scaled_ws"
+NORMS_BY_ARM = {PLAIN: "none", BATCH: "batch", LAYER: "layer", GROUP: "group", SCALED: "scaled_ws"}
+"""Arms with ordinary gradients: what stands between layer and nonlinearity, or what weights are standardized by."""
 
+COORDS, DAMPED, CENTRE, OUTER = "coords", "coords_damped", "coords_centre", "outer"
+WHOLE_DAMPED, WHOLE_CENTRE = "whole_damped", "whole_centre"
 MODES = {
     COORDS: ("coords", DEFAULT_EPS),
     DAMPED: ("coords", DAMPED_EPS),
-    "coords_centre": ("coords_centre", DEFAULT_EPS),
-    "outer": ("outer", DEFAULT_EPS),
+    CENTRE: ("coords_centre", DEFAULT_EPS),
+    OUTER: ("outer", DEFAULT_EPS),
     "outer_centre": ("outer_centre", DEFAULT_EPS),
+    WHOLE_DAMPED: ("coords", DAMPED_EPS),
+    WHOLE_CENTRE: ("coords_centre", DEFAULT_EPS),
 }
 """Arms with neuron-wise gradients: their mode and what is added to the variance."""
 
-ARMS = (*NORMS, *MODES)
+WHOLE = (WHOLE_DAMPED, WHOLE_CENTRE)
+"""The rivals: ``coords_damped`` and ``coords_centre`` with every sample in every neuron's region (P = 1)."""
+
+ARMS = (*NORMS_BY_ARM, *MODES)
 
 FFN, CNN = "ffn", "cnn"
 
@@ -64,7 +76,7 @@ class Sizes:
 
 def make(net: str, arm: str, sizes: Sizes, classes: int) -> nn.Module:
     """A network from torch's global random state, with He's weights and zero biases, and the norm or gradients of an arm."""
-    norm = NORMS.get(arm, "none")
+    norm = NORMS_BY_ARM.get(arm, "none")
     if net == FFN:
         size: dict[str, Any] = {
             "input_shape": sizes.shape,
@@ -78,54 +90,64 @@ def make(net: str, arm: str, sizes: Sizes, classes: int) -> nn.Module:
     return convert(model, arm) if arm in MODES else model
 
 
-def convert(model: nn.Module, arm: str) -> nn.Module:
-    """Give every layer but the classifier, which no nonlinearity follows, neuron-wise gradients."""
+def convert(model: nn.Module, arm: str, **options: Any) -> nn.Module:
+    """Give every layer but the classifier, which no nonlinearity follows, neuron-wise gradients.
+
+    ``options`` are those of ``neuronwise_`` beside the arm's mode.
+    """
     mode, eps = MODES[arm]
-    neuronwise_(model, mode=mode, eps=eps)
+    options = {"mode": mode, "eps": eps, **options}
+    neuronwise_(model, **options)
+    for layer in model.modules():
+        if arm in WHOLE and isinstance(layer, NeuronwiseLayer):
+            # an identity is the one nonlinearity on whose linear region all samples lie
+            layer.set_neuronwise(nn.Identity(), **options)
     return model
 
 
 def _convolutional(norm: str, sizes: Sizes, classes: int) -> nn.Sequential:
     """3x3 convolutions with norm and ReLU, halved by max pooling in between; a hidden layer; the classifier."""
+    rule = NORMS[norm].weights
+    conv: Callable[..., nn.Module] = nn.Conv2d if rule is None else partial(StandardizedConv2d, rule=rule)
+    linear: Callable[..., nn.Module] = nn.Linear if rule is None else partial(StandardizedLinear, rule=rule)
+    gain = "none" if rule is None else WEIGHT_NORMS[rule].activation_gain
     layers: list[nn.Module] = []
     inputs, side = sizes.shape[0], sizes.shape[1]
     for number, outputs in enumerate(sizes.channels):
         if number:
             layers.append(nn.MaxPool2d(2))
             side //= 2
-        layers += [nn.Conv2d(inputs, outputs, 3, padding=1), make_norm(norm, outputs), nn.ReLU()]
+        layers += [conv(inputs, outputs, 3, padding=1), make_norm(norm, outputs), make_activation("relu", gain)]
         inputs = outputs
-    features = inputs * side * side
-    layers += [nn.Flatten(), nn.Linear(features, sizes.hidden), make_norm(norm, sizes.hidden, dims=0), nn.ReLU()]
-    return nn.Sequential(*layers, nn.Linear(sizes.hidden, classes))
+    layers += [nn.Flatten(), linear(inputs * side * side, sizes.hidden), make_norm(norm, sizes.hidden, dims=0)]
+    return nn.Sequential(*layers, make_activation("relu", gain), nn.Linear(sizes.hidden, classes))
 
 
 class Changed(nn.Module):
-    """A fully connected network behind inputs of other units and origins, made to begin as the same function.
+    """A fully connected network behind inputs of another unit and origin, made to begin as the same function.
 
-    Each feature x becomes a x + d, with a from 1/3 to 3, evenly in its logarithm, and d from a normal distribution of standard
-    deviation 2; the first layer's weights and bias are changed so that its outputs are what they were.
+    Each feature x becomes a x + d; the first layer's weights and bias are changed so that its outputs are what they were.
 
     Args:
         model: A network of ``make("ffn", ...)``; its first layer is changed.
-        sizes: Of that network.
-        generator: What a and d are drawn from.
+        scale: a, that of a sample or what can be expanded to it.
+        shift: d, likewise.
     """
 
     scale: Tensor
     shift: Tensor
 
-    def __init__(self, model: nn.Module, sizes: Sizes, generator: Generator) -> None:
+    def __init__(self, model: nn.Module, scale: Tensor, shift: Tensor) -> None:
         super().__init__()
         self.inner = model
-        self.register_buffer("scale", 3 ** (2 * torch.rand(sizes.shape, generator=generator) - 1))
-        self.register_buffer("shift", 2 * torch.randn(sizes.shape, generator=generator))
+        self.register_buffer("scale", scale)
+        self.register_buffer("shift", shift)
         first = model.get_submodule("layer1.linear")
         assert isinstance(first, nn.Linear)
         with torch.no_grad():
             # W x + b = (W / a) (a x + d) + b - (W / a) d
-            first.weight.div_(self.scale.flatten())
-            first.bias.sub_(first.weight @ self.shift.flatten())
+            first.weight.div_(scale.flatten())
+            first.bias.sub_((first.weight * shift.flatten()).sum(1))
 
     def forward(self, x: Tensor) -> Tensor:
         """``(N, *shape)`` to ``(N, classes)``."""
@@ -225,3 +247,73 @@ def _timed_step(model: nn.Module, batch: tuple[Tensor, Tensor]) -> Callable[[], 
         return 1e3 * (clock() - started)
 
     return step
+
+
+# --- cart-pole, from one state at a time -------------------------------------------------------------------------------
+
+State = npt.NDArray[np.float64]
+"""Position and velocity of the cart, angle of the pole from upright and its rate: metres, radians, seconds."""
+
+GRAVITY, CART, POLE, HALF_LENGTH, FORCE, TICK = 9.8, 1.0, 0.1, 0.5, 10.0, 0.02
+"""Constants of Barto, Sutton & Anderson (1983), in SI units, but that nothing rubs: those of Gym's CartPole-v1."""
+
+FARTHEST, STEEPEST, LONGEST = 2.4, math.radians(12), 500
+"""Where an episode ends: position, angle, and steps of balancing."""
+
+DISCOUNT, TRACE, POLICY = 0.99, 0.9, 20.0
+"""Of the learner: discount, decay of its traces, and weight of the policy's gradient beside the value's."""
+
+
+def moved(state: State, force: float) -> State:
+    """The state a tick later, by Euler's method."""
+    _, speed, angle, spin = state
+    sine, cosine, mass = math.sin(angle), math.cos(angle), CART + POLE
+    push = (force + POLE * HALF_LENGTH * spin**2 * sine) / mass
+    turn = (GRAVITY * sine - cosine * push) / (HALF_LENGTH * (4 / 3 - POLE * cosine**2 / mass))
+    return state + TICK * np.array([speed, push - POLE * HALF_LENGTH * turn * cosine / mass, spin, turn])
+
+
+def learner(arm: str, seed: int, width: int) -> nn.Module:
+    """A network of one hidden layer, from 4 numbers to preferences for left and right and the value of the state.
+
+    The last layer begins at zero, so that the first policy is a fair coin. Statistics are running ones, since a batch of one
+    has no variance.
+    """
+    size: dict[str, Any] = {"input_shape": (4,), "num_classes": 3, "depth": 2, "width": width}
+    model = drawn(lambda: build("ffn", norm=NORMS_BY_ARM.get(arm, "none"), init="he", **size), seed)
+    nn.init.zeros_(model.get_parameter("head.fc.weight"))
+    return convert(model, arm, statistics="running", momentum=0.01, eps=0.01) if arm in MODES else model
+
+
+def balanced(model: nn.Module, lr: float, steps: int, seed: int) -> Iterator[int]:
+    """Let a network learn to balance the pole, and yield how many steps each episode took; the last one is cut short.
+
+    It learns after every step from that step alone: actor-critic with eligibility traces (Sutton & Barto 2018, section 13.5)
+    of value and policy in one network. With reward 1 - ``DISCOUNT`` a step, the value is from 0 to 1.
+    """
+    rng, weights = np.random.default_rng(seed), list(model.parameters())
+    traces = [torch.zeros_like(weight) for weight in weights]
+    state, length = rng.uniform(-0.05, 0.05, 4), 0
+    for _ in range(steps):
+        left, right, value = model(_batch_of_one(state))[0]
+        act = bool(rng.random() < torch.sigmoid(right - left).item())
+        state, length = moved(state, FORCE if act else -FORCE), length + 1
+        chosen = F.logsigmoid(right - left if act else left - right)
+        gradients = torch.autograd.grad(value + POLICY * chosen, weights)
+        fell = abs(state[0]) > FARTHEST or abs(state[2]) > STEEPEST
+        with torch.no_grad():
+            later = 0.0 if fell else model(_batch_of_one(state))[0, 2].item()
+            surprise = 1 - DISCOUNT + DISCOUNT * later - value.item()
+            for weight, trace, gradient in zip(weights, traces, gradients, strict=True):
+                trace.mul_(DISCOUNT * TRACE).add_(gradient)
+                weight.add_(trace, alpha=lr * surprise)
+        if fell or length == LONGEST:
+            yield length
+            state, length = rng.uniform(-0.05, 0.05, 4), 0
+            torch._foreach_zero_(traces)
+    if length:
+        yield length
+
+
+def _batch_of_one(state: State) -> Tensor:
+    return torch.from_numpy(state).float()[None]
