@@ -21,6 +21,7 @@ from spp.studies.neuronwise.claims import ADAM, CHOOSING, CLAIMS, NEAT, RAW, SGD
 from spp.studies.neuronwise.networks import (
     ARMS,
     BATCH,
+    CENTRE,
     CNN,
     COORDS,
     DAMPED,
@@ -393,6 +394,44 @@ def test_what_adam_leaves_is_compared_with_sgd(sgd: float, adam: float, outcome:
         for arm, epochs in ((PLAIN, plain), (DAMPED, 4.0))
     }
     assert JUDGES["N7"](results(epochs=found), Setup()).outcome is outcome
+
+
+@pytest.mark.parametrize(
+    ("whole", "own", "outcome"),
+    [
+        ((4.0, 4.1, 4.2), (2.0, 2.1, 2.0), Outcome.CONFIRMED),
+        # as fast as the region is refuted too: a tenth is asked for
+        ((4.0, 4.1, 4.2), (4.0, 4.1, 4.2), Outcome.REFUTED),
+        ((4.0, 4.1, 6.2), (2.0, 4.1, 4.0), Outcome.NOT_DECIDED),
+    ],
+)
+@pytest.mark.parametrize(("name", "rival", "arm"), [("N8", WHOLE_DAMPED, DAMPED), ("N8-centre", WHOLE_CENTRE, CENTRE)])
+def test_the_region_is_judged_against_the_whole_batch(
+    name: str, rival: str, arm: str, whole: tuple[float, ...], own: tuple[float, ...], outcome: Outcome
+) -> None:
+    found = {(net, SGD, one): values for net in (FFN, CNN) for one, values in ((rival, whole), (arm, own))}
+    assert JUDGES[name](results(epochs=found), Setup()).outcome is outcome
+
+
+@pytest.mark.parametrize(
+    ("coords", "outcome"),
+    [
+        ((90.0, 100, 110), Outcome.CONFIRMED),
+        ((20.0, 22, 19), Outcome.REFUTED),
+        ((20.0, 60, 90), Outcome.NOT_DECIDED),
+    ],
+)
+def test_balancing_is_judged_by_length(coords: tuple[float, ...], outcome: Outcome) -> None:
+    found = results(lengths={PLAIN: (40.0, 42, 41), COORDS: coords})
+    assert JUDGES["N9"](found, Setup()).outcome is outcome
+    assert JUDGES["N9"](results(), Setup()).outcome is Outcome.NOT_TESTABLE
+
+
+@pytest.mark.parametrize(("group", "outcome"), [(0.96, Outcome.CONFIRMED), (0.99, Outcome.REFUTED)])
+def test_the_other_norms_must_all_be_reached(group: float, outcome: Outcome) -> None:
+    levels = {DAMPED: 0.96, "layer": 0.95, "group": group, "scaled_ws": 0.955}
+    found = {(net, NEAT, arm): (v, v + 0.001, v - 0.001) for net in (FFN, CNN) for arm, v in levels.items()}
+    assert JUDGES["N6-others"](results(found), Setup()).outcome is outcome
 
 
 @pytest.mark.usefixtures("drawn_once")

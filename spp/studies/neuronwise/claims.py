@@ -23,11 +23,17 @@ from spp.studies.evidence import (
 )
 from spp.studies.neuronwise.networks import (
     BATCH,
+    CENTRE,
     CNN,
     COORDS,
     DAMPED,
     FFN,
+    GROUP,
+    LAYER,
     PLAIN,
+    SCALED,
+    WHOLE_CENTRE,
+    WHOLE_DAMPED,
 )
 from spp.studies.study import Results, Setup, Untestable, Verdict, claim
 
@@ -42,6 +48,9 @@ CHOOSING = 2
 
 MARGIN = 0.01
 """Accuracies that differ by less are the same."""
+
+MATTERS = 1.1
+"""A factor in epochs below which it does not matter which samples are normalized over."""
 
 
 def runs(results: Results, *, optimizer: str = SGD, inputs: str = NEAT) -> pd.DataFrame:
@@ -189,6 +198,15 @@ def accuracy(results: Results, setup: Setup, level: float) -> Verdict:
     return _reaches(results, BATCH)(level=level)
 
 
+@claim("N6-others", "this re-run's")
+def others(results: Results, setup: Setup, level: float) -> Verdict:
+    """It reaches the accuracy of LayerNorm, of GroupNorm and of scaled weight standardization, which need no batch either.
+
+    Criterion: as N6, of each of the three.
+    """
+    return every({arm: _reaches(results, arm) for arm in (LAYER, GROUP, SCALED)}, level=level)
+
+
 def _reaches(results: Results, arm: str) -> Callable[..., Verdict]:
     found = best(results).set_index(["net", "seed"])
     own, other = (found[found["arm"] == one]["accuracy"] for one in (DAMPED, arm))
@@ -212,6 +230,42 @@ def adam(results: Results, setup: Setup, level: float) -> Verdict:
     )
 
 
+RIVAL = "the proposal's premise; the rival is older (LeCun et al. 1998, Schraudolph 1998, Raiko et al. 2012)"
+
+
+@claim("N8", RIVAL)
+def region(results: Results, setup: Setup, level: float) -> Verdict:
+    """It is each neuron's own region that helps: with 1/s^2, mean and variance of the whole batch do less.
+
+    Criterion: as N5, `whole_damped` takes more than {MATTERS:g} times the epochs of `coords_damped`, in both networks.
+    """
+    return every(_faster(results, WHOLE_DAMPED, DAMPED, MATTERS), level=level)
+
+
+@claim("N8-centre", RIVAL)
+def region_centred(results: Results, setup: Setup, level: float) -> Verdict:
+    """It is each neuron's own region that helps: without 1/s^2, the plain mean of the batch does less.
+
+    Criterion: as N5, `whole_centre` takes more than {MATTERS:g} times the epochs of `coords_centre`, in both networks.
+    """
+    return every(_faster(results, WHOLE_CENTRE, CENTRE, MATTERS), level=level)
+
+
+@claim("N9", "this re-run's; reinforcement learning is asked for in the proposal")
+def balancing(results: Results, setup: Setup, level: float) -> Verdict:
+    """It helps where BatchNorm cannot go: on cart-pole, learned from one state at a time.
+
+    Criterion: the mean length of episodes with `coords` over that with ordinary gradients, by seed, geometric mean, each at
+    its best rate, is above 1.
+    """
+    if results["balance"].empty:
+        raise Untestable("Nothing was balanced.")
+    lengths = best_balancing(results).pivot(index="seed", columns="arm", values="length")
+    return greater(
+        f"Length of episodes, {COORDS} over {PLAIN}", factor(lengths[COORDS], lengths[PLAIN]), 1.0, level=level
+    )
+
+
 CLAIMS = (
     forward,
     descent,
@@ -220,5 +274,9 @@ CLAIMS = (
     speed,
     seconds,
     accuracy,
+    others,
     adam,
+    region,
+    region_centred,
+    balancing,
 )
