@@ -38,6 +38,7 @@ if TYPE_CHECKING:
     from spp.errors import SppWarning as SppWarning
     from spp.errors import TraceError as TraceError
     from spp.remedy_trials import calibrate as calibrate
+    from spp.remedy_trials import try_remedies as try_remedies
     from spp.run import Comparison as Comparison
     from spp.run import Run as Run
     from spp.run import Trace as Trace
@@ -56,7 +57,7 @@ _ROOMS = (
 _NAMES = {
     "spp.diagnosis": ("diagnose",),
     "spp.errors": ("InputError", "SppError", "SppWarning", "TraceError"),
-    "spp.remedy_trials": ("calibrate",),
+    "spp.remedy_trials": ("calibrate", "try_remedies"),
     "spp.run": ("Comparison", "Run", "Trace", "check", "compare", "load"),
     "spp.tracing": ("trace",),
     "spp.vocabulary": ("ALL", "Signal"),

@@ -2,16 +2,364 @@
 
 from __future__ import annotations
 
+import sys
+import time
+from collections.abc import Iterable, Iterator, Sequence
+from copy import deepcopy
 from dataclasses import dataclass, field
-from typing import Any
+from itertools import chain, combinations
+from typing import Any, ClassVar
 
+import numpy as np
 import pandas as pd
 import torch
 from torch import Tensor, nn
 
-from spp.diagnosis.remedies import calibrate_
-from spp.frame.schema import CALIBRATION_COLUMNS, CalibrationColumn, ComponentColumn, check
+from spp.diagnosis import Finding, Severity, View
+from spp.diagnosis.attenuation import backward, distinct, forward
+from spp.diagnosis.findings import percent, times
+from spp.diagnosis.registry import limits_of
+from spp.diagnosis.remedies import Case, Remedy, calibrate_, remedy
+from spp.errors import InputError, plain, said
+from spp.frame.schema import (
+    CALIBRATION_COLUMNS,
+    TRIAL_COLUMNS,
+    CalibrationColumn,
+    ComponentColumn,
+    ModuleColumn,
+    Spec,
+    TrialColumn,
+    check,
+)
+from spp.run import Run
 from spp.tracing import trace
+
+# -- trials -------------------------------------------------------------------------------------------------------------------
+
+SHOWN = (
+    *(TrialColumn.REMEDY, TrialColumn.GONE, TrialColumn.ERRORS, TrialColumn.WARNINGS, TrialColumn.LEFT),
+    *(TrialColumn.BROUGHT, TrialColumn.FORWARD, TrialColumn.BACKWARD, TrialColumn.FAILED),
+)
+"""Columns that are printed."""
+WORTH = 0.02
+"""By how many decades per layer a pair is to be nearer to criticality than one remedy: a factor of 1.05."""
+
+
+class Trials(pd.DataFrame):
+    """What became of each remedy that was tried, the best first: the columns of :data:`spp.frame.schema.TRIAL_COLUMNS`.
+
+    Attributes:
+        winner: The remedies of the first row, in the order in which they are applied; none where nothing could be tried.
+        unfinished: How many trials an interrupt left out.
+    """
+
+    # pandas keeps, copies and pickles the attributes that are named here.
+    _metadata: ClassVar[list[str]] = ["winner", "unfinished"]
+    winner: tuple[Remedy, ...]
+    unfinished: int
+
+    def __init__(self, tried: Sequence[_Trial] = (), unfinished: int = 0) -> None:
+        order = sorted(tried, key=_Trial.badness)
+        # The stubs of pandas know of __new__ alone.
+        super().__init__(_table([one.row() for one in order], TRIAL_COLUMNS))  # type: ignore[call-arg]
+        self.winner = order[0].remedies if order and not order[0].failed else ()
+        self.unfinished = unfinished
+
+    @property
+    def _constructor(self) -> Any:
+        # A selection of rows is a plain table: its first row need not be the best.
+        return pd.DataFrame
+
+    @property
+    def verdict(self) -> str:
+        """The best remedy with its numbers, in one sentence; that there is none, where nothing helps."""
+        cut = f" (interrupted: {self.unfinished} trials were left out)" if self.unfinished else ""
+        if not self.winner:
+            return (
+                f"none of {len(self)} remedies could be applied{cut}."
+                if len(self)
+                else f"there is nothing to try{cut}."
+            )
+        best: dict[Any, Any] = self.iloc[0].to_dict()
+        left = ", ".join(f"{best[c]:.3g} {c}" for c in (TrialColumn.ERRORS, TrialColumn.WARNINGS))
+        course = (
+            f"{direction} {times(best[f'{direction}_before'])} -> {times(best[direction])}"
+            for direction in map(str, (TrialColumn.FORWARD, TrialColumn.BACKWARD))
+        )
+        share = best[TrialColumn.GONE]
+        gone = "is gone" if share == 1 else "stays" if share == 0 else f"is gone with {percent(share)} of the seeds"
+        return (
+            f"{best[TrialColumn.REMEDY].rstrip('.')}: {best[TrialColumn.RULE]} {gone}, {left}; per layer {', '.join(course)}, "
+            f"the best of {len(self)} tried{cut}."
+        )
+
+    def __str__(self) -> str:
+        if self.empty:
+            return self.verdict
+        shown = self[list(map(str, SHOWN))].map(lambda cell: plain(cell) if isinstance(cell, str) else cell)
+        return f"{self.verdict}\n{shown.to_string(index=False, float_format='{:.3g}'.format)}"
+
+    def _repr_html_(self) -> str:
+        from html import escape
+
+        shown = self[list(map(str, SHOWN))].to_html(index=False, border=0, float_format="{:.3g}".format, na_rep="")
+        return f"<p>{escape(self.verdict)}</p>" + (shown if len(self) else "")
+
+
+def try_remedies(
+    run: Run,
+    model: nn.Module,
+    batch: Any,
+    *,
+    remedies: Iterable[Remedy] | None = None,
+    seeds: int = 3,
+    pairs: int = 3,
+    progress: bool | None = None,
+    **options: Any,
+) -> Trials:
+    """Apply each remedy of the findings to a copy of the model and trace it again: what it heals, leaves and brings.
+
+    After the single ones, pairs of the best are tried. The model, the batch and the random state are left exactly as they
+    were. Ctrl-C ends the trials and keeps what was measured until then.
+
+    Args:
+        run: What was measured of the model.
+        model: That model.
+        batch: As for :func:`spp.trace`; what can be gone through only once is kept in memory.
+        remedies: What to try; left out, the remedies of all errors and warnings that a program can apply, and
+            :func:`calibrate`.
+        seeds: How often each is tried; what draws no random number is tried once.
+        pairs: Of how many of the best single remedies pairs are tried.
+        progress: Show a bar; left out, where somebody looks at a terminal.
+        options: Further arguments of :func:`spp.trace`, as ``loss``.
+
+    Returns:
+        One row per remedy or pair, the best first: the one that leaves the fewest errors, then warnings, then is nearest to
+        criticality, where neither the signal nor its gradient grows or falls from layer to layer. A trial that fails says why.
+
+    Raises:
+        InputError: The run is of another model; ``seeds`` is below 1; an option is not what :func:`spp.trace` takes.
+        TraceError: The model cannot be traced as it is.
+    """
+    if seeds < 1:
+        raise InputError("a remedy is tried once at least", received=str(seeds), where="seeds")
+    named = {name for name, _ in model.named_modules()}
+    lacking = [name for name in _names_of_modules(run) if name not in named]
+    if lacking:
+        rule = "remedies are tried on the model that was measured"
+        raise InputError(rule, received=f"one without {plain(lacking[0])!r}", where="model")
+    # nothing is left of an iterator after the first trace
+    batch = list(batch) if isinstance(batch, Iterator) else batch
+    bench = _Bench(run, model, batch, options, trace(model, batch, **options))
+    asked = bench.singles() if remedies is None else [(one,) for one in remedies]
+    tried: list[_Trial] = []
+    todo = 0
+    with _bar(progress, len(asked)) as bar:
+        try:
+            for group in (asked, None):
+                group = _pairs(tried, pairs) if group is None else group
+                bar.total = todo = len(tried) + len(group)
+                for one in group:
+                    tried.append(trial := _Trial(one, bench.rule_of(one), bench))
+                    trial.run(seeds)
+                    bar.update()
+        except KeyboardInterrupt:
+            # the one in which it came may have been measured with a seed or two
+            tried = [one for one in tried if one.seen or one.failed]
+    return Trials(tried, max(0, todo - len(tried)))
+
+
+def _names_of_modules(run: Run) -> list[str]:
+    modules = run.modules
+    return [str(name) for name in modules[modules[ModuleColumn.TYPE] != "function"][ModuleColumn.NAME]]
+
+
+def _bar(progress: bool | None, total: int) -> Any:
+    from tqdm.auto import tqdm
+
+    return tqdm(
+        total=total,
+        desc="trying remedies",
+        unit="trial",
+        disable=not (sys.stderr.isatty() if progress is None else progress),
+    )
+
+
+def treated(model: nn.Module, remedies: Iterable[Remedy], case: Case) -> nn.Module:
+    """A copy of the model with these remedies applied, in their order; draws from torch's global generator.
+
+    Raises:
+        InputError: One changes nothing in this model.
+        Exception: Whatever a change raises.
+    """
+    made = deepcopy(model)
+    for one in sorted(remedies, key=lambda one: one.order):
+        before = _state(made)
+        if one.change is None:
+            raise InputError("a remedy that is tried can be done by a program", received=one.kind, where="remedies")
+        made = one.change(made, one, case)
+        if _same(before, _state(made)):
+            raise InputError("a remedy changes something", received=f"{one.kind}, which finds nothing to change")
+    return made
+
+
+def _state(model: nn.Module) -> dict[str, Any]:
+    """Values, and classes of modules: what a change may change."""
+    values = {name: value.detach().clone() for name, value in model.state_dict().items() if isinstance(value, Tensor)}
+    return values | {f"{name}:": type(module) for name, module in model.named_modules()}
+
+
+def _same(a: dict[str, Any], b: dict[str, Any]) -> bool:
+    return a.keys() == b.keys() and all(
+        torch.equal(value, b[name]) if isinstance(value, Tensor) else value is b[name] for name, value in a.items()
+    )
+
+
+@dataclass(frozen=True, slots=True)
+class _Bench:
+    """What all trials share.
+
+    Attributes:
+        run: What was measured of the model.
+        model: The user's, which stays as it is.
+        batch: As for a trace.
+        options: Of the traces.
+        before: A trace with the same options, which the others are compared with.
+    """
+
+    run: Run
+    model: nn.Module
+    batch: Any
+    options: dict[str, Any]
+    before: Run
+
+    def singles(self) -> list[tuple[Remedy, ...]]:
+        """The remedies of the findings that a program can apply, the worst finding's first, and calibration."""
+        bad = self.run.findings.worst(Severity.WARNING)
+        every = [one for finding in bad for one in finding.remedies] + ([remedy("calibrate")] if bad else [])
+        kinds = {(one.kind, str(one.value), one.where): one for one in reversed(every) if one.change is not None}
+        return [(one,) for one in reversed(kinds.values())]
+
+    def rule_of(self, remedies: tuple[Remedy, ...]) -> str:
+        """The rule whose finding the first of the remedies is against: the worst, where it is nobody's."""
+        bad = self.run.findings.worst(Severity.WARNING)
+        named = (finding.rule for finding in bad if any(_alike(one, remedies[0]) for one in finding.remedies))
+        return next(chain(named, (finding.rule for finding in bad)), "")
+
+
+def _alike(one: Remedy, other: Remedy) -> bool:
+    return (one.kind, one.value, one.where) == (other.kind, other.value, other.where)
+
+
+@dataclass(slots=True)
+class _Trial:
+    """One remedy, or several at once, and what was seen after it, with each seed."""
+
+    remedies: tuple[Remedy, ...]
+    rule: str
+    bench: _Bench
+    seen: list[tuple[list[Finding], float, float]] = field(default_factory=list)
+    seconds: float = 0.0
+    failed: str = ""
+
+    def run(self, seeds: int) -> None:
+        start = time.perf_counter()
+        parameter = next(self.bench.model.parameters(), None)
+        devices = [parameter.device] if parameter is not None and parameter.is_cuda else []
+        for seed in range(seeds):
+            # whatever is drawn, the user's random state stays
+            with torch.random.fork_rng(devices=devices):
+                torch.manual_seed(seed)
+                drawn = torch.get_rng_state()
+                try:
+                    made = treated(self.bench.model, self.remedies, Case(self.bench.run, self.bench.batch))
+                    drew = not torch.equal(drawn, torch.get_rng_state())
+                    after = trace(made, self.bench.batch, **{"seed": seed, **self.bench.options})
+                    self.seen.append((after.findings.worst(Severity.WARNING), *slopes(after)))
+                # whatever the model makes of it is told in the row
+                except Exception as error:
+                    self.failed = plain(said(error))
+                    break
+            self.seconds = time.perf_counter() - start
+            if not drew:
+                break
+
+    def row(self) -> dict[str, Any]:
+        before = slopes(self.bench.before)
+        known = {finding.rule for finding in self.bench.before.findings.worst(Severity.WARNING)}
+        found = [{finding.rule for finding in findings} for findings, _, _ in self.seen]
+        rules = dict.fromkeys(finding.rule for findings, _, _ in self.seen for finding in findings)
+        after = [self._mean(values) for values in zip(*((f, b) for _, f, b in self.seen), strict=True)] or [
+            np.nan,
+            np.nan,
+        ]
+        return {
+            TrialColumn.REMEDY: " and ".join(_typed(one, self.bench.run.info) for one in self._ordered()),
+            TrialColumn.RULE: self.rule,
+            TrialColumn.GONE: self._mean([self.rule not in rules for rules in found]),
+            TrialColumn.ERRORS: self._number(Severity.ERROR),
+            TrialColumn.WARNINGS: self._number(Severity.WARNING),
+            TrialColumn.LEFT: ", ".join(rule for rule in rules if rule in known),
+            TrialColumn.BROUGHT: ", ".join(rule for rule in rules if rule not in known),
+            TrialColumn.FORWARD_BEFORE: before[0],
+            TrialColumn.FORWARD: after[0],
+            TrialColumn.BACKWARD_BEFORE: before[1],
+            TrialColumn.BACKWARD: after[1],
+            TrialColumn.DISTANCE: abs(after[0]) + abs(after[1]),
+            TrialColumn.SEEDS: len(self.seen),
+            TrialColumn.SECONDS: self.seconds,
+            TrialColumn.FAILED: self.failed,
+        }
+
+    def badness(self) -> tuple[float, ...]:
+        """What trials are sorted by, the best first."""
+        row = self.row()
+        # a second remedy is to be worth it
+        far = row[TrialColumn.DISTANCE] + WORTH * len(self.remedies)
+        bad = (row[TrialColumn.ERRORS], row[TrialColumn.WARNINGS], -row[TrialColumn.GONE], far)
+        return (bool(self.failed), *bad) if self.seen else (True, *[np.inf] * len(bad))
+
+    def _ordered(self) -> list[Remedy]:
+        return sorted(self.remedies, key=lambda one: one.order)
+
+    def _number(self, severity: Severity) -> float:
+        return self._mean([sum(one.severity is severity for one in findings) for findings, _, _ in self.seen])
+
+    def _mean(self, values: Iterable[float]) -> float:
+        known = list(values)
+        return float(np.mean(known)) if known else float("nan")
+
+
+def _typed(one: Remedy, info: dict[str, Any]) -> str:
+    command = one.command(info)
+    return f"`{command}`" if command else one.words(info)
+
+
+def _pairs(tried: Sequence[_Trial], most: int) -> list[tuple[Remedy, ...]]:
+    """Pairs of the best single remedies, of different kinds."""
+    best = [one.remedies[0] for one in sorted(tried, key=_Trial.badness) if not one.failed][:most]
+    return [pair for pair in combinations(best, 2) if pair[0].kind != pair[1].kind]
+
+
+def slopes(run: Run) -> tuple[float, float]:
+    """The steepest course of the activations and of the gradients, in decades per weighted layer of the network.
+
+    Of the activations' mean square, or of their channel variance where that goes farther; of the gradient's squared norm,
+    followed backwards. 0 where none was measured, or all of it stays as it is.
+    """
+    view = View(run, limits=limits_of())
+    layers = max(1, sum(step.is_weighted for step in view.steps))
+    return tuple(
+        max((leg.decades for one in ways for leg in (one.down, one.up) if leg is not None), key=abs, default=0.0)
+        / layers
+        for ways in ((forward(view), distinct(view)), (backward(view),))
+    )  # type: ignore[return-value]
+
+
+def _table(rows: Sequence[dict[Any, Any]], columns: dict[Any, Spec]) -> pd.DataFrame:
+    table = pd.DataFrame(rows, columns=list(map(str, columns)))
+    return check(table.astype({str(column): spec.dtype for column, spec in columns.items()}), columns)
+
 
 # -- calibration --------------------------------------------------------------------------------------------------------------
 
@@ -93,8 +441,7 @@ def calibrate(
         }
         for name, one in done.items()
     ]
-    layers = pd.DataFrame(rows, columns=list(map(str, CalibrationColumn)))
-    layers = check(layers.astype({str(c): s.dtype for c, s in CALIBRATION_COLUMNS.items()}), CALIBRATION_COLUMNS)
+    layers = _table(rows, CALIBRATION_COLUMNS)
     pair = [run.components[[ComponentColumn.NAME, ComponentColumn.ACV]] for run in (before, after)]
     components = pair[0].merge(pair[1], on=str(ComponentColumn.NAME), suffixes=("_before", "_after"))
     return Calibration(layers, components, kept)

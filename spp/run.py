@@ -10,6 +10,7 @@ import platform
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from html import escape
+from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -35,6 +36,8 @@ if TYPE_CHECKING:
 
 Table = pd.DataFrame | Callable[[], pd.DataFrame]
 
+TRY = "spp.remedy_trials:try_remedies"
+"""What tries remedies."""
 RECIPE = "spp_recipe"
 """The attribute in which ``spp.models.build`` leaves how a network was made."""
 SHOWN_ROWS = 12
@@ -217,6 +220,20 @@ class Run:
 
         tables = {name: self._table(name) for name in ("frame", "blocks", "modules", "unmeasured")}
         return report.write(path, **tables, run=self.info, findings=self.findings)
+
+    def try_remedies(self, model: nn.Module, batch: Any, *, seeds: int = 3, **options: Any) -> pd.DataFrame:
+        """Apply each remedy of the findings to a copy of ``model`` and trace it again, see :func:`spp.try_remedies`.
+
+        Args:
+            model: The model that was measured; it stays exactly as it is.
+            batch: As for :func:`spp.trace`.
+            seeds: How often each remedy is tried.
+            options: As for :func:`spp.try_remedies`, those of :func:`spp.trace` (``loss``) included.
+        """
+        # by name: what traces stands above what a trace returns
+        module, _, name = TRY.partition(":")
+        tried: pd.DataFrame = getattr(import_module(module), name)(self, model, batch, seeds=seeds, **options)
+        return tried
 
     # -- how it is shown ------------------------------------------------------------------------------------------------------
 

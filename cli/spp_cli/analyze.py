@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from spp.diagnosis import Finding, Findings
     from spp.errors import SppError
     from spp.models.sources import Plan
+    from spp.remedy_trials import Trials
     from spp.run import Run
 
 MOST_ROWS = 70
@@ -36,6 +37,9 @@ MOST_BARS = 16
 
 MOST_NOTES = 3
 """Facts that are told of a network without trouble, the most striking ones."""
+
+TRIED = "remedies.csv"
+"""File of a run folder that has a row for each remedy that was tried."""
 
 COLOURS = {"error": "bold red", "warning": "yellow", "note": "cyan"}
 """Of the severities, the worst first."""
@@ -58,8 +62,8 @@ def analyze(ctx: click.Context, /, **given: Any) -> None:
     to type against it. A network without trouble gets its most striking facts instead. Writes to the run folder:
     frame.parquet and frame.csv (every statistic of every tensor), spp.png and spp.pdf (by layer), spp-blocks.png and
     spp-blocks.pdf (by residual block, where there are any), spp-theory.png and spp-theory.pdf (with --theory), report.html
-    (an interactive page that opens offline, where the extra `report` is installed), and run.json (what is needed to run it
-    again).
+    (an interactive page that opens offline, where the extra `report` is installed), remedies.csv (with --try-remedies), and
+    run.json (what is needed to run it again).
     """
     from spp.errors import InputError, SppError
 
@@ -78,7 +82,12 @@ def analyze(ctx: click.Context, /, **given: Any) -> None:
             _keep(error, folder, call.out)
             raise
         files = _write(trace, folder, figures=not call.no_figures, report=not call.no_report)
-    _tell(call, trace, folder, files)
+        tried = _tried(call, plan, samples, device, trace, folder) if call.try_remedies else None
+    files += [] if tried is None else [TRIED]
+    _tell(call, trace, folder, files, tried)
+    # what was measured until then is kept and told; the code is that of a program that Ctrl-C ends
+    if tried is not None and tried.unfinished:
+        ctx.exit(130)
     # last, since a CI that fails wants the run folder all the more
     if call.fail_on is not None and trace.findings.worst(call.fail_on):
         ctx.exit(1)
@@ -97,12 +106,30 @@ def _keep(error: SppError, folder: Path, out: str | None) -> None:
     error.remedy = f"{error.remedy.rstrip('.')}. {told}"
 
 
-def _tell(call: Call, trace: Run, folder: Path, files: list[str]) -> None:
+def _tried(call: Call, plan: Plan, samples: inputs.Samples, device: str, trace: Run, folder: Path) -> Trials:
+    """Try the remedies on the same network, built once more, and write the table of them."""
+    from spp.frame.files import put_csv
+    from spp.remedy_trials import try_remedies
+
+    tried = try_remedies(
+        trace,
+        inputs.build_network(call, plan, device),
+        _batches(call, plan, samples),
+        progress=not call.quiet and sys.stderr.isatty(),
+        include=list(call.include) or None,
+        exclude=list(call.exclude) or None,
+        functions=call.functions,
+    )
+    put_csv(folder / TRIED, tried)
+    return tried
+
+
+def _tell(call: Call, trace: Run, folder: Path, files: list[str], tried: Trials | None) -> None:
     if call.quiet and not call.as_json:
         tell_path(folder)
         return
     if not call.as_json:
-        show(trace, folder, files)
+        show(trace, folder, files, None if tried is None else tried.verdict)
         if "report.html" not in files and not (call.no_figures or call.no_report):
             click.echo('For report.html, an interactive page: pip install "torch-spp[report]"', err=True)
         return
@@ -116,6 +143,7 @@ def _tell(call: Call, trace: Run, folder: Path, files: list[str]) -> None:
             for fact in trace.findings.notes[:MOST_NOTES]
         ],
         "components": component_rows(trace),
+        **({} if tried is None else {"remedies": records(tried)}),
     }
     click.echo(as_json(report))
 
@@ -128,13 +156,11 @@ def traced(call: Call, plan: Plan, samples: inputs.Samples, device: str) -> Run:
     from spp.tracing import trace as measure
 
     model = inputs.build_network(call, plan, device)
-    if call.loss == "probe":
-        samples = inputs.Samples(samples.inputs, None)
     # building takes no part: what is told is what measuring costs
     started = time.perf_counter()
     trace = measure(
         model,
-        inputs.Batches(samples, call.batch_size, plan.names),
+        _batches(call, plan, samples),
         include=list(call.include) or None,
         exclude=list(call.exclude) or None,
         seed=call.seed,
@@ -158,6 +184,11 @@ def traced(call: Call, plan: Plan, samples: inputs.Samples, device: str) -> Run:
         takes=[*plan.takes(model), "batch_size", "model"],
     )
     return trace
+
+
+def _batches(call: Call, plan: Plan, samples: inputs.Samples) -> inputs.Batches:
+    samples = inputs.Samples(samples.inputs, None) if call.loss == "probe" else samples
+    return inputs.Batches(samples, call.batch_size, plan.names)
 
 
 def _predict(trace: Run, model: torch.nn.Module, samples: inputs.Samples, call: Call) -> None:
@@ -188,8 +219,8 @@ def _write(trace: Run, folder: Path, *, figures: bool, report: bool) -> list[str
     return sorted(path.name for path in folder.iterdir() if path.is_file())
 
 
-def show(trace: Run, folder: Path, files: list[str]) -> None:
-    """Print the summary of ``trace`` to standard output."""
+def show(trace: Run, folder: Path, files: list[str], tried: str | None = None) -> None:
+    """Print the summary of ``trace`` to standard output, and what became of the remedies that were tried."""
     console = make_console()
     for line in heading(trace.info):
         console.print(words(line))
@@ -204,6 +235,8 @@ def show(trace: Run, folder: Path, files: list[str]) -> None:
         )
     console.print()
     show_findings(trace.findings, console)
+    if tried is not None:
+        console.print(words(f"Tried: {tried}"))
     if not trace.findings.worst("warning"):
         console.print(_numbered(trace.findings.notes[:MOST_NOTES]))
     unmeasured = len(trace.unmeasured)

@@ -207,6 +207,7 @@ OPTIONS: dict[str, dict[str, Any]] = {
     "channels": option("Keep the spread over channels, for `spp plot --kind channels`.", is_flag=True),
     "stop_at_nonfinite": option("End at the first activation or gradient that holds NaN or infinity.", is_flag=True),
     "theory": option("Predict every layer too, and draw the prediction over what was measured.", is_flag=True),
+    "try_remedies": option("Apply each remedy to a copy, trace it again, and tell which is best.", is_flag=True),
     "device": option("Where to compute.", click.Choice(DEVICES), default="auto"),
     "out": option("Run folder; runs/MODEL-NORM if left out, numbered where that is taken.", click.Path(), "DIR"),
     "overwrite": option("Replace the run that is in --out.", is_flag=True),

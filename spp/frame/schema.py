@@ -329,6 +329,35 @@ class FindingColumn(Described):
 FINDING_COLUMNS: dict[FindingColumn, Spec] = {c: c.spec for c in FindingColumn}
 
 
+class TrialColumn(Described):
+    """Columns of what ``run.try_remedies`` gives, one row per remedy or pair that was tried, the best first."""
+
+    REMEDY = "remedy", Spec("str", "remedy", "what was done to a copy of the model, in words to type")
+    RULE = "rule", Spec("str", "against", "the rule whose finding it is against")
+    GONE = "gone", number("gone", "share of the seeds with which that finding is gone, notes not counted")
+    ERRORS = "errors", number("errors", "errors that are there afterwards, mean over the seeds")
+    WARNINGS = "warnings", number("warnings", "warnings likewise")
+    LEFT = "left", Spec("str", "left", "rules whose errors and warnings stay, with any seed")
+    BROUGHT = "brought", Spec("str", "brought", "rules whose errors and warnings were not there before")
+    FORWARD_BEFORE = (
+        "forward_before",
+        number("forward, before", "steepest course of the activations, decades per weighted layer of the network"),
+    )
+    FORWARD = "forward", number("forward", "the same afterwards, mean over the seeds; 0 is critical")
+    BACKWARD_BEFORE = (
+        "backward_before",
+        number("backward, before", "the same of the gradient's squared norm, followed backwards"),
+    )
+    BACKWARD = "backward", number("backward", "the same afterwards")
+    DISTANCE = "distance", number("distance", "sum of the two slopes' sizes afterwards: how far from criticality")
+    SEEDS = "seeds", Spec("int64", "seeds", "with how many it was tried; one where it draws no random number")
+    SECONDS = "seconds", number("seconds", "time that it took")
+    FAILED = "failed", Spec("str", "failed", "why it could not be tried or measured; else empty")
+
+
+TRIAL_COLUMNS: dict[TrialColumn, Spec] = {c: c.spec for c in TrialColumn}
+
+
 class CalibrationColumn(Described):
     """Columns of ``calibration.layers``, one row per layer that `spp.calibrate` looked at, in the order in which they ran."""
 

@@ -248,3 +248,46 @@ def test_a_progress_bar_on_a_terminal(terminal, tiny, tmp_path, monkeypatch, cap
     assert stop.value.code == 0
     assert "3/3" in shown.getvalue()
     assert json.loads(capsys.readouterr().out)["run"]["batches"] == 3
+
+
+DEEP = """
+import spp
+from torch import nn
+
+def deep(init="small_normal"):
+    layers = [part for _ in range(12) for part in (nn.Linear(32, 32), nn.ReLU())]
+    return spp.nn.initialize_(nn.Sequential(nn.Flatten(), nn.Linear(192, 32), *layers, nn.Linear(32, 2)), init)
+"""
+
+
+def test_remedies_are_tried_where_asked_for(spp, tmp_path, monkeypatch):
+    (tmp_path / "tried.py").write_text(DEEP)
+    words = (
+        "analyze",
+        "--model",
+        "tried:deep",
+        "--image-size",
+        8,
+        "--batch-size",
+        16,
+        "--no-figures",
+        "--try-remedies",
+    )
+    done = spp(*words, "--json", "--out", "a")
+    assert done.code == 0, done.err
+    tried = done.json["remedies"]
+    assert done.json["findings"][0]["rule"] == tried[0]["rule"] == "vanishing"
+    assert (tried[0]["gone"], tried[0]["errors"], tried[0]["failed"]) == (1, 0, "")
+    assert "remedies.csv" in done.json["files"]
+    table = pd.read_csv(tmp_path / "a" / "remedies.csv")
+    assert list(table["remedy"]) == [row["remedy"] for row in tried] and "`--init he`" in set(table["remedy"])
+    told = " ".join(spp(*words, "--out", "b").out.split())
+    assert f"Tried: {tried[0]['remedy']}: vanishing is gone, 0 errors, 0 warnings; per layer forward ÷" in told
+
+
+def test_an_interrupt_keeps_the_remedies_that_were_tried(spp, tmp_path, monkeypatch):
+    from spp.remedy_trials import Trials
+
+    monkeypatch.setattr("spp.remedy_trials.try_remedies", lambda *args, **options: Trials((), 4))
+    done = spp("analyze", "--model", "ffn", "--batch-size", 4, "--no-figures", "--try-remedies")
+    assert done.code == 130 and "interrupted: 4 trials were left out" in " ".join(done.out.split())

@@ -1,0 +1,138 @@
+"""``run.try_remedies``: remedies on copies of the model, which itself stays as it is; what they heal, leave and bring."""
+
+import copy
+
+import pytest
+import torch
+from torch import nn
+
+import spp
+from spp.diagnosis import REMEDIES, Remedy, remedy
+from spp.errors import InputError
+from spp.frame.schema import TRIAL_COLUMNS, check
+
+BATCH = torch.randn(64, 32, generator=torch.Generator().manual_seed(0)), torch.arange(64) % 10
+
+
+def deep(init="small_normal", layers=16):
+    torch.manual_seed(0)
+    parts = [part for _ in range(layers) for part in (nn.Linear(32, 32), nn.Tanh())]
+    return spp.nn.initialize_(nn.Sequential(*parts, nn.Linear(32, 10)), init)
+
+
+@pytest.fixture(scope="module")
+def tried():
+    """Model, its state before, and the table."""
+    model = nn.Sequential(nn.BatchNorm1d(32), *deep())
+    run = spp.trace(model, BATCH)
+    kept, drawn = copy.deepcopy(model.state_dict()), torch.get_rng_state()
+    made = run.try_remedies(model, BATCH, seeds=2)
+    assert torch.equal(drawn, torch.get_rng_state())
+    return model, kept, run, made
+
+
+def test_the_model_stays_bit_identical(tried):
+    model, kept, *_ = tried
+    now = model.state_dict()
+    assert now.keys() == kept.keys() and all(torch.equal(value, now[name]) for name, value in kept.items())
+    assert all(parameter.grad is None for parameter in model.parameters()) and model.training
+    assert not any(module._forward_hooks for module in model.modules())
+    assert [type(module) for module in model[1:]] == [type(module) for module in deep()]
+
+
+def test_the_table_says_what_became_of_each_the_best_first(tried):
+    *_, run, made = tried
+    check(made.copy(), TRIAL_COLUMNS)
+    assert run.findings.rule[0] == "vanishing"
+    best = made.iloc[0]
+    assert (best["rule"], best["gone"], best["errors"], best["warnings"], best["left"]) == ("vanishing", 1, 0, 0, "")
+    assert abs(best["forward"]) < 0.1 < abs(best["forward_before"])
+    assert list(made["errors"]) == sorted(made["errors"])
+    single = made.set_index("remedy")
+    assert single.seeds["`spp.nn.initialize_(model, 'lecun')`"] == 2
+    assert single.seeds["`spp.calibrate(model, batch)`"] == 1
+    assert any(" and " in words for words in made["remedy"])
+    assert made.winner and made.verdict.startswith(
+        f"{best['remedy']}: vanishing is gone, 0 errors, 0 warnings; per layer forward ÷"
+    )
+    assert made.verdict in str(made) and "<table" in made._repr_html_()
+
+
+def test_what_the_numbers_are_of_is_a_trace_of_the_changed_model(tried):
+    model, _, run, made = tried
+    assert [one.kind for one in made.winner]
+    changed = copy.deepcopy(model)
+    torch.manual_seed(0)
+    for one in made.winner:
+        changed = one.change(changed, one, spp.remedy_trials.Case(run, BATCH))
+    assert not spp.trace(changed, BATCH).findings.worst("warning")
+
+
+def test_a_trial_that_fails_says_why_in_its_row():
+    def fails(model, one, case):
+        raise ArithmeticError("no such luck")
+
+    REMEDIES.register("fails", Remedy(kind="fails", python="luck(model)", change=fails))
+    try:
+        model = deep()
+        run = spp.trace(model, BATCH)
+        asked = [
+            remedy("fails"),
+            remedy("activation", "tanh"),
+            remedy("se", "doubled"),
+            remedy("init", "lecun"),
+            remedy("told"),
+        ]
+        made = run.try_remedies(model, BATCH, remedies=asked, seeds=1, pairs=0)
+    finally:
+        REMEDIES.unregister("fails")
+    assert made["remedy"][0] == "`spp.nn.initialize_(model, 'lecun')`" and made["failed"][0] == ""
+    why = dict(zip(made["remedy"], made["failed"], strict=True))
+    assert why["`luck(model)`"] == "ArithmeticError: no such luck"
+    assert "a remedy changes something" in why["`spp.nn.put_activation(model, 'tanh')`"]
+    assert "squeeze-and-excitation blocks; got none" in why["`spp.diagnosis.double_gates_(model, run)`"]
+    assert made["failed"].astype(bool).sum() == 4 and made["errors"].isna().sum() == 4
+
+
+def test_ctrl_c_keeps_what_was_measured(monkeypatch):
+    calls = []
+
+    def interrupted(model, one, case):
+        calls.append(one)
+        raise KeyboardInterrupt
+
+    REMEDIES.register("slow", Remedy(kind="slow", python="wait()", change=interrupted))
+    try:
+        model = deep()
+        run = spp.trace(model, BATCH)
+        asked = [remedy("init", "lecun"), remedy("slow"), remedy("norm", "batch")]
+        made = run.try_remedies(model, BATCH, remedies=asked)
+    finally:
+        REMEDIES.unregister("slow")
+    assert len(calls) == 1 and made.unfinished == 2
+    assert list(made["remedy"]) == ["`spp.nn.initialize_(model, 'lecun')`"]
+    assert made.verdict.endswith("(interrupted: 2 trials were left out).")
+
+
+def test_nothing_to_heal_and_bad_input():
+    model = deep("lecun", 3)
+    run = spp.trace(model, BATCH)
+    made = spp.try_remedies(run, model, BATCH)
+    assert made.empty and made.winner == () and str(made) == "there is nothing to try."
+    with pytest.raises(InputError, match="remedies are tried on the model that was measured; got one without '6'"):
+        run.try_remedies(model[:6], BATCH)
+    with pytest.raises(InputError, match="a remedy is tried once at least; got 0"):
+        run.try_remedies(model, BATCH, seeds=0)
+
+
+def test_an_iterator_of_batches_and_options_of_the_trace():
+    model = deep()
+    run = spp.trace(model, BATCH)
+    made = run.try_remedies(
+        model,
+        iter([BATCH, BATCH]),
+        remedies=[remedy("init", "lecun")],
+        seeds=1,
+        loss=lambda out, y: out.square().mean(),
+    )
+    assert made["failed"][0] == "" and made["gone"][0] == 1
