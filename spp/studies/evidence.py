@@ -30,6 +30,9 @@ from spp.training.results import History
 POWER = 0.8
 """What a run "could have told" is what this share of its repetitions would tell."""
 
+MANY = 1000
+"""A verdict that takes more runs is not said how many."""
+
 RESAMPLES, RESAMPLING_SEED = 9999, 0
 """Of every bootstrap; the seed is fixed, so that the same results give the same verdict."""
 
@@ -293,7 +296,8 @@ def between(what: str, effect: Effect, low: float, high: float, *, level: float 
 
     Returns:
         With the smallest effect that such a run could have told from a bound that stands alone; of two bounds, with the
-        margin within which it could have shown a number to lie.
+        margin within which it could have shown a number to lie. Where it is not decided, with about how many runs would
+        decide it with that power, were the effect as large as it was found to be.
     """
     found, scale = effect.at(level), effect.scale
     outcome = Outcome.NOT_DECIDED
@@ -315,13 +319,31 @@ def between(what: str, effect: Effect, low: float, high: float, *, level: float 
         why = "too few finite numbers" if effect.bottom is None else "what it is a part of is not told from 0"
         return Verdict(outcome, f"{what}: {scale(found.estimate)} ({size}; no interval: {why}).", numbers)
     numbers |= {"detectable": found.detectable, "margin": found.margin}
+    needed = ""
+    if outcome is Outcome.NOT_DECIDED:
+        number = _needed(found, low, high, scale, sum(map(len, runs)))
+        needed = f"; {f'about {number}' if number else f'more than {MANY}'} runs of this spread would tell"
     told = f"with power {100 * POWER:.0f} % the smallest margin to be shown is {scale(found.margin)}"
     if not (math.isfinite(low) and math.isfinite(high)):
         bound, sign = (low, 1) if math.isfinite(low) else (high, -1)
         least = scale.beside(bound, found.detectable, sign)
         told = f"with power {100 * POWER:.0f} % {scale(least)} would be told from {scale(bound)}"
     ends = f"{100 * level:.4g} % interval {scale(found.low, found.high)}"
-    return Verdict(outcome, f"{what}: {scale(found.estimate)} ({ends}, {size}; {told}).", numbers)
+    return Verdict(outcome, f"{what}: {scale(found.estimate)} ({ends}, {size}; {told}{needed}).", numbers)
+
+
+def _needed(found: Interval, low: float, high: float, scale: Scale, runs: int) -> int | None:
+    """How many runs would tell the effect from the nearest bound, were it as large as it was found to be."""
+    estimate, detectable, *bounds = (
+        (math.log(number) if number > 0 else -math.inf) if scale.logarithmic else number
+        for number in (found.estimate, found.detectable, low, high)
+    )
+    away = min(abs(estimate - bound) for bound in bounds)
+    sizes = np.arange(max(runs, 2), MANY + 1)
+    # a standard error falls with the root of the runs, and what it is multiplied by with their number
+    factors = _scipy().t.ppf([[(1 + found.level) / 2], [POWER]], sizes - 1).sum(0) / np.sqrt(sizes)
+    told = detectable * factors / factors[0] <= away
+    return int(sizes[told.argmax()]) if told.any() else None
 
 
 def greater(what: str, effect: Effect, bound: float = 0.0, *, level: float = LEVEL) -> Verdict:

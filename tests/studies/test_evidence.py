@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 import sys
 from collections.abc import Callable, Iterator
 from functools import partial
@@ -292,6 +293,18 @@ def test_an_effect_of_the_stated_size_is_confirmed_four_times_of_five() -> None:
         assert rates[CONFIRMED] == pytest.approx(0.8, abs=0.08)
 
 
+def test_as_many_runs_as_are_said_to_be_needed_confirm_four_times_of_five() -> None:
+    pattern = by_seed(np.linspace(-1, 1, 5))
+    found = greater("It", Effect(pattern / pattern.std() + 0.5))
+    assert found.outcome is OPEN
+    needed = int(re.search(r"about (\d+) runs", found.found).group(1))
+    assert simulated(partial(greater, "It"), noisy(needed, 1.0, 0.5))[CONFIRMED] == pytest.approx(0.8, abs=0.08)
+    by_factor = between("It", factor(np.exp(pattern / pattern.std() + 0.5)), 1.0, math.inf)
+    assert f"about {needed} runs of this spread would tell" in by_factor.found
+    assert "more than 1000 runs" in greater("It", Effect(pattern + 0.001)).found
+    assert "would tell" not in greater("It", Effect(pattern / 9 + 1)).found
+
+
 def test_a_share_of_the_stated_size_is_confirmed_four_times_of_five() -> None:
     rng = np.random.default_rng(3)
     least = float(np.median([mostly("It", gap(0.5)(rng)).numbers["detectable"] for _ in range(99)]))
@@ -302,7 +315,7 @@ def test_a_sentence_has_the_interval_the_sample_and_what_could_have_been_told() 
     verdict = greater("It", difference(by_seed([0.92, 0.93, 0.94]), by_seed([0.90, 0.90, 0.90])), 0.01)
     assert verdict.found == (
         "It: +3.0 points (95 % interval +0.5 to +5.5 points, n = 3; with power 80 % +4.1 points would be told from "
-        "+1.0 points)."
+        "+1.0 points; about 5 runs of this spread would tell)."
     )
     assert set(verdict.numbers) == {"estimate", "low", "high", "level", "n", "detectable", "margin"}
     both = between("It", Effect(nested(np.array([[1.0, 2.0], [2.0, 4.0]]))), -9, 9)

@@ -54,6 +54,9 @@ from spp.training.results import History
 SIGNAL, TRAINED = "signal", "train"
 """Kinds of cells: a trace at init, and a training run."""
 
+JUDGED = (NONE, FOLD, RATES, AFFINE, MINUS, BATCH)
+"""Arms that claims ask for a share of the gap."""
+
 START_IMAGES, TRACED_IMAGES = 512, 128
 MOMENTUM = 0.9
 
@@ -71,6 +74,7 @@ class Plan:
         changes: Of the networks.
         costs: Seconds of an epoch, about, by depth.
         arms: Which are run.
+        more: Seeds beyond those, of the arms in ``JUDGED``.
         data: What the images are, in words.
         images: How they are made, and how many are trained on, as ``spp.data.splits`` takes it.
     """
@@ -83,6 +87,7 @@ class Plan:
     changes: dict[str, Any]
     costs: tuple[float, ...]
     arms: tuple[str, ...] = tuple(ARMS)
+    more: int = 0
     data: str = "CIFAR-10; a fifth of the training images held back"
     images: Mapping[str, Any] = field(default_factory=dict)
 
@@ -105,6 +110,7 @@ PLANS = {
         rates=(0.01, 0.03, 0.1),
         epochs=2,
         seeds=5,
+        more=8,
         changes={"input_shape": (1, 14, 14), "widths": (8, 16, 32, 64)},
         costs=(2.5,),
         data="Fashion-MNIST, means of 2x2 pixels (14x14), 6,400 of its training images; 1,000 others held back",
@@ -146,7 +152,12 @@ def arrangement(setup: Setup) -> list[str]:
         f"Recipe: SGD with momentum {MOMENTUM}, a constant rate, no weight decay, {chosen.epochs} epochs, batches of "
         f"{commas(chosen.batches)}. Every arm is trained at each of the rates {commas(chosen.rates)} and judged, on "
         "test images, at its own best, chosen by accuracy on validation images of the first seed, which is not judged itself.",
-        f"Seeds: {commas(setup.seed_list(chosen.seeds))}.",
+        f"Seeds: {commas(_seeds(setup, MINUS))}"
+        + (
+            f", the last {chosen.more} of them for {', '.join(ARMS[arm][0] for arm in JUDGED)} alone."
+            if _later(setup)
+            else "."
+        ),
         "Departures: data, recipe and rates are this re-run's own, since only the abstract of the paper could be read. Of the "
         "arms, none, AffineLayer, BatchNorm-minus and BatchNorm are those of the paper.",
         *[PILOT] * (setup.size is Size.TINY),
@@ -170,19 +181,23 @@ def limits(setup: Setup) -> list[str]:
             "arms learn, and says nothing of where they would end.",
             "With BN-K, the momentum begins anew after the epoch with the norm.",
         ]
+    if _later(setup):
+        lines.append(
+            f"A first look at {chosen.seeds} seeds decided none of P1 to P3 and P5 to P7; the {chosen.more} further ones are "
+            "as many as most of these then asked for. Their intervals are not corrected for the first look."
+        )
     return lines
 
 
 def cells(setup: Setup) -> list[Cell]:
     """For every arm, depth and seed a trace at init, and for every batch size and rate besides a training run."""
     chosen = plan(setup)
-    seeds = setup.seed_list(chosen.seeds)
     costs = dict(zip(chosen.depths, chosen.costs, strict=True))
     traces = [
         Cell.of(cost / 2, kind=SIGNAL, layers=depth, arm=arm, seed=seed)
         for depth, cost in costs.items()
         for arm in chosen.arms
-        for seed in seeds
+        for seed in setup.seed_list(chosen.seeds)
     ]
     return traces + [
         Cell.of(_seconds(cost, batch, chosen), kind=TRAINED, layers=depth, batch=batch, arm=arm, lr=lr, seed=seed)
@@ -190,8 +205,18 @@ def cells(setup: Setup) -> list[Cell]:
         for batch in chosen.batches
         for arm in chosen.arms
         for lr in chosen.rates
-        for seed in seeds
+        for seed in _seeds(setup, arm)
     ]
+
+
+def _later(setup: Setup) -> bool:
+    """Whether arms that are judged have seeds of their own: where how many there are is not asked for."""
+    return plan(setup).more > 0 and setup.seeds is None
+
+
+def _seeds(setup: Setup, arm: str) -> tuple[int, ...]:
+    chosen = plan(setup)
+    return setup.seed_list(chosen.seeds + (chosen.more if arm in JUDGED and _later(setup) else 0))
 
 
 def _seconds(cost: float, batch: int, chosen: Plan) -> float:
@@ -354,6 +379,9 @@ def update_ratios(model: nn.Module, batch: Batch) -> dict[str, float]:
 PANELS = "network_and_batch_size"
 """What the panels of figures are for."""
 
+DRAWN = {"": (*ORIGINAL, BIAS), "-of-starts": (NONE, FOLD, ACTNORM, RATES, LATER, SCALED, MINUS)}
+"""The arms of each pair of figures over rates and epochs, by the end of its name: no more than can be told apart."""
+
 
 def tables(results: Results, setup: Setup) -> Tables:
     """Accuracy, the rates it was reached at, what closes which gap, and the signal at init."""
@@ -432,7 +460,12 @@ def figures(results: Results, setup: Setup) -> Figures:
     names = {arm: name for arm, (name, _) in ARMS.items()}
     runs = placed(results["outcome"])
     histories = at_best_rates(placed(results["history"]), best_runs(results), ["layers", "batch", "arm"])
-    drawn = tuning_figures(runs, histories, panels=PANELS, names=names, run=facts)
+    drawn: dict[str, Any] = {}
+    for suffix, arms in DRAWN.items():
+        some, learned = (table[table["arm"].isin(arms)] for table in (runs, histories))
+        if not some.empty:
+            more = tuning_figures(some, learned, panels=PANELS, names={arm: names[arm] for arm in arms}, run=facts)
+            drawn |= {f"{name}{suffix}": figure for name, figure in more.items()}
     # AffineLayer and the affine half of BatchNorm do nothing yet at init
     labels = {
         NONE: f"{names[NONE]} (and {names[AFFINE]})",
