@@ -359,7 +359,7 @@ class Recorder:
         return output
 
     def _notice(self, one: Pass, output: Any) -> None:
-        """Note where in the graph it is what a forward gave out, and when a backward reaches it, whichever signals are wanted."""
+        """Note where in the graph it is what a forward gave out, and when a backward reaches it, whatever is wanted."""
         followed = partial(setattr, one, "followed", True)
         for _, item in walk(output):
             if isinstance(item, Tensor) and item.requires_grad and not is_reducible(item):

@@ -180,6 +180,8 @@ def limits(setup: Setup) -> list[str]:
             f"Training ends after {chosen.epochs * chosen.images['train'] // chosen.batches[0]} steps: accuracy is how fast "
             "arms learn, and says nothing of where they would end.",
             "With BN-K, the momentum begins anew after the epoch with the norm.",
+            "One seed chooses the rate of an arm: an arm whose best rate there suits no other seed is judged below what it can "
+            "do, as AffineLayer is at 0.1. The table per rate has all of them.",
         ]
     if _later(setup):
         lines.append(
