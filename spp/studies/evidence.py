@@ -372,9 +372,13 @@ def within(what: str, effect: Effect, margin: float, *, level: float = LEVEL) ->
 
 def beyond(what: str, effect: Effect, margin: float, *, level: float = LEVEL) -> Verdict:
     """The contrary of :func:`within`: confirmed where the interval lies outside of the margin, refuted where inside."""
-    found = within(what, effect, margin, level=level)
-    contrary = {Outcome.CONFIRMED: Outcome.REFUTED, Outcome.REFUTED: Outcome.CONFIRMED}
-    return replace(found, outcome=contrary.get(found.outcome, found.outcome))
+    return contrary(within(what, effect, margin, level=level))
+
+
+def contrary(verdict: Verdict) -> Verdict:
+    """The verdict on the contrary of a claim: what confirms the one refutes the other."""
+    turned = {Outcome.CONFIRMED: Outcome.REFUTED, Outcome.REFUTED: Outcome.CONFIRMED}
+    return replace(verdict, outcome=turned.get(verdict.outcome, verdict.outcome))
 
 
 def mostly(what: str, effect: Effect, *, level: float = LEVEL) -> Verdict:

@@ -16,6 +16,7 @@ from spp.studies.evidence import (
     PERCENT,
     Effect,
     between,
+    contrary,
     difference,
     every,
     factor,
@@ -25,12 +26,14 @@ from spp.studies.evidence import (
     mostly,
     outcomes_of,
     provided,
-    share,
     tuned,
     within,
 )
 from spp.studies.evidence import POINTS as POINTS_SCALE
 from spp.studies.study import Outcome, Results, Setup, Size, Untestable, Verdict, claim
+
+REGULAR = ("sn_dropout", "sn_depth", "sn_smooth")
+"""SN with other regularization than BatchNorm's, which the thesis names as future work."""
 
 TABLE_1 = ("none", "batch", "sn", "snmp")
 """The arms of the thesis' Table 1."""
@@ -54,15 +57,22 @@ DEAD_ACV, DEAD_GRADIENT, ALIVE_ACV = 1e-20, 1e-10, 1e-3
 """Of the features and of the stem: far below what float32 and Adam's eps (1e-8) can work with; and alive."""
 
 FALL, KEPT = 100.0, 10.0
-"""By which factor the variance falls from the stem to the last block where it decays, and stays within where it does not."""
+"""By which factor the variance falls from the stem to the last block where it decays, and by less where it does not."""
 
 GATES = {"sn": (0.15, 0.35), "snmp": (0.4, 0.6)}
 """What gates at 1/2 make of the variance, 1/4 and 1/2, with room for gates that are not exactly there."""
 
-POINT, POINTS = 0.01, 0.02
-"""Of test accuracy: what counts as better, and how near is near to the thesis' table."""
+STILL = {"sn": 0.5, "snmp": 0.71}
+"""Half of that, in logarithms: gates that take less than this have opened."""
 
-NAMES = {"sn": "SN", "snmp": "SN-MP", "sn_kept": "SN", "snmp_kept": "SN-MP"}
+BY_HEART = 0.9
+"""Training accuracy, of the last epoch as it goes, from which on there is something to regularize."""
+
+POINT, POINTS = 0.01, 0.02
+"""Of test accuracy: what counts as better, and how near is the same, or near to the thesis' table."""
+
+NAMES = {"sn": "SN", "snmp": "SN-MP"}
+REGULAR_NAMES = dict(zip(REGULAR, ("Dropout", "Stochastic depth", "Label smoothing"), strict=True))
 
 
 def best_runs(results: Results) -> pd.DataFrame:
@@ -130,8 +140,12 @@ def control(results: Results, setup: Setup, level: float) -> Verdict:
 
 
 def falls(results: Results, arm: str) -> pd.Series[float]:
-    """By seed, the variance at the end of the stem over that at the end of the last block."""
-    path = results.of("path", arm=arm)
+    """By seed, the variance at the end of the stem over that at the end of the last block, at init."""
+    return fall(results.of("path", arm=arm))
+
+
+def fall(path: pd.DataFrame) -> pd.Series[float]:
+    """The same of a path along one kind of network."""
     if path.empty:
         raise Untestable("One of the self-normalizing networks is not there.")
     # the last place is the convolution behind the last block
@@ -143,20 +157,17 @@ def falls(results: Results, arm: str) -> pd.Series[float]:
 def decay(results: Results, setup: Setup, level: float) -> Verdict:
     """SN-EfficientNet is stable, but its variance falls from block to block.
 
-    Criterion: from stem to last block the variance falls by more than a factor of {FALL:g}, with and without MP; gates
-    multiply it by {GATES[sn][0]:g} to {GATES[sn][1]:g} (SN) and {GATES[snmp][0]:g} to {GATES[snmp][1]:g} (MP); and no run at
-    the rate 0.001 ends with a loss that is not finite.
+    Criterion: at init, from stem to last block the variance falls by more than a factor of {FALL:g}, with and without MP;
+    gates multiply it by {GATES[sn][0]:g} to {GATES[sn][1]:g} (SN) and {GATES[snmp][0]:g} to {GATES[snmp][1]:g} (MP); and no run
+    at the rate 0.001 ends with a loss that is not finite.
     """
     runs = pd.concat([results.of("test", arm=arm, lr=0.001) for arm in GATES])
     if runs.empty:
         raise Untestable("One of the self-normalizing networks is not there.")
     parts: dict[str, Callable[..., Verdict]] = {}
     for arm, ends in GATES.items():
-        gate = results.of("path", arm=arm).dropna(subset="gate").groupby("seed")["gate"].apply(geometric)
-        fall = factor(falls(results, arm))
-        parts[f"fall_{arm}"] = partial(
-            greater, f"{NAMES[arm]}: fall of the variance from stem to last block", fall, FALL
-        )
+        words, gate = f"{NAMES[arm]}: fall of the variance from stem to last block", gates(results.of("path", arm=arm))
+        parts[f"fall_{arm}"] = partial(greater, words, factor(falls(results, arm)), FALL)
         parts[f"gate_{arm}"] = partial(between, f"{NAMES[arm]}: a gate multiplies the variance by", factor(gate), *ends)
     found = every(parts, level=level)
     whole = int(runs["finished"].sum())
@@ -164,21 +175,89 @@ def decay(results: Results, setup: Setup, level: float) -> Verdict:
     return Verdict(found.outcome if whole == len(runs) else Outcome.REFUTED, words, found.numbers)
 
 
+def gates(path: pd.DataFrame, column: str = "gate") -> pd.Series[float]:
+    """By seed, what gates multiply the variance by, or, as ``others``, by what factor the other steps of blocks change it."""
+    return path.dropna(subset=column).groupby("seed")[column].apply(geometric)
+
+
 @claim("C5-cause", f"{POSTER}, figure 5; made precise here: gates at 1/2, against zero padding")
 def cause(results: Results, setup: Setup, level: float) -> Verdict:
     """The variance of SN-EfficientNet falls because of squeeze-and-excitation.
 
-    Criterion: on images of 64x64, with MP, doubled gates take away more than a half of the fall, in logarithms, that doubled
-    gates and circular padding take away together; and these leave a fall, or a growth, of less than {KEPT:g}, with and
-    without MP.
+    Criterion: at init, on images of 32x32, of the fall, in logarithms, that doubled gates and copies of the edge in place of
+    zeros take away together, gates take more than a half, with and without MP: the mean of what they take alone and of what
+    they take where the edge is copied already. And with both a fall of less than {KEPT:g} is left.
     """
-    whole, gates, both = (-falls(results, arm).map(math.log) for arm in ("snmp_64", "snmp_double", "snmp_kept"))
-    words = "SN-MP at 64x64: part of the fall, in logarithms, that doubled gates take away"
-    parts: dict[str, Callable[..., Verdict]] = {"gates": partial(mostly, words, share(gates, whole, both))}
-    for arm in ("sn_kept", "snmp_kept"):
-        left = f"{NAMES[arm]}: fall of the variance with gates doubled and circular padding"
-        parts[arm] = partial(between, left, factor(falls(results, arm)), 1 / KEPT, KEPT)
+    parts: dict[str, Callable[..., Verdict]] = {}
+    for arm, name in NAMES.items():
+        whole, doubled, edge, both = (
+            -falls(results, f"{arm}{end}").map(math.log) for end in ("", "_gates", "_edge", "_kept")
+        )
+        part = Effect(((doubled - whole) + (both - edge)) / 2, both - whole, PERCENT)
+        parts[f"gates_{arm}"] = partial(mostly, f"{name}: part of the fall, in logarithms, that is due to gates", part)
+        left = f"{name}: fall of the variance with gates doubled and the edge copied"
+        parts[f"left_{arm}"] = partial(less, left, factor(falls(results, f"{arm}_kept")), KEPT)
     return every(parts, level=level)
+
+
+def _followed(results: Results, arm: str) -> pd.DataFrame:
+    """The last epoch of the runs that were followed along the network and are judged."""
+    progress, seeds = results.of("progress", arm=arm), _accuracy(results, arm, "SN or SN-MP").index
+    judged = progress if progress.empty else progress[progress["seed"].isin(set(seeds))]
+    if judged.empty:
+        raise Untestable("The variance was not followed over training.")
+    last: pd.DataFrame = judged[judged["epoch"] == judged["epoch"].max()]
+    return last
+
+
+@claim("C5-training", f"{POSTER}, figure 5")
+def decay_in_training(results: Results, setup: Setup, level: float) -> Verdict:
+    """While SN-EfficientNet is trained, its variance still falls from block to block.
+
+    Criterion: that of C5 about the fall, of means over all batches of the last epoch, at the best rate.
+    """
+    words = "{}: fall of the variance from stem to last block in the last epoch"
+    return every(
+        {
+            arm: partial(greater, words.format(name), factor(fall(_followed(results, arm))), FALL)
+            for arm, name in NAMES.items()
+        },
+        level=level,
+    )
+
+
+@claim("C5-gates", f"{POSTER}, figure 5")
+def fluctuation(results: Results, setup: Setup, level: float) -> Verdict:
+    """While SN-EfficientNet is trained, it is at squeeze-and-excitation that its variance goes up and down.
+
+    Criterion: as means over all batches of the last epoch, at the best rate, gates multiply the variance by less than
+    {STILL[sn]:g} (SN) and {STILL[snmp]:g} (MP), the geometric mean over blocks, and change it by a larger factor than the other
+    steps of a block do (expansion, depthwise convolution and projection; up or down).
+    """
+    parts: dict[str, Callable[..., Verdict]] = {}
+    for arm, bound in STILL.items():
+        path = _followed(results, arm)
+        gate = gates(path)
+        words = f"{NAMES[arm]}: in the last epoch a gate multiplies the variance by"
+        parts[f"gate_{arm}"] = partial(less, words, factor(gate), bound)
+        # up or down: what takes a third counts as what gives three times as much
+        changed = gates(path.assign(gate=[max(one, 1 / one) for one in path["gate"]]))
+        words = f"{NAMES[arm]}: factor of a gate over that of another step"
+        parts[f"more_{arm}"] = partial(greater, words, factor(changed, gates(path, "others")), 1.0)
+    return every(parts, level=level)
+
+
+def _magnitude(results: Results, setup: Setup, judge: Callable[..., Verdict], margin: float, level: float) -> Verdict:
+    """SN-MP less SN, where SN learns."""
+    plain, preserving = (_accuracy(results, arm, "SN or SN-MP") for arm in ("sn", "snmp"))
+    found = provided(
+        greater("Test accuracy of SN", Effect(plain, scale=PERCENT), 2 * setup.chance, level=level),
+        judge("SN-MP less SN", difference(preserving, plain), margin, level=level),
+    )
+    proxy = ""
+    if setup.size is not Size.FULL:
+        proxy = f" This is a proxy, {setup.size.images('')} and a smaller network, not CIFAR-100."
+    return Verdict(found.outcome, f"{found.found}{proxy}", found.numbers)
 
 
 @claim("C6", f"{POSTER}, Table 1: 29.2 ± 0.5 against 30.0 ± 0.2 per cent")
@@ -188,15 +267,16 @@ def magnitude(results: Results, setup: Setup, level: float) -> Verdict:
     Criterion: SN-MP less SN in test accuracy, each at its best rate, by seed, is below {POINT:g}; not decided unless SN learns
     more than twice what guessing gives.
     """
-    plain, preserving = (_accuracy(results, arm, "SN or SN-MP") for arm in ("sn", "snmp"))
-    found = provided(
-        greater("Test accuracy of SN", Effect(plain, scale=PERCENT), 2 * setup.chance, level=level),
-        less("SN-MP less SN", difference(preserving, plain), POINT, level=level),
-    )
-    proxy = ""
-    if setup.size is not Size.FULL:
-        proxy = f" This is a proxy, {setup.size.images('')} and a smaller network, not CIFAR-100."
-    return Verdict(found.outcome, f"{found.found}{proxy}", found.numbers)
+    return _magnitude(results, setup, less, POINT, level)
+
+
+@claim("C6-same", f"{POSTER}, Table 1: 0.8 points apart, of runs that differ by 0.2 and 0.5")
+def same(results: Results, setup: Setup, level: float) -> Verdict:
+    """With magnitude-preserving sums and gates, SN-EfficientNet is as accurate as without: an equivalence test.
+
+    Criterion: that difference lies within {POINTS:g} of 0, by its whole interval (confirmed), or its whole interval outside.
+    """
+    return _magnitude(results, setup, within, POINTS, level)
 
 
 @claim("C7", f"{POSTER}, Table 1")
@@ -221,4 +301,57 @@ def table_1(results: Results, setup: Setup, level: float) -> Verdict:
     return every(parts, level=level)
 
 
-CLAIMS = (dead, control, decay, cause, magnitude, table_1)
+@claim("C8", f"{POSTER}, Table 1: 30.0 against 33.5 per cent")
+def below(results: Results, setup: Setup, level: float) -> Verdict:
+    """SN-EfficientNet trains, but it stays below BatchNorm.
+
+    Criterion: BatchNorm less SN in test accuracy, each at its best rate, by seed, is above 0; not decided unless SN learns more
+    than twice what guessing gives.
+    """
+    plain, norm = (_accuracy(results, arm, "SN or BatchNorm") for arm in ("sn", "batch"))
+    return provided(
+        greater("Test accuracy of SN", Effect(plain, scale=PERCENT), 2 * setup.chance, level=level),
+        greater("BatchNorm less SN", difference(norm, plain), level=level),
+    )
+
+
+@claim("C9", "Dewyse (JKU Linz, 2025), future work: other regularization in place of BatchNorm's")
+def regularization(results: Results, setup: Setup, level: float) -> Verdict:
+    """Other regularization improves SN-EfficientNet.
+
+    Criterion: trained on so few images that SN learns them by heart, of SN with dropout, with stochastic depth and with label
+    smoothing less SN alone in test accuracy, by seed, one is above {POINT:g}; refuted where each is below it; not decided
+    unless the training accuracy of SN is above {BY_HEART:.0%} and its test accuracy more than {POINTS:g} below that.
+    """
+    few = results["few"]
+    runs = {} if few.empty else {arm: own.set_index("seed") for arm, own in few.groupby("arm")}
+    if not {"sn", *REGULAR} <= set(runs):
+        raise Untestable("SN was not trained on few images, with other regularization and without.")
+    plain = runs["sn"]
+    premise = every(
+        {
+            "learned": partial(greater, "SN: training accuracy", Effect(plain["learned"], scale=PERCENT), BY_HEART),
+            "gap": partial(greater, "Less test accuracy", difference(plain["learned"], plain["accuracy"]), POINTS),
+        },
+        level=level,
+    )
+    parts = {
+        arm: partial(less, f"{name}: SN with it less SN", difference(runs[arm]["accuracy"], plain["accuracy"]), POINT)
+        for arm, name in REGULAR_NAMES.items()
+    }
+    return provided(premise, contrary(every(parts, level=level)))
+
+
+CLAIMS = (
+    dead,
+    control,
+    decay,
+    cause,
+    decay_in_training,
+    fluctuation,
+    magnitude,
+    same,
+    table_1,
+    below,
+    regularization,
+)
