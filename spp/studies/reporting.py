@@ -10,6 +10,7 @@ import pandas as pd
 from spp.plot import outcomes
 from spp.plot.runs import Beside
 from spp.studies.study import Figures
+from spp.studies.trials import SCORES
 from spp.training.results import History
 
 TEN = 0.1
@@ -57,6 +58,17 @@ def tabled(
     # an empty table has no columns to group by
     groups = () if table.empty else table.groupby(by, sort=False)
     return pd.DataFrame([row(key, own) for key, own in groups])
+
+
+def scored(test: pd.DataFrame, labels: Mapping[str, str]) -> pd.DataFrame:
+    """Scores and accuracy on the test images by arm and rate, in per cent, as the thesis reports them."""
+
+    def row(key: tuple[str, float], own: pd.DataFrame) -> dict[str, Any]:
+        arm, lr = key
+        words = {name.replace("_", " "): spread(own[name], 100) for name in (*SCORES, "accuracy") if name in own}
+        return {"network": labels[arm], "lr": lr, **words, "seeds": own["seed"].nunique()}
+
+    return tabled(test, ["arm", "lr"], row)
 
 
 def frames(table: pd.DataFrame, arm: str, facts: Mapping[str, object]) -> list[Beside]:

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 from spp.data import Part, Splits, batches, splits
 from spp.errors import MissingExtraError
+from spp.frame.schema import Column
 from spp.models import build
 from spp.studies.study import Setup, Size, Tables
 from spp.tracing import trace
@@ -33,23 +34,22 @@ class Arm:
         about: What it is, for the description of the study.
         model: Name of the bundled network.
         changes: What is changed about it, as ``spp.models.build`` takes it.
-        circular: Kernel sizes of the convolutions that wrap around the image in place of padding with zeros, which loses
-            variance.
+        padding: By kernel size, what convolutions pad with in place of zeros, which lose variance, as ``circular``.
     """
 
     label: str
     about: str = ""
     model: str = "ffn"
     changes: Mapping[str, Any] = field(default_factory=dict)
-    circular: tuple[int, ...] = ()
+    padding: Mapping[int, str] = field(default_factory=dict)
 
     def build(self, **size: Any) -> nn.Module:
         """The network, from torch's global random state."""
         model = build(self.model, **size, **self.changes)
         for layer in model.modules():
             # kernels of the bundled networks are square
-            if isinstance(layer, nn.Conv2d) and layer.kernel_size[0] in self.circular:
-                layer.padding_mode = "circular"
+            if isinstance(layer, nn.Conv2d) and layer.kernel_size[0] in self.padding:
+                layer.padding_mode = self.padding[layer.kernel_size[0]]  # type: ignore[assignment]
         return model
 
 
@@ -98,6 +98,7 @@ def trained(
     setup: Setup,
     *,
     every: Every | None = None,
+    watch: Mapping[str, Any] | None = None,
     report: Callable[[News], None] | None = None,
 ) -> Tables:
     """Train a network and keep what came of it; ``report`` is told after each step and each epoch.
@@ -105,10 +106,10 @@ def trained(
     Returns:
         ``history``, a row per epoch (without the seconds, which are not reproducible); ``test``, one row with ``accuracy``
         and ``loss`` of the last weights on the test images and whether the run ``finished`` (a loss that is not finite ends
-        it); and, where ``every`` says which steps to measure, ``evolution``, their frame.
+        it); and, where ``every`` says which steps to measure, and ``watch`` what of them, ``evolution``, their frame.
     """
     # nothing is written: a cell is kept whole by its study, or not at all
-    fitted = fit(model, data, recipe, every=every, device=setup.device, report=report)
+    fitted = fit(model, data, recipe, every=every, watch=watch, device=setup.device, report=report)
     # the last weights, so that no arm gains by choosing among its epochs
     last = fitted.test["last"]
     tables = {
@@ -118,6 +119,19 @@ def trained(
         ),
     }
     return tables if fitted.watch is None else {**tables, "evolution": fitted.watch.frame}
+
+
+def epoch_means(evolution: pd.DataFrame, steps: int) -> pd.DataFrame:
+    """A row for each signal, mode and ``epoch`` of so many steps: each statistic is its mean over the steps that were measured.
+
+    Counts are the first step's.
+    """
+    found = evolution.assign(epoch=evolution[str(Column.STEP)] // steps)
+    same = ["epoch", *(str(one) for one in (Column.MODE, Column.NAME, Column.CALL, Column.OUTPUT, Column.SIGNAL))]
+    # codes of modes are a category, of which only those that are there make groups
+    groups = found.groupby(same, sort=False, dropna=False, observed=True)
+    means = [str(name) for name, kind in found.dtypes.items() if kind.kind == "f"]
+    return found.assign(**groups[means].transform("mean")).drop_duplicates(same).reset_index(drop=True)
 
 
 def outcome(tables: Tables, target: float | None = None) -> pd.DataFrame:

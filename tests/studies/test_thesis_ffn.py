@@ -135,8 +135,10 @@ def test_the_real_size_averages_signals_over_an_epoch(tmp_path: Path, monkeypatc
     model, data, recipe = thesis_ffn._prepared(cell, setup, 2)
     steps = trained_(model, data, recipe, setup, every=1)["evolution"]
     # weights are measured once more behind the last step
-    own, first = found["evolution"], steps[steps["step"] < 3]
-    own = own[own["epoch"] < 2]
+    own, first = found["evolution"], steps[(steps["step"] < 3) & (steps["mode"] == "train")]
+    # an evaluation is kept apart from the steps of its epoch
+    assert set(own["mode"]) == {"train", "eval"}
+    own = own[(own["epoch"] < 2) & (own["mode"] == "train")]
     assert own["epoch"].value_counts().nunique() == 1 and set(own["epoch"]) == {0, 1} and set(own["step"]) == {0, 3}
     name = ["name", "output", "signal"]
     pd.testing.assert_series_equal(

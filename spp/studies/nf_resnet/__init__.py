@@ -76,7 +76,7 @@ ARMS = {
     "nf": Network("NF", "NF-ResNet with scaled weight standardization, SkipInit's gain at 1", NF, OPEN),
     "nf_shut": Network("NF, gain 0", "the same as training begins, SkipInit's gain at 0", NF, {"drop_path": 0.0}),
     "nf_circular": Network(
-        "NF, circular padding", "NF with 3x3 convolutions that wrap around the image", NF, OPEN, circular=(3,)
+        "NF, circular padding", "NF with 3x3 convolutions that wrap around the image", NF, OPEN, padding={3: "circular"}
     ),
     "nf_plain": Network(
         "NF without WS", "NF with plain Gaussian weights of variance 1/fan_in, the activation's gain kept", NF, PLAIN

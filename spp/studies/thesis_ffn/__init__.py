@@ -22,7 +22,7 @@ from spp.data.sources import digit_pixels, held_out
 from spp.frame.schema import Column
 from spp.plot.runs import Beside
 from spp.studies.evidence import geometric
-from spp.studies.reporting import frames, spread, tabled
+from spp.studies.reporting import frames, scored, spread, tabled
 from spp.studies.study import Cell, Figures, Results, Setup, Size, Study, Tables
 from spp.studies.thesis_ffn.claims import (
     BELOW,
@@ -35,7 +35,7 @@ from spp.studies.thesis_ffn.claims import (
     TOP,
     at_equal_loss,
 )
-from spp.studies.trials import SCORES, Arm, drawn, images, scores, trained
+from spp.studies.trials import Arm, drawn, epoch_means, images, scores, trained
 from spp.theory import batchnorm_gradient_factor, chi
 from spp.tracing import trace
 from spp.training import News, Recipe
@@ -283,17 +283,8 @@ def _train(cell: Cell, setup: Setup) -> Tables:
     tables = trained(model, data, recipe, setup, every=every if watched else None)
     tables["test"] = tables["test"].assign(**scores(model, data.test))
     if watched:
-        seen = tables["evolution"]
-        tables["evolution"] = epoch_means(seen.assign(epoch=seen[str(Column.STEP)] // length))
+        tables["evolution"] = epoch_means(tables["evolution"], length)
     return tables
-
-
-def epoch_means(evolution: pd.DataFrame) -> pd.DataFrame:
-    """A row for each signal and epoch: each statistic is its mean over the steps that were measured; counts are the first's."""
-    same = ["epoch", *(str(one) for one in (Column.NAME, Column.CALL, Column.OUTPUT, Column.SIGNAL))]
-    means = evolution.columns[[kind.kind == "f" for kind in evolution.dtypes]]
-    found = evolution.groupby(same, sort=False, dropna=False)[list(means)].transform("mean")
-    return evolution.assign(**found).drop_duplicates(same).reset_index(drop=True)
 
 
 def _scaling(cell: Cell, setup: Setup) -> Tables:
@@ -353,15 +344,10 @@ def tables(results: Results, setup: Setup) -> Tables:
         words = {f"lr {lr:g}": spread(runs, 100) if len(runs) else "" for lr, runs in at.items()}
         return {"network": ARMS[arm].label, **words, "seeds": own["seed"].nunique()}
 
-    def more(key: tuple[str, float], own: pd.DataFrame) -> dict[str, Any]:
-        arm, lr = key
-        words = {name.replace("_", " "): spread(own[name], 100) for name in (*SCORES, "accuracy") if name in own}
-        return {"network": ARMS[arm].label, "lr": lr, **words, "seeds": own["seed"].nunique()}
-
     return {
         "init": tabled(results["ratios"], ["data", "arm"], at_init),
         "accuracy": tabled(results["test"], "arm", accuracy),
-        "scores": tabled(results["test"], ["arm", "lr"], more),
+        "scores": scored(results["test"], {arm: one.label for arm, one in ARMS.items()}),
         "scaling": scaling_table(results["scaling"]),
     }
 
