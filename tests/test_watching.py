@@ -94,11 +94,27 @@ def test_a_model_or_an_optimizer_that_is_none():
 
 
 def test_the_optimizer_of_another_model():
-    with pytest.raises(
-        spp.InputError,
-        match=r"optimizer: a watch needs an optimizer of the model that is watched; got SGD of other parameters. Pass",
-    ):
-        spp.watch(plain(), sgd(plain()))
+    model, other = plain(), plain()
+    with pytest.warns(spp.SppWarning, match=r"SGD has none of the parameters of the model that is watched"):
+        watch = spp.watch(model, sgd(other), every=1)
+    assert watch.info["optimizers"][0]["foreign"] == 8 and len(watch.info["not_optimized"]) == 8
+
+
+def test_what_the_optimizers_were_set_to_and_each_steps_rate():
+    model = plain()
+    groups = [{"params": model[0].parameters(), "weight_decay": 0.0}, {"params": model[3].parameters()}]
+    optimizer = torch.optim.AdamW(groups, 1e-2, weight_decay=0.1)
+    schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: 1 / (step + 1))
+    with spp.watch(model, optimizer, every=2) as watch:
+        train(model, optimizer, 5, after=lambda step: schedule.step())
+    (facts,) = watch.info["optimizers"]
+    assert [(g["parameters"], g["lr"], g["weight_decay"], g["decoupled"]) for g in facts["groups"]] == [
+        (2, 1e-2, 0.0, True),
+        (2, 1e-2, 0.1, True),
+    ]
+    assert watch.info["not_optimized"] == ["4.weight", "4.bias", "5.weight", "5.bias"]
+    assert watch.steps.rate.tolist() == pytest.approx([1e-2, 1e-2 / 3, 1e-2 / 5])
+    assert watch.steps.carried.tolist() == [0.0, 0.0, 0.0]
 
 
 def test_a_model_that_changes_its_shape_is_followed_with_one_warning():

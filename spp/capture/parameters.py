@@ -192,7 +192,7 @@ class ParameterReader:
         """The squared sizes of the updates since :meth:`remember`, and of the weights before them."""
         moved = self._moved() if self._copied is None else self._moved_natively(*self._copied)
         rows = [read for read in self._read if id(read.parameter) in moved and read.site in values]
-        sizes = _squares([values[read.site] for read in rows])
+        sizes = squares([values[read.site] for read in rows])
         return {
             (r.site.entry.name, r.site.output): (
                 # another process counts the update of values that it holds too
@@ -225,7 +225,7 @@ class ParameterReader:
                 before = before.to(torch.promote_types(before.dtype, torch.float32))
                 known[id(read.parameter)] = before.zero_() if now is None else before.sub_(now.detach())
         moves = self._stage.reduce_all(list(known.values()), [None] * len(known))
-        return dict(zip(known, _squares(moves), strict=True))
+        return dict(zip(known, squares(moves), strict=True))
 
     # -- reading ------------------------------------------------------------------------------------------------------------
 
@@ -373,6 +373,6 @@ def part_of(tensor: Any, axis: int | None) -> Part | str:
     return Part(local, offset[axis] if axis is not None else 0, channels, not any(copies))
 
 
-def _squares(readings: Sequence[Sums]) -> list[float]:
+def squares(readings: Sequence[Sums]) -> list[float]:
     """The sum of the squares of the finite elements of each reading."""
     return list(map(float, totals(readings)[:, Total.SQUARES]))

@@ -176,7 +176,7 @@ class Recorder:
         self._parameters = ParameterReader(self._stage, self._signals)
         self._flow, self._placer = DataFlow(), Placer(self._axis)
         self._merges = Merges(self._flow)
-        self._unregistered: dict[int, tuple[nn.Module, Entry]] = {}
+        self._unregistered: dict[int, tuple[nn.Module, Entry, bool]] = {}
         self._elsewhere: set[Entry] = set()
         self._raised: tuple[BaseException, Entry, str] | None = None
         self._stopped: tuple[FloatingPointError, Site] | None = None
@@ -538,7 +538,7 @@ class Recorder:
     def on_unregistered(self, module: nn.Module) -> None:
         """Note a module that runs inside the model and is not registered in it."""
         if self._stack and id(module) not in self._unregistered:
-            self._unregistered[id(module)] = module, self._stack[-1].entry
+            self._unregistered[id(module)] = module, self._stack[-1].entry, torch.is_grad_enabled()
 
     def on_other_thread(self, entry: Entry) -> None:
         """Note a module that is called on another thread."""

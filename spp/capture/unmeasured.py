@@ -124,17 +124,25 @@ def never_called(
         yield unmeasured(entry, None, "", Signal.ACTIVATION, reason)
 
 
-def unregistered(modules: Collection[tuple[nn.Module, Entry]], root: nn.Module) -> Iterator[Unmeasured]:
-    """Modules that ran inside the model without being part of it, under the module that called them."""
+def unregistered(modules: Collection[tuple[nn.Module, Entry, bool]], root: nn.Module) -> Iterator[Unmeasured]:
+    """Modules that ran inside the model without being part of it, under the module that called them.
+
+    Args:
+        modules: Each with what called it, and whether gradients were enabled.
+        root: The model.
+    """
+    own = {id(p) for p in root.parameters()} if modules else set()
     since = {id(module): name for name, module in named_modules(root)} if modules else {}
-    for module, caller in modules:
+    for module, caller, learns in modules:
         kind, name = type(module).__name__, since.get(id(module), "")
         why = (
             f"was registered after the measuring had begun, as {name!r}; one that stays is measured after a first call"
         )
         if not name:
             name = next((f"{key}" for key, value in _reach(vars(caller.module)) if value is module), kind)
+            lost = [p for p in module.parameters(recurse=False) if learns and p.requires_grad and id(p) not in own]
             why = "is not registered: model.modules() does not know it (a plain list, a closure)"
+            why += f"; {sum(p.numel() for p in lost):,} parameters that would learn are not the model's"
         yield unmeasured(caller, None, name, Signal.ACTIVATION, f"the {kind} called here {why}")
 
 

@@ -268,8 +268,12 @@ def _tied(entries: Sequence[Entry], own: Sequence[Sequence[tuple[str, Tensor]]])
     return tied
 
 
-def build_steps(rows: Iterable[tuple[int, float, bool]] = ()) -> pd.DataFrame:
-    """One row per measured step: its number, its loss (NaN where unknown), whether the root was in train mode."""
+StepRow = tuple[int, float, bool, float, float]
+"""The values of :class:`StepColumn`."""
+
+
+def build_steps(rows: Iterable[StepRow] = ()) -> pd.DataFrame:
+    """One row per measured step."""
     steps = list(rows)
     return table_of({column: [row[i] for row in steps] for i, column in enumerate(StepColumn)}, STEP_COLUMNS)
 

@@ -31,7 +31,7 @@ from filelock import BaseFileLock
 
 from spp.capture.recorder import MODES
 from spp.errors import InputError, StoreError, first_line
-from spp.frame.build import build_steps
+from spp.frame.build import StepRow, build_steps
 from spp.frame.files import (
     DRAFT,
     LOCK_FILE,
@@ -324,7 +324,7 @@ class RunWriter:
         next_step: int,
         modules: pd.DataFrame | None = None,
         unmeasured: pd.DataFrame | None = None,
-        steps: Sequence[tuple[int, float, bool]] = (),
+        steps: Sequence[StepRow] = (),
         facts: Mapping[str, Any] | None = None,
     ) -> None:
         """Write a part; when it returns, the part is on disk.

@@ -183,6 +183,17 @@ class StepColumn(Described):
         ),
     )
     TRAINING = "training", Spec("bool", "training", "whether the root was in train mode")
+    RATE = (
+        "rate",
+        number("learning rate", "the largest of the optimizers' groups as the step began; missing without one"),
+    )
+    CARRIED = (
+        "carried",
+        number(
+            "gradients not cleared",
+            "share of the gradients looked at (of 8 small parameters at most) that no backward of the step found cleared",
+        ),
+    )
 
 
 STEP_COLUMNS: dict[StepColumn, Spec] = {c: c.spec for c in StepColumn}

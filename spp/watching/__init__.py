@@ -31,7 +31,7 @@ from spp.watching.collect import Collector, Keeper, Listener
 from spp.watching.distributed import Ranks
 from spp.watching.loop import Every as Every
 from spp.watching.loop import Loop, Schedule, schedule_of
-from spp.watching.sample import Settings, trained
+from spp.watching.sample import Settings, rate_of, trained
 
 if TYPE_CHECKING:
     from spp.plot import SignalPlot
@@ -228,7 +228,7 @@ def watch(
     """
     wanted = chosen(signals)
     root = network_inside(model)
-    given = optimizers_of(optimizer, root)
+    given = optimizers_of(optimizer)
     due = schedule_of(every, schedule)
     if start is not None and (not isinstance(start, int) or isinstance(start, bool) or start < 0):
         raise InputError("start is the number of the first step", received=repr(start), where="start")
@@ -250,6 +250,7 @@ def watch(
         "kind": WATCH,
         **describe_model(root),
         "optimizer": " + ".join(type(one).__name__ for one in given) or None,
+        **describe_optimizers(given, root),
         "every": every if isinstance(every, int | str) else sorted(every),
         "signals": [str(s) for s in ALL if s in wanted],
         "ranks": ranks.size,
@@ -277,12 +278,12 @@ def network_inside(model: object) -> nn.Module:
             return root
 
 
-def optimizers_of(optimizer: Any, root: nn.Module) -> list[torch.optim.Optimizer]:
-    """The optimizers themselves, each of which trains some of the model's parameters."""
+def optimizers_of(optimizer: Any) -> list[torch.optim.Optimizer]:
+    """The optimizers themselves."""
     if optimizer is None:
         return []
     if isinstance(optimizer, list | tuple) and optimizer:
-        return [one for several in optimizer for one in optimizers_of(several, root)]
+        return [one for several in optimizer for one in optimizers_of(several)]
     while (inner := _inner(optimizer)) is not None:
         optimizer = inner
     if not isinstance(optimizer, torch.optim.Optimizer):
@@ -292,15 +293,45 @@ def optimizers_of(optimizer: Any, root: nn.Module) -> list[torch.optim.Optimizer
             where="optimizer",
             remedy="Several are given as a list",
         )
-    own = {id(p) for p in root.parameters()}
-    if not own & trained(optimizer):
-        raise InputError(
-            "a watch needs an optimizer of the model that is watched",
-            received=f"{type(optimizer).__name__} of other parameters",
-            where="optimizer",
-            remedy="Pass the optimizer of this model, made after the model was moved, sharded or replaced",
-        )
     return [optimizer]
+
+
+def describe_optimizers(given: Sequence[torch.optim.Optimizer], root: nn.Module) -> dict[str, Any]:
+    """What the optimizers were set to when the watch was made, and which parameters none of them has.
+
+    Returns:
+        ``optimizers``: of each its type, how many of its parameters are not the model's (``foreign``), and of each group the
+        number of parameters, the rate and the weight decay; ``not_optimized``: names of trainable parameters that are in none.
+    """
+    named = list(root.named_parameters(remove_duplicate=False))
+    own, held = {id(p) for _, p in named}, {i for one in given for i in trained(one)}
+    if given and not own & held:
+        warnings.warn(
+            f"{' + '.join(type(one).__name__ for one in given)} has none of the parameters of the model that is watched, "
+            "which will not learn; pass the optimizer of this model, made after it was moved, sharded or replaced",
+            SppWarning,
+            stacklevel=3,
+        )
+    optimizers = [
+        {
+            "type": type(one).__name__,
+            "foreign": len(trained(one) - own),
+            "groups": [
+                {
+                    "parameters": len(group["params"]),
+                    "lr": rate_of(group),
+                    "weight_decay": float(group.get("weight_decay") or 0.0),
+                    # AdamW takes it from the weight itself, Adam and SGD add it to the gradient
+                    "decoupled": bool(group.get("decoupled_weight_decay", type(one).__name__.endswith("W"))),
+                }
+                for group in one.param_groups
+            ],
+        }
+        for one in given
+    ]
+    # without an optimizer nobody knows what has them
+    lacking = [name for name, p in named if p.requires_grad and id(p) not in held] if given else []
+    return {"optimizers": optimizers, "not_optimized": lacking}
 
 
 def _inner(optimizer: Any) -> torch.optim.Optimizer | None:

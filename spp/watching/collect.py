@@ -24,7 +24,7 @@ from spp.capture.stage import Held, Window, handler_of, set_handler
 from spp.capture.unmeasured import Unmeasured
 from spp.errors import SppError, SppWarning
 from spp.frame.accumulate import Accumulator
-from spp.frame.build import build_steps, build_unmeasured, module_columns, table_of
+from spp.frame.build import StepRow, build_steps, build_unmeasured, module_columns, table_of
 from spp.frame.runs import NEXT_STEP, WATCH_TABLES, RunWriter
 from spp.frame.schema import MODULE_COLUMNS, Column, ModuleColumn
 from spp.frame.steps import History, Sampled, joined, sampled
@@ -60,7 +60,7 @@ class Keeper:
         self._busy = self._told = False
         self._written: dict[str, pd.DataFrame] = {}
         self.history = History()
-        self._steps: list[tuple[int, float, bool]] = []
+        self._steps: list[StepRow] = []
         self._facts: dict[str, Any] = {}
         self._run: dict[str, Any] = {}
         self._module_columns: dict[ModuleColumn, object] = module_columns([], {}, {})
@@ -96,7 +96,7 @@ class Keeper:
     def _add(self, finished: Finished) -> None:
         self._compare(finished)
         if finished.measured and not finished.evaluation:
-            self._steps.append((finished.step, finished.loss, finished.training))
+            self._steps.append((finished.step, finished.loss, finished.training, finished.rate, finished.carried))
         self._facts |= finished.facts
         self._run.update(finished.facts)
         known = len(self._functions)

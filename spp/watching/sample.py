@@ -5,7 +5,9 @@ from __future__ import annotations
 import math
 import threading
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
+from itertools import islice
 from typing import Any
 
 import torch
@@ -13,7 +15,7 @@ from torch import Tensor, nn
 
 from spp import _torch
 from spp.capture.interception import Arguments, Keywords, Original, Part, SampledStep
-from spp.capture.parameters import ParameterReader, Readings, UpdateSums, parameters_of
+from spp.capture.parameters import ParameterReader, Readings, UpdateSums, parameters_of, squares
 from spp.capture.recorder import MODES, Pass, Policy, Recorder
 from spp.capture.sites import ChannelAxis, Entry, Selection, is_reducible, roster
 from spp.capture.stage import Depth, Held, Stage, Window
@@ -23,6 +25,9 @@ from spp.frame.accumulate import Accumulator
 from spp.objective import LossGraph, loss_facts, loss_graph
 from spp.stats import backends
 from spp.vocabulary import Signal
+
+PROBED, SMALL = 8, 1 << 16
+"""How many parameters are asked whether their gradient was cleared, of at most how many values."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -59,6 +64,8 @@ class Finished:
         loss: What its backward passes ran from; of several ranks this one's share of their mean. NaN where unknown.
         training: Whether the root was in train mode.
         facts: What became known of the run.
+        rate: The largest learning rate in force; NaN where there is no optimizer.
+        carried: Share of the gradients looked at that no backward of the step found cleared; NaN where nobody knows.
     """
 
     step: int
@@ -70,6 +77,8 @@ class Finished:
     loss: float = math.nan
     training: bool = True
     facts: dict[str, Any] = field(default_factory=dict)
+    rate: float = math.nan
+    carried: float = math.nan
 
 
 class Sample:
@@ -106,10 +115,12 @@ class Sample:
         self._parameters: ParameterReader | None = None
         self._values: Readings = {}
         self._gradients: Readings = {}
-        self._scale = 1.0
+        self._scale, self._rate = 1.0, math.nan
         self._losses: list[Tensor | None] = []
         self._graphs: list[LossGraph | None] = []
         self._training = True
+        self._carried = math.nan
+        self._uncleared: set[int] | None = None
         self.gathered = self.begun = False
         self.trained_in_eval: bool | None = None
 
@@ -170,6 +181,7 @@ class Sample:
         if self._parameters is None:
             parameters = self._read_parameters(self._passes if self.gathered else self.prepare().passes)
             self._gradients = parameters.gradients(scale, taken=self.prepare().taken)
+            self._rate = max(rate_of(group) for one in self._optimizers for group in one.param_groups)
             parameters.remember({i for one in self._optimizers for i in trained(one)})
         else:
             # a scaler unscales the gradients of each optimizer when that one is about to step
@@ -194,16 +206,17 @@ class Sample:
             mode = next((m for m in MODES if m in measured), MODES[0])
             measured.setdefault(mode, Accumulator()).add(own)
         recorder = self.prepare()
-        loss = self._loss()
         return Finished(
             self.step,
             measured,
             updates,
             recorder.entries,
             recorder.called_functions,
-            loss=loss,
+            loss=self._loss(),
             training=self._training,
             facts=loss_facts(self._graphs),
+            rate=self._rate,
+            carried=self._carried,
         )
 
     def _loss(self) -> float:
@@ -229,12 +242,29 @@ class Sample:
             return run()
         with Held(), patient_collector():
             self._note_losses(roots)
+            # whatever a subclass does when it is asked, the training goes on
+            with suppress(Exception), _torch.unseen_functions(), torch.no_grad():
+                self._look_at_gradients()
             result = self._recorder.backward(roots, run)
             if self.failed is None:
                 self._scale = self._held.scale
                 if not self._optimizers and self._parameters is not None:
                     self._gradients = self._parameters.gradients(self._scale, taken=self._recorder.taken)
         return result
+
+    def _look_at_gradients(self) -> None:
+        """Before a backward: note whether gradients of steps before are still there, by a few small parameters.
+
+        Those that one backward of the step has found cleared are clean: a loop of several optimizers clears them in turn.
+        """
+        of = (p for one in self._optimizers for group in one.param_groups for p in group["params"])
+        small = list(islice((p for p in of if p.requires_grad and p.numel() <= SMALL), PROBED))
+        there = [p for p in small if p.grad is not None and not is_reducible(p.grad)]
+        sums = Stage(Depth(mergeable=False)).reduce_all([p.grad for p in there], [None] * len(there))
+        found = {id(p) for p, size in zip(there, squares(sums), strict=True) if size > 0}
+        if small:
+            self._uncleared = found if self._uncleared is None else self._uncleared & found
+            self._carried = len(self._uncleared) / len(small)
 
     def _skipped(self) -> None:
         """The scaler went on, and the optimizer has not: it skipped its step, and what was seen belongs to none."""
@@ -278,6 +308,12 @@ def _is_leaf(parameter: Tensor) -> bool:
 def trained(optimizer: torch.optim.Optimizer) -> set[int]:
     """The identities of the parameters of an optimizer."""
     return {id(p) for group in optimizer.param_groups for p in group["params"]}
+
+
+def rate_of(group: dict[str, Any]) -> float:
+    """The learning rate of a parameter group; NaN where it sets none, as an Adafactor may."""
+    rate = group.get("lr")
+    return float(rate) if isinstance(rate, int | float | Tensor) else math.nan
 
 
 class Evaluation:
