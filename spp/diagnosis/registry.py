@@ -33,6 +33,11 @@ tag             what is wrong
 ``fall``        activations or gradients die on their way
 ``rise``        activations or gradients explode on their way
 ``gradient``    gradients explode on their way back
+``rate``        updates are so large that they write over the weights
+``decay``       the weight decay outweighs the gradients
+``died``        a layer was alive at the first step and is dead at the last
+``alike``       samples were told apart at the first step and no longer are
+``drifted``     a scale has drifted since the first step
 =============== ========================================================================================
 """
 

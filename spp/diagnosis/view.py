@@ -54,6 +54,10 @@ class Measured(Protocol):
         """Counts by power of two."""
 
     @property
+    def steps(self) -> pd.DataFrame:
+        """One row per measured step."""
+
+    @property
     def run(self) -> dict[str, Any]:
         """The facts of the run."""
 
@@ -197,6 +201,11 @@ class View:
         """The rows of evaluations, which have activations alone; empty for a trace."""
         modes = self._every[Column.MODE] if Column.MODE in self._every else np.array([], dtype=object)
         return self._every[modes == "eval"] if len(modes) else self._every.iloc[:0]
+
+    @cached_property
+    def progress(self) -> pd.DataFrame:
+        """One row per measured step: its loss, and what the optimizer was set to."""
+        return self._trace.steps
 
     @cached_property
     def facts(self) -> dict[str, Any]:

@@ -3,6 +3,8 @@
 Importing this package registers them in causal order: what a later one finds may follow from what an earlier one did.
 """
 
+from spp.diagnosis.rules import learning as learning  # isort: skip
+from spp.diagnosis.rules import over_time as over_time  # isort: skip
 from spp.diagnosis.rules import broken as broken  # isort: skip
 from spp.diagnosis.rules import layers as layers  # isort: skip
 from spp.diagnosis.rules import residual as residual  # isort: skip

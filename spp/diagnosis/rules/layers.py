@@ -37,6 +37,7 @@ UNIT_SATURATION = {"relu6": 0.5236, "hardtanh": 0.3222, "hardsigmoid": 0.0033, "
     },
     source="no information passes a constant; the gradient through it is zero or useless",
     tags=("dead", "layer"),
+    follows=("died", "rate", "decay"),
 )
 def dead_layer(view: View, at: Any) -> Iterator[Finding]:
     """A layer that gives out the same whatever comes in: all channels zero or constant over the batch.
