@@ -8,7 +8,7 @@ share a gradient out among more elements, which is no loss. What pooling, softma
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
@@ -18,8 +18,6 @@ import numpy as np
 from spp.diagnosis.view import Array, Key, Kind, Step, View, ratio
 from spp.vocabulary import Severity
 
-# Decades in an e-fold.
-FOLD = float(np.log10(np.e))
 # The scale of these is their own: a course neither begins nor ends there.
 OWN = (Kind.NORM, Kind.PLAIN, Kind.TABLE)
 
@@ -31,7 +29,8 @@ class Leg:
     Attributes:
         keys: The ends of the components on the way, in the direction of travel, with the one at which it starts.
         values: What was followed, there.
-        logs: log10 of it, without what pooling and the like explain.
+        logs: log10 of it.
+        explained: Decades of it between start and end that pooling and the like explain.
         layers: Weighted layers on the way, at least 1.
         share: Which part of the whole network it is.
     """
@@ -39,6 +38,7 @@ class Leg:
     keys: list[Key]
     values: list[float]
     logs: Array
+    explained: float
     layers: int
     share: float
 
@@ -49,8 +49,9 @@ class Leg:
 
     @property
     def decades(self) -> float:
-        """log10 of the ratio of what was followed at its end and start, positive for a rise."""
-        return float(self.logs[-1] - self.logs[0])
+        """log10 of the ratio of what was followed at its end and start, positive for a rise, of what nothing explains."""
+        raw = float(self.logs[-1] - self.logs[0])
+        return float(np.sign(raw) * max(0.0, min(abs(raw), abs(raw) - np.sign(raw) * self.explained)))
 
     @property
     def rate(self) -> float:
@@ -60,7 +61,7 @@ class Leg:
     @cached_property
     def begins(self) -> Key:
         """Where it begins in earnest: the first place with a sixth of it, or half of what an even course would have there."""
-        done = (self.logs[1:] - self.logs[0]) / self.decades
+        done = (self.logs[1:] - self.logs[0]) / (self.logs[-1] - self.logs[0])
         even = np.arange(1, len(self.logs)) / (len(self.logs) - 1)
         return self.keys[1 + int(np.argmax(done >= np.minimum(1 / 6, even / 2)))]
 
@@ -123,19 +124,29 @@ def _legs(view: View, way: list[Key], what: str, values: list[float], size: int)
     if len(judged) < 2:
         return []
     order = judged[::-1] if what == "gradient" else judged
-    logs = np.log10([values[i] for i in order]) - explained[order]
+    logs = np.log10([values[i] for i in order])
+    # What pooling takes may make a leg, or hide one.
+    ends = {pair for followed in (logs, logs - explained[order]) for pair in _extremes(followed)}
+    legs = []
+    for start, end in ends:
+        on_way = order[start : end + 1]
+        first, last = sorted(int(view.activations[way[i]].depth) for i in (on_way[0], on_way[-1]))
+        layers = sum(step.is_weighted and first < step.depth <= last for step in view.steps)
+        taken = float(explained[on_way[-1]] - explained[on_way[0]])
+        keys, share = [way[i] for i in on_way], (end - start) / size
+        told = [float(values[i]) for i in on_way]
+        legs.append(Leg(keys, told, logs[start : end + 1], taken, max(1, layers), share))
+    return legs
+
+
+def _extremes(logs: Array) -> Iterator[tuple[int, int]]:
+    """Where the deepest fall and the highest rise start and end."""
     # The deepest fall ends where the values lie farthest below their running maximum, and starts where that was last reached.
     highest, lowest = np.maximum.accumulate(logs), np.minimum.accumulate(logs)
-    legs = []
     for edge, end in ((highest, int((logs - highest).argmin())), (lowest, int((logs - lowest).argmax()))):
         start = int(np.flatnonzero(logs[: end + 1] == edge[end])[-1])
         if end > start:
-            on_way = order[start : end + 1]
-            first, last = sorted(int(view.activations[way[i]].depth) for i in (on_way[0], on_way[-1]))
-            layers = sum(step.is_weighted and first < step.depth <= last for step in view.steps)
-            keys, share = [way[i] for i in on_way], (end - start) / size
-            legs.append(Leg(keys, [float(values[i]) for i in on_way], logs[start : end + 1], max(1, layers), share))
-    return legs
+            yield start, end
 
 
 def _free(view: View) -> set[Key]:
@@ -162,12 +173,18 @@ def _explained(view: View, way: list[Key], what: str) -> Array:
             if step is not None and step.kind is Kind.PLAIN:
                 decades = view.backward_decades(step) if what == "gradient" else _decades(view, step, what)
                 found[i] += decades if np.isfinite(decades) else 0.0
+        before = view.activations[way[i - 1]] if i else None
+        row = view.activations[key]
+        # Where places are averaged, joined to channels or left behind, the spread between them is no longer in the ACV.
+        if what == "acv" and before is not None and view.places(row) < view.places(before):
+            found[i] = np.nan_to_num(ratio(row.acv, before.acv) - ratio(row.mean_square, before.mean_square))
     # A gradient at the output of a step has not yet come through it.
     return np.cumsum(found[::-1])[::-1] - found if what == "gradient" else np.cumsum(found)
 
 
 def _decades(view: View, step: Step, what: str) -> float:
     sources = view.sources(step.key)
+    # NaN is no number of decades.
     return ratio(getattr(step.row, what), getattr(sources[0], what)) if len(sources) == 1 else 0.0
 
 
@@ -180,17 +197,9 @@ def _chain(view: View, before: Key, key: Key) -> list[Step]:
 
 
 def judge(leg: Leg | None, at: Any) -> Severity | None:
-    """How bad a leg is: long at any rate, or steep over more than 6 e-folds (an error over 12)."""
-    if leg is None:
-        return None
-    decades, steep = abs(leg.decades), leg.rate >= at.rate and leg.layers >= at.layers
-    folds = at.efolds * FOLD
-    # Steep is bad from the depth on at which networks could still be trained, and twice as deep it is an error.
-    if decades >= at.error or (steep and decades >= 2 * folds):
-        return Severity.ERROR
-    if decades >= at.warning or (steep and decades >= folds):
-        return Severity.WARNING
-    return None
+    """How bad a leg is, by its decades; what one or two layers do is a cliff, and none of its business."""
+    decades = abs(leg.decades) if leg is not None and leg.layers >= at.layers else 0.0
+    return Severity.ERROR if decades >= at.error else Severity.WARNING if decades >= at.warning else None
 
 
 def dying(view: View) -> Severity | None:

@@ -219,7 +219,7 @@ def notes(frame: pd.DataFrame, limit: int = 3) -> list[Finding]:
         raise InputError("limit is a number of facts", received=str(limit), where="limit")
     if frame[Column.STEP].nunique() > 1:
         raise InputError("facts are told of one step", received="several steps", where="frame", remedy="Select one.")
-    nothing = dict.fromkeys(("blocks", "modules", "unmeasured", "exponents"))
+    nothing = dict.fromkeys(("blocks", "modules", "unmeasured", "exponents"), pd.DataFrame())
     return _facts(View(SimpleNamespace(frame=frame, run={}, **nothing), limits=limits_of()))[:limit]
 
 

@@ -26,6 +26,8 @@ Array = npt.NDArray[np.float64]
 
 # How the wiring writes what came from outside the network.
 OUTSIDE = "."
+# How many layers a statement about layers of a kind needs: one, and four others.
+PEERS = 5
 # Activations that make a gate.
 GATES = ("sigmoid", "hardsigmoid")
 
@@ -153,14 +155,15 @@ class BranchRatio:
         name: The leaf that sets the branch's scale.
         depth: Depth of that leaf.
         decades: log10 of the ratio; minus infinity for a branch of exact zeros.
-        group: Which merge of its block it is, and whether the skip is projected: attention is no measure for feed-forward.
+        group: The class of the block, which merge of it, and whether the skip is projected: attention is no measure for
+            feed-forward, and an encoder none for a decoder.
     """
 
     block: str
     name: str
     depth: int | None
     decades: float
-    group: tuple[int, bool]
+    group: tuple[str, int, bool]
 
 
 class View:
@@ -209,8 +212,13 @@ class View:
 
     @cached_property
     def facts(self) -> dict[str, Any]:
-        """The row of ``modules`` of each module, by name."""
-        return {str(row.name): row for row in records(self.modules)}
+        """The row of ``modules`` of each module, by name.
+
+        In a norm with a dropout and an activation inside (timm) the dropout gets what was normalized, and stands for it.
+        """
+        found = {str(row.name): row for row in records(self.modules)}
+        fused = [name for name, row in found.items() if row.kind == LayerKind.NORM and not row.leaf]
+        return found | {f"{name}.drop": found[name] for name in fused if f"{name}.drop" in found}
 
     @cached_property
     def activations(self) -> dict[Key, Any]:
@@ -287,8 +295,8 @@ class View:
     def ways(self) -> list[list[Key]]:
         """The ends of components that feed one another, in the order in which the signal meets them.
 
-        The first one leads to the output, the others to where they join an earlier one. Of several inputs the first counts:
-        what is added or joined to it, such as a table of positions, is no part of its way.
+        The first one leads to the output, the others to where they join an earlier one. Of what is added or joined the largest
+        part counts: a branch, a table of positions or the output of an encoder is no part of the way.
         """
         whole = {leaf: name for name, leaves in self.components.items() for leaf in leaves}
         last = {key.name: key for key in self.activations}
@@ -308,9 +316,16 @@ class View:
 
     def _before(self, key: Key, whole: dict[str, str], ends: list[Key]) -> Key | None:
         """The end of a component that feeds the component that ends with ``key``, or None."""
-        source = next(iter(self._wired(key)), None)
-        if source is None or source not in self.activations:
+        # A container may take more than the signal, its first step hardly ever does.
+        first = next((step.key for step in self.inside(key.name) if step.key.call == key.call), key)
+        sources = [source for source in (*self._wired(first), *self._wired(key)) if source in self.activations]
+        outer = [source for source in sources if not f"{source.name}.".startswith(f"{key.name}.")]
+        if not outer:
             return None
+        # Of a sum the largest part counts.
+        wired = set(self._wired(first))
+        parts = [part for part in outer if part in wired] or outer[:1]
+        source = max(parts, key=lambda part: np.nan_to_num(self.activations[part].mean_square))
         component = Key(whole.get(source.name, source.name), source.call)
         if source.name not in whole and component.name not in self.components:
             # A part of a component, or what holds several, of which the last one counts.
@@ -335,7 +350,8 @@ class View:
                 continue
             share = float(np.log10(row.branch_acv / skip)) if row.branch_acv > 0 else -np.inf
             name, depth = self._branch_end(Key(str(row.branch), int(row.call)))
-            found.append(BranchRatio(str(row.block), name, depth, share, (int(row.merge), bool(row.transition))))
+            group = (str(getattr(self.facts.get(row.block), "type", "")), int(row.merge), bool(row.transition))
+            found.append(BranchRatio(str(row.block), name, depth, share, group))
         return found
 
     def born_as_skips(self, decades: float) -> list[BranchRatio]:
@@ -384,6 +400,16 @@ class View:
         """The activation rows of what a call took, as far as they were measured."""
         return [self.activations[source] for source in self.fed(key) if source in self.activations]
 
+    def places(self, row: Any) -> float:
+        """How many values of each channel one sample has: 1 for vectors."""
+        sides = str(row.shape).split("x")
+        return float(row.numel) / max(1, int(row.channels) * int(sides[0] or 1) * int(row.called or 1))
+
+    @cached_property
+    def most_places(self) -> float:
+        """The largest number of places of a step: 1 in a network of vectors."""
+        return max((self.places(step.row) for step in self.steps), default=1.0)
+
     def in_branch(self, name: str) -> bool:
         """Whether a module lies in a residual block, where what it does may be made good by the skip."""
         row = self.activations.get(Key(name))
@@ -420,9 +446,13 @@ class View:
         """Whether a norm takes what the step gives out."""
         return any(taker.kind is Kind.NORM for taker in self.takers(step.key))
 
+    def is_end(self, step: Step) -> bool:
+        """Whether a step is the readout or another head: nothing takes what it gives out, whose scale is free."""
+        return step.name == self.readout or not self.takers(step.key)
+
     def has_zero_weight(self, name: str) -> bool:
-        """Whether a module's weight is exactly zero."""
-        weight = self.weights.get((name, "weight"))
+        """Whether a module's weight is exactly zero, or that of the module whose part it is."""
+        weight = self.weights.get((name, "weight")) or self.weights.get((name.rpartition(".")[0], "weight"))
         return weight is not None and weight.mean_square == 0
 
     def zero_by_design(self, name: str) -> bool:

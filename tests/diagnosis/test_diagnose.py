@@ -94,7 +94,7 @@ def test_rules_are_asked_by_name(trace):
 
 
 def test_thresholds_are_tunable(trace):
-    lenient = {"vanishing.rate": 99, "vanishing.warning": 99, "vanishing.error": 99}
+    lenient = {"vanishing.warning": 99, "vanishing.error": 99}
     assert "vanishing" not in set(spp.diagnose(trace, thresholds=lenient).rule)
     with pytest.raises(UnknownNameError, match=r"unknown threshold 'vanishing.speed'"):
         spp.diagnose(trace, thresholds={"vanishing.speed": 1})

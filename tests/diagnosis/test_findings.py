@@ -59,7 +59,7 @@ def test_notes_stand_beside_the_table_and_never_fail_a_run(trace):
     assert {note.severity for note in trace.findings.notes} == {Severity.NOTE}
     assert not {note.rule for note in trace.findings.notes} & set(trace.findings["rule"])
     (told,) = spp.diagnose(trace, rules="activation_scale")
-    assert told.message.startswith("Activations collapse: ")
+    assert told.message.startswith("Activations fall: ")
 
 
 def test_no_rule_names_another_and_every_cause_is_one_of_some_rule():

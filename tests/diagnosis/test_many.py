@@ -33,8 +33,8 @@ def test_factors_of_many_layers_may_be_more_than_a_float_holds(blocks):
     torch.manual_seed(0)
     run = spp.trace(nn.Sequential(*(Gated(-20.0) for _ in range(blocks))), torch.randn(3, 4))
     told = next(finding.message for finding in run.findings if finding.rule == "se_gates")
-    assert f"{blocks} squeeze-and-excitation gates" in told
-    assert ("fold" in told) and "inf" not in told
+    assert f"{blocks} gates (Gate) take ÷" in told
+    assert "inf" not in told and "sigmoid starts" not in told
     str(run)
 
 

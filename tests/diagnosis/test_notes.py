@@ -33,30 +33,24 @@ def deep(rows: list[dict]) -> list[dict]:
 def test_collapse_names_both_ends_and_the_steepest_step(frame_of):
     frame = frame_of([{"name": n, "acsm": 0.0, "acv": v} for n, v in zip("abcd", (1.0, 0.5, 1e-5, 5e-6), strict=True)])
     assert by_theme(frame)["activations"] == (
-        "Activations collapse: their mean square falls 2e+05-fold from a (1) to d (5e-06), "
-        "most of it at c (50,000-fold)."
+        "Activations fall: mean square 1 (a) -> 5e-06 (d), ÷2e+05; most at c (÷5e+04)."
     )
 
 
 def test_a_mild_change_is_said_mildly(frame_of):
     frame = frame_of([{"name": n, "acsm": 0.0, "acv": v} for n, v in zip("abc", (1.0, 4.0, 64.0), strict=True)])
-    assert by_theme(frame)["activations"] == (
-        "Activations grow: their mean square rises 64.0-fold from a (1) to c (64), most of it at c (16.0-fold)."
-    )
+    assert by_theme(frame)["activations"] == ("Activations rise: mean square 1 (a) -> 64 (c), ×64; most at c (×16).")
 
 
 def test_a_kept_scale_is_a_fact_too(frame_of):
     frame = frame_of([{"name": n, "acsm": 0.0, "acv": v} for n, v in zip("abc", (1.0, 2.0, 1.5), strict=True)])
-    assert by_theme(frame)["activations"] == (
-        "Activations keep their scale: their mean square stays between 1 (a) and 2 (b)."
-    )
+    assert by_theme(frame)["activations"] == ("Activations keep their scale: mean square from 1 (a) to 2 (b).")
 
 
 def test_gradients_are_followed_backwards(frame_of):
     frame = frame_of(deep([*both("a", 1, 1e-8), *both("b", 1, 1e-4), *both("c", 1, 1.0)]))
     assert by_theme(frame)["gradients"] == (
-        "Gradients, followed backwards, vanish: their squared norm falls 1e+08-fold from c (32) to a (3.2e-07), "
-        "most of it at b (10,000-fold)."
+        "Gradients, followed backwards, fall: squared norm 32 (c) -> 3.2e-07 (a), ÷1e+08; most at b (÷1e+04)."
     )
 
 
@@ -70,6 +64,14 @@ def test_the_first_non_finite_layer_is_named_in_the_direction_of_the_signal(fram
         "Non-finite activations appear first in b (25 % of them), and 1 further layer after it.",
         "Non-finite gradients appear first in b (25 % of them), and 1 further layer after it.",
     ]
+
+
+def test_what_pooling_does_by_its_size_is_no_fall(frame_of):
+    """A mean over 100 places divides the squared norm by 100, in front of it."""
+    rows = deep([*both("a", 1, 1.0), *both("pool", 1, 100.0), *both("head", 1, 100.0)])
+    for row in rows:
+        row["type"] = "AvgPool2d" if row["name"] == "pool" else "Linear"
+    assert by_theme(frame_of(rows))["gradients"].startswith("Gradients, followed backwards, keep their scale")
 
 
 def test_exact_zeros_are_named_and_leave_the_ratio_finite(frame_of):
@@ -93,8 +95,7 @@ def test_dead_channels_saturation_and_mean_shift(frame_of):
     )
     assert facts["saturated"] == "50 % of the values of b are saturated."
     assert facts["mean shift"] == (
-        "The mean dominates in a: its average channel squared mean is 3 times its average channel variance, "
-        "and outweighs it in 1 further component."
+        "The mean dominates in a: ACSM is 3 times ACV, and outweighs it in 1 further component."
     )
 
 
@@ -114,8 +115,8 @@ def test_relative_gradients_and_weights_that_none_reaches(frame_of):
     frame = frame_of([*weight("a", 1.0, 1e-6), *weight("b", 0.1, 1e-3), *weight("c", 1.0, 0.0)])
     facts = by_theme(frame)
     assert facts["relative gradients"] == (
-        "Relative to its weight, the gradient of a.weight is the smallest and that of b.weight the largest, "
-        "10,000-fold apart (by rms)."
+        "Relative to its weight, the gradient of a.weight is the smallest, that of b.weight the largest, "
+        "a factor 1e+04 apart (by rms)."
     )
     assert facts["unreached weights"] == "No gradient reaches c.weight: it is exactly zero."
 
@@ -162,8 +163,9 @@ def test_real_traces_tell_a_collapse_from_a_kept_scale():
     for norm in ("none", "batch"):
         torch.manual_seed(0)
         worst[norm] = by_theme(spp.trace(spp.models.build("effnet_b0", norm=norm), batch).frame)["activations"]
-    assert worst["none"].startswith("Activations collapse")
-    assert not worst["batch"].startswith("Activations collapse")
+    assert worst["none"].startswith("Activations fall: mean square 0.05")
+    assert "e+10" in worst["none"]
+    assert "e+" not in worst["batch"]
 
 
 def test_a_nan_in_the_data_is_the_first_fact():

@@ -119,11 +119,12 @@ def never_ran(view: View, at: Any) -> Iterator[Finding]:
     """
     idle = {str(row.name) for row in records(view.unmeasured) if str(row.reason).startswith(NEVER)}
     trained = {name for name, _ in view.weight_gradients}
-    names = [name for name in view.facts if name in idle - trained and _trainable(view, name)]
+    names = [str(row.name) for row in records(view.modules) if row.name in idle - trained and row.trainable]
     if names:
         lost = sum(_trainable(view, name) for name in names)
         yield Finding(
-            severity=Severity.WARNING,
+            # What runs in training alone, such as a head beside the output, is idle in evaluation.
+            severity=Severity.WARNING if view.trained("") else Severity.NOTE,
             name=names[0],
             statistic="parameters",
             value=float(lost),

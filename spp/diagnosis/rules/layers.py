@@ -10,24 +10,55 @@ import numpy as np
 
 from spp.diagnosis.attenuation import distinct, dying, judge
 from spp.diagnosis.findings import (
+    EVERYTHING,
     Finding,
+    arrow,
     count,
-    factor,
     further,
     number,
     percent,
     power,
     powered,
     some,
+    times,
 )
-from spp.diagnosis.registry import rule
+from spp.diagnosis.registry import FACT, rule
 from spp.diagnosis.remedies import Remedy, advice, init_for, norm_for, remedy
-from spp.diagnosis.view import Key, Kind, Step, View, given, measured, median_without
+from spp.diagnosis.view import Key, Kind, Step, View, given, measured, median_without, ratio
 from spp.frame.schema import Column
 from spp.vocabulary import Severity, Signal
 
 # Share of values within 1 % of an end of the range when the input is a unit normal; other bounded activations: none.
 UNIT_SATURATION = {"relu6": 0.5236, "hardtanh": 0.3222, "hardsigmoid": 0.0033, "tanh": 0.0081}
+
+
+@rule("fresh_statistics", source="y = (x - 0) / sqrt(1 + eps): the identity", tags=(EVERYTHING,))
+def fresh_statistics(view: View, at: Any) -> Iterator[Finding]:
+    """BatchNorms in evaluation mode that have seen no data, and pass on what comes in.
+
+    Norms with running statistics whose gain is that of their weight: mean 0 and variance 1, as they are made.
+
+    What the signal does there says nothing of training, in which they normalize: every later rule follows.
+    """
+    norms = [s for s in view.norms if _is_batch_norm(view.facts[s.name]) and not view.trained(s.name)]
+    gains = [s.decades - _scale(view, s) for s in norms]
+    known = [gain for gain in gains if np.isfinite(gain)]
+    # With one that saw data the others did too; what feeds a few is not known.
+    if known and np.quantile(np.abs(known), 0.9) < 0.03:
+        yield Finding(
+            severity=Severity.NOTE,
+            **measured(None, Signal.ACTIVATION, "mean_square out / in", power(float(np.median(known))), "not 1"),
+            message=f"{count(len(norms), 'BatchNorm')} in evaluation mode saw no data yet: running mean 0 and variance 1 "
+            "pass on what comes in.",
+            remedies=(advice("Trace in training mode, or run batches in training mode first."),),
+            evidence=some([s.name for s in norms]),
+        )
+
+
+def _scale(view: View, step: Step) -> float:
+    """log10 of the mean square of a norm's weight; 0 for one without."""
+    weight = view.weights.get((str(view.facts[step.name].name), "weight"))
+    return 0.0 if weight is None else ratio(float(weight.mean_square), 1.0)
 
 
 @rule(
@@ -37,12 +68,12 @@ UNIT_SATURATION = {"relu6": 0.5236, "hardtanh": 0.3222, "hardsigmoid": 0.0033, "
     },
     source="no information passes a constant; the gradient through it is zero or useless",
     tags=("dead", "layer"),
-    follows=("died", "rate", "decay"),
+    follows=("died", "rate", "decay", "fall"),
 )
 def dead_layer(view: View, at: Any) -> Iterator[Finding]:
     """A layer that gives out the same whatever comes in: all channels zero or constant over the batch.
 
-    The first step whose channels are all dead while what it takes is alive.
+    The first step whose channels are all dead while what it takes is alive: an error where nothing gets past it.
     """
     for step in view.steps:
         # One value per channel is constant whatever comes in.
@@ -52,20 +83,30 @@ def dead_layer(view: View, at: Any) -> Iterator[Finding]:
         # What is dead by design, or dropped this time, is told by the rule of residual branches.
         if view.zero_by_design(culprit.name) or _skipped(view, step):
             continue
+        behind = (view.activations[key] for way in view.ways[:1] for key in way)
+        passed = any(_tells(row, at.alive) for row in behind if row.depth > step.depth and row.dead_fraction < 1)
         yield Finding(
-            severity=Severity.ERROR,
+            severity=Severity.WARNING if passed else Severity.ERROR,
             **measured(culprit, Signal.ACTIVATION, Column.DEAD_FRACTION, step.row.dead_fraction, "below 1"),
-            message=f"{step.name} is dead: {why}.",
+            message=f"{step.name} ({step.row.type}) gives out the same for every sample: {why}.",
             remedies=remedies,
             evidence=f"largest magnitude of its output {number(step.row.abs_max)}",
         )
         return
 
 
+def _tells(row: Any, least: float) -> bool:
+    """Whether a tensor tells its samples apart, well above the spread that counts as dead."""
+    return bool(row.numel > row.channels and row.acv > least * row.mean_square)
+
+
 def _alive(view: View, step: Step, least: float) -> bool:
-    """Whether what a step takes tells its samples apart, well above the spread that counts as dead."""
+    """Whether what a step takes tells its samples apart; of what came from outside only a weight of zero is a surprise."""
     sources = view.sources(step.key)
-    return not sources or any(row.numel > row.channels and row.acv > least * row.mean_square for row in sources)
+    if not sources:
+        return step.is_weighted and view.has_zero_weight(step.name)
+    # A mean over places, or one of them alone, need not tell samples apart where all places do.
+    return any(_tells(row, least) for row in sources if view.places(row) <= view.places(step.row))
 
 
 def _skipped(view: View, step: Step) -> bool:
@@ -83,17 +124,15 @@ def _cause(view: View, step: Step) -> tuple[Step, str, tuple[Remedy, ...]]:
     feeder = view.feeder(step)
     if step.kind is Kind.ACTIVATION and feeder is not None:
         low, high = number(feeder.row.min), number(feeder.row.max)
-        why = f"all that {feeder.name} gives it lies between {low} and {high}, where it is flat"
+        why = f"{feeder.name} gives it values from {low} to {high}, where it is flat"
         norm = remedy("norm", norm_for(view), why="Look at the weights of that layer; or a norm before the activation")
         bias = view.weights.get((feeder.name, "bias"))
         biased = bias is not None and bias.mean_square > 0.5 * feeder.mean_square
         unbiased = (remedy("zero_bias", where=feeder.name, why="Take its bias away"),) if biased else ()
         return feeder, why, (*unbiased, norm, remedy("init", init_for(view)))
-    return (
-        step,
-        "its output is the same for every sample, though its input is not",
-        (advice("Look at its weight and its eps."),),
-    )
+    sources = view.sources(step.key)
+    why = f"ACV {arrow(float(sources[0].acv), float(step.row.acv))}" if sources else "its weight or bias does it"
+    return step, why, (advice("Look at its weight and its eps."),)
 
 
 @rule(
@@ -113,21 +152,22 @@ def saturation(view: View, at: Any) -> Iterator[Finding]:
     """
     bad: list[tuple[Key, Any, float]] = []
     for key, row in view.leaves.items():
-        usual = UNIT_SATURATION.get(view.activation(key.name), 0.0)
-        share = row.saturated_fraction
+        name = view.activation(key.name)
+        usual = UNIT_SATURATION.get(name, 0.0)
         # NaN where the activation has no ends, and then no number is exceeded.
-        excess = (share - usual) / (1 - usual)
-        if excess >= at.warning and row.dead_fraction < 1:
+        excess = (row.saturated_fraction - usual) / (1 - usual)
+        # The lower end of a ReLU6 is that of a ReLU, near which it is no more flat than elsewhere.
+        if excess >= at.warning and row.dead_fraction < 1 and not (name == "relu6" and row.max < 5.9):
             bad.append((key, row, excess))
     if not bad:
         return
     key, row, excess = bad[0]
     sources = view.sources(key)[:1]
-    came = "".join(f": {source.name} gives it values of rms {number(source.rms)}" for source in sources)
+    came = "".join(f"; {source.name} gives it rms {number(source.rms)}" for source in sources)
     weighted = [step.row for step in view.steps if step.is_weighted and step.row in sources]
     culprit, share = (*weighted, row)[0], row.saturated_fraction
     yield Finding(
-        severity=Severity.ERROR if excess >= at.error else Severity.WARNING,
+        severity=Severity.ERROR if excess >= at.error and not view.in_branch(str(row.name)) else Severity.WARNING,
         **measured(culprit, Signal.ACTIVATION, Column.SATURATED_FRACTION, share, f"below {at.warning:g}"),
         message=f"{percent(share)} of the values of {row.name} ({row.type}) lie at an end of its range{came}"
         f"{further(len(bad) - 1)}.",
@@ -165,20 +205,20 @@ def groups_init(view: View, at: Any) -> Iterator[Finding]:
     lost = float(np.log10(np.array(stream) / 2).sum())
     kind = "depthwise" if {s.kind for s, _ in blind} == {Kind.DEPTHWISE} else "grouped"
     told = (
-        f"The init of {len(blind)} {kind} convolutions ignores their groups, {first.name} first. Each scales the second "
-        f"moment by about 2/groups ({number(2 / groups)} there), {factor(lost)} in all over the {len(stream)} that no skip "
-        "bypasses."
+        f"The init of {len(blind)} {kind} convolutions ignores their groups: mean squares change by about 2/groups "
+        f"(×{number(2 / groups)} at {first.name}), {times(-abs(lost))} over {len(stream)}"
     )
     found = Finding(
-        severity=dying(view) or Severity.WARNING,
+        severity=dying(view) or Severity.NOTE,
         **measured(first, Signal.WEIGHT, "fan_in x mean_square", view.weight_gain(first.name), wanted),
-        message=told,
+        message=f"{told}.",
         remedies=(remedy("init", "he", why="An init that counts the channels of one group"),),
         evidence=some([f"{s.name} ({g} groups)" for s, g in blind]),
     )
-    if all(view.normed(s) for s, _ in blind):
-        told += " The norm behind each makes good for it; without norms it would kill the signal."
-        found = replace(found, severity=Severity.NOTE, message=told, remedies=(), tags=())
+    # A note where the norm behind each, or a skip beside it, makes good for it.
+    if dying(view) is None or all(view.normed(s) for s, _ in blind):
+        told += "; norms or skips make good for it"
+        found = replace(found, severity=Severity.NOTE, message=f"{told}.", remedies=(), tags=())
     yield found
 
 
@@ -219,14 +259,19 @@ def bias_outlier(view: View, at: Any) -> Iterator[Finding]:
         share = size / step.mean_square if step.mean_square > 0 else 0.0
         weight = view.weights.get((step.name, "weight"))
         unit = float(weight.mean_square) if weight is not None else 0.0
-        if share < at.share or size < at.times * max(usual, unit) or _kills(view, step):
+        # Of a branch the sum shows what comes of it; a bias of 1 there makes a gate that is open.
+        if share < at.share or size < at.times * max(usual, unit) or view.in_branch(step.name):
+            continue
+        if _kills(view, step) or _removed(view, step):
             continue
         largest = view.weights[step.name, "bias"].abs_max
+        end = view.activations[view.ways[0][-1]]
         yield Finding(
-            severity=Severity.ERROR,
+            # What comes out at the end shows whether samples still look alike there.
+            severity=Severity.ERROR if end.acsm > end.acv else Severity.WARNING,
             **measured(step, Signal.WEIGHT, "bias mean_square / output mean_square", share, f"at most {at.share:g}"),
-            message=f"The bias of {step.name} outweighs its input: it makes up {percent(min(share, 1.0))} of the second "
-            f"moment of what comes out (largest magnitude {number(largest)}), so all samples look alike behind it.",
+            message=f"The bias of {step.name} ({step.row.type}, up to {number(largest)}) outweighs its input: it is "
+            f"{percent(min(share, 1.0))} of the mean square that comes out, so samples look alike.",
             remedies=(remedy("zero_bias", where=step.name, why="Set it to zero"), remedy("init", init_for(view))),
             evidence=f"{step.name}.bias mean square {number(size)}, median of the other layers {number(usual)}",
         )
@@ -238,10 +283,17 @@ def _kills(view: View, step: Step) -> bool:
     return any(taker.kind is Kind.ACTIVATION and taker.row.dead_fraction >= 0.5 for taker in view.takers(step.key))
 
 
+def _removed(view: View, step: Step) -> bool:
+    """Whether what takes the step's output takes the bias out again, as a norm does, or multiplies with it."""
+    takers = view.takers(step.key)
+    return bool(takers) and all(taker.row.acsm < taker.row.acv for taker in takers)
+
+
 @rule(
     "mean_shift",
     thresholds={
-        "ratio": (30.0, "samples differ by less than a fifth of the amplitude; ReLU networks at init reach 2 to 10")
+        "ratio": (30.0, "samples differ by less than a fifth of the amplitude; ReLU networks at init reach 2 to 10"),
+        "jump": (10.0, "times that of what the layer takes: ReLU networks and biases raise it by less in each layer"),
     },
     source="Brock, De & Smith 2021, arXiv 2101.08692 (mean shift)",
     tags=("mean",),
@@ -255,16 +307,18 @@ def mean_shift(view: View, at: Any) -> Iterator[Finding]:
     # Where the variance dies, the mean is all that is left over.
     if judge(distinct(view).down, view.limits["vanishing"]):
         return
-    ratios = [(s, float(s.row.acsm / s.row.acv)) for s in view.steps if _measurable(s)]
-    bad = [(step, ratio) for step, ratio in ratios if ratio > at.ratio and step.name != view.readout]
-    if len(bad) < 2:
+    ratios = [(s, float(s.row.acsm / s.row.acv)) for s in view.steps if _measurable(view, s)]
+    bad = [(step, share) for step, share in ratios if share > at.ratio and step.name != view.readout]
+    # What rises little by little does so in every ReLU network; a shift begins somewhere.
+    sudden = [(step, share) for step, share in bad if share > at.jump * _taken(view, step)]
+    if len(bad) < 2 or not sudden:
         return
-    first, ratio = bad[0]
+    first, share = sudden[0]
     yield Finding(
         severity=Severity.WARNING,
-        **measured(_blamed(view, first), Signal.ACTIVATION, "acsm / acv", ratio, f"below {at.ratio:g}"),
-        message=f"The mean drowns the signal from {first.name} on: its squared channel means are {number(ratio)} times its "
-        f"channel variances, and up to {number(max(r for _, r in bad))} times in {count(len(bad) - 1, 'layer')} behind it.",
+        **measured(_blamed(view, first), Signal.ACTIVATION, "acsm / acv", share, f"below {at.ratio:g}"),
+        message=f"From {first.name} ({first.row.type}) on the mean drowns the signal: ACSM is {number(share)} times ACV, "
+        f"{further(len(bad) - 1, before='and so in ', after=', ')}up to {number(max(r for _, r in bad))}.",
         remedies=(
             remedy("norm", norm_for(view), why="Centre the input"),
             remedy("norm", "scaled_ws", why="Centre the weights"),
@@ -274,9 +328,16 @@ def mean_shift(view: View, at: Any) -> Iterator[Finding]:
     )
 
 
-def _measurable(step: Step) -> bool:
+def _taken(view: View, step: Step) -> float:
+    """ACSM over ACV of what a step takes; 0 where that is not known."""
+    return max((float(row.acsm / row.acv) for row in view.sources(step.key) if row.acv > 0), default=0.0)
+
+
+def _measurable(view: View, step: Step) -> bool:
+    """Whether a step's means tell something: a branch is judged by its sum, and a mean over places by what it averages."""
     kinds = (Kind.WEIGHTED, Kind.DEPTHWISE, Kind.NORM, Kind.ACTIVATION)
-    return step.kind in kinds and step.samples >= 4 and step.row.acv > 0 and np.isfinite(step.row.acsm)
+    known = step.kind in kinds and step.samples >= 4 and step.row.acv > 0 and np.isfinite(step.row.acsm)
+    return known and not view.in_branch(step.name) and view.places(step.row) >= min(2, view.most_places)
 
 
 def _blamed(view: View, step: Step) -> Step:
@@ -292,7 +353,7 @@ def _blamed(view: View, step: Step) -> Step:
     },
     source="Lu et al. 2019, arXiv 1903.06733 (dying ReLU)",
     tags=("channels",),
-    follows=("layer", "bias", "mean"),
+    follows=("layer", "bias", "mean", "fall"),
 )
 def dead_channels(view: View, at: Any) -> Iterator[Finding]:
     """An activation most of whose channels are zero or constant over the batch.
@@ -310,12 +371,12 @@ def dead_channels(view: View, at: Any) -> Iterator[Finding]:
         return
     first = bad[0]
     culprit = _blamed(view, first)
-    fed = f"; {culprit.name} feeds it" if culprit is not first else ""
+    fed = f"; {culprit.name} ({culprit.row.type}) feeds it" if culprit is not first else ""
     yield Finding(
         severity=Severity.WARNING,
         **measured(culprit, Signal.ACTIVATION, Column.DEAD_FRACTION, first.row.dead_fraction, f"below {at.share:g}"),
-        message=f"{percent(first.row.dead_fraction)} of the channels of {first.name} give out the same for every sample"
-        f"{further(len(bad) - 1, before=', and so in ')}{fed}.",
+        message=f"{percent(first.row.dead_fraction)} of the channels of {first.name} ({first.row.type}) give out the same "
+        f"for every sample{further(len(bad) - 1, before=', and so in ')}{fed}.",
         remedies=(
             remedy("activation", "leaky_relu", why="A smaller bias or rate, or an activation without a dead side"),
             remedy("init", init_for(view)),
@@ -350,13 +411,13 @@ def batch_of_one(view: View, at: Any) -> Iterator[Finding]:
         return
     first = bad[0]
     wanted = f"batches of 2 or more, and at least {at.values:g} values"
-    who = f"{first.name} and {count(len(bad) - 1, 'further norm')}"
+    who = f"{first.name} ({first.row.type}){further(len(bad) - 1, 'norm', ' and ')}"
     yield Finding(
         severity=Severity.ERROR if single else Severity.WARNING,
         **measured(first, Signal.ACTIVATION, "values per channel", _values(first), wanted),
-        message=f"BatchNorm trains on batches of one: {who} normalize each sample by itself, unlike in evaluation mode."
+        message=f"BatchNorm on batches of one: {who} normalize each sample by itself, unlike in evaluation mode."
         if single
-        else f"{who} take their statistics over {number(_values(first))} values per channel: noise as large as the signal.",
+        else f"{who} normalize over {number(_values(first))} values per channel: noise as large as the signal.",
         remedies=(
             remedy("batch_size", 32, why="Larger batches, of 32"),
             remedy("norm", "group", why="A norm that needs no batch"),
@@ -372,7 +433,7 @@ def batch_of_one(view: View, at: Any) -> Iterator[Finding]:
     },
     source="y = (x - mean) / sqrt(var + eps)",
     tags=("layer",),
-    follows=("layer", "bias", "batch"),
+    follows=("layer", "bias", "batch", "fall"),
 )
 def norm_input(view: View, at: Any) -> Iterator[Finding]:
     """A norm whose input is so small that eps takes its place.
@@ -391,8 +452,8 @@ def norm_input(view: View, at: Any) -> Iterator[Finding]:
     yield Finding(
         severity=Severity.ERROR,
         **measured(source, Signal.ACTIVATION, "acv", size, f"above {at.times:g} eps = {number(at.times * eps)}"),
-        message=f"{source.name} gives {step.name} a channel variance of {number(size)}, far below its eps of {eps:g}: the "
-        f"norm no longer normalizes{further(len(bad) - 1, 'norm')}.",
+        message=f"{source.name} ({source.type}) gives {step.name} an ACV of {number(size)}, far below its eps of {eps:g}: "
+        f"it no longer normalizes{further(len(bad) - 1, 'norm')}.",
         remedies=(remedy("init", init_for(view), why="Larger weights before it, or a smaller eps"),),
         evidence=some([f"{s.name} ({number(v)} against {e:g})" for s, _, v, e in bad]),
     )
@@ -402,7 +463,7 @@ def norm_input(view: View, at: Any) -> Iterator[Finding]:
     "norm_gradient",
     thresholds={"factor": (1.1, "a tenth in the squared gradient, per norm; below there is nothing to tell")},
     source="Yang et al. 2019, arXiv 1902.08129, Theorem 8: pi/(pi-1) = 1.467 for BatchNorm before ReLU; Dewyse 2025",
-    follows=("layer", "channels", "batch"),
+    tags=(FACT,),
 )
 def norm_gradient(view: View, at: Any) -> Iterator[Finding]:
     """By how much the norms rescale the gradients that come back through them.
@@ -415,15 +476,11 @@ def norm_gradient(view: View, at: Any) -> Iterator[Finding]:
     if abs(mean) < np.log10(at.factor):
         return
     low, high = min(found, key=lambda p: p[1]), max(found, key=lambda p: p[1])
-    verb = "enlarge" if mean > 0 else "shrink"
     yield Finding(
         severity=Severity.NOTE,
-        **measured(
-            None, Signal.GRADIENT, "squared gradient before / behind", power(mean), f"within {at.factor:g} of 1"
-        ),
-        message=f"The norms rescale gradients: {len(found)} of them {verb} the squared gradient "
-        f"{powered(abs(mean))}-fold on average, {powered(low[1])} at {low[0].name} to {powered(high[1])} at "
-        f"{high[0].name}.",
+        **measured(None, Signal.GRADIENT, "squared gradient before / behind", abs(mean), f"within {at.factor:g} of 1"),
+        message=f"{count(len(found), 'norm')} rescale squared gradients on their way back, {times(mean)} on average, from "
+        f"{times(low[1])} at {low[0].name} to {times(high[1])} at {high[0].name}.",
         evidence=some([f"{step.name} ({powered(decades)})" for step, decades in found]),
     )
 

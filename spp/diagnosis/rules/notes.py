@@ -13,12 +13,12 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from spp.diagnosis.findings import Finding, factor, further, number, percent, quoted
+from spp.diagnosis.findings import Finding, further, number, percent, powered, quoted, times
 from spp.diagnosis.main_path import of_signals
 from spp.diagnosis.registry import FACT, Check, rule
 from spp.diagnosis.view import View
 from spp.frame.schema import Column
-from spp.vocabulary import Severity, Signal
+from spp.vocabulary import LayerKind, Severity, Signal
 
 NON_FINITE, ZERO, UNREACHED = 1000.0, 500.0, 400.0
 """How striking is what makes every other number doubtful: more decades than float64 has."""
@@ -66,8 +66,7 @@ def activation_scale(view: View, at: Any) -> Iterator[Finding]:
     The mean square at the end of each component.
     """
     path = view.ends[Signal.ACTIVATION]
-    verbs = ("collapse", "shrink", "grow", "explode")
-    yield from _scale(path, path[Column.MEAN_SQUARE], Signal.ACTIVATION, "mean square", "Activations", verbs)
+    yield from _scale(path, path[Column.MEAN_SQUARE], Signal.ACTIVATION, "mean square", "Activations")
 
 
 @_fact("gradient_scale")
@@ -78,13 +77,10 @@ def gradient_scale(view: View, at: Any) -> Iterator[Finding]:
     """
     path = view.ends[Signal.GRADIENT].iloc[::-1]
     norm = path[Column.MEAN_SQUARE] * path[Column.NUMEL]
-    verbs = ("vanish", "shrink", "grow", "explode")
-    yield from _scale(path, norm, Signal.GRADIENT, "squared norm", "Gradients, followed backwards,", verbs)
+    yield from _scale(path, norm, Signal.GRADIENT, "squared norm", "Gradients, followed backwards,")
 
 
-def _scale(
-    path: pd.DataFrame, values: pd.Series, signal: Signal, what: str, noun: str, verbs: tuple[str, ...]
-) -> Iterator[Finding]:
+def _scale(path: pd.DataFrame, values: pd.Series, signal: Signal, what: str, noun: str) -> Iterator[Finding]:
     """Components through which nothing passes; how far ``values`` travel, from one extreme to the other, and where."""
     zero = path.index[path[Column.MEAN_SQUARE] == 0]
     if len(zero):
@@ -92,27 +88,30 @@ def _scale(
         message = f"All {signal}s at the end of {quoted(zero[0])}{also} are exactly zero."
         yield _note(f"zero {signal}s", zero[0], message, ZERO, signal)
     values = values.astype("float64")
-    values = values[np.isfinite(values) & (values > 0)]
+    kept = np.isfinite(values) & (values > 0)
+    values, pooling = values[kept], (path[Column.KIND][kept] == LayerKind.POOLING).to_numpy()
     if len(values) < 2:
         return
     power = np.log10(values.to_numpy())
+    # What pooling does follows from its size: a gradient has not yet come through it where it is told.
+    change = np.diff(power)
+    change[pooling[:-1] if signal is Signal.GRADIENT else pooling[1:]] = 0.0
+    power = np.concatenate([power[:1], power[0] + np.cumsum(change)])
     low, high = int(power.argmin()), int(power.argmax())
     start, end = min(low, high), max(low, high)
     decades = float(power[end] - power[start])
 
-    def told(index: int, form: str = "{name} ({value})") -> str:
-        return form.format(name=quoted(values.index[index]), value=number(values.iloc[index]))
+    def told(index: int) -> str:
+        return f"{number(values.iloc[index])} ({quoted(values.index[index])})"
 
     if abs(decades) < 1:
-        between = f"{told(low, '{value} ({name})')} and {told(high, '{value} ({name})')}"
-        message = f"{noun} keep their scale: their {what} stays between {between}."
+        message = f"{noun} keep their scale: {what} from {told(low)} to {told(high)}."
     else:
-        verb = verbs[(2 if decades > 0 else 1) if abs(decades) < 3 else (3 if decades > 0 else 0)]
-        course = "falls" if decades < 0 else "rises"
-        steps = np.diff(power[start : end + 1]) * np.sign(decades)
+        steps = change[start:end] * np.sign(decades)
         steepest = quoted(values.index[start + 1 + int(steps.argmax())])
-        most = f", most of it at {steepest} ({factor(steps.max())})" if end - start > 1 else ""
-        message = f"{noun} {verb}: their {what} {course} {factor(decades)} from {told(start)} to {told(end)}{most}."
+        most = f"; most at {steepest} ({times(steps.max() * np.sign(decades))})" if end - start > 1 else ""
+        verb = "fall" if decades < 0 else "rise"
+        message = f"{noun} {verb}: {what} {told(start)} -> {told(end)}, {times(decades)}{most}."
     yield _note(f"{signal}s", values.index[end], message, abs(decades), signal)
 
 
@@ -139,8 +138,8 @@ def relative_gradients(view: View, at: Any) -> Iterator[Finding]:
         low, high = min(reached, key=reached.__getitem__), max(reached, key=reached.__getitem__)
         decades = np.log10(reached[high] / reached[low])
         message = (
-            f"Relative to its weight, the gradient of {low} is the smallest and that of {high} the largest, "
-            f"{factor(decades)} apart (by rms)."
+            f"Relative to its weight, the gradient of {low} is the smallest, that of {high} the largest, "
+            f"a factor {powered(decades)} apart (by rms)."
         )
         yield _note("relative gradients", low, message, decades, Signal.WEIGHT_GRADIENT)
 
@@ -160,15 +159,9 @@ def mean_share(view: View, at: Any) -> Iterator[Finding]:
     worst, value = ratio.idxmax(), float(ratio.max())
     if value > 1:
         also = further(int((ratio > 1).sum()) - 1, "component", ", and outweighs it in ")
-        message = (
-            f"The mean dominates in {quoted(worst)}: its average channel squared mean is {number(value)} times its "
-            f"average channel variance{also}."
-        )
+        message = f"The mean dominates in {quoted(worst)}: ACSM is {number(value)} times ACV{also}."
     else:
-        message = (
-            f"The variance dominates everywhere: the average channel squared mean is at most {number(value)} of the "
-            f"average channel variance ({quoted(worst)})."
-        )
+        message = f"The variance dominates everywhere: ACSM is at most {number(value)} of ACV ({quoted(worst)})."
     yield _note("mean shift", worst, message, np.log10(1 + value), Signal.ACTIVATION)
 
 

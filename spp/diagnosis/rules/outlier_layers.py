@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from bisect import bisect_left
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -11,18 +11,20 @@ import numpy as np
 
 from spp.diagnosis.findings import (
     Finding,
+    arrow,
     count,
     factor,
     number,
     power,
     powered,
     some,
+    times,
 )
 from spp.diagnosis.registry import rule
 from spp.diagnosis.remedies import Remedy, advice, init_for, remedy
-from spp.diagnosis.view import Array, Kind, Step, View, measured, median_without, ratio
+from spp.diagnosis.view import PEERS, Array, Kind, Step, View, measured, median_without, ratio
 from spp.frame.schema import Column
-from spp.vocabulary import Severity, Signal
+from spp.vocabulary import LayerKind, Severity, Signal
 
 # Columns of the frame that hold what theory predicts, where it was asked for.
 PREDICTED = ("acsm_predicted", "acv_predicted")
@@ -35,28 +37,57 @@ BEYOND = {
     "error": (4.0, "a factor 100 in amplitude: neither side of it can be trained at the other's rate"),
     "spreads": (6.0, "and six times the median deviation of its kind, so that uneven networks are not all cliffs"),
 }
-# How many others of its kind a layer is compared with at least.
-PEERS = 4
 # A step, by how many decades it departs from what is usual, what that is, and among how many others of its kind.
 Outlier = tuple[Step, float, float, int]
 
 
 def _outliers(values: Sequence[tuple[Step, float]], at: Any) -> Iterator[Outlier]:
     """Values that depart from the median of the others by ``decades``, and by ``spreads`` times their median deviation."""
+    if len(values) < PEERS:
+        return
     every = np.sort([value for _, value in values])
     away: dict[float, Array] = {}
     for step, value in values:
-        # With too few to compare with, a gain of one is usual, give or take a factor of two.
-        usual, spread, peers = 0.0, 0.3, 0
-        if len(every) > PEERS:
-            peers = len(every) - 1
-            # Medians without one value are three at most, whichever it is.
-            usual = median_without(every, value)
-            if usual not in away:
-                away[usual] = np.sort(np.abs(every - usual))
-            spread = median_without(away[usual], abs(value - usual))
+        # Medians without one value are three at most, whichever it is.
+        usual = median_without(every, value)
+        if usual not in away:
+            away[usual] = np.sort(np.abs(every - usual))
+        spread = median_without(away[usual], abs(value - usual))
         if abs(value - usual) >= max(at.decades, at.spreads * spread):
-            yield step, value - usual, usual, peers
+            yield step, value - usual, usual, len(every) - 1
+
+
+def _kin(view: View, steps: Iterable[Step], gain: Callable[[Step], float], at: Any) -> Iterator[Outlier]:
+    """Steps whose gain is unlike that of their kind; of what has neither weights nor peers, unlike 1.
+
+    Activations are compared with the same function, and weighted layers with their class where it has enough.
+    """
+    known = [(step, gain(step)) for step in steps if step.kind in JUDGED]
+    known = [(step, decades) for step, decades in known if np.isfinite(decades)]
+    kinds: dict[tuple[str, str], list[tuple[Step, float]]] = {}
+    for step, decades in known:
+        name = view.activation(step.name) if step.kind is Kind.ACTIVATION else str(step.row.type)
+        kinds.setdefault((step.kind, name), []).append((step, decades))
+    rest: dict[str, list[tuple[Step, float]]] = {}
+    for (kind, _), values in kinds.items():
+        if len(values) >= PEERS:
+            yield from _outliers(values, at)
+        elif kind == Kind.WEIGHTED:
+            rest.setdefault(kind, []).extend(values)
+        elif kind == Kind.OTHER:
+            bare = [(step, off) for step, off in values if _bare(view, step)]
+            yield from ((step, off, 0.0, 0) for step, off in bare if abs(off) >= at.decades)
+    for kind, values in rest.items():
+        few = {step.key for step, _ in values}
+        every = [pair for pair in known if pair[0].kind == kind]
+        yield from (one for one in _outliers(every, at) if one[0].key in few)
+
+
+def _bare(view: View, step: Step) -> bool:
+    """Whether a step has no weights and gives out as much as it takes: nothing explains a gain that is not 1."""
+    sources, fact = view.sources(step.key), view.facts.get(step.name)
+    plain = fact is not None and fact.kind == LayerKind.OTHER and not fact.parameters
+    return plain and len(sources) == 1 and sources[0].shape == step.row.shape
 
 
 @rule(
@@ -71,23 +102,22 @@ def cliff(view: View, at: Any) -> Iterator[Finding]:
 
     The step whose gain departs most from the median of its kind, unless the norm behind it makes good for it.
     """
-    found: list[Outlier] = []
-    for kind in JUDGED:
-        steps = [s for s in view.steps if s.kind is kind and np.isfinite(s.decades) and not _is_bias(view, s)]
-        found += [one for one in _outliers([(s, s.decades) for s in steps], at) if _lasts(view, *one[:2])]
+    steps = [step for step in view.steps if not _is_bias(view, step)]
+    found = [one for one in _kin(view, steps, lambda step: step.decades, at) if _lasts(view, *one[:2])]
     found += _first_layer(view, at) + _norm_levels(view, at)
     if not found:
         return
     step, off, usual, peers = max(found, key=lambda one: abs(one[1]))
     gain = power(step.decades if np.isfinite(step.decades) else off)
-    blamed, wanted = _by_weights(view, step, off), f"near {powered(usual)}, as in {_others(peers)}"
+    blamed, beyond = _by_weights(view, step, off), f", {times(off)} beyond its {peers} peers" if peers else ""
+    came = arrow(step.fed_mean_square, step.mean_square) if step.fed_mean_square > 0 else number(step.mean_square)
     yield Finding(
-        severity=Severity.ERROR if abs(off) >= at.error else Severity.WARNING,
-        **measured(step, Signal.ACTIVATION, "mean_square out / in", gain, wanted),
-        message=f"{step.name} {'multiplies' if off > 0 else 'divides'} the second moment {factor(off)} more than "
-        f"{_others(peers)} do.{blamed}",
+        severity=Severity.ERROR if abs(off) >= at.error and not view.in_branch(step.name) else Severity.WARNING,
+        **measured(step, Signal.ACTIVATION, "mean_square out / in", gain, f"near {powered(usual)}"),
+        message=f"{step.name} ({step.row.type}) {'enlarges' if off > 0 else 'shrinks'} the signal: mean square {came} "
+        f"({times(ratio(gain, 1.0))}{beyond}){', by its weights' if blamed else ''}.",
         remedies=_remedies(view, step, off, blamed),
-        evidence=f"gain {powered(usual + off)} against {powered(usual)}",
+        evidence="; ".join(filter(None, [f"gain {powered(usual + off)} against {powered(usual)}", blamed])),
     )
 
 
@@ -100,10 +130,6 @@ def _remedies(view: View, step: Step, off: float, blamed: str) -> tuple[Remedy, 
     return (again, scaled) if blamed and step.is_weighted else (scaled,)
 
 
-def _others(peers: int) -> str:
-    return f"the other {peers} layers of its kind" if peers else "most layers"
-
-
 def _by_weights(view: View, step: Step, off: float) -> str:
     """That a step's weights depart from those of its kind as its gain does; empty where they do not."""
     gain = view.weight_gain(step.name)
@@ -111,26 +137,25 @@ def _by_weights(view: View, step: Step, off: float) -> str:
     usual = float(np.median([peer for peer in peers if np.isfinite(peer)] or [np.nan]))
     if not abs(ratio(gain, usual) - off) < 0.7:
         return ""
-    return f" Its weights do it: fan_in x mean square is {number(gain)} there and {number(usual)} in the others."
+    return f"fan_in x mean square of its weights {number(gain)} against {number(usual)}"
 
 
 def _norm_levels(view: View, at: Any) -> list[Outlier]:
     """Norms whose output is far from that of the other norms: what they give out does not depend on what they take."""
     norms = [s for s in view.norms if 0 < s.mean_square < np.inf]
     levels = [(s, float(np.log10(s.mean_square))) for s in norms]
-    # a norm's level is its own where there are no others; a scale at the end of a branch is the residual rules' business
-    outliers = _outliers(levels, at) if len(levels) > PEERS else ()
-    return [one for one in outliers if not view.in_branch(one[0].name)]
+    # a scale at the end of a branch is the residual rules' business
+    return [one for one in _outliers(levels, at) if not view.in_branch(one[0].name)]
 
 
 def _first_layer(view: View, at: Any) -> list[Outlier]:
     """The first layer's gain is not known, since the batch is not measured; its weights are compared instead."""
     weighted = [s for s in view.steps if s.kind is Kind.WEIGHTED]
-    if len(weighted) < 3 or np.isfinite(weighted[0].decades):
+    if not weighted or np.isfinite(weighted[0].decades):
         return []
     gains = [(s, ratio(view.weight_gain(s.name), 1.0)) for s in weighted]
     known = [pair for pair in gains if np.isfinite(pair[1])]
-    return [one for one in _outliers(known, at) if one[0] is weighted[0] and len(known) > 2 and _lasts(view, *one[:2])]
+    return [one for one in _outliers(known, at) if one[0] is weighted[0] and _lasts(view, *one[:2])]
 
 
 def _is_bias(view: View, step: Step) -> bool:
@@ -141,9 +166,9 @@ def _is_bias(view: View, step: Step) -> bool:
 
 def _lasts(view: View, step: Step, off: float) -> bool:
     """Whether what the step does is still there behind it: no norm takes its output, and the readout may have any scale."""
-    if step.name == view.readout:
-        # A readout init of 0.01 (Brock et al. 2021) is one and a half decades below the rest.
-        return abs(off) >= 3.0
+    if view.is_end(step):
+        # Small readouts are inits of many designs (Brock et al. 2021, BEiT, Fixup): outputs begin at 0.
+        return off >= 3.0
     behind = view.takers(step.key)
     if behind and all(other.kind is Kind.NORM for other in behind):
         return False
@@ -190,7 +215,8 @@ def off_theory(view: View, at: Any) -> Iterator[Finding]:
             first.mean_square,
             f"{predicted}, as predicted from the weights",
         ),
-        message=f"At {first.name} the second moment parts from theory: {number(first.mean_square)} instead of {predicted}.",
+        message=f"At {first.name} ({first.row.type}) the mean square parts from theory: {number(first.mean_square)} instead of "
+        f"{predicted}.",
         remedy="Look at this layer's input: correlated channels, a bias, or a function that theory does not see.",
         evidence=some([f"{s.name} ({factor(gap[s.key])})" for s in bad]),
     )
@@ -215,8 +241,10 @@ def blocked_gradient(view: View, at: Any) -> Iterator[Finding]:
             continue
         zero = view.has_zero_weight(step.name)
         before = bisect_left(weighted, step.depth)
-        told = f"Gradients end at {step.name}: what comes back through it is exactly zero"
-        told += ", because its weight is" if zero else ""
+        if not before:
+            continue
+        told = f"Gradients end at {step.name} ({step.row.type}): what comes back through it is exactly zero"
+        told += ", as its weight is" if zero else ""
         found = Finding(
             severity=Severity.ERROR,
             **measured(step, Signal.GRADIENT, Column.MEAN_SQUARE, 0.0, "above 0"),
@@ -224,9 +252,7 @@ def blocked_gradient(view: View, at: Any) -> Iterator[Finding]:
             remedies=(remedy("init", init_for(view), where=step.name, why="Initialize it again"),),
         )
         if view.zero_by_design(step.name):
-            told += (
-                ". Zero readouts and branch ends are an init of some designs (Fixup); they open with the first step."
-            )
+            told += ", by design (Fixup); it opens with the first step."
             found = replace(found, severity=Severity.NOTE, message=told, remedies=())
         yield found
         if not view.in_branch(step.name):
@@ -245,19 +271,18 @@ def gradient_cliff(view: View, at: Any) -> Iterator[Finding]:
 
     The step whose backward gain departs most from the median of its kind.
     """
-    found: list[Outlier] = []
-    for kind in JUDGED[:-1]:
-        gains = [(s, g) for s in view.steps if s.kind is kind and np.isfinite(g := view.backward_decades(s))]
-        found += [one for one in _outliers(gains, at) if not _free(view, one[0])]
+    steps = [step for step in view.steps if step.kind is not Kind.GATE]
+    found = [one for one in _kin(view, steps, view.backward_decades, at) if not _free(view, one[0])]
     if not found:
         return
     step, off, usual, peers = max(found, key=lambda one: abs(one[1]))
     gain = power(usual + off)
+    beyond = f" ({times(off)} beyond its {peers} peers)" if peers else ""
     yield Finding(
         severity=Severity.ERROR if abs(off) >= at.error else Severity.WARNING,
-        **measured(step, Signal.GRADIENT, "squared norm before / behind", gain, f"as in {_others(peers)}"),
-        message=f"Going backwards, {step.name} {'multiplies' if off > 0 else 'divides'} the squared gradient {factor(off)} "
-        f"more than {_others(peers)} do.",
+        **measured(step, Signal.GRADIENT, "squared norm before / behind", gain, f"near {powered(usual)}"),
+        message=f"On the way back {step.name} ({step.row.type}) {'enlarges' if off > 0 else 'shrinks'} the squared gradient "
+        f"{times(usual + off)}{beyond}.",
         remedy="Look at its backward: a custom autograd function, a hook, a derivative near zero or a pole.",
         evidence=f"gain {number(gain)}",
     )
@@ -265,4 +290,4 @@ def gradient_cliff(view: View, at: Any) -> Iterator[Finding]:
 
 def _free(view: View, step: Step) -> bool:
     """Whether a step may scale gradients as it likes: the readout, in a branch, and before a norm, which takes scale away."""
-    return step.name == view.readout or view.normed(step) or view.in_branch(step.name)
+    return view.is_end(step) or view.normed(step) or view.in_branch(step.name)

@@ -7,19 +7,20 @@ from typing import Any
 
 import numpy as np
 
-from spp.diagnosis.attenuation import FOLD, dying, forward
+from spp.diagnosis.attenuation import dying, forward
 from spp.diagnosis.findings import (
     Finding,
+    arrow,
     count,
-    factor,
     number,
     power,
     powered,
     some,
+    times,
 )
 from spp.diagnosis.registry import rule
 from spp.diagnosis.remedies import advice, norm_for, remedy
-from spp.diagnosis.view import BranchRatio, Kind, Step, View, measured
+from spp.diagnosis.view import PEERS, BranchRatio, Key, Kind, Step, View, measured
 from spp.vocabulary import Severity, Signal
 
 
@@ -44,7 +45,10 @@ def branch_dominates(view: View, at: Any) -> Iterator[Finding]:
     "branch_vanishes",
     thresholds={
         "decades": (3.0, "the branch is less than 3 % of the amplitude, and so is what the block can learn at first"),
-        "beyond": (2.0, "and the other blocks' branches are at least a hundred times larger beside their skips"),
+        "beyond": (
+            3.0,
+            "and the other blocks' are a thousand times larger beside their skips; attention over T tokens alone takes 1/T",
+        ),
     },
     source="De & Smith 2020, arXiv 2002.10444; on purpose in Fixup, SkipInit, ReZero, LayerScale and zero-gamma",
     tags=("identity",),
@@ -67,30 +71,31 @@ def branch_vanishes(view: View, at: Any) -> Iterator[Finding]:
     yield Finding(
         severity=Severity.NOTE,
         **measured(None, Signal.ACTIVATION, "branch acv / skip acv", share, f"above {10**-at.decades:g}"),
-        message=f"{len(small)} of {len(view.branch_ratios)} residual branches are "
-        f"{'exactly zero' if zero else 'next to nothing'} beside their skips: the network starts as its skips alone, as "
-        "Fixup, SkipInit, LayerScale and zero-gamma mean it to.",
+        message=f"{len(small)} of {len(view.branch_ratios)} residual branches begin at {'zero' if zero else 'next to nothing'}"
+        ": the network starts as its skips alone, as in Fixup, SkipInit, LayerScale and zero-gamma.",
         evidence=some([branch.block for branch in small]),
     )
 
 
 def _outlier(view: View, limit: float, beyond: float, sign: int) -> Iterator[Finding]:
     outliers: list[tuple[float, BranchRatio, float]] = []
-    for group in {branch.group for branch in view.branch_ratios}:
-        peers = sorted((b for b in view.branch_ratios if b.group == group), key=lambda b: -sign * b.decades)
-        usual = float(np.median([b.decades for b in peers[1:]])) if len(peers) > 2 else np.nan
+    # A branch whose last layer is zero opens with the first step.
+    ratios = [branch for branch in view.branch_ratios if not view.has_zero_weight(branch.name)]
+    for group in {branch.group for branch in ratios}:
+        peers = sorted((b for b in ratios if b.group == group), key=lambda b: -sign * b.decades)
+        usual = float(np.median([b.decades for b in peers[1:]])) if len(peers) > PEERS else np.nan
         off = sign * (peers[0].decades - usual)
         if off >= beyond and sign * (peers[0].decades - limit) >= 0:
             outliers.append((off, peers[0], usual))
     if not outliers:
         return
     _, worst, usual = max(outliers, key=lambda one: one[0])
-    share, near = power(worst.decades), powered(usual)
+    share, near, row = power(worst.decades), powered(usual), view.activations.get(Key(worst.name))
     yield Finding(
         severity=Severity.WARNING,
         **measured(worst, Signal.ACTIVATION, "branch acv / skip acv", share, f"near {near}, as in the other blocks"),
-        message=f"The residual branch that ends at {worst.name} {'drowns' if sign > 0 else 'is nothing beside'} its skip: "
-        f"{number(share)} times its variance, where the other blocks have {near}.",
+        message=f"The residual branch that ends at {worst.name} ({'' if row is None else row.type}) "
+        f"{'drowns' if sign > 0 else 'is nothing beside'} its skip: {number(share)} times its variance; in its peers {near}.",
         remedies=(
             remedy("gain", power((usual - worst.decades) / 2), where=worst.name, why="Scale it as the others are"),
         )
@@ -122,16 +127,19 @@ def residual_growth(view: View, at: Any) -> Iterator[Finding]:
     blocks = [branch.block for branch in view.branch_ratios if branch.decades > -1]
     travel = forward(view)
     inside = [name for name in travel.up.places[1:] if name in blocks] if travel.up is not None else []
-    if len(blocks) < 4 or len(inside) < 4 or travel.rise < at.decades:
+    if travel.up is None or len(inside) < PEERS or travel.rise < at.decades:
         return
     each = travel.rise / len(inside)
     if each < np.log10(at.factor):
         return
     yield Finding(
         severity=Severity.ERROR if travel.rise >= 2 * at.decades else Severity.WARNING,
-        **measured(None, Signal.ACTIVATION, "mean_square per block", power(each), f"below {at.factor:g}"),
-        message=f"Every residual block multiplies the second moment, {powered(each)}-fold on average: it grows "
-        f"{factor(travel.rise)} over {len(inside)} blocks, since nothing scales the branches down.",
+        **measured(None, Signal.ACTIVATION, "mean_square per block", power(each), f"below {at.factor:g}")
+        | {"depth": int(view.activations[travel.up.begins].depth)},
+        since=inside[0],
+        until=inside[-1],
+        message=f"Residual sums grow: mean square {arrow(travel.up.values[0], travel.up.values[-1])} ({times(each)} per block "
+        f"on average over {len(inside)} blocks); nothing scales the branches down.",
         remedies=(
             remedy("residual", "skipinit", why="Branches that start at zero"),
             remedy("branches", why="Branches that are scaled down"),
@@ -150,6 +158,10 @@ def residual_growth(view: View, at: Any) -> Iterator[Finding]:
             "a gate that starts at 1/2 quarters the second moment; one that starts above 0.84 keeps 0.7 of it",
         ),
         "share": (0.25, "of the fall of the whole network, from which on the gates are a cause of it"),
+        "decades": (
+            2.6,
+            "or as much as this by themselves, 6 e-folds: the depth to which Schoenholz et al. 2017 could train",
+        ),
     },
     source="Hu et al. 2018, arXiv 1709.01507: x sigmoid(0) = x/2; Brock et al. 2021 double it; Dewyse 2025",
 )
@@ -163,11 +175,12 @@ def se_gates(view: View, at: Any) -> Iterator[Finding]:
     if not gates or each > np.log10(at.factor):
         return
     severity, said = _toll(view, at, gates)
+    half = ", as their sigmoid starts at 1/2" if abs(each + np.log10(4)) < 0.1 else ""
     yield Finding(
         severity=severity or Severity.NOTE,
         **measured(gates[0], Signal.ACTIVATION, "mean_square out / in", power(each), f"above {at.factor:g}"),
-        message=f"{count(len(gates), 'squeeze-and-excitation gate')} shrink the second moment {factor(each)} each (their "
-        f"sigmoid starts at 1/2), {gates[0].name} first. {said}",
+        message=f"{count(len(gates), 'gate')} ({gates[0].row.type}) take {times(each)} of the mean square each"
+        f"{half}{said}.",
         remedies=(remedy("se", "doubled", why="Scale them by two, as Brock et al. 2021 do"),) if severity else (),
         evidence=some([f"{s.name} ({powered(s.decades)})" for s in gates]),
     )
@@ -178,11 +191,7 @@ def _toll(view: View, at: Any, gates: list[Step]) -> tuple[Severity | None, str]
     fall = forward(view).fall
     on_stream = [s.decades for s in gates if not view.in_branch(s.name)] or [s.decades for s in gates]
     taken = -sum(on_stream)
-    severity = dying(view) if taken >= min(at.share * fall, view.limits["vanishing"].efolds * FOLD) else None
+    severity = dying(view) if taken >= min(at.share * fall, at.decades) else None
     if severity is not None:
-        return severity, (
-            f"The {len(on_stream)} that no skip bypasses take {factor(taken)} of the {factor(fall)} that the signal loses."
-        )
-    if fall < 1:
-        return None, "Norms and skips make good for it here."
-    return None, f"That is {factor(taken)} in all; with everything else the signal loses {factor(fall)}."
+        return severity, f": {times(-taken)} of the {times(-fall)} that the signal loses on its way"
+    return None, "; norms and skips make good for it" if fall < 1 else f", {times(-taken)} in all"
