@@ -1,7 +1,7 @@
 """Faulty training programs and their repaired twins: what a watch finds in each after at most 60 steps.
 
     python benchmarks/faulty.py                     # one seed: a line each, the counts, faulty.json
-    python benchmarks/faulty.py --seeds 3           # as in the documentation
+    python benchmarks/faulty.py --seeds 3 --page    # as in the documentation, into docs/benches.md
     python benchmarks/faulty.py --only "*sigmoid*"  # some, with what was said
 
 A program is a recipe: model, data, loss, optimizer and loop. The faulty one differs from its twin in what the fault is, nothing
@@ -36,6 +36,7 @@ sys.path[:0] = [str(ROOT), str(ROOT / "cli")]
 
 import spp  # noqa: E402  (the path is set above)
 from spp.diagnosis import Finding, Severity, find  # noqa: E402
+from tests.bench_sick.bench import put, where  # noqa: E402
 
 STEPS = 60
 Data = tuple[Tensor, Tensor]
@@ -1425,12 +1426,31 @@ def summary(rows: list[dict[str, Any]]) -> Iterator[str]:
     )
 
 
+def tables(rows: list[dict[str, Any]]) -> dict[str, list[str]]:
+    """The rows of the two tables of the page: counts by kind, and every program."""
+    words, counted, listed = ("detected", "named", "among", "left alone"), [], []
+    for kind in (*dict.fromkeys(row["kind"] for row in rows), "all"):
+        own = [row for row in rows if kind in ("all", row["kind"])]
+        cells = [f"{sum(row[word] for row in own)} of {len(own)}" for word in words]
+        counted.append(f"| {kind} | {len({row['program'] for row in own})} | {' | '.join(cells)} |")
+    for name in dict.fromkeys(row["program"] for row in rows):
+        own = [row for row in rows if row["program"] == name]
+        first = [
+            f"`{row['said'][0]['rule']}` {where(row['said'][0]['name'])}" if row["said"] else "nothing" for row in own
+        ]
+        fits = f"{sum(row['fit'] for row in own) / len(own):.2f} ({sum(row['twin fit'] for row in own) / len(own):.2f})"
+        cells = [", ".join(dict.fromkeys(first)), *(str(sum(row[word] for row in own)) for word in words[:2])]
+        listed.append(f"| {name} | {fits} | {' | '.join(cells)} | {sum(row['left alone'] for row in own)} |")
+    return {"FAULTY COUNTS": counted, "FAULTY": listed}
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--seeds", type=int, default=1)
     parser.add_argument("--only", default="*", help="glob over the names")
     parser.add_argument("--kind", default="*", help="glob over the kinds")
     parser.add_argument("--out", type=Path, default=Path("faulty.json"))
+    parser.add_argument("--page", action="store_true", help="write the tables into docs/benches.md")
     args = parser.parse_args()
     torch.set_num_threads(1)
     warnings.simplefilter("ignore")
@@ -1441,6 +1461,8 @@ def main() -> None:
                 rows.append(judged(program, seed))
                 print(line(rows[-1]), flush=True)
             args.out.write_text(json.dumps(rows, indent=1))
+    if args.page:
+        put(ROOT / "docs" / "benches.md", tables(rows))
     print("\n".join(summary(rows)))
     print(f"{len(rows)} pairs, {sum(row['seconds'] for row in rows):.0f} s of CPU; {args.out}")
 

@@ -1,7 +1,7 @@
 """What the diagnosis says of healthy networks at their own init, in train and in eval mode.
 
     python benchmarks/healthy.py                       # one seed: a table, and healthy.json
-    python benchmarks/healthy.py --seeds 3             # as in the documentation
+    python benchmarks/healthy.py --seeds 3 --page      # as in the documentation, into docs/benches.md
     python benchmarks/healthy.py --only "timm:*" --mode eval --out timm.json
 
 The smallest members of the families of torchvision and timm on crops of photographs, small networks of transformers on the
@@ -39,6 +39,7 @@ sys.path[:0] = [str(ROOT), str(ROOT / "cli")]
 import spp  # noqa: E402  (the path is set above)
 from spp.diagnosis import Finding, Severity, find  # noqa: E402
 from tests import foreign  # noqa: E402
+from tests.bench_sick.bench import put, where  # noqa: E402
 
 SAMPLES, CLASSES = 8, 10
 Made = tuple[nn.Module, Any, Callable[..., Tensor] | None]
@@ -923,6 +924,26 @@ def summary(rows: list[dict[str, Any]]) -> Iterator[str]:
             yield f"{library + ', ' + mode:28} {len(own):>7} {failed:>7} {errors:>14} {warned:>15}"
 
 
+def tables(rows: list[dict[str, Any]]) -> dict[str, list[str]]:
+    """The rows of the two tables of the page: counts, and every network with an alarm."""
+    counted, told = [], dict[tuple[str, str], list[str]]()
+    for library in (*dict.fromkeys(row["network"].partition(":")[0] for row in rows), "all"):
+        own = [row for row in rows if library in ("all", row["network"].partition(":")[0])]
+        cells = [library, str(len({row["network"] for row in own}))]
+        for mode in ("train", "eval"):
+            part = [row for row in own if row["mode"] == mode and not row["failed"]]
+            errors, warned = (sum(bool(alarms(row, s)) for row in part) for s in (Severity.ERROR, Severity.WARNING))
+            cells += [str(len(part)), str(errors), str(warned)]
+        counted.append(f"| {' | '.join(cells)} |")
+    for row in rows:
+        for finding in row["findings"]:
+            if finding["severity"] != Severity.NOTE:
+                said = f"{finding['severity']}: `{finding['rule']}` {where(finding['name'])}"
+                told.setdefault((row["network"], said), []).append(f"{row['mode']} {row['seed']}")
+    alarmed = [f"| {network} | {said} | {', '.join(runs)} |" for (network, said), runs in told.items()]
+    return {"HEALTHY COUNTS": counted, "HEALTHY ALARMS": alarmed}
+
+
 def shown(row: dict[str, Any]) -> str:
     """A line of the table: what is an alarm, in words."""
     if row["failed"]:
@@ -937,6 +958,7 @@ def main() -> None:
     parser.add_argument("--only", default="*", help="glob over library:name")
     parser.add_argument("--mode", choices=["train", "eval", "both"], default="both")
     parser.add_argument("--out", type=Path, default=Path("healthy.json"))
+    parser.add_argument("--page", action="store_true", help="write the tables into docs/benches.md")
     parser.add_argument("--all", action="store_true", help="print the lines without an alarm too")
     args = parser.parse_args()
     torch.set_num_threads(1)
@@ -954,6 +976,8 @@ def main() -> None:
                     print(f"{name:44} {mode:5} {seed}  {shown(row)}", flush=True)
         args.out.write_text(json.dumps(rows, indent=1))
         gc.collect()
+    if args.page:
+        put(ROOT / "docs" / "benches.md", tables(rows))
     print("\n".join(summary(rows)))
     print(f"{len(names)} networks, {time.process_time() - begin:.0f} s of CPU; {args.out}")
 

@@ -30,7 +30,7 @@ import spp  # noqa: E402  (the path is set above)
 from benchmarks import faulty, healthy  # noqa: E402
 from spp.nn import initialize_  # noqa: E402
 from tests.bench_sick import parts  # noqa: E402
-from tests.bench_sick.bench import examine, where  # noqa: E402
+from tests.bench_sick.bench import examine, put, where  # noqa: E402
 from tests.bench_sick.patients import PATIENTS, Patient, biased, rescaled, scaled  # noqa: E402
 
 FAMILIES: list[Patient] = []
@@ -843,10 +843,24 @@ def _() -> tuple[nn.Module, Any]:
     return initialize_(net, "he"), batch
 
 
+def table(rows: list[dict[str, Any]]) -> list[str]:
+    """By rule: how many are ill of it, of which families, how many are told right, and what is told of the others."""
+    rules = dict[str, list[dict[str, Any]]]()
+    for row in rows:
+        rules.setdefault(row["rule"] if isinstance(row["rule"], str) else " or ".join(row["rule"]), []).append(row)
+    lines = []
+    for rule, own in rules.items():
+        wrong = [f"{r['disease']}: {r['said'][0] if r['said'] else 'nothing'}" for r in own if not r["right"]]
+        families = len({r["family"] for r in own})
+        lines.append(f"| `{rule}` | {len(own)} | {families} | {len(own) - len(wrong)} | {'; '.join(wrong) or 'none'} |")
+    return lines
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--only", default="*", help="glob over what was done")
     parser.add_argument("--out", type=Path, default=Path("sick.json"))
+    parser.add_argument("--page", action="store_true", help="write the table into docs/benches.md")
     args = parser.parse_args()
     chosen = [patient for patient in (*PATIENTS, *FAMILIES) if fnmatch.fnmatchcase(patient.disease, args.only)]
     rows = []
@@ -885,6 +899,8 @@ def main() -> None:
         if not right:
             print(f"WRONG: {program.name} | {program.right} {program.places} | {said or 'nothing'}")
     args.out.write_text(json.dumps(rows, indent=1))
+    if args.page:
+        put(ROOT / "docs" / "benches.md", {"SICK FAMILIES": table(rows)})
     rules, families = Counter(p.rule for p in chosen), {p.family or p.disease for p in chosen}
     print("rules:", ", ".join(f"{rule} {n}" for rule, n in rules.most_common()))
     print(

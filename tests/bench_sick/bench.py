@@ -1,10 +1,12 @@
-"""Runs the bench: what the diagnosis says first of every sick network, and what it says of the healthy ones."""
+"""Runs the bench: what the diagnosis says first of every sick network, and what it says of the healthy ones; writes tables."""
 
 from __future__ import annotations
 
+import re
 import warnings
 from collections.abc import Callable
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -70,3 +72,12 @@ def health(name: str, found: list[Finding]) -> str:
     notes = ", ".join(f"`{finding.rule}`" for finding in found if finding.severity is Severity.NOTE)
     said = ", ".join(f"{finding.severity}: `{finding.rule}` {where(finding.name)}" for finding in worst)
     return f"| {name} | {said or 'nothing'} | {notes or 'none'} |"
+
+
+def put(page: Path, tables: dict[str, list[str]]) -> None:
+    """Write rows into the tables of a page: each stands behind a comment with its name."""
+    text = page.read_text()
+    for name, rows in tables.items():
+        body = "\n".join(rows) + "\n"
+        text = re.sub(rf"(<!-- {name} -->\n\|.*\n\|.*\n)(?:\|.*\n)*", lambda m, body=body: m[1] + body, text)
+    page.write_text(text)

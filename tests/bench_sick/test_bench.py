@@ -11,7 +11,7 @@ import pytest
 
 from benchmarks.sick import FAMILIES
 from spp.diagnosis import RULES, Severity
-from tests.bench_sick.bench import examine, health, judge
+from tests.bench_sick.bench import examine, health, judge, put
 from tests.bench_sick.healthy import HEALTHY
 from tests.bench_sick.patients import PATIENTS
 
@@ -110,12 +110,7 @@ def write() -> None:
         except pytest.skip.Exception:
             healthy.append(old[f"| {name}"])
     tables = {"RULES": rows_of_rules(), "SICK": [judge(patient).row for patient in PATIENTS], "HEALTHY": healthy}
-    text = PAGE.read_text()
-    for name, rows in tables.items():
-        text = re.sub(
-            rf"(<!-- {name} -->\n\|.*\n\|.*\n)(?:\|.*\n)*", lambda m, rows=rows: m[1] + "\n".join(rows) + "\n", text
-        )
-    PAGE.write_text(text)
+    put(PAGE, tables)
 
 
 if __name__ == "__main__":
