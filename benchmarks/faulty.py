@@ -251,18 +251,33 @@ class Recurrent(nn.Module):
         return self.out(h if self.every else h[:, -1])
 
 
-def remembering(kind: Callable[..., nn.RNNBase] = nn.LSTM, bias: float = 3.0) -> Make:
+class Cells(nn.Module):
+    """The same of a cell that is called once for each element."""
+
+    def __init__(self, kind: Callable[..., nn.RNNCellBase], classes: int, width: int = 32) -> None:
+        super().__init__()
+        self.rnn, self.out = kind(1, width), nn.Linear(width, classes)
+
+    def forward(self, x: Tensor) -> Tensor:
+        state: Any = None
+        for t in range(x.shape[1]):
+            state = self.rnn(x[:, t], state)
+        return self.out(state[0] if isinstance(state, tuple) else state)
+
+
+def remembering(make: Make, bias: float = 3.0) -> Make:
     """An LSTM whose forget gates start open or shut."""
 
-    def make() -> nn.Module:
-        net = Recurrent(kind, 2)
+    def made() -> nn.Module:
+        net: Any = make()
         with torch.no_grad():
-            n = net.rnn.hidden_size
-            net.rnn.bias_ih_l0[n : 2 * n] = bias
-            net.rnn.bias_hh_l0[n : 2 * n] = 0
+            for name, parameter in net.rnn.named_parameters():
+                if name.startswith("bias"):
+                    n = net.rnn.hidden_size
+                    parameter[n : 2 * n] = bias if name.startswith("bias_ih") else 0
         return net
 
-    return make
+    return made
 
 
 class Gpt(nn.Module):
@@ -331,14 +346,14 @@ class Root(nn.Module):
 
     def __init__(self, eps: float) -> None:
         super().__init__()
-        self.body, self.centres, self.eps = mlp((64, 64, 32)), nn.Parameter(torch.zeros(10, 32)), eps
+        self.body, self.centres, self.eps = mlp((64, 64, 10)), nn.Parameter(torch.zeros(10, 10)), eps
         nn.init.zeros_(self.body.out.weight)
         nn.init.zeros_(self.body.out.bias)
 
     def forward(self, x: Tensor) -> Tensor:
         h = self.body(x)
         # nothing tells the centres apart where they begin alike
-        centres = self.centres + torch.eye(10, 32) * (0.0 if self.eps == 0 else 1.0)
+        centres = self.centres + torch.eye(10) * (0.0 if self.eps == 0 else 1.0)
         return -((h[:, None] - centres) ** 2).sum(-1).add(self.eps).sqrt()
 
 
@@ -575,10 +590,12 @@ class Program:
 
 
 PROGRAMS: list[Program] = []
+OUTPUT = "last|softmax|out|fc2|"
+"""The place of a fault of the loss: the last layers, or the whole network."""
 
 
 def fault(
-    name: str, kind: str, twin: Recipe, right: str | tuple[str, ...], places: str | None = "", **changes: Any
+    name: str, kind: str, twin: Recipe, right: str | tuple[str, ...], places: str | None = OUTPUT, **changes: Any
 ) -> None:
     """Register a fault: ``twin`` with ``changes`` made."""
     rules = (right,) if isinstance(right, str) else right
@@ -597,7 +614,7 @@ RINGS = Recipe(lambda: mlp((2, 32, 32, 1)), rings, F.binary_cross_entropy_with_l
 SURFACE = Recipe(lambda: mlp((5, 64, 64, 1)), surface, F.mse_loss, adam(1e-2))
 CODE = Recipe(lambda: mlp((64, 32, 16, 32, 64), last=nn.Sigmoid), pixels, F.mse_loss, adam(3e-3))
 WAVES = Recipe(lambda: Recurrent(nn.GRU, 4), waves, optimizer=adam(1e-2), loop=ClippedAtOne)
-FIRST = Recipe(remembering(), first, optimizer=adam(1e-2), loop=ClippedAtOne)
+FIRST = Recipe(remembering(lambda: Recurrent(nn.LSTM, 2)), first, optimizer=adam(1e-2), loop=ClippedAtOne)
 GPT = Recipe(Gpt, letters, words_loss)
 LSTM = Recipe(lambda: Recurrent(nn.LSTM, LETTERS, embed=LETTERS), letters, words_loss, adam(1e-2))
 BAG = Recipe(Bag, words, optimizer=adam(1e-2))
@@ -1271,23 +1288,50 @@ fault(
 
 # -- recurrence and depth
 
-fault("an LSTM that forgets", "recurrence", FIRST, "recurrent", places="rnn", model=remembering(bias=-4.0))
+CELLS = replace(FIRST, model=remembering(lambda: Cells(nn.LSTMCell, 2)), data=partial(first, length=24))
+RNN_CELLS = replace(WAVES, model=lambda: Cells(nn.RNNCell, 4), data=changed(waves, lambda x: x[:, ::3]), loop=Loop)
+
+
+def scaled_recurrence(std: float) -> Callable[[Any], None]:
+    def scale(net: Any) -> None:
+        for name, parameter in net.rnn.named_parameters():
+            if name.startswith("weight_hh"):
+                nn.init.normal_(parameter, 0, std)
+
+    return scale
+
+
 fault(
-    "a tanh RNN that forgets",
+    "an LSTM that forgets",
     "recurrence",
     FIRST,
     "recurrent",
     places="rnn",
-    model=altered(lambda: Recurrent(nn.RNN, 2), lambda net: nn.init.normal_(net.rnn.weight_hh_l0, 0, 0.02)),
+    model=remembering(lambda: Recurrent(nn.LSTM, 2), -4.0),
 )
 fault(
-    "a tanh RNN that explodes",
+    "an LSTM cell that forgets",
     "recurrence",
-    WAVES,
+    CELLS,
+    "recurrent",
+    places="rnn",
+    model=remembering(lambda: Cells(nn.LSTMCell, 2), -4.0),
+)
+fault(
+    "a tanh RNN cell that forgets",
+    "recurrence",
+    CELLS,
+    "recurrent",
+    places="rnn",
+    model=altered(lambda: Cells(nn.RNNCell, 2), scaled_recurrence(0.02)),
+)
+fault(
+    "a tanh RNN cell that explodes",
+    "recurrence",
+    RNN_CELLS,
     ("recurrent", "saturation"),
     places="rnn",
-    model=altered(lambda: Recurrent(nn.RNN, 4), lambda net: nn.init.normal_(net.rnn.weight_hh_l0, 0, 1.0)),
-    loop=Loop,
+    model=altered(lambda: Cells(nn.RNNCell, 4), scaled_recurrence(1.5)),
 )
 fault(
     "40 layers without a skip",
@@ -1306,7 +1350,38 @@ fault(
     model=lambda: mlp((64,) * 50 + (10,), norm=True),
 )
 
-RULES: dict[str, tuple[str, ...]] = {}
+RULES: dict[str, tuple[str, ...]] = {
+    "low": ("update_too_small",),
+    "high": ("update_too_large", "died_in_training"),
+    "died": ("died_in_training",),
+    "momentum": ("update_too_large",),
+    "warmup": ("no_warmup",),
+    "decay": ("decay_outweighs",),
+    "missing": ("not_optimized",),
+    "other": ("not_optimized",),
+    "frozen": ("frozen_at_init",),
+    "accumulates": ("gradients_not_cleared",),
+    "cleared": ("no_gradient", "not_optimized"),
+    "lag": ("running_statistics",),
+    "eval_mode": ("running_statistics",),
+    "recurrent": ("forgetting",),
+    "small_batch": ("batch_of_one",),
+    "softmax": ("output_activation",),
+    "sigmoid": ("output_activation",),
+    "squared": ("output_activation",),
+    "axis": ("output_activation",),
+    "nll": ("output_activation",),
+    "single": ("one_unit_softmax",),
+    "ascent": ("ascended",),
+    "sum": ("loss_sum",),
+    "broadcast": ("targets",),
+    "range": ("output_range",),
+    "relu_logits": ("output_activation",),
+    "target": ("targets",),
+    "linear": ("linear_pair",),
+    "redundant": ("activation_pair",),
+    "nonfinite": ("nonfinite", "loss_nonfinite"),
+}
 """From the faults as they are called above to the rules that name them, where a rule is not called so itself."""
 
 # -- the run --------------------------------------------------------------------------------------------------------------
