@@ -38,6 +38,7 @@ tag             what is wrong
 ``died``        a layer was alive at the first step and is dead at the last
 ``alike``       samples were told apart at the first step and no longer are
 ``drifted``     a scale has drifted since the first step
+``objective``   the loss, what it is given, or what it compares with
 =============== ========================================================================================
 """
 

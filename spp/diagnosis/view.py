@@ -19,6 +19,7 @@ import numpy.typing as npt
 import pandas as pd
 
 from spp.diagnosis.main_path import along, components, of_signals, prefixes
+from spp.frame.build import build_steps
 from spp.frame.schema import BlockColumn, Column, ModuleColumn, last_step, one_mode
 from spp.vocabulary import LayerKind, Signal
 
@@ -198,6 +199,12 @@ class View:
     def history(self) -> pd.DataFrame:
         """The rows of every step of training, the last one's too; of a trace the frame itself."""
         return one_mode(self._every)
+
+    @cached_property
+    def losses(self) -> pd.DataFrame:
+        """One row per measured step, with its loss; empty where none were kept."""
+        table = getattr(self._trace, "steps", None)
+        return build_steps() if table is None else table
 
     @cached_property
     def evaluations(self) -> pd.DataFrame:

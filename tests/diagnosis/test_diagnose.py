@@ -86,7 +86,7 @@ def test_rules_are_asked_by_name(trace):
     assert set(spp.diagnose(trace, rules=["exploding", "dead_layer"]).rule) == set()
     assert list(spp.diagnose(trace, rules="vanishing").rule) == ["vanishing"]
     with pytest.raises(
-        UnknownNameError, match=r"unknown rule 'vanish'. Did you mean 'vanishing', .* Known: unregistered, "
+        UnknownNameError, match=r"unknown rule 'vanish'. Did you mean 'vanishing', .* Known: one_unit_softmax, "
     ):
         spp.diagnose(trace, rules=["vanish"])
     with pytest.raises(InputError, match=r"a rule is a name or a function \(view, at\) -> findings; got 3"):

@@ -1,0 +1,733 @@
+"""What the network is asked to do: the loss and what it is given, the targets, the wiring, and how the loss goes.
+
+Most of it is read from the graph between output and loss, see :func:`spp.objective.loss_facts`. What was not seen there
+gives no finding: a loss written by hand is known as far as its operations are, and a watch knows a target only where
+autograd keeps it.
+"""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Iterator
+from itertools import zip_longest
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from spp.diagnosis.findings import Finding, arrow, count, number, percent, quoted, some
+from spp.diagnosis.registry import rule
+from spp.diagnosis.view import Kind, Step, View, given, measured
+from spp.frame.schema import BlockColumn, ModuleColumn, StepColumn
+from spp.vocabulary import LayerKind, Severity, Signal
+
+CROSS_ENTROPY, BCE, BCE_LOGITS = "cross_entropy", "binary_cross_entropy", "binary_cross_entropy_with_logits"
+SQUARES = ("mse_loss", "smooth_l1_loss", "huber_loss", "l1_loss")
+"""Criteria of a difference between output and target."""
+KNOWN = (CROSS_ENTROPY, "nll_loss", BCE, BCE_LOGITS, *SQUARES)
+LAYERS = ("addmm", "mm", "bmm", "baddbmm", "convolution")
+"""Operations of layers whose output has no range."""
+RANGES = {
+    "sigmoid": (0.0, 1.0),
+    "softmax": (0.0, 1.0),
+    "tanh": (-1.0, 1.0),
+    "relu": (0.0, math.inf),
+    "softplus": (0.0, math.inf),
+    "exp": (0.0, math.inf),
+}
+"""Where what an operation gives out lies."""
+ADAPTIVE = re.compile("ada|adam|rms|lamb|lion|novo|sophia|muon|shampoo", re.IGNORECASE)
+"""Names of optimizers to which the scale of a loss makes no difference."""
+
+
+class Criterion(NamedTuple):
+    """The one criterion that a loss is made of, see :class:`spp.objective.Term`."""
+
+    name: str
+    factor: float
+    elements: int
+    takes: list[str]
+    units: int | None
+
+    @property
+    def source(self) -> str:
+        """The operation that made what it is given."""
+        return self.takes[0] if self.takes else ""
+
+
+def criterion_of(view: View) -> Criterion | None:
+    """The criterion of a loss that is one criterion of the model's output; None for any other loss."""
+    terms = view.run.get("loss_terms") or []
+    # with layers between, as those of a discriminator, it is no criterion of this model's output
+    if len(terms) != 1 or terms[0]["criterion"] not in KNOWN or not set(view.run["loss_graph"]).isdisjoint(LAYERS):
+        return None
+    one, factor = terms[0], terms[0]["factor"]
+    factor = math.nan if factor is None else factor
+    return Criterion(one["criterion"], factor, one["elements"], list(one["takes"]), one["units"])
+
+
+def _target(view: View) -> dict[str, Any]:
+    """Facts of the targets; empty where they were not seen."""
+    found: dict[str, Any] = view.run.get("target") or {}
+    return found if "mean" in found else {}
+
+
+def _maker(view: View, operation: str) -> Step | None:
+    """The step that gave out what the loss is given: the last that is ``operation``, behind the readout; or the readout."""
+    for step in reversed(view.steps):
+        fact = view.facts.get(step.name)
+        if step.is_weighted or operation in (view.activation(step.name), getattr(fact, ModuleColumn.KIND, None)):
+            return step
+    return None
+
+
+def _wrong(view: View, operation: str, severity: Severity, message: str, remedy: str, **more: Any) -> Finding:
+    """A finding about what the loss is given."""
+    at = measured(_maker(view, operation), Signal.ACTIVATION, "operation", math.nan, more.pop("expected", None))
+    at["value"] = more.pop("value", math.nan)
+    at["statistic"] = more.pop("statistic", "operation before the loss")
+    return Finding(severity=severity, **at, message=message, remedy=remedy, **more)
+
+
+# -- what the loss is given -------------------------------------------------------------------------------------------------
+
+
+@rule(
+    "one_unit_softmax",
+    source="arithmetic: exp(x) / exp(x) = 1, with derivative zero",
+    tags=("dead", "derivative", "fall"),
+)
+def one_unit_softmax(view: View, at: Any) -> Iterator[Finding]:
+    """A softmax over a single unit before the loss: 1 whatever comes in.
+
+    The shortest axis over which a softmax between the last layer and the loss runs.
+    """
+    for term in view.run.get("loss_terms") or []:
+        if term["units"] == 1:
+            yield _wrong(
+                view,
+                "softmax",
+                Severity.ERROR,
+                "The softmax before the loss runs over one unit: it gives 1 for every input, and no gradient.",
+                "One unit takes a sigmoid, `nn.BCEWithLogitsLoss` on the plain output; or give the layer one unit a class.",
+                value=1.0,
+                statistic="units",
+                expected="at least 2",
+            )
+            return
+
+
+@rule(
+    "output_activation",
+    source="torch's documentation of each loss; Nikanjam et al. 2021 (NeuraLint), Schoop et al. 2021 (UMLAUT)",
+    tags=("objective",),
+)
+def output_activation(view: View, at: Any) -> Iterator[Finding]:
+    """An activation before the loss that the loss does not want: applied twice, missing, or cutting off gradients.
+
+    The operations that autograd recorded between the last layer and the criterion.
+    """
+    one = criterion_of(view)
+    if one is None:
+        return
+    told = _misfit(one, one.source, _target(view))
+    if told is not None:
+        severity, message, remedy = told
+        shown = " <- ".join([one.name, *one.takes])
+        yield _wrong(view, one.source, severity, message, remedy, evidence=shown)
+
+
+def _misfit(one: Criterion, source: str, target: dict[str, Any]) -> tuple[Severity, str, str] | None:
+    """How bad it is that a criterion is given what ``source`` makes, in words, and what to do; None where it fits."""
+    plain = f"Take the {source} away: {one.name} takes the plain output."
+    floor = _floor(one, source)
+    if source in ("softmax", "sigmoid", "tanh", "relu") and one.name in (CROSS_ENTROPY, BCE_LOGITS):
+        if floor is not None:
+            least = f", and the loss cannot fall below {number(floor)}"
+        else:
+            least = ", and units below zero get no gradient" if source == "relu" else ""
+        again = (
+            "a second time" if (one.name, source) in ((CROSS_ENTROPY, "softmax"), (BCE_LOGITS, "sigmoid")) else "first"
+        )
+        return Severity.WARNING, f"{one.name} takes logits, and {source} is applied {again}{least}.", plain
+    if source == "log_softmax" and one.name == CROSS_ENTROPY:
+        return Severity.NOTE, "cross_entropy has a log_softmax of its own: the one before it changes nothing.", plain
+    if one.name == "nll_loss" and source == "log" and "softmax" in one.takes:
+        return (
+            Severity.NOTE,
+            "The log of a softmax loses small probabilities; log_softmax does not.",
+            "Use `F.log_softmax`.",
+        )
+    if one.name == "nll_loss" and source in ("softmax", *LAYERS):
+        given = "probabilities" if source == "softmax" else "the plain output"
+        return (
+            Severity.ERROR,
+            f"nll_loss takes log-probabilities and is given {given}: it does not measure how wrong they are.",
+            "Use `F.cross_entropy` on the plain output.",
+        )
+    if one.name == BCE and source == "softmax":
+        return (
+            Severity.WARNING,
+            "binary_cross_entropy judges each unit by itself, and the softmax before it ties them together.",
+            "Use `F.cross_entropy` on the plain output, or a sigmoid where several classes may hold at once.",
+        )
+    if one.name in SQUARES and source == "softmax":
+        return (
+            Severity.WARNING,
+            f"{one.name} of a softmax: where it is sure and wrong its derivative vanishes, and nothing is learned.",
+            "Use `F.cross_entropy` on the plain output.",
+        )
+    binary = target.get("distinct") == 2 and (target["min"], target["max"]) == (0.0, 1.0)
+    if one.name in SQUARES and source == "sigmoid" and binary:
+        return (
+            Severity.NOTE,
+            f"{one.name} of a sigmoid against zeros and ones: where it is sure and wrong its derivative vanishes.",
+            "Use `F.binary_cross_entropy_with_logits` on the plain output.",
+        )
+    return None
+
+
+def _floor(one: Criterion, source: str) -> float | None:
+    """The smallest loss where logits lie in the range of ``source``: the right one at its upper end, others at the lower."""
+    low, high = RANGES.get(source, (0.0, math.inf))
+    if not math.isfinite(high) or one.name != CROSS_ENTROPY or not one.units:
+        return None
+    return math.log(1 + (one.units - 1) * math.exp(low - high))
+
+
+@rule(
+    "output_range",
+    thresholds={
+        "beyond": (0.02, "of the targets' spread: below, it is a matter of rounding"),
+        "error": (0.5, "of the spread cannot be reached: most of the targets"),
+    },
+    source="arithmetic: an activation's output range",
+    tags=("objective",),
+)
+def output_range(view: View, at: Any) -> Iterator[Finding]:
+    """Targets that the last activation cannot give out.
+
+    The share of the targets' spread that lies outside of the activation's range.
+    """
+    one, target = criterion_of(view), _target(view)
+    if one is None or one.name not in (*SQUARES, BCE) or one.source not in RANGES or not target:
+        return
+    (low, high), least, most = RANGES[one.source], target["min"], target["max"]
+    beyond = max(low - least, 0.0) + max(most - high, 0.0)
+    share = min(1.0, beyond / (most - least)) if most > least else float(beyond > 0)
+    if share < at.beyond:
+        return
+    reach = f"{number(low)} to {number(high)}" if math.isfinite(high) else f"{number(low)} upwards"
+    outside = share >= at.error or not low <= target["mean"] <= high
+    yield _wrong(
+        view,
+        one.source,
+        Severity.ERROR if outside else Severity.WARNING,
+        f"Targets run from {number(least)} to {number(most)}; the {one.source} before the loss gives out {reach}.",
+        f"Scale the targets to that range, or take the {one.source} away.",
+        value=share,
+        statistic="share of the targets' spread out of reach",
+        expected=f"below {percent(at.beyond)}",
+    )
+
+
+# -- the loss itself ----------------------------------------------------------------------------------------------------------
+
+
+@rule(
+    "loss_sum",
+    thresholds={
+        "elements": (16, "from there on the sum is more than a decade above the mean: a rate of 0.1 acts as 1.6")
+    },
+    source="arithmetic: the gradient of a sum grows with the batch, and so does the step that a rate makes",
+    tags=("objective",),
+)
+def loss_sum(view: View, at: Any) -> Iterator[Finding]:
+    """A loss that adds its elements up where a mean is meant.
+
+    How often the loss has the mean of its criterion, where that is once for every element.
+    """
+    one = criterion_of(view)
+    if (
+        one is None
+        or view.run.get("loss_further")
+        or one.elements < at.elements
+        or not abs(one.factor) >= 0.99 * one.elements
+    ):
+        return
+    optimizer = view.run.get("optimizer") or ""
+    adaptive = bool(ADAPTIVE.search(optimizer))
+    yield Finding(
+        severity=Severity.NOTE if adaptive else Severity.WARNING,
+        name="",
+        statistic="loss over mean criterion",
+        value=abs(one.factor),
+        expected="1",
+        message=f"{one.name} is summed over {one.elements:,} elements: gradients are that many times those of the mean"
+        + (f", which {optimizer} divides out." if adaptive else "."),
+        remedy='`reduction="mean"`, or divide by the number of elements.',
+    )
+
+
+@rule("ascended", source="arithmetic: the sign of the loss in its graph", tags=("objective",))
+def ascended(view: View, at: Any) -> Iterator[Finding]:
+    """A criterion that is made larger, not smaller.
+
+    The sign that the criterion has in the loss, and whether the optimizer maximizes.
+    """
+    groups = [group for optimizer in view.run.get("optimizers") or [] for group in optimizer["groups"]]
+    one, maximizes = criterion_of(view), any(group.get("maximize") for group in groups)
+    # a generator may want to be judged wrongly: its targets are all alike
+    if one is None or _target(view).get("distinct", 2) < 2 or math.isnan(one.factor) or (one.factor > 0) != maximizes:
+        return
+    why = "the optimizer has maximize=True" if maximizes else f"the loss has it times {number(one.factor)}"
+    yield Finding(
+        severity=Severity.ERROR,
+        name="",
+        statistic="sign of the criterion",
+        value=one.factor,
+        expected="above 0",
+        message=f"Training makes {one.name} larger: {why}.",
+        remedy="Turn the sign of the loss." if not maximizes else "Leave `maximize` out.",
+    )
+
+
+# -- the targets ----------------------------------------------------------------------------------------------------
+
+
+@rule(
+    "targets",
+    thresholds={
+        "samples": (8, "of them; of two balanced classes so many are alike by chance once in 128 batches"),
+        "mass": (0.05, "by which probabilities may miss a sum of one"),
+    },
+    source="the definition of each criterion",
+    tags=("objective",),
+)
+def targets(view: View, at: Any) -> Iterator[Finding]:
+    """Targets that the loss cannot use: NaN, all alike, or outside of what it is defined for.
+
+    Facts of the targets of the first measured batch.
+    """
+    one, target = criterion_of(view), view.run.get("target") or {}
+    told = _bad_targets(view, one, target, at) if one is not None and target.get("numel") else None
+    if told is None:
+        return
+    severity, message, remedy, statistic, value = told
+    yield Finding(severity=severity, name="", statistic=statistic, value=value, message=message, remedy=remedy)
+
+
+def _bad_targets(
+    view: View, one: Criterion, target: dict[str, Any], at: Any
+) -> tuple[Severity, str, str, str, float] | None:
+    many = target["nonfinite"]
+    if many:
+        share = percent(many / target["numel"])
+        return (
+            Severity.ERROR,
+            f"{share} of the targets are NaN or infinite.",
+            "Look at the data.",
+            "nonfinite",
+            float(many),
+        )
+    if "mean" not in target:
+        return None
+    low, high = target["min"], target["max"]
+    if one.name in (BCE, BCE_LOGITS) and (low < -1e-6 or high > 1 + 1e-6):
+        span = f"{number(low)} to {number(high)}"
+        message = f"{one.name} is defined for targets from 0 to 1, and they run from {span}: it has no lower bound."
+        return (
+            Severity.ERROR,
+            message,
+            "Map the targets to 0 and 1.",
+            "max" if high > 1 else "min",
+            high if high > 1 else low,
+        )
+    whole = one.name == CROSS_ENTROPY and target["dtype"].startswith(("float", "bfloat")) and target.get("classes")
+    if whole and abs((mass := target["mean"] * target["classes"]) - 1) > at.mass:
+        message = f"cross_entropy is given probabilities that add up to {number(mass)} for each sample."
+        return Severity.WARNING, message, "Normalize them to a sum of 1.", "sum of probabilities", mass
+    # zeros of a regression are a residual that is to vanish, and a discriminator's ones are all alike
+    classes = one.name in (CROSS_ENTROPY, "nll_loss") and not whole
+    if (
+        target["distinct"] == 1
+        and target["numel"] >= at.samples
+        and (classes or (one.name in SQUARES and low not in (0.0, 1.0)))
+    ):
+        message = f"All {target['numel']:,} targets are {number(low)}: there is nothing to tell apart."
+        return (
+            Severity.WARNING,
+            message,
+            "Look at how targets are read, and whether batches are shuffled.",
+            "distinct",
+            1.0,
+        )
+    return None
+
+
+@rule("loss_nonfinite", source="arithmetic: no gradient of it is a number", tags=("everything",))
+def loss_nonfinite(view: View, at: Any) -> Iterator[Finding]:
+    """A loss that is NaN or infinite, or becomes so, though what the network gives out is finite.
+
+    From which measured step on.
+    """
+    steps, losses = _losses(view)
+    if not len(steps) or np.isfinite(losses[-1]) or not view.run.get("loss_graph"):
+        return
+    # what comes out of the network says more of where it begins
+    if any(row.nonfinite for row in (*view.weights.values(), *view.activations.values())):
+        return
+    first = int(np.flatnonzero(np.isfinite(losses))[-1]) + 1 if np.isfinite(losses).any() else 0
+    # a loss that nobody knows is NaN as well, but not for ever after
+    since = (
+        ""
+        if not first
+        else f" since step {steps[first]}; at step {steps[first - 1]} it was {number(losses[first - 1])}"
+    )
+    made = " <- ".join(reversed(view.run["loss_graph"]))
+    yield Finding(
+        severity=Severity.ERROR,
+        name="",
+        step=int(steps[first]) if len(steps) > 1 else None,
+        statistic="loss",
+        value=float(losses[-1]),
+        message=f"The loss is {losses[-1]}{since}, though what the network gives out is finite.",
+        remedy="Look at what the loss computes: a logarithm or root of 0, a division by 0; or the targets.",
+        evidence=made,
+    )
+
+
+@rule(
+    "target_scale",
+    thresholds={
+        "warning": (
+            100,
+            "times the output: hundreds of steps of a rate of 1e-3, or gradients a hundred times too large",
+        ),
+        "error": (1e4, "times the output: no usual rate reaches it"),
+    },
+    source="arithmetic: a step of a rate r moves a weight by about r (Kingma & Ba 2015, arXiv 1412.6980, section 2.1)",
+    tags=("objective",),
+)
+def target_scale(view: View, at: Any) -> Iterator[Finding]:
+    """Targets of a scale that is far above that of the output.
+
+    The rms of the targets over that of the output, or over 1 where the output is smaller.
+    """
+    one, target = criterion_of(view), _target(view)
+    end = view.steps[-1] if view.steps else None
+    if one is None or one.name not in SQUARES or one.source not in LAYERS or not target or end is None:
+        return
+    rms = math.hypot(target["mean"], math.sqrt(target["var"]))
+    # where it is not the output itself, its scale is not known
+    if end.row.numel != one.elements or not rms / max(float(end.row.rms), 1.0) >= at.warning:
+        return
+    ratio = rms / max(float(end.row.rms), 1.0)
+    yield Finding(
+        severity=Severity.ERROR if ratio >= at.error else Severity.WARNING,
+        **measured(end, Signal.ACTIVATION, "target rms / output rms", ratio, f"below {at.warning:g}"),
+        message=f"Targets have an rms of {number(rms)}, the output one of {number(float(end.row.rms))}.",
+        evidence=f"targets of mean {number(target['mean'])} and std {number(math.sqrt(target['var']))}",
+        remedy="Standardize the targets, or set the bias of the last layer to their mean.",
+    )
+
+
+# -- the wiring ----------------------------------------------------------------------------------------------------
+
+
+def _pairs(view: View) -> Iterator[tuple[Step, Step]]:
+    """Steps that take the very output of the one before them, with nothing else taking it.
+
+    Dropout and reshapes between them do nothing to what they are.
+    """
+    skips = set(view.blocks[BlockColumn.SKIP].dropna().astype(str))
+    for step in view.steps:
+        before = _alone_before(view, step)
+        while before is not None and _passes(view, before):
+            before = _alone_before(view, before)
+        if before is not None and before.name not in skips and before.key.call == step.key.call == 0:
+            yield before, step
+
+
+def _passes(view: View, step: Step) -> bool:
+    return getattr(view.facts.get(step.name), ModuleColumn.KIND, None) in (LayerKind.DROPOUT, LayerKind.RESHAPE)
+
+
+def _alone_before(view: View, step: Step) -> Step | None:
+    """The step whose output alone a step takes, and which nothing else takes."""
+    if len(step.fed) != 1:
+        return None
+    before = view.by_key.get(step.fed[0])
+    # what a function that nobody announces has changed between them has another mean square
+    same = before is not None and math.isclose(step.fed_mean_square, before.mean_square, rel_tol=1e-6)
+    return before if same and len(view.takers(step.fed[0])) == 1 else None
+
+
+@rule(
+    "linear_pair",
+    thresholds={"share": (0.15, "of the weighted layers: so much of the network is linear; below, a design")},
+    source="W2 (W1 x) = (W2 W1) x: two such layers are one; Nikanjam et al. 2021 (NeuraLint)",
+)
+def linear_pair(view: View, at: Any) -> Iterator[Finding]:
+    """Two weighted layers with no activation or norm between them.
+
+    Pairs that have more parameters than their product, which is one layer; a factorization has fewer and is meant.
+    """
+    pairs = [
+        pair for pair in _pairs(view) if all(s.kind is Kind.WEIGHTED for s in pair) and not _factorizes(view, *pair)
+    ]
+    if not pairs:
+        return
+    first, second = pairs[0]
+    share = len(pairs) / max(1, sum(step.kind is Kind.WEIGHTED for step in view.steps) - 1)
+    names = f"{quoted(first.name)} and {quoted(second.name)}"
+    yield Finding(
+        severity=Severity.WARNING if share >= at.share else Severity.NOTE,
+        **measured(second, Signal.ACTIVATION, "pairs", float(len(pairs)), "0"),
+        message=f"Nothing lies between {names}: together they are one linear layer"
+        + (f", and so are {count(len(pairs) - 1, 'further pair')}." if len(pairs) > 1 else "."),
+        remedy="Put an activation between them, or make them one layer.",
+        evidence=some([f"{a.name} -> {b.name}" for a, b in pairs]),
+    )
+
+
+def _factorizes(view: View, first: Step, second: Step) -> bool:
+    """Whether two layers have fewer parameters than the one that they come to."""
+    one, two = (view.weights.get((step.name, "weight")) for step in (first, second))
+    fact = view.facts.get(first.name)
+    if one is None or two is None or not given(fact, ModuleColumn.FAN_IN):
+        return True
+    kernels = [list(map(int, str(row.shape).split("x")[2:])) for row in (one, two)]
+    inputs = int(getattr(fact, ModuleColumn.FAN_IN)) / math.prod(kernels[0])
+    # a kernel of 3 behind one of 3 sees 5
+    kernel = math.prod(a + b - 1 for a, b in zip_longest(*kernels, fillvalue=1))
+    return int(one.numel) + int(two.numel) < inputs * kernel * int(second.row.channels)
+
+
+@rule("activation_pair", source="the range of one is the domain of the other; Nikanjam et al. 2021 (NeuraLint)")
+def activation_pair(view: View, at: Any) -> Iterator[Finding]:
+    """Two activations in a row, the second of which sees a part of its domain only.
+
+    Activations that take the very output of another one.
+    """
+    pairs = [pair for pair in _pairs(view) if all(step.kind is Kind.ACTIVATION for step in pair)]
+    if not pairs:
+        return
+    first, second = pairs[0]
+    one, two = view.activation(first.name), view.activation(second.name)
+    yield Finding(
+        # a ReLU of a ReLU changes nothing
+        severity=Severity.NOTE if one == two == "relu" else Severity.WARNING,
+        **measured(second, Signal.ACTIVATION, "pairs", float(len(pairs)), "0"),
+        message=f"{quoted(second.name)} ({two}) takes what {quoted(first.name)} ({one}) gives out, "
+        f"{number(float(first.row.min))} to {number(float(first.row.max))}: two activations in a row.",
+        remedy="Leave one of them out.",
+        evidence=some([f"{a.name} -> {b.name}" for a, b in pairs]),
+    )
+
+
+@rule(
+    "redundant_pair", source="a norm of a norm, and a bias that the mean of BatchNorm takes away (Ioffe & Szegedy 2015)"
+)
+def redundant_pair(view: View, at: Any) -> Iterator[Finding]:
+    """A norm behind a norm, or a bias before a BatchNorm, which takes it away.
+
+    Layers that take the very output of the one before them.
+    """
+    norms, biased = [], []
+    for first, second in _pairs(view):
+        if second.kind is not Kind.NORM:
+            continue
+        if first.kind is Kind.NORM:
+            norms.append((first, second))
+        elif first.is_weighted and (first.name, "bias") in view.weights and "BatchNorm" in str(second.row.type):
+            biased.append((first, second))
+    for pairs, what, remedy in (
+        (norms, "normalizes what {} has normalized", "Leave one of them out."),
+        (biased, "takes away the bias of {}", "`bias=False` there."),
+    ):
+        if pairs:
+            first, second = pairs[0]
+            further = f" ({count(len(pairs) - 1, 'further pair')})" if len(pairs) > 1 else ""
+            yield Finding(
+                severity=Severity.NOTE,
+                **measured(second, Signal.ACTIVATION, "pairs", float(len(pairs)), "0"),
+                message=f"{quoted(second.name)} {what.format(quoted(first.name))}{further}.",
+                remedy=remedy,
+                evidence=some([f"{a.name} -> {b.name}" for a, b in pairs]),
+            )
+
+
+# -- how the loss goes ----------------------------------------------------------------------------------------------------
+
+
+def _losses(view: View) -> tuple[np.ndarray[Any, Any], np.ndarray[Any, Any]]:
+    """Steps and losses of the training."""
+    table = view.losses[view.losses[StepColumn.TRAINING]].sort_values(StepColumn.STEP)
+    return table[StepColumn.STEP].to_numpy(), table[StepColumn.LOSS].to_numpy("float64")
+
+
+def _uninformed(view: View) -> float:
+    """The loss of an output that says nothing of its input; NaN where that is not known."""
+    one, target = criterion_of(view), _target(view)
+    if one is None or view.run.get("loss_further") or not target or target["distinct"] < 2:
+        return math.nan
+    if one.name == CROSS_ENTROPY and one.units:
+        return one.factor * math.log(one.units)
+    if one.name in (BCE, BCE_LOGITS) and 0 < (p := target["mean"]) < 1 and target["distinct"] == 2:
+        return float(-one.factor * (p * math.log(p) + (1 - p) * math.log(1 - p)))
+    return float(one.factor * target["var"]) if one.name == "mse_loss" else math.nan
+
+
+def register_course() -> None:
+    """Register the rules about how the loss goes: whatever another rule finds is a cause of it."""
+    causes = (
+        "everything",
+        "dead",
+        "layer",
+        "bias",
+        "groups",
+        "mean",
+        "growth",
+        "derivative",
+        "fall",
+        "rise",
+        "objective",
+    )
+    rule(
+        "first_loss",
+        thresholds={
+            "warning": (3.0, "nats above ln C: half the variance of the logits, whose std is then 2.4"),
+            "error": (10.0, "nats: logits of a std of 4.5, of which the largest decides alone"),
+            "ratio": (100.0, "times the targets' mean square: the output begins ten times too large"),
+        },
+        source="E[-log softmax] = ln C + var / 2 for normal logits of a small variance; Karpathy 2019, 'verify loss @ init'",
+        follows=causes,
+    )(first_loss)
+    rule(
+        "loss_rises",
+        thresholds={
+            "times": (1.2, "the first loss, on average since: more than batches of usual sizes differ"),
+            "error": (10.0, "times, in the end: it has diverged"),
+            "samples": (5, "measured steps"),
+        },
+        source="Zhang et al. 2021 (AUTOTRAINER), Cao et al. 2022 (DeepFD): a loss that increases",
+        follows=causes,
+    )(loss_rises)
+    rule(
+        "loss_stuck",
+        thresholds={
+            "change": (
+                0.02,
+                "of the loss at the beginning, between the first and the last third of the measured steps",
+            ),
+            "noise": (0.05, "of the loss, as the error of a third's mean; above, nobody can tell"),
+            "uninformed": (
+                0.6,
+                "of the loss of an output that says nothing of its input: below, something was learned",
+            ),
+            "samples": (6, "measured steps"),
+            "steps": (20, "of training between the first and the last of them"),
+        },
+        source="Schoop et al. 2021 (UMLAUT), Wardat et al. 2021 (DeepLocalize): a loss that does not decrease",
+        follows=causes,
+    )(loss_stuck)
+
+
+def first_loss(view: View, at: Any) -> Iterator[Finding]:
+    """A first loss far above that of an output that says nothing.
+
+    Against ln C for a cross-entropy over C classes, against the targets' mean square for a squared error.
+    """
+    steps, losses = _losses(view)
+    one, target, base = criterion_of(view), _target(view), _uninformed(view)
+    # an evaluation may be of a network whose running statistics are not its own yet
+    if one is None or not len(steps) or steps[0] != 0 or not math.isfinite(base) or one.factor <= 0:
+        return
+    loss, end = float(losses[0]) / one.factor, _maker(view, one.source)
+    base = base / one.factor
+    if one.name == "mse_loss":
+        base += target["mean"] ** 2
+        severity = Severity.WARNING if loss >= at.ratio * base else None
+        what = f"{number(loss / base)} times the targets' mean square, {number(base)}"
+    else:
+        over = loss - base
+        severity = Severity.ERROR if over >= at.error else Severity.WARNING if over >= at.warning else None
+        guess = f"ln {one.units}" if one.name == CROSS_ENTROPY else "a guess by frequency"
+        what = f"an output that says nothing has {number(base)} ({guess})"
+    if severity is not None:
+        yield Finding(
+            severity=severity,
+            **measured(end, Signal.ACTIVATION, "loss", loss, f"near {number(base)}"),
+            message=f"The first loss is {number(loss)}; {what}: the output begins too large.",
+            remedy="A smaller init of the last layer, inputs of unit scale, or a norm before it.",
+        )
+
+
+def _thirds(losses: np.ndarray[Any, Any]) -> tuple[float, float, float]:
+    """The means of the first and the last third, and the standard error of their difference."""
+    size = max(2, len(losses) // 3)
+    first, last = losses[:size], losses[-size:]
+    error = math.sqrt((first.var(ddof=1) + last.var(ddof=1)) / size)
+    return float(first.mean()), float(last.mean()), error
+
+
+def loss_rises(view: View, at: Any) -> Iterator[Finding]:
+    """A loss that has grown over the training, or jumps about above where it began.
+
+    The mean of the measured steps, and of their last third, against the first one.
+    """
+    steps, losses = _losses(view)
+    one, base = criterion_of(view), _uninformed(view)
+    if (
+        one is None
+        or len(losses) < at.samples
+        or not np.isfinite(losses).all()
+        or not math.isfinite(base)
+        or one.factor < 0
+    ):
+        return
+    start, end = float(losses[0]), _thirds(losses)[1]
+    if losses[1:].mean() < at.times * start or np.median(losses[1:]) <= start or end < max(start, 0.95 * base):
+        return
+    steadily = (np.diff(losses) > 0).mean() >= 0.9
+    yield Finding(
+        severity=Severity.ERROR if end >= at.error * start else Severity.WARNING,
+        name="",
+        step=int(steps[0]),
+        statistic="loss, end / start",
+        value=end / start,
+        expected=f"below {at.times:g}",
+        message=f"The loss goes {arrow(start, end)} from step {steps[0]} to {steps[-1]}, and up to {number(losses.max())} "
+        f"between; a guess has {number(base)}.",
+        remedy="Is the gradient subtracted? The loss rises at every step."
+        if steadily
+        else "A lower learning rate, or a warm-up.",
+    )
+
+
+def loss_stuck(view: View, at: Any) -> Iterator[Finding]:
+    """A loss that does not move from that of an output that says nothing.
+
+    The means of the first and the last third of the measured steps, within their noise.
+    """
+    steps, losses = _losses(view)
+    if len(losses) < at.samples or steps[-1] - steps[0] < at.steps or not np.isfinite(losses).all():
+        return
+    start, end, error = _thirds(losses)
+    base = _uninformed(view)
+    frozen = np.ptp(losses) <= 1e-6 * abs(start)
+    noisy = error > at.noise * abs(start)
+    still = abs(end - start) <= max(at.change * abs(start), 2 * error)
+    if not frozen and (noisy or not still or not end >= at.uninformed * base > 0):
+        return
+    guess = f", and a guess has {number(base)}" if math.isfinite(base) else ""
+    yield Finding(
+        severity=Severity.WARNING,
+        name="",
+        statistic="loss, end - start",
+        value=end - start,
+        expected=f"a fall of {percent(at.change)} or more",
+        message=f"The loss does not move: {arrow(start, end)} from step {steps[0]} to {steps[-1]}{guess}.",
+        remedy="Check that the optimizer has these parameters, and that the data belong to their targets; a higher rate.",
+    )
