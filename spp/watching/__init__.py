@@ -301,7 +301,8 @@ def describe_optimizers(given: Sequence[torch.optim.Optimizer], root: nn.Module)
 
     Returns:
         ``optimizers``: of each its type, how many of its parameters are not the model's (``foreign``), and of each group the
-        number of parameters, the rate, the weight decay and ``maximize``; ``not_optimized``: names of trainable parameters that are in none.
+        number of parameters, the rate, the weight decay and whether it maximizes; ``not_optimized``: names of trainable
+        parameters that are in none.
     """
     named = list(root.named_parameters(remove_duplicate=False))
     own, held = {id(p) for _, p in named}, {i for one in given for i in trained(one)}
@@ -321,8 +322,8 @@ def describe_optimizers(given: Sequence[torch.optim.Optimizer], root: nn.Module)
                     "parameters": len(group["params"]),
                     "lr": rate_of(group),
                     "weight_decay": float(group.get("weight_decay") or 0.0),
-                    # AdamW takes it from the weight itself, Adam and SGD add it to the gradient
                     "maximize": bool(group.get("maximize")),
+                    # AdamW takes it from the weight itself, Adam and SGD add it to the gradient
                     "decoupled": bool(group.get("decoupled_weight_decay", type(one).__name__.endswith("W"))),
                 }
                 for group in one.param_groups

@@ -364,10 +364,18 @@ def fresh_sequences(step):
     return x, by_rule(x[:, -1], 6)
 
 
+def turned(model):
+    """Whose gradients are added, as nothing in the graph of the loss says."""
+    for parameter in model.parameters():
+        parameter.register_hook(torch.neg)
+    return model
+
+
 COURSES = {
     "stuck": ("loss_stuck", plain, fresh_vectors, {"rate": 1e-7}),
     "stuck, recurrent": ("loss_stuck", Recurrent, fresh_sequences, {"rate": 1e-7}),
-    "rises": ("loss_rises", plain, fresh_vectors, {"rate": 4.0, "steps": 20}),
+    "rises": ("loss_rises", lambda: turned(plain()), fresh_vectors, {"rate": 0.06}),
+    "rises, recurrent": ("loss_rises", lambda: turned(Recurrent()), fresh_sequences, {"rate": 0.3}),
     "ascended": ("ascended", plain, fresh_vectors, {"loss": negated, "rate": 0.01}),
     "maximized": ("ascended", Recurrent, fresh_sequences, {"maximize": True, "rate": 0.01}),
     "softmax": ("output_activation", lambda: plain(nn.Softmax(1)), fresh_vectors, {}),

@@ -582,7 +582,6 @@ def _uninformed(view: View) -> float:
 def register_course() -> None:
     """Register the rules about how the loss goes: whatever another rule finds is a cause of it."""
     causes = (
-        "everything",
         "dead",
         "layer",
         "bias",
@@ -593,6 +592,7 @@ def register_course() -> None:
         "fall",
         "rise",
         "objective",
+        "rate",
     )
     rule(
         "first_loss",
@@ -608,6 +608,8 @@ def register_course() -> None:
         "loss_rises",
         thresholds={
             "times": (1.2, "the first loss, on average since: more than batches of usual sizes differ"),
+            "share": (0.05, "of the first third, by which the last one is above it; a training loss falls"),
+            "errors": (4.0, "standard errors of that difference: not by chance"),
             "error": (10.0, "times, in the end: it has diverged"),
             "samples": (5, "measured steps"),
         },
@@ -675,7 +677,7 @@ def _thirds(losses: np.ndarray[Any, Any]) -> tuple[float, float, float]:
 def loss_rises(view: View, at: Any) -> Iterator[Finding]:
     """A loss that has grown over the training, or jumps about above where it began.
 
-    The mean of the measured steps, and of their last third, against the first one.
+    The mean of the measured steps against the first one, and the last third against the first third.
     """
     steps, losses = _losses(view)
     one, base = criterion_of(view), _uninformed(view)
@@ -687,8 +689,10 @@ def loss_rises(view: View, at: Any) -> Iterator[Finding]:
         or one.factor < 0
     ):
         return
-    start, end = float(losses[0]), _thirds(losses)[1]
-    if losses[1:].mean() < at.times * start or np.median(losses[1:]) <= start or end < max(start, 0.95 * base):
+    (early, end, error), start = _thirds(losses), float(losses[0])
+    jumps = losses[1:].mean() >= at.times * start and np.median(losses[1:]) > start
+    grows = end - early >= max(at.share * early, at.errors * error)
+    if not (jumps or grows) or end < max(start, 0.95 * base):
         return
     steadily = (np.diff(losses) > 0).mean() >= 0.9
     yield Finding(
