@@ -334,7 +334,8 @@ def show_findings(findings: Findings, console: Console) -> None:
     made.add_column(no_wrap=True)
     made.add_column()
     for finding in findings:
-        text = Text.assemble(words(finding.rule, "bold"), words(f"  {finding.message}"))
+        where = f" {finding.where}" if finding.where else ""
+        text = Text.assemble(words(finding.rule, "bold"), words(f"{where}: {finding.message}"))
         if finding.remedy:
             text.append("\n").append(words(f"Try: {finding.remedy}"))
         made.add_row(words(finding.severity, COLOURS[finding.severity]), text)
