@@ -27,6 +27,7 @@ from spp.studies.neuronwise.networks import (
     DAMPED,
     DAMPED_EPS,
     FFN,
+    GROUP,
     MODES,
     PLAIN,
     WHOLE,
@@ -104,6 +105,16 @@ def test_arms_begin_with_the_same_weights_and_convert_all_but_the_classifier(net
     assert {(one.mode, one.eps) for one in converted} <= {MODES.get(arm)}
     assert {one.activation.name for one in converted} <= {"Identity()" if arm in WHOLE else "ReLU()"}
     assert own(torch.randn(4, 1, 8, 8)).shape == (4, 10)
+
+
+@pytest.mark.parametrize("size", study.STUDY.sizes)
+def test_groups_leave_more_of_a_layer_than_signs(size: Size) -> None:
+    """Of two numbers that are normalized together, each becomes 1 or -1."""
+    sizes = study.PLANS[size].networks
+    for net in (FFN, CNN):
+        found = [layer for layer in make(net, GROUP, sizes, 10).modules() if isinstance(layer, nn.GroupNorm)]
+        assert found and {layer.num_groups for layer in found} == {4}
+        assert found[-1].num_channels // found[-1].num_groups >= 8
 
 
 def behind(model: nn.Module, seed: int = 3) -> Changed:

@@ -34,6 +34,9 @@ PLAIN, BATCH, LAYER, GROUP, SCALED = "plain", "batch", "layer", "group", "scaled
 NORMS_BY_ARM = {PLAIN: "none", BATCH: "batch", LAYER: "layer", GROUP: "group", SCALED: "scaled_ws"}
 """Arms with ordinary gradients: what stands between layer and nonlinearity, or what weights are standardized by."""
 
+GROUPS = 4
+"""Of GroupNorm: of 32, its usual number, a hidden layer would have two numbers each, and of two only signs are left."""
+
 COORDS, DAMPED, CENTRE, OUTER = "coords", "coords_damped", "coords_centre", "outer"
 WHOLE_DAMPED, WHOLE_CENTRE = "whole_damped", "whole_centre"
 MODES = {
@@ -77,8 +80,10 @@ class Sizes:
 def make(net: str, arm: str, sizes: Sizes, classes: int) -> nn.Module:
     """A network from torch's global random state, with He's weights and zero biases, and the norm or gradients of an arm."""
     norm = NORMS_BY_ARM.get(arm, "none")
+    options: dict[str, Any] = {"groups": GROUPS} if norm == GROUP else {}
     if net == FFN:
         size: dict[str, Any] = {
+            "norm_options": options,
             "input_shape": sizes.shape,
             "num_classes": classes,
             "depth": sizes.depth,
@@ -86,7 +91,7 @@ def make(net: str, arm: str, sizes: Sizes, classes: int) -> nn.Module:
         }
         model = build("ffn", norm=norm, init="he", **size)
     else:
-        model = initialize_(_convolutional(norm, sizes, classes), "he")
+        model = initialize_(_convolutional(norm, options, sizes, classes), "he")
     return convert(model, arm) if arm in MODES else model
 
 
@@ -105,7 +110,7 @@ def convert(model: nn.Module, arm: str, **options: Any) -> nn.Module:
     return model
 
 
-def _convolutional(norm: str, sizes: Sizes, classes: int) -> nn.Sequential:
+def _convolutional(norm: str, options: dict[str, Any], sizes: Sizes, classes: int) -> nn.Sequential:
     """3x3 convolutions with norm and ReLU, halved by max pooling in between; a hidden layer; the classifier."""
     rule = NORMS[norm].weights
     conv: Callable[..., nn.Module] = nn.Conv2d if rule is None else partial(StandardizedConv2d, rule=rule)
@@ -117,9 +122,17 @@ def _convolutional(norm: str, sizes: Sizes, classes: int) -> nn.Sequential:
         if number:
             layers.append(nn.MaxPool2d(2))
             side //= 2
-        layers += [conv(inputs, outputs, 3, padding=1), make_norm(norm, outputs), make_activation("relu", gain)]
+        layers += [
+            conv(inputs, outputs, 3, padding=1),
+            make_norm(norm, outputs, **options),
+            make_activation("relu", gain),
+        ]
         inputs = outputs
-    layers += [nn.Flatten(), linear(inputs * side * side, sizes.hidden), make_norm(norm, sizes.hidden, dims=0)]
+    layers += [
+        nn.Flatten(),
+        linear(inputs * side * side, sizes.hidden),
+        make_norm(norm, sizes.hidden, dims=0, **options),
+    ]
     return nn.Sequential(*layers, make_activation("relu", gain), nn.Linear(sizes.hidden, classes))
 
 
