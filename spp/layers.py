@@ -185,7 +185,10 @@ def layer_of(module: nn.Module) -> Layer:
         module: Any module: foreign, scripted, parametrized, lazy or sharded.
     """
     row, inherited = _row_of(module)
-    groups, eps = own(module, "groups") or own(module, "num_groups"), own(module, "eps")
+    groups, eps = (
+        own(module, "groups") or own(module, "num_groups"),
+        own(module, "eps") or own(module, "variance_epsilon"),
+    )
     fan_in, fan_out = _asked(row.fans, module)
     return _shared(
         kind=row.kind,

@@ -8,6 +8,7 @@ share a gradient out among more elements, which is no loss. What pooling, softma
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import cached_property
@@ -15,11 +16,14 @@ from typing import Any
 
 import numpy as np
 
+from spp.diagnosis.main_path import prefixes
 from spp.diagnosis.view import Array, Key, Kind, Step, View, ratio
-from spp.vocabulary import Severity
+from spp.vocabulary import Role, Severity
 
 # The scale of these is their own: a course neither begins nor ends there.
 OWN = (Kind.NORM, Kind.PLAIN, Kind.TABLE)
+# Places inside a residual block, of those that have residual blocks inside.
+LONGEST_BRANCH = 12
 
 
 @dataclass(frozen=True)
@@ -118,9 +122,10 @@ def _legs(view: View, way: list[Key], what: str, values: list[float], size: int)
     """The deepest fall and the highest rise along one way."""
     explained = _explained(view, way, what)
     free = _free(view)
-    judged = [i for i, value in enumerate(values) if 0 < value < np.inf and way[i] not in free]
+    finite = [i for i, value in enumerate(values) if 0 < value < np.inf]
+    judged = [i for i in finite if way[i] not in free]
     # Too little would be left of a network of one or two layers.
-    judged = judged if len(judged) > 1 else [i for i, value in enumerate(values) if 0 < value < np.inf]
+    judged = judged if len(judged) > 1 or len(way) < size else finite
     if len(judged) < 2:
         return []
     order = judged[::-1] if what == "gradient" else judged
@@ -150,14 +155,25 @@ def _extremes(logs: Array) -> Iterator[tuple[int, int]]:
 
 
 def _free(view: View) -> set[Key]:
-    """The readout, whose scale is free, what follows it, and what stands alone and has a scale of its own."""
+    """Places that are judged by nothing or by other rules.
+
+    The readout, whose scale is free, and what follows it; what stands alone and has a scale of its own; and what lies on a
+    residual branch, whose sum follows.
+    """
     if "free" not in view.travels:
         end = max((step.depth for step in view.steps if step.name == view.readout), default=1 << 60)
+        every = [key for way in view.ways for key in way]
+        outer = {
+            key: [name for name in prefixes(key.name) if name in view.merged and name != key.name] for key in every
+        }
+        # A skip over a whole stage makes no branch of it.
+        sizes = Counter(name for names in outer.values() for name in names)
         view.travels["free"] = {
             key
-            for way in view.ways
-            for key in way
+            for key in every
             if int(view.activations[key].depth) >= end
+            or view.activations[key].role == Role.BRANCH
+            or any(sizes[name] <= LONGEST_BRANCH for name in outer[key])
             or ((step := view.by_key.get(key)) is not None and step.kind in OWN)
         }
     found: set[Key] = view.travels["free"]

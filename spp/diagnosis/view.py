@@ -29,6 +29,8 @@ Array = npt.NDArray[np.float64]
 OUTSIDE = "."
 # How many layers a statement about layers of a kind needs: one, and four others.
 PEERS = 5
+# The signal, and the column of modules, of what enters calls: runs of before have neither.
+INPUT, INPUT_ROWS = "input", "input_rows"
 # Activations that make a gate.
 GATES = ("sigmoid", "hardsigmoid")
 
@@ -281,10 +283,11 @@ class View:
             around = list(prefixes(key.name))[:-1]
             if not gate and (not row.leaf or not self.gates.keys().isdisjoint(around)):
                 continue
-            fed = self.fed(key)
+            fed, entered = self.fed(key), self.entered(key)
             sizes = [source.mean_square for source in self.sources(key)]
             # Of a step one of whose inputs was not measured the gain is not known.
-            taken = max(sizes) if len(sizes) == len(fed) > 0 else float("nan")
+            known = entered is not None or len(sizes) == len(fed) > 0
+            taken = max(sizes) if known else float("nan")
             found.append(Step(key, Kind.GATE if gate else self._kind(key.name), row, fed, row.mean_square, taken))
         return found
 
@@ -332,7 +335,11 @@ class View:
         # Of a sum the largest part counts.
         wired = set(self._wired(first))
         parts = [part for part in outer if part in wired] or outer[:1]
-        source = max(parts, key=lambda part: np.nan_to_num(self.activations[part].mean_square))
+        entered = self.entered(first)
+        most = np.inf if entered is None else 2 * entered.mean_square
+        # What is larger than the sum was scaled down on its way.
+        sizes = {part: np.nan_to_num(self.activations[part].mean_square) for part in parts}
+        source = max(parts, key=lambda part: (sizes[part] <= most, sizes[part]))
         component = Key(whole.get(source.name, source.name), source.call)
         if source.name not in whole and component.name not in self.components:
             # A part of a component, or what holds several, of which the last one counts.
@@ -404,8 +411,22 @@ class View:
         return calls[key.call].split() if key.call < len(calls) else []
 
     def sources(self, key: Key) -> list[Any]:
-        """The activation rows of what a call took, as far as they were measured."""
-        return [self.activations[source] for source in self.fed(key) if source in self.activations]
+        """The row of what entered a call, else the rows of what gave it out, as far as they were measured."""
+        entered = self.entered(key)
+        given_out = [self.activations[source] for source in self.fed(key) if source in self.activations]
+        return given_out if entered is None else [entered]
+
+    def entered(self, key: Key) -> Any:
+        """The row of what entered a call, which may be that of what another call gave out; None where it was not measured."""
+        column = getattr(self.facts.get(key.name), INPUT_ROWS, None)
+        calls = column.split(",") if isinstance(column, str) else []
+        word = calls[key.call] if key.call < len(calls) else ""
+        return self._entering.get(key) if word == OUTSIDE else self.activations.get(_key(word)) if word else None
+
+    @cached_property
+    def _entering(self) -> dict[Key, Any]:
+        """The rows of what entered calls and was given out by none, the first of each."""
+        return self._main(INPUT)
 
     def places(self, row: Any) -> float:
         """How many values of each channel one sample has: 1 for vectors."""
@@ -463,8 +484,13 @@ class View:
         return weight is not None and weight.mean_square == 0
 
     def zero_by_design(self, name: str) -> bool:
-        """Whether a module's weight is zero where some inits mean it to be: at the readout and inside residual branches."""
-        return self.has_zero_weight(name) and (name == self.readout or self.in_branch(name))
+        """Whether a module's weight is zero where some inits mean it to be: at the readout and the end of a residual branch."""
+        return self.has_zero_weight(name) and (name == self.readout or name in self.branch_ends)
+
+    @cached_property
+    def branch_ends(self) -> dict[str, tuple[str, int, bool]]:
+        """The leaves that set the scale of a residual branch, and the group of branches that each belongs to."""
+        return {branch.name: branch.group for branch in self.branch_ratios}
 
     def weight_gain(self, name: str) -> float:
         """``fan_in`` times the mean square of the weight: the second moment that it makes of unit noise."""
@@ -537,7 +563,7 @@ class View:
             step = self.feeder(step) or step
         return step.name, step.depth
 
-    def _main(self, signal: Signal) -> dict[Key, Any]:
+    def _main(self, signal: str) -> dict[Key, Any]:
         rows = self.frame[(self.frame[Column.SIGNAL] == signal) & self.frame[Column.DEPTH].notna()]
         found: dict[Key, Any] = {}
         for row in records(of_signals(rows).sort_values(Column.DEPTH, kind="stable")):

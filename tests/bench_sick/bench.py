@@ -23,10 +23,12 @@ class Verdict:
     Attributes:
         patient: Who was examined.
         first: The first finding, or None.
+        longest: The longest message of all findings.
     """
 
     patient: Patient
     first: Finding | None
+    longest: str = ""
 
     @property
     def right(self) -> bool:
@@ -63,7 +65,8 @@ def examine(make: Callable[[], tuple[Any, ...]], **options: Any) -> list[Finding
 def judge(patient: Patient) -> Verdict:
     """The first finding about a patient."""
     found = examine(patient.make, **patient.options)
-    return Verdict(patient, found[0] if found else None)
+    longest = max((finding.message for finding in found), key=lambda message: len(message.split()), default="")
+    return Verdict(patient, found[0] if found else None, longest)
 
 
 def health(name: str, found: list[Finding]) -> str:

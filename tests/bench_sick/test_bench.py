@@ -74,6 +74,11 @@ def test_most_of_other_families_are_told_right(others):
     assert len(wrong) <= len(others) / 5, "\n".join(wrong)
 
 
+def test_a_message_is_one_sentence_of_at_most_thirty_words(verdicts, others):
+    long = [verdict.longest for verdict in (*verdicts, *others) if len(verdict.longest.split()) > 30]
+    assert not long
+
+
 def test_no_healthy_network_gets_an_error_and_few_a_warning(examined):
     seen = {name: found for name, found in examined.items() if not isinstance(found, str)}
     errors = [health(name, found) for name, found in seen.items() if any(f.severity is Severity.ERROR for f in found)]

@@ -34,13 +34,13 @@ def nonfinite(view: View, at: Any) -> Iterator[Finding]:
         # Weights of modules that never ran have no depth.
         first = maker = min(weights, key=lambda row: (row.depth is None, row.depth))
         signal, others = Signal.WEIGHT, activations
-        what = f"The parameter {first.name}.{first.output} holds NaN or infinity"
+        what = f"The parameter {first.name}.{first.output} holds {_named(first)}"
         remedy = "Load or initialize it again; look at the step that wrote it."
     elif activations:
         first = maker = activations[0]
         signal, others = Signal.ACTIVATION, activations[1:]
         key = Key(str(first.name), int(first.call))
-        what = f"NaN or infinity first appears in {quoted(first.name)}, {_sources(view, key)}"
+        what = _made(view, key, first)
         remedy = _remedy(first.dtype, fed=bool(view.fed(key)))
     elif gradients:
         first = gradients[0]
@@ -48,21 +48,42 @@ def nonfinite(view: View, at: Any) -> Iterator[Finding]:
         takers = view.takers(Key(str(first.name), int(first.call)))
         maker = takers[0].row if takers else first
         what = (
-            f"Activations are finite; going backwards, NaN or infinity first appears at {quoted(maker.name)}, in the "
-            f"gradient {'of what it takes' if takers else 'at its output'}"
+            f"Activations are finite; going backwards {_named(first)} first appears at {quoted(maker.name)} ({maker.type}), in "
+            f"the gradient {'of what it takes' if takers else 'at its output'}"
         )
         remedy = _remedy(first.dtype, fed=True, backward=True)
     else:
         yield from _masks(_leaves_first(masks))
         return
+    root = view.activations.get(Key(""))
+    reached = [*view.gradients.values(), *view.weight_gradients.values(), *([] if root is None else [root])]
     also = further(len(others), before="; ", after=" after it")
     yield Finding(
-        severity=Severity.ERROR,
+        # What a mask or an unused branch holds back does no harm.
+        severity=Severity.ERROR if any(row.nonfinite for row in reached) or not reached else Severity.WARNING,
         **measured(maker, signal, Column.NONFINITE, first.nonfinite, "0"),
         message=f"{what} ({percent(first.nonfinite / first.numel)} of its values{also}).",
         remedy=remedy,
         evidence=f"{first.dtype}; largest finite magnitude {number(first.abs_max)}",
     )
+
+
+def _named(row: Any) -> str:
+    """``NaN``, ``+inf and -inf``: what is not finite."""
+    counts = {"NaN": row.nan, "+inf": row.posinf, "-inf": row.neginf}
+    return " and ".join(name for name, n in counts.items() if not pd.isna(n) and n) or "NaN or infinity"
+
+
+def _made(view: View, key: Key, row: Any) -> str:
+    """Where the first value that is not finite is made: in a call whose input was measured finite, or before it."""
+    what, here, came = _named(row), f"{quoted(row.name)} ({row.type})", view.entered(key)
+    feeders = [view.activations[source] for source in view.fed(key) if source in view.activations]
+    if came is not None and not came.nonfinite:
+        return f"{what} is made in {here}, whose input is finite, at most {number(came.abs_max)}"
+    if not feeders:
+        return f"{what} comes in at {here}, with the batch or from functions between modules"
+    before = quoted(feeders[0].name)
+    return f"{what} is made between {before} (finite, at most {number(feeders[0].abs_max)}) and the output of {here}"
 
 
 def _remedy(dtype: str, *, fed: bool, backward: bool = False) -> str:
@@ -93,7 +114,8 @@ def _masks(rows: list[Any]) -> Iterator[Finding]:
         yield Finding(
             severity=Severity.NOTE,
             **measured(first, Signal.ACTIVATION, Column.NEGINF, first.neginf, "0"),
-            message=f"{quoted(first.name)} gives out -inf ({share} of its values{also}), and what takes it is finite: a mask.",
+            message=f"{quoted(first.name)} ({first.type}) gives out -inf ({share} of its values{also}); what takes it is "
+            "finite: a mask.",
             remedy="Nothing, where that is meant.",
         )
 
@@ -102,13 +124,6 @@ def _leaves_first(rows: Iterable[Any]) -> list[Any]:
     """Leaves where any are among them: a container holds what its leaves gave."""
     every = list(rows)
     return [row for row in every if row.leaf] or every
-
-
-def _sources(view: View, key: Key) -> str:
-    finite = [f"{quoted(row.name)} (finite, at most {number(row.abs_max)} in magnitude)" for row in view.sources(key)]
-    if not finite:
-        return "which is fed from outside: by the batch, or by functions that no module announces"
-    return f"fed by {', '.join(finite)}"
 
 
 @rule("never_ran", source="bookkeeping of the pass")

@@ -143,7 +143,7 @@ def _cause(view: View, step: Step) -> tuple[Step, str, tuple[Remedy, ...]]:
     },
     source="Glorot & Bengio 2010; shares of a unit normal by its distribution function",
     tags=("layer",),
-    follows=("dead",),
+    follows=("dead", "rise"),
 )
 def saturation(view: View, at: Any) -> Iterator[Finding]:
     """A bounded activation most of whose values lie at an end of its range, where its derivative is near zero.
@@ -175,6 +175,7 @@ def saturation(view: View, at: Any) -> Iterator[Finding]:
             remedy("init", "xavier", why="Smaller weights before it"),
             remedy("norm", norm_for(view), why="A norm before it"),
         ),
+        until=str(bad[-1][1].name) if len(bad) > 1 else "",
         evidence=some([f"{r.name} ({percent(r.saturated_fraction)})" for _, r, _ in bad]),
     )
 
@@ -329,8 +330,9 @@ def mean_shift(view: View, at: Any) -> Iterator[Finding]:
 
 
 def _taken(view: View, step: Step) -> float:
-    """ACSM over ACV of what a step takes; 0 where that is not known."""
-    return max((float(row.acsm / row.acv) for row in view.sources(step.key) if row.acv > 0), default=0.0)
+    """ACSM over ACV of what feeds a step; 0 for the batch, with which a shift may begin."""
+    rows = [view.activations[key] for key in step.fed if key in view.activations]
+    return max((float(row.acsm / row.acv) for row in rows if row.acv > 0), default=0.0)
 
 
 def _measurable(view: View, step: Step) -> bool:
@@ -438,21 +440,23 @@ def batch_of_one(view: View, at: Any) -> Iterator[Finding]:
 def norm_input(view: View, at: Any) -> Iterator[Finding]:
     """A norm whose input is so small that eps takes its place.
 
-    Mean square (of LayerNorm and the like) or channel variance (of BatchNorm) of the input against eps.
+    What the norm divides by (mean square for RMSNorm, channel variance for BatchNorm, else the variance) against eps.
     """
     bad = []
     for step in view.norms:
         fact, sources = view.facts[step.name], view.sources(step.key)
         running = _is_batch_norm(fact) and not view.trained(step.name)
-        if len(sources) == 1 and not running and sources[0].acv < at.times * fact.eps:
-            bad.append((step, sources[0], float(sources[0].acv), float(fact.eps)))
+        size = _normalized(fact, sources[0]) if len(sources) == 1 and not running else np.nan
+        if size < at.times * fact.eps:
+            bad.append((step, sources[0], size, float(fact.eps)))
     if not bad:
         return
-    step, source, size, eps = bad[0]
+    step, came, size, eps = bad[0]
+    source = view.activations[step.fed[0]] if step.fed and step.fed[0] in view.activations else came
     yield Finding(
         severity=Severity.ERROR,
-        **measured(source, Signal.ACTIVATION, "acv", size, f"above {at.times:g} eps = {number(at.times * eps)}"),
-        message=f"{source.name} ({source.type}) gives {step.name} an ACV of {number(size)}, far below its eps of {eps:g}: "
+        **measured(source, Signal.ACTIVATION, "variance", size, f"above {at.times:g} eps = {number(at.times * eps)}"),
+        message=f"{source.name} ({source.type}) gives {step.name} a variance of {number(size)}, far below its eps of {eps:g}: "
         f"it no longer normalizes{further(len(bad) - 1, 'norm')}.",
         remedies=(remedy("init", init_for(view), why="Larger weights before it, or a smaller eps"),),
         evidence=some([f"{s.name} ({number(v)} against {e:g})" for s, _, v, e in bad]),
@@ -483,6 +487,13 @@ def norm_gradient(view: View, at: Any) -> Iterator[Finding]:
         f"{times(low[1])} at {low[0].name} to {times(high[1])} at {high[0].name}.",
         evidence=some([f"{step.name} ({powered(decades)})" for step, decades in found]),
     )
+
+
+def _normalized(fact: Any, row: Any) -> float:
+    """What a norm divides by: the variance within channels, over all of them, or the mean square."""
+    word = str(fact.type).lower()
+    within = _is_batch_norm(fact) or "instance" in word
+    return float(row.acv if within else row.mean_square if "rms" in word else row.var)
 
 
 def _values(step: Step) -> float:

@@ -169,6 +169,10 @@ def _lasts(view: View, step: Step, off: float) -> bool:
     if view.is_end(step):
         # Small readouts are inits of many designs (Brock et al. 2021, BEiT, Fixup): outputs begin at 0.
         return off >= 3.0
+    group = view.branch_ends.get(step.name)
+    if group is not None and list(view.branch_ends.values()).count(group) >= PEERS:
+        # The rules of residual branches compare it with its skip.
+        return False
     behind = view.takers(step.key)
     if behind and all(other.kind is Kind.NORM for other in behind):
         return False

@@ -124,10 +124,12 @@ def residual_growth(view: View, at: Any) -> Iterator[Finding]:
 
     Geometric growth of the second moment from block to block, over at least ``decades`` in all.
     """
-    blocks = [branch.block for branch in view.branch_ratios if branch.decades > -1]
     travel = forward(view)
-    inside = [name for name in travel.up.places[1:] if name in blocks] if travel.up is not None else []
-    if travel.up is None or len(inside) < PEERS or travel.rise < at.decades:
+    if travel.up is None or travel.rise < at.decades:
+        return
+    first, last = (int(view.activations[key].depth) for key in (travel.up.keys[0], travel.up.keys[-1]))
+    inside = [b for b in view.branch_ratios if b.decades > -1 and b.depth is not None and first < b.depth <= last]
+    if len(inside) < PEERS:
         return
     each = travel.rise / len(inside)
     if each < np.log10(at.factor):
@@ -136,17 +138,17 @@ def residual_growth(view: View, at: Any) -> Iterator[Finding]:
         severity=Severity.ERROR if travel.rise >= 2 * at.decades else Severity.WARNING,
         **measured(None, Signal.ACTIVATION, "mean_square per block", power(each), f"below {at.factor:g}")
         | {"depth": int(view.activations[travel.up.begins].depth)},
-        since=inside[0],
-        until=inside[-1],
-        message=f"Residual sums grow: mean square {arrow(travel.up.values[0], travel.up.values[-1])} ({times(each)} per block "
-        f"on average over {len(inside)} blocks); nothing scales the branches down.",
+        since=travel.up.begins.name,
+        until=travel.up.places[-1],
+        message=f"Residual sums grow: mean square {arrow(travel.up.values[0], travel.up.values[-1])} ({times(each)} per merge "
+        f"on average over {len(inside)} merges); nothing scales the branches down.",
         remedies=(
             remedy("residual", "skipinit", why="Branches that start at zero"),
             remedy("branches", why="Branches that are scaled down"),
             remedy("norm", norm_for(view)),
             remedy("model", "nf_resnet50", why="A network that needs no norm"),
         ),
-        evidence=some(inside),
+        evidence=some(list(dict.fromkeys(branch.block for branch in inside))),
     )
 
 
