@@ -167,7 +167,7 @@ def changed(data: Callable[[int], Data], x: Callable[[Tensor], Tensor] = lambda 
 
 
 def mlp(
-    sizes: tuple[int, ...], act: Make = nn.ReLU, norm: bool = False, drop: float = 0.0, last: Make | None = None
+    sizes: tuple[int, ...], act: Make | None = nn.ReLU, norm: bool = False, drop: float = 0.0, last: Make | None = None
 ) -> nn.Sequential:
     """``fc1``, ``act1``, ..., and a readout ``out``; images are flattened."""
     net = nn.Sequential()
@@ -176,7 +176,8 @@ def mlp(
         net.add_module(f"fc{i}", nn.Linear(a, b))
         if norm:
             net.add_module(f"norm{i}", nn.BatchNorm1d(b))
-        net.add_module(f"act{i}", act())
+        if act is not None:
+            net.add_module(f"act{i}", act())
         if drop:
             net.add_module(f"drop{i}", nn.Dropout(drop))
     net.add_module("out", nn.Linear(*sizes[-2:]))
@@ -1073,7 +1074,7 @@ fault(
     RINGS,
     "linear",
     places="fc*|act*|out",
-    model=lambda: mlp((2, 32, 32, 1), act=nn.Identity),
+    model=lambda: mlp((2, 32, 32, 1), act=None),
 )
 fault(
     "nothing between the linear layers, regression",
@@ -1378,6 +1379,8 @@ RULES: dict[str, tuple[str, ...]] = {
     "range": ("output_range",),
     "relu_logits": ("output_activation",),
     "target": ("targets",),
+    "target_scale": ("target_scale", "first_loss"),
+    "stuck": ("loss_stuck",),
     "linear": ("linear_pair",),
     "redundant": ("activation_pair",),
     "nonfinite": ("nonfinite", "loss_nonfinite"),
@@ -1525,12 +1528,17 @@ def main() -> None:
     parser.add_argument("--only", default="*", help="glob over the names")
     parser.add_argument("--kind", default="*", help="glob over the kinds")
     parser.add_argument("--out", type=Path, default=Path("faulty.json"))
+    parser.add_argument(
+        "--read", type=Path, nargs="+", metavar="JSON", help="take the rows of earlier runs, run nothing"
+    )
     parser.add_argument("--page", action="store_true", help="write the tables into docs/benches.md")
     args = parser.parse_args()
     torch.set_num_threads(1)
     warnings.simplefilter("ignore")
     rows: list[dict[str, Any]] = []
-    for program in PROGRAMS:
+    for file in args.read or ():
+        rows += json.loads(file.read_text())
+    for program in () if args.read else PROGRAMS:
         if fnmatch.fnmatchcase(program.name, args.only) and fnmatch.fnmatchcase(program.kind, args.kind):
             for seed in range(args.seeds):
                 rows.append(judged(program, seed))
