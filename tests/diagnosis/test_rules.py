@@ -94,6 +94,16 @@ def test_few_values_per_channel_are_a_warning():
     assert not [f for f in find(spp.trace(plain(depth=4, norm=True).eval(), vectors(4))) if f.rule == "batch_of_one"]
 
 
+def test_a_watch_knows_that_its_batches_are_of_one():
+    torch.manual_seed(0)
+    net = convolutional(norm=True)
+    optimizer = torch.optim.SGD(net.parameters(), 0.01)
+    with spp.watch(net, optimizer, every=1) as watch:
+        net(images(1)).sum().backward()
+        optimizer.step()
+    assert ("batch_of_one", "norm0", Severity.ERROR) in {(f.rule, f.name, f.severity) for f in find(watch)}
+
+
 def test_departures_from_a_prediction_are_named_where_they_begin():
     torch.manual_seed(0)
     trace = spp.trace(plain(), vectors())
