@@ -348,7 +348,7 @@ def _branch_targets(modules: Mapping[str, nn.Module], view: View, target: str) -
     from spp.nn.init import VarianceTarget
 
     sums = [row for row in records(view.blocks) if _is_plain_sum(view, row)]
-    ends = {(ratio.block, ratio.group[1]): ratio.name for ratio in view.branch_ratios}
+    ends = {(ratio.block, ratio.merge): ratio.name for ratio in view.branch_ratios}
     known: dict[str, tuple[str, bool, float]] = {}
     targets = {}
     for number, row in enumerate(sums):

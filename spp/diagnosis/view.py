@@ -160,6 +160,7 @@ class BranchRatio:
         decades: log10 of the ratio; minus infinity for a branch of exact zeros.
         group: The class of the block, which merge of it, and whether the skip is projected: attention is no measure for
             feed-forward, and an encoder none for a decoder.
+        merge: Which merge of its block it is.
     """
 
     block: str
@@ -167,6 +168,7 @@ class BranchRatio:
     depth: int | None
     decades: float
     group: tuple[str, int, bool]
+    merge: int
 
 
 class View:
@@ -355,6 +357,7 @@ class View:
         """The residual merges whose branch and skip were both measured, in order."""
         found = []
         before: dict[tuple[str, int], float] = {}
+        merges = self.blocks.groupby(BlockColumn.BLOCK)[BlockColumn.MERGE].nunique()
         for row in records(self.blocks):
             named = self.activations.get(Key(row.skip, int(row.call))) if isinstance(row.skip, str) else None
             # A skip that no module gives out is the sum of the block's merge before.
@@ -364,8 +367,10 @@ class View:
                 continue
             share = float(np.log10(row.branch_acv / skip)) if row.branch_acv > 0 else -np.inf
             name, depth = self._branch_end(Key(str(row.branch), int(row.call)))
-            group = (str(getattr(self.facts.get(row.block), "type", "")), int(row.merge), bool(row.transition))
-            found.append(BranchRatio(str(row.block), name, depth, share, group))
+            # Where one module holds all merges, their number in it says nothing of what they are.
+            which = int(row.merge) if merges[row.block] < PEERS else -1
+            group = (str(getattr(self.facts.get(row.block), "type", "")), which, bool(row.transition))
+            found.append(BranchRatio(str(row.block), name, depth, share, group, int(row.merge)))
         return found
 
     def born_as_skips(self, decades: float) -> list[BranchRatio]:

@@ -40,7 +40,9 @@ def fresh_statistics(view: View, at: Any) -> Iterator[Finding]:
 
     What the signal does there says nothing of training, in which they normalize: every later rule follows.
     """
-    norms = [s for s in view.norms if _is_batch_norm(view.facts[s.name]) and not view.trained(s.name)]
+    norms = [s for s in view.norms if _is_batch_norm(view.facts[s.name])]
+    if any(view.trained(s.name) for s in norms):
+        return
     gains = [s.decades - _scale(view, s) for s in norms]
     known = [gain for gain in gains if np.isfinite(gain)]
     # With one that saw data the others did too; what feeds a few is not known.
@@ -85,6 +87,9 @@ def dead_layer(view: View, at: Any) -> Iterator[Finding]:
             continue
         behind = (view.activations[key] for way in view.ways[:1] for key in way)
         passed = any(_tells(row, at.alive) for row in behind if row.depth > step.depth and row.dead_fraction < 1)
+        # A table of zeros beside others opens with the first step.
+        if passed and step.kind is Kind.TABLE:
+            continue
         yield Finding(
             severity=Severity.WARNING if passed else Severity.ERROR,
             **measured(culprit, Signal.ACTIVATION, Column.DEAD_FRACTION, step.row.dead_fraction, "below 1"),
@@ -104,7 +109,7 @@ def _alive(view: View, step: Step, least: float) -> bool:
     """Whether what a step takes tells its samples apart; of what came from outside only a weight of zero is a surprise."""
     sources = view.sources(step.key)
     if not sources:
-        return step.is_weighted and view.has_zero_weight(step.name)
+        return view.has_zero_weight(step.name) and (step.is_weighted or step.kind is Kind.TABLE)
     # A mean over places, or one of them alone, need not tell samples apart where all places do.
     return any(_tells(row, least) for row in sources if view.places(row) <= view.places(step.row))
 
