@@ -16,6 +16,7 @@ import sys
 import time
 from collections import Counter
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -73,7 +74,10 @@ def planted(
 
 
 def transformers(name: str) -> Callable[[int], healthy.Made]:
-    return healthy.NETWORKS[f"transformers:{name}"]
+    """A network of ``healthy.py`` of 6 layers: an outlier needs four others of its kind."""
+    made = healthy.NETWORKS[f"transformers:{name}"]
+    layers = {key: 6 for key in ("n_layer", "num_hidden_layers", "num_layers") if key in made.keywords}
+    return partial(made, **layers)
 
 
 def weight(layer: str, factor: float) -> Callable[[nn.Module], None]:
@@ -467,7 +471,7 @@ planted(
     "batch_of_one",
     "shared.1",
     own["PointNet"],
-    lambda net: net.head[1].eval(),
+    lambda net: setattr(net.head, "1", nn.Identity()),
     on=lambda batch: (batch[0][:1], batch[1][:1]),
     quick=True,
 )
