@@ -7,6 +7,7 @@ what it takes, which the stored wiring tells.
 
 from __future__ import annotations
 
+from collections import namedtuple
 from collections.abc import Iterator
 from dataclasses import dataclass
 from enum import StrEnum
@@ -323,7 +324,7 @@ class View:
                 seen.add(here)
                 way.append(here)
                 here = self._before(here, whole, ends)
-            found.append(way[::-1])
+            found += [way[::-1]] if way else []
         return found
 
     def _before(self, key: Key, whole: dict[str, str], ends: list[Key]) -> Key | None:
@@ -602,10 +603,13 @@ def ratio(above: float, below: float) -> float:
 
 def records(table: pd.DataFrame) -> list[Any]:
     """The rows of a table as named tuples, with None where an integer is missing."""
-    # pandas' own NA raises as soon as it is asked whether it is true.
-    integers = [name for name, dtype in table.dtypes.items() if str(dtype) == "Int64"]
-    plain = table.assign(**{str(n): table[n].astype(object).where(table[n].notna(), None) for n in integers})
-    return list(plain.itertuples(index=False))
+    # pandas' own NA raises as soon as it is asked whether it is true; its text is five times as fast as a list as by itself.
+    columns = [
+        (column.astype(object).where(column.notna(), None) if str(column.dtype) == "Int64" else column).tolist()
+        for _, column in table.items()
+    ]
+    row = namedtuple("Row", [str(name) for name in table.columns], rename=True)  # type: ignore[misc]
+    return [row(*values) for values in zip(*columns, strict=True)]
 
 
 def _key(word: str) -> Key:
