@@ -218,6 +218,7 @@ class Term:
         elements: How many elements it compares.
         takes: The operations that its input comes from, the nearest first, up to one that is not element-wise.
         units: Length of the shortest axis that a softmax of these runs over.
+        repeated: How often each element of the output is compared, where it was broadcast against the target.
         target: What it compares with, where autograd keeps that.
         ignored: The class index that is passed over.
     """
@@ -227,6 +228,7 @@ class Term:
     elements: int = 0
     takes: tuple[str, ...] = ()
     units: int | None = None
+    repeated: int = 1
     target: Tensor | None = None
     ignored: int | None = None
 
@@ -376,10 +378,8 @@ def _term(node: Any, factor: float) -> Term:
     if name in _CRITERIA:
         # the two may be given the other way round
         target, elements = _torch.saved(node, "target" if inputs[0] is not None else "self"), _size(source)
-    elif name == "pow" and getattr(node, "_saved_exponent", None) == 2 and _is_difference(source):
-        name, source = "mse_loss", _parent(_behind_moves(source))
-    elif name == "abs" and _is_difference(source):
-        name, source = "l1_loss", _parent(_behind_moves(source))
+    elif _is_difference(source) and (name == "abs" or (name == "pow" and getattr(node, "_saved_exponent", None) == 2)):
+        name, source = {"abs": "l1_loss", "pow": "mse_loss"}[name], _parent(_behind_moves(source))
     chain = _sources(node if name == "log_softmax" else source)
     axes = [_axis_length(one) for one in chain if operation(one) in ("softmax", "log_softmax")]
     units = min(axes, default=None)
@@ -392,12 +392,29 @@ def _term(node: Any, factor: float) -> Term:
         # classes are added up, and their mean is the loss over their number
         name, target, factor = "cross_entropy", _other(node), -factor / (units or math.nan)
         chain, elements = chain[1:], elements / (units or math.nan)
-    elif name in ("nll_loss", "log_softmax") and chain and operation(chain[0]) == "log_softmax":
+    elif (
+        name in ("nll_loss", "log_softmax") and chain and operation(chain[0]) == "log_softmax" and _over_classes(source)
+    ):
         factor = -factor if name == "log_softmax" else factor
         name, chain = "cross_entropy", chain[1:]
     factor *= elements if reduction == _SUM else 1
     count = int(elements) if math.isfinite(elements) else 0
-    return Term(name, factor, count, tuple(map(operation, chain)), units, target, ignored)
+    repeated = elements / _size(_before_expand(source)) if name in _CRITERIA | {"l1_loss"} else 1
+    times = int(repeated) if repeated > 1 else 1
+    return Term(name, factor, count, tuple(map(operation, chain)), units, times, target, ignored)
+
+
+def _before_expand(node: Any) -> Any:
+    """What was broadcast, where a node hands that on."""
+    while node is not None and operation(node) in ("expand", "view", "squeeze", "unsqueeze"):
+        node = _parent(node)
+    return node
+
+
+def _over_classes(node: Any) -> bool:
+    """Whether a log-softmax right before a criterion runs over classes, which are on axis 1 where there are several."""
+    shape, axis = _torch.shape_at(node, 0) or (), getattr(node, "_saved_dim", 1)
+    return operation(node) != "log_softmax" or len(shape) < 2 or axis in (1, 1 - len(shape) + 2**64)
 
 
 def _is_difference(node: Any) -> bool:
@@ -431,9 +448,10 @@ def loss_facts(graphs: Sequence[LossGraph | None], target: Any = None) -> dict[s
     Returns:
         ``loss_graph``: names of operations between output and loss. ``loss_terms``: for each criterion its name, the ``factor``
         that the loss has its mean times (None where unknown), how many ``elements`` it compares, the operations that it
-        ``takes`` values from and the ``units`` of a softmax among these. ``loss_further``: whether there is more in the loss.
-        ``target``: ``dtype``, ``distinct`` values (of the first 65,536), ``mean``, ``var``, ``min`` and ``max`` of finite
-        ones, how many are ``nonfinite``, and ``classes``. Empty where a graph is not known.
+        ``takes`` values from, the ``units`` of a softmax among these and how often each output was ``repeated``.
+        ``loss_further``: whether there is more in the loss. ``target``: ``dtype``, ``distinct`` values (of the first 65,536),
+        ``mean``, ``var``, ``min`` and ``max`` of finite ones, how many are ``nonfinite``, and ``classes``. Empty where a
+        graph is not known.
     """
     known = [graph for graph in graphs if graph is not None]
     if not known or len(known) < len(graphs):
@@ -441,11 +459,11 @@ def loss_facts(graphs: Sequence[LossGraph | None], target: Any = None) -> dict[s
     terms: dict[tuple[Any, ...], dict[str, Any]] = {}
     targets = []
     for term in (term for graph in known for term in graph.terms):
-        key = term.criterion, term.takes, term.units, term.factor < 0
+        key = term.criterion, term.takes, term.units, term.repeated, term.factor < 0
         one = terms.setdefault(
             key,
             dict(
-                zip(("criterion", "takes", "units"), (term.criterion, [*term.takes], term.units), strict=True),
+                zip(("criterion", "takes", "units", "repeated"), (key[0], [*term.takes], *key[2:4]), strict=True),
                 factor=0.0,
                 elements=0,
             ),
@@ -460,6 +478,54 @@ def loss_facts(graphs: Sequence[LossGraph | None], target: Any = None) -> dict[s
     facts: dict[str, Any] = {"loss_graph": known[0].operations, "loss_terms": told}
     facts["loss_further"] = any(graph.further for graph in known)
     return facts | ({"target": reduce(_both, targets)} if targets else {})
+
+
+def input_facts(given: Any) -> list[dict[str, Any]]:
+    """Facts of the floating tensors and images among a model's inputs, of 64 samples at most.
+
+    Args:
+        given: Positional and keyword arguments.
+
+    Returns:
+        Of each: its ``name``, ``shape`` and ``dtype``, ``mean``, ``std``, ``min`` and ``max``, whether it is ``whole`` numbers,
+        whether samples are ``alike``, how many ``features`` (channels of images, else the last axis) there are and how many are
+        ``constant``, of the others the median of mean over std (``offset``) and the ratio of the largest to the smallest std,
+        of many that of their 5 % quantiles (``scales``).
+    """
+    found = []
+    with _torch.unseen_functions(), _torch.without_modes(), torch.no_grad():
+        for name, tensor in tensors_in(given):
+            image = tensor.dim() >= 4
+            plain = tensor.layout is torch.strided and not tensor.is_nested and not hasattr(tensor, "device_mesh")
+            usable = plain and (tensor.is_floating_point() or (image and tensor.dtype is torch.uint8))
+            if usable and tensor.dim() > 1 and tensor.numel() and len(tensor) > 1 and not _torch.is_transformed(tensor):
+                found.append(
+                    {"name": name, "shape": list(tensor.shape), **_moments(tensor.detach()[:64], 1 if image else -1)}
+                )
+    return found
+
+
+def _moments(tensor: Tensor, axis: int) -> dict[str, Any]:
+    values = tensor.float()
+    features = values.movedim(axis, 0).flatten(1)
+    means, stds = features.mean(1), features.std(1, correction=0)
+    varying = stds > 1e-6 * features.abs().amax(1)
+    edge = 0.0 if len(stds) <= 32 else 0.05
+    known = {
+        "mean": values.mean(),
+        "std": values.std(correction=0),
+        "min": values.min(),
+        "max": values.max(),
+        "whole": (values == values.round()).all(),
+        "alike": (values == values[:1]).all(),
+        "constant": (~varying).sum(),
+    }
+    facts = {"dtype": dtype_name(tensor.dtype), "features": len(stds), **{k: v.item() for k, v in known.items()}}
+    if facts["constant"] != len(stds):
+        means, stds = means[varying], stds[varying]
+        low, high = torch.quantile(stds, edge), torch.quantile(stds, 1 - edge)
+        facts |= {"offset": float((means.abs() / stds).median()), "scales": float(high / low)}
+    return facts
 
 
 def _target_facts(target: Tensor, term: Term) -> dict[str, Any]:

@@ -38,6 +38,7 @@ from spp.objective import (
     LossFunction,
     Objective,
     batches_of,
+    input_facts,
     is_iterable_of_batches,
     to_device,
 )
@@ -151,6 +152,7 @@ def trace(
                 **describe_model(model, parameters),
                 **seen.facts(),
                 "loss": objective.kind or None,
+                **({"inputs": seen.inputs} if seen.inputs else {}),
                 **objective.facts,
                 "loss_scale": loss_scale,
                 "kernels": backends.path_of(parameters[0].device if parameters else torch.device("cpu")),
@@ -170,6 +172,8 @@ def trace(
                     # what the batch before has left in the model came with its graph, which is used up
                     if seen.sizes:
                         state.cut()
+                    if not seen.sizes:
+                        seen.inputs = input_facts((one.args, one.kwargs))
                     seen.sizes.append(one.size)
                     with (
                         kept(one.tensors(), (one.args, one.kwargs, one.target)) as keep_graph,
@@ -203,10 +207,11 @@ def _inputs_explained() -> Iterator[None]:
 
 
 class _Seen:
-    """Sizes of the batches so far, and losses of those that were measured."""
+    """Sizes of the batches so far, losses of those that were measured, and facts of the first."""
 
     def __init__(self) -> None:
         self.sizes: list[int | None] = []
+        self.inputs: list[dict[str, Any]] = []
         self._losses: list[float] = []
 
     def note_loss(self, objective: Objective) -> None:

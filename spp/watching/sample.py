@@ -14,6 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from spp import _torch
+from spp._pytree import tensors_in
 from spp.capture.interception import Arguments, Keywords, Original, Part, SampledStep
 from spp.capture.parameters import ParameterReader, Readings, UpdateSums, parameters_of, squares
 from spp.capture.recorder import MODES, Pass, Policy, Recorder
@@ -22,7 +23,7 @@ from spp.capture.stage import Depth, Held, Stage, Window
 from spp.capture.state import patient_collector
 from spp.capture.unmeasured import unmeasured
 from spp.frame.accumulate import Accumulator
-from spp.objective import LossGraph, loss_facts, loss_graph
+from spp.objective import LossGraph, input_facts, loss_facts, loss_graph
 from spp.stats import backends
 from spp.vocabulary import Signal
 
@@ -118,6 +119,7 @@ class Sample:
         self._scale, self._rate = 1.0, math.nan
         self._losses: list[Tensor | None] = []
         self._graphs: list[LossGraph | None] = []
+        self._given: dict[Tensor, int] = {}
         self._training = True
         self._carried = math.nan
         self._uncleared: set[int] | None = None
@@ -153,6 +155,8 @@ class Sample:
         """Run one forward of the root, or of a ``part`` of it."""
         recorder, training = self.prepare(), self._settings.root.training
         self.begun, self._training, self._held.thread = True, training, threading.get_ident()
+        if self._describes and not self._given and not part:
+            self._given = {t: t._version for _, t in tensors_in((args, kwargs)) if not t.is_inference()}
         with patient_collector():
             output = recorder.forward(
                 call, module, args, kwargs, training=module.training if part else training, part=part
@@ -214,7 +218,7 @@ class Sample:
             recorder.called_functions,
             loss=self._loss(),
             training=self._training,
-            facts=loss_facts(self._graphs),
+            facts=self._facts() if self._describes else {},
             rate=self._rate,
             carried=self._carried,
         )
@@ -225,6 +229,18 @@ class Sample:
         if not known or len(known) < len(self._losses):
             return math.nan
         return sum(known) / (self._scale * self._settings.ranks)
+
+    def _facts(self) -> dict[str, Any]:
+        """What the first step tells of the run, read now that the host waits anyway."""
+        try:
+            # what was written into since is no input any more
+            inputs = input_facts([t for t, version in self._given.items() if t._version == version])
+            return loss_facts(self._graphs) | ({"inputs": inputs} if inputs else {})
+        except Exception:
+            # the training goes on without these facts
+            return {}
+        finally:
+            self._given.clear()
 
     def _note_losses(self, roots: list[Tensor]) -> None:
         """Keep what a backward is about to run from: its value, and how it was made of the outputs."""

@@ -109,6 +109,13 @@ def told(model, batch, loss=None):
     return [f for f in found if f.rule in OURS], found
 
 
+def enlarged(model):
+    """With a last layer of weights that are far too large."""
+    with torch.no_grad():
+        model.head.weight.mul_(200)
+    return model
+
+
 def summed(output, target):
     return F.cross_entropy(output, target, reduction="sum")
 
@@ -197,12 +204,70 @@ SICK = {
     "prices": ("target_scale", "error", "4", plain, lambda: vectors("prices"), None),
     "prices of images": ("target_scale", "error", "6", convolutional, lambda: images("prices"), F.l1_loss),
     "tied": ("first_loss", "error", "head", lambda: Language(tied=True, std=1.0), tokens, None),
+    "large readout": ("first_loss", "error", "head", lambda: enlarged(Recurrent()), sequences, None),
     "pixels": (
-        "first_loss",
+        "inputs",
         "warning",
-        "4",
+        "0",
         plain,
         lambda: (torch.randint(0, 256, (48, 20), generator=generator()).float(), vectors()[1]),
+        None,
+    ),
+    "features of many scales": (
+        "inputs",
+        "warning",
+        "0",
+        plain,
+        lambda: (vectors()[0] * 10 ** torch.linspace(-2, 2, 20), vectors()[1]),
+        None,
+    ),
+    "images of one colour": (
+        "inputs",
+        "warning",
+        "0",
+        convolutional,
+        lambda: (images()[0] * torch.tensor([1.0, 0.0, 0.0])[:, None, None], images()[1]),
+        None,
+    ),
+    "one sample": (
+        "inputs",
+        "warning",
+        "0",
+        convolutional,
+        lambda: (images()[0][:1].repeat(12, 1, 1, 1), images()[1]),
+        None,
+    ),
+    "not centred": ("inputs", "warning", "0", plain, lambda: (vectors()[0] + 20, vectors()[1]), None),
+    "over the batch": (
+        "output_activation",
+        "error",
+        "4",
+        plain,
+        vectors,
+        lambda output, target: F.nll_loss(output.log_softmax(0), target),
+    ),
+    "square of a sigmoid": (
+        "output_activation",
+        "warning",
+        "7",
+        lambda: convolutional(nn.Sigmoid(), out=1),
+        lambda: images("binary"),
+        SQUARE,
+    ),
+    "broadcast": (
+        "targets",
+        "error",
+        "",
+        lambda: plain(out=1),
+        lambda: (vectors()[0], torch.linspace(-1, 1, 48)),
+        lambda output, target: (output - target).square().mean(),
+    ),
+    "tiny targets": (
+        "target_scale",
+        "error",
+        "4",
+        plain,
+        lambda: (vectors()[0], 1e-6 * targets_of("floats", 48)),
         None,
     ),
     "linear": (
@@ -313,6 +378,16 @@ HEALTHY = {
             nn.Conv2d(3, 16, 3), nn.ReLU(), nn.Conv2d(16, 5, 1), nn.ReLU(), nn.AdaptiveAvgPool2d(1), nn.Flatten()
         ),
         images,
+        None,
+    ),
+    "raw behind a norm": (
+        lambda: nn.Sequential(nn.BatchNorm1d(20), *plain()),
+        lambda: (vectors()[0] * 300 + 1000, vectors()[1]),
+        None,
+    ),
+    "digits": (
+        plain,
+        lambda: ((vectors()[0].abs() * (torch.arange(20) > 2)).clamp(max=1), vectors()[1]),
         None,
     ),
     "a probe": (plain, lambda: vectors()[0], None),

@@ -36,18 +36,22 @@ RANGES = {
     "exp": (0.0, math.inf),
 }
 """Where what an operation gives out lies."""
+FEW = 20
+"""Units of an output that tells classes apart; more are an image."""
 ADAPTIVE = re.compile("ada|adam|rms|lamb|lion|novo|sophia|muon|shampoo", re.IGNORECASE)
 """Names of optimizers to which the scale of a loss makes no difference."""
 
 
 class Criterion(NamedTuple):
-    """The one criterion that a loss is made of, see :class:`spp.objective.Term`."""
+    """The one criterion that a loss is made of, see :class:`spp.objective.Term`; ``width`` is of one sample of the output."""
 
     name: str
     factor: float
     elements: int
     takes: list[str]
     units: int | None
+    repeated: int
+    width: float
 
     @property
     def source(self) -> str:
@@ -63,7 +67,16 @@ def criterion_of(view: View) -> Criterion | None:
         return None
     one, factor = terms[0], terms[0]["factor"]
     factor = math.nan if factor is None else factor
-    return Criterion(one["criterion"], factor, one["elements"], list(one["takes"]), one["units"])
+    shape = view.steps[-1].row.shape if view.steps else ""
+    width = math.prod(map(int, shape.split("x")[1:])) if "x" in shape else math.nan
+    facts = list(one["takes"]), one["units"], one.get("repeated", 1), width
+    return Criterion(one["criterion"], factor, one["elements"], *facts)
+
+
+def _fails(view: View) -> bool:
+    """Whether the loss of a training did not fall."""
+    losses = _losses(view)[1]
+    return len(losses) > 4 and not losses[-2:].mean() < losses[0]
 
 
 def _target(view: View) -> dict[str, Any]:
@@ -158,6 +171,9 @@ def _misfit(one: Criterion, source: str, target: dict[str, Any]) -> tuple[Severi
             "The log of a softmax loses small probabilities; log_softmax does not.",
             "Use `F.log_softmax`.",
         )
+    if one.name == "nll_loss" and source == "log_softmax":
+        message = "The log_softmax before nll_loss runs over another axis than the classes, which are on axis 1."
+        return Severity.ERROR, message, "`F.cross_entropy` on the plain output."
     if one.name == "nll_loss" and source in ("softmax", *LAYERS):
         given = "probabilities" if source == "softmax" else "the plain output"
         return (
@@ -177,10 +193,11 @@ def _misfit(one: Criterion, source: str, target: dict[str, Any]) -> tuple[Severi
             f"{one.name} of a softmax: where it is sure and wrong its derivative vanishes, and nothing is learned.",
             "Use `F.cross_entropy` on the plain output.",
         )
+    # a few units tell classes apart, many are an image
     binary = target.get("distinct") == 2 and (target["min"], target["max"]) == (0.0, 1.0)
     if one.name in SQUARES and source == "sigmoid" and binary:
         return (
-            Severity.NOTE,
+            Severity.WARNING if one.width <= FEW else Severity.NOTE,
             f"{one.name} of a sigmoid against zeros and ones: where it is sure and wrong its derivative vanishes.",
             "Use `F.binary_cross_entropy_with_logits` on the plain output.",
         )
@@ -258,7 +275,7 @@ def loss_sum(view: View, at: Any) -> Iterator[Finding]:
     optimizer = view.run.get("optimizer") or ""
     adaptive = bool(ADAPTIVE.search(optimizer))
     yield Finding(
-        severity=Severity.NOTE if adaptive else Severity.WARNING,
+        severity=Severity.NOTE if adaptive else Severity.ERROR if _fails(view) else Severity.WARNING,
         name="",
         statistic="loss over mean criterion",
         value=abs(one.factor),
@@ -333,6 +350,11 @@ def _bad_targets(
     if "mean" not in target:
         return None
     low, high = target["min"], target["max"]
+    if one.repeated > 1 and one.elements == one.repeated**2:
+        message = (
+            f"Each of {one.repeated} outputs is compared with all targets: shapes as (N, 1) and (N,) were broadcast."
+        )
+        return Severity.ERROR, message, "Give both the same shape, `target[:, None]`.", "repeated", float(one.repeated)
     if one.name in (BCE, BCE_LOGITS) and (low < -1e-6 or high > 1 + 1e-6):
         span = f"{number(low)} to {number(high)}"
         message = f"{one.name} is defined for targets from 0 to 1, and they run from {span}: it has no lower bound."
@@ -348,7 +370,7 @@ def _bad_targets(
         message = f"cross_entropy is given probabilities that add up to {number(mass)} for each sample."
         return Severity.WARNING, message, "Normalize them to a sum of 1.", "sum of probabilities", mass
     # zeros of a regression are a residual that is to vanish, and a discriminator's ones are all alike
-    classes = one.name in (CROSS_ENTROPY, "nll_loss") and not whole
+    classes = one.name in (CROSS_ENTROPY, "nll_loss", BCE, BCE_LOGITS) and not whole
     if (
         target["distinct"] == 1
         and target["numel"] >= at.samples
@@ -410,26 +432,102 @@ def loss_nonfinite(view: View, at: Any) -> Iterator[Finding]:
     tags=("objective",),
 )
 def target_scale(view: View, at: Any) -> Iterator[Finding]:
-    """Targets of a scale that is far above that of the output.
+    """Targets of a scale that is far from that of the output.
 
-    The rms of the targets over that of the output, or over 1 where the output is smaller.
+    The rms of the targets over that of the output, or over 1 where the output is smaller; or that of the output over theirs.
     """
     one, target = criterion_of(view), _target(view)
     end = view.steps[-1] if view.steps else None
     if one is None or one.name not in SQUARES or one.source not in LAYERS or not target or end is None:
         return
     rms = math.hypot(target["mean"], math.sqrt(target["var"]))
+    out = float(end.row.rms)
+    ratio = max(rms / max(out, 1.0), out / rms if target["distinct"] > 1 and rms > 0 else 0.0)
     # where it is not the output itself, its scale is not known
-    if end.row.numel != one.elements or not rms / max(float(end.row.rms), 1.0) >= at.warning:
+    if end.row.numel != one.elements or not ratio >= at.warning:
         return
-    ratio = rms / max(float(end.row.rms), 1.0)
     yield Finding(
         severity=Severity.ERROR if ratio >= at.error else Severity.WARNING,
-        **measured(end, Signal.ACTIVATION, "target rms / output rms", ratio, f"below {at.warning:g}"),
-        message=f"Targets have an rms of {number(rms)}, the output one of {number(float(end.row.rms))}.",
+        **measured(end, Signal.ACTIVATION, "ratio of target rms and output rms", ratio, f"below {at.warning:g}"),
+        message=f"Targets have an rms of {number(rms)}, the output one of {number(out)}.",
         evidence=f"targets of mean {number(target['mean'])} and std {number(math.sqrt(target['var']))}",
         remedy="Standardize the targets, or set the bias of the last layer to their mean.",
     )
+
+
+@rule(
+    "inputs",
+    thresholds={
+        "rms": (
+            30,
+            "inits suppose an input of rms 1: first activations, and gradients of the first layer, are as many times larger",
+        ),
+        "least": (0.02, "of the largest magnitude: the first layer gives out little else than its bias"),
+        "offset": (
+            10,
+            "standard deviations of a feature: its mean is a hundred times the second moment of what varies",
+        ),
+        "scales": (1000, "between the features' standard deviations: no one rate serves both weights"),
+    },
+    source="LeCun et al. 1998, Efficient BackProp, section 4.3: inputs of mean 0 and like variances",
+    tags=("objective", "layer", "mean", "bias"),
+)
+def inputs(view: View, at: Any) -> Iterator[Finding]:
+    """Inputs that an init does not suppose: not centred, of other scales, integers up to 255, constant or all alike.
+
+    Facts of the first measured batch; not where a norm takes it.
+    """
+    first = next((step for step in view.steps if step.kind in (Kind.NORM, Kind.WEIGHTED, Kind.OTHER)), None)
+    if first is None or first.kind is Kind.NORM:
+        return
+    for facts in view.run.get("inputs") or []:
+        told = _bad_input(facts, at)
+        # a scale alone matters beside a loss, which has one of its own
+        if told is None or (told[0] in ("rms", "largest") and not view.run.get("loss_graph")):
+            continue
+        statistic, value, message, remedy = told
+        few = statistic == "constant" and facts["features"] > 4
+        severity = Severity.NOTE if few else Severity.ERROR if _fails(view) else Severity.WARNING
+        where = measured(first, Signal.ACTIVATION, statistic, value)
+        yield Finding(severity=severity, **where, message=message, remedy=remedy, tags=() if few else None)
+        return
+
+
+def _bad_input(facts: dict[str, Any], at: Any) -> tuple[str, float, str, str] | None:
+    """What is wrong with an input: which number, how large, in words, and what to do; None where nothing is."""
+    low, high, rms = facts["min"], facts["max"], math.hypot(facts["mean"], facts["std"])
+    largest, scales, offset = max(abs(low), abs(high)), facts.get("scales", 1.0), facts.get("offset", 0.0)
+    constant, many = facts["constant"], facts["features"]
+    standardize = "Standardize each feature."
+    if facts["alike"]:
+        what = "zero" if not largest else "the same in every sample"
+        return "alike", 1.0, f"All values of the input are {what}: there is nothing to tell apart.", "Look at the data."
+    if scales >= at.scales:
+        message = f"Features of the input have standard deviations that differ {number(scales)}-fold."
+        return "scales", scales, message, standardize
+    if facts["whole"] and low >= 0 and 127 < high <= 255 and rms >= at.rms:
+        message = f"The input is whole numbers from {number(low)} to {number(high)}, of rms {number(rms)}: raw pixels."
+        return "rms", rms, message, "Divide by 255, and subtract the mean."
+    if offset >= at.offset:
+        message = f"Features of the input have means of {number(offset)} standard deviations."
+        return "offset", offset, message, standardize
+    if rms >= at.rms:
+        return "rms", rms, f"The input has an rms of {number(rms)}; inits suppose 1.", standardize
+    if largest < at.least:
+        return (
+            "largest",
+            largest,
+            f"No value of the input is larger than {number(largest)}; inits suppose an rms of 1.",
+            standardize,
+        )
+    if len(facts["shape"]) >= 4 and constant:
+        return (
+            "constant",
+            float(constant),
+            f"{count(constant, 'channel')} of {many} are constant.",
+            "Look at how images are read.",
+        )
+    return None
 
 
 # -- the wiring ----------------------------------------------------------------------------------------------------
