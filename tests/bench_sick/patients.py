@@ -272,7 +272,7 @@ def _() -> tuple[nn.Module, Tensor]:
     return scaled(net, "conv3", 500), images()
 
 
-@patient("inputs with a mean of 100 standard deviations", "mean_shift", "lin0")
+@patient("inputs with a mean of 100 standard deviations", "inputs", "lin0")
 def _() -> tuple[nn.Module, Tensor]:
     return plain(), vectors(mean=100.0)
 
