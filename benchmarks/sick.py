@@ -332,7 +332,7 @@ planted(
 planted(
     "GRU language model",
     "the readout 3000 times too large",
-    "cliff",
+    "first_loss",
     "head",
     own["GRU language model"],
     weight("head", 3000),
@@ -433,7 +433,7 @@ planted(
     "DCGAN",
     "the generator's weights of N(0, 1), without norms",
     "exploding",
-    "",
+    "generator.*",
     own["DCGAN, the generator's step"],
     both(unnormed, lambda net: [nn.init.normal_(p) for p in net.parameters() if p.dim() > 1]),
     quick=True,
