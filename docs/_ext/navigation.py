@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
 GROUPS = {
     "First steps": ("install", "tutorial", "reading-a-plot", "figures", "gallery", "report"),
-    "In use": ("rules", "watch", "training", "integrations", "extending", "studies", "theory"),
+    "In use": ("rules", "benches", "watch", "training", "integrations", "extending", "studies", "theory"),
     "What is bundled": ("networks", "norms", "neuronwise"),
     "Reference": ("cli", "api", "statistics", "compatibility", "performance"),
     "The project": ("comparison", "contributing", "changes", "dev/design", "dev/lab-notes", "dev/structure"),
