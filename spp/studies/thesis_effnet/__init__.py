@@ -398,6 +398,8 @@ def limits(setup: Setup) -> list[str]:
     real = [
         "150 steps show how fast arms learn, not where they would end; the thesis has 1,580, of 512 images each. C6, C6-same "
         "and C8 are about a beginning; what a test sees of BatchNorm there are young running statistics.",
+        "C5-training and C5-gates are about networks of a quarter of the width that see images, C5 about whole ones that see "
+        "noise: the one fall is no remainder of the other. SN-MP, of which one seed was drawn, falls by 5 in the first epoch.",
         "C9 asks where there is something to regularize: 192 images that are learned by heart, of a grey and easy set. On the "
         "40,000 of the thesis the gap between training and test may be another.",
         "Arms of one seed (learned sums, weight standardization, NF, UN, DyT, the CNNs) are shown, not judged.",
