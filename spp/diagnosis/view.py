@@ -220,7 +220,7 @@ class View:
     @cached_property
     def progress(self) -> pd.DataFrame:
         """One row per measured step: its loss, and what the optimizer was set to."""
-        return self._trace.steps
+        return self.losses
 
     @cached_property
     def facts(self) -> dict[str, Any]:

@@ -169,6 +169,7 @@ class Worst:
         (frame, blocks), self._fresh = self._fresh, None
         watch = self._watch
         tables = {"modules": watch.modules, "unmeasured": watch.unmeasured, "exponents": build_exponents([])}
+        tables["steps"] = watch.steps
         worst = next(iter(find(SimpleNamespace(frame=frame, blocks=blocks, run=watch.run, **tables))), None)
         if worst is None or worst.severity is Severity.NOTE:
             return known
