@@ -604,8 +604,10 @@ class Objective:
             )
         self.value = float(loss.detach())
         if not self.facts and loss.requires_grad:
-            nodes = {tensor.grad_fn for _, tensor in tensors_in(output)}
-            self.facts = loss_facts([loss_graph(loss, nodes.__contains__)], target)
+            # a subclass hears of every attribute that is read
+            with _torch.unseen_by_subclasses():
+                nodes = {tensor.grad_fn for _, tensor in tensors_in(output)}
+                self.facts = loss_facts([loss_graph(loss, nodes.__contains__)], target)
         return ([loss], [None]) if loss.requires_grad else ([], [])
 
     def _probe(self, output: Any) -> tuple[list[Tensor], list[Tensor | None]]:

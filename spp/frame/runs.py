@@ -273,6 +273,9 @@ class RunWriter:
         resume: Continue the run that is there, if one is.
         overwrite: Replace the run that is there, if one is.
 
+    Attributes:
+        earlier: Facts of the session that is continued; empty where none of its steps are kept.
+
     Raises:
         StoreError: The folder is a file, holds something else, or holds a run and neither was allowed.
     """
@@ -284,6 +287,7 @@ class RunWriter:
         self._lock: BaseFileLock | None = None
         self._process = 0
         self._run: dict[str, Any] = {}
+        self.earlier: dict[str, Any] = {}
         self._number = 0
         self._check()
 
@@ -438,6 +442,7 @@ class RunWriter:
         (self.path / PARTS).mkdir(exist_ok=True)
         self._number = max(_numbers(self.path) if known and not self._resume else _listed(lines), default=0) + 1
         first = (_continued(self.path, before, lines) if start is None and before else start) or 0
+        self.earlier = before if first else {}
         sessions = [*before.get(SESSIONS, []), {"part": self._number, "start": first}]
         self._run = {**before, **run, NEXT_STEP: first, SESSIONS: sessions, MANIFEST: self._number - 1}
         if before:

@@ -97,8 +97,10 @@ class Keeper:
         self._compare(finished)
         if finished.measured and not finished.evaluation:
             self._steps.append((finished.step, finished.loss, finished.training, finished.rate, finished.carried))
-        self._facts |= finished.facts
-        self._run.update(finished.facts)
+        # what the first step of all told stands
+        earlier = {} if self._writer is None else self._writer.earlier
+        self._facts |= {name: earlier.get(name, value) for name, value in finished.facts.items()}
+        self._run.update(self._facts)
         known = len(self._functions)
         self._functions |= {one.name: one for one in finished.functions}
         self._stale |= len(self._functions) > known

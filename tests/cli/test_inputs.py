@@ -67,7 +67,7 @@ def test_nan_in_the_data_is_measured_and_reported(spp):
         "run",
     )
     assert done.code == 0
-    assert "NaN or infinity first appears in flatten, which is fed from" in done.out
+    assert "NaN comes in at flatten (Flatten)" in done.out
     assert activations("run").loc["flatten", "nonfinite"] == 1
 
 

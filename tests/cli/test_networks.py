@@ -227,7 +227,7 @@ def deep({arguments}):
         "warning",
     )
     done = spp(*words)
-    (found,) = done.json["findings"]
+    found, *_ = done.json["findings"]
     assert (done.code, found["rule"], found["remedy"]) == (1, "vanishing", f"{typed}.")
     if arguments:
         assert spp(*words, *typed.strip("`").split(), "--out", "mended").code == 0

@@ -22,6 +22,7 @@ from spp.studies.affine_batchnorm import (
     BIAS,
     CLAIMS,
     FOLD,
+    JUDGED,
     LATER,
     LSUV,
     MINUS,
@@ -46,10 +47,13 @@ def test_the_plan_has_every_arm_at_every_depth_batch_rate_and_seed(setup: Setup,
     assert len(set(cells)) == len(cells) and len({cell.folder for cell in cells}) == len(cells)
     trained = [cell for cell in cells if cell["kind"] == "train"]
     assert {cell["layers"] for cell in trained} == set(depths)
-    assert len(trained) == len(depths) * len(size.batches) * len(arms) * len(size.rates) * size.seeds
+    # arms that are judged have further seeds, where their number is the plan's own
+    seeds = sum(size.seeds + size.more * (arm in JUDGED) for arm in arms)
+    assert len(trained) == len(depths) * len(size.batches) * len(size.rates) * seeds
     assert len(cells) - len(trained) == len(depths) * len(arms) * size.seeds
     assert {cell["arm"] for cell in cells} == set(arms) and set(arms) <= set(ARMS) == set(STARTS)
-    assert len(study.cells(replace(setup, seeds=1))) * size.seeds == len(cells)
+    once = replace(setup, seeds=1)
+    assert len(study.cells(once)) == len(depths) * len(arms) * (len(size.batches) * len(size.rates) + 1)
     assert all("digits" in line for line in study.arrangement(setup)[:1]) is (setup is TINY)
 
 

@@ -77,13 +77,14 @@ def _named(row: Any) -> str:
 def _made(view: View, key: Key, row: Any) -> str:
     """Where the first value that is not finite is made: in a call whose input was measured finite, or before it."""
     what, here, came = _named(row), f"{quoted(row.name)} ({row.type})", view.entered(key)
+    made, comes = ("are made", "come") if " and " in what else ("is made", "comes")
     feeders = [view.activations[source] for source in view.fed(key) if source in view.activations]
     if came is not None and not came.nonfinite:
-        return f"{what} is made in {here}, whose input is finite, at most {number(came.abs_max)}"
+        return f"{what} {made} in {here}, whose input is finite, at most {number(came.abs_max)}"
     if not feeders:
-        return f"{what} comes in at {here}, with the batch or from functions between modules"
+        return f"{what} {comes} in at {here}, with the batch or from functions between modules"
     before = quoted(feeders[0].name)
-    return f"{what} is made between {before} (finite, at most {number(feeders[0].abs_max)}) and the output of {here}"
+    return f"{what} {made} between {before} (finite, at most {number(feeders[0].abs_max)}) and the output of {here}"
 
 
 def _remedy(dtype: str, *, fed: bool, backward: bool = False) -> str:
