@@ -311,7 +311,8 @@ def test_a_rate_that_is_too_high_is_told_first_and_alone(make, data, optimizer, 
     run = watched(model, data(), optimizer(model), 20)
     found = one(run, "update_too_large")
     assert found.severity is severity and not found.name
-    assert severity is Severity.WARNING or [f.rule for f in run.findings] == ["update_too_large"]
+    # what is wired so stays true: a note tells of the bias before a BatchNorm
+    assert severity is Severity.WARNING or [f.rule for f in run.findings.worst("warning")] == ["update_too_large"]
 
 
 @pytest.mark.parametrize(

@@ -10,7 +10,7 @@ from torch.nn import functional as F
 import spp
 from spp.diagnosis import RULES
 
-OURS = {name for name, rule in RULES.items() if rule.check.__module__.endswith("rules.loss")}
+OURS = {name for name, rule in RULES.items() if rule.check.__module__.endswith(("rules.loss", "rules.wiring"))}
 SQUARE = nn.functional.mse_loss
 
 
@@ -295,6 +295,25 @@ SICK = {
     ),
     "sigmoid of relu": ("activation_pair", "warning", "4", lambda: plain(between=[nn.Sigmoid()]), vectors, None),
     "tanh of relu": ("activation_pair", "warning", "4", lambda: convolutional(between=[nn.Tanh()]), images, None),
+    "hidden softmax": ("hidden_softmax", "warning", "5", lambda: plain(between=[nn.Softmax(1)]), vectors, None),
+    "channels of a softmax": (
+        "hidden_softmax",
+        "warning",
+        "5",
+        lambda: convolutional(between=[nn.Softmax(1), nn.Conv2d(16, 16, 3)]),
+        images,
+        None,
+    ),
+    "heavy dropout": ("dropout", "warning", "4", lambda: plain(between=[nn.Dropout(0.9)]), vectors, None),
+    "heavy dropout of channels": (
+        "dropout",
+        "warning",
+        "4",
+        lambda: convolutional(between=[nn.Dropout(0.9)]),
+        images,
+        None,
+    ),
+    "dropout of the output": ("dropout", "warning", "5", lambda: plain(nn.Dropout(0.5)), vectors, None),
     "norm of norm": (
         "redundant_pair",
         "note",
@@ -364,6 +383,12 @@ HEALTHY = {
         vectors,
         None,
     ),
+    "adapter": (
+        lambda: nn.Sequential(nn.Linear(20, 32).requires_grad_(False), nn.Linear(32, 32), nn.ReLU(), nn.Linear(32, 5)),
+        vectors,
+        None,
+    ),
+    "dropout": (lambda: plain(between=[nn.Dropout(0.5)]), vectors, None),
     "separable": (
         lambda: nn.Sequential(
             nn.Conv2d(3, 8, 3),

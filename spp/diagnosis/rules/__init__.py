@@ -4,6 +4,7 @@ Importing this package registers them in causal order: what a later one finds ma
 """
 
 from spp.diagnosis.rules import loss as loss  # isort: skip
+from spp.diagnosis.rules import wiring as wiring  # isort: skip
 from spp.diagnosis.rules import learning as learning  # isort: skip
 from spp.diagnosis.rules import over_time as over_time  # isort: skip
 from spp.diagnosis.rules import broken as broken  # isort: skip

@@ -1,4 +1,4 @@
-"""What the network is asked to do: the loss and what it is given, the targets, the wiring, and how the loss goes.
+"""What the network is asked to do: the loss and what it is given, the targets and the inputs, and how the loss goes.
 
 Most of it is read from the graph between output and loss, see :func:`spp.objective.loss_facts`. What was not seen there
 gives no finding: a loss written by hand is known as far as its operations are, and a watch knows a target only where
@@ -9,17 +9,18 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Iterator
-from itertools import zip_longest
+from collections.abc import Callable, Iterator
+from functools import partial
+from itertools import islice
 from typing import Any, NamedTuple
 
 import numpy as np
 
-from spp.diagnosis.findings import Finding, arrow, count, number, percent, quoted, some
-from spp.diagnosis.registry import rule
-from spp.diagnosis.view import Kind, Step, View, given, measured
-from spp.frame.schema import BlockColumn, ModuleColumn, StepColumn
-from spp.vocabulary import LayerKind, Severity, Signal
+from spp.diagnosis.findings import Finding, arrow, count, number, percent
+from spp.diagnosis.registry import Check, rule
+from spp.diagnosis.view import Kind, Step, View, measured
+from spp.frame.schema import ModuleColumn, StepColumn
+from spp.vocabulary import Severity, Signal
 
 CROSS_ENTROPY, BCE, BCE_LOGITS = "cross_entropy", "binary_cross_entropy", "binary_cross_entropy_with_logits"
 SQUARES = ("mse_loss", "smooth_l1_loss", "huber_loss", "l1_loss")
@@ -143,65 +144,107 @@ def output_activation(view: View, at: Any) -> Iterator[Finding]:
     one = criterion_of(view)
     if one is None:
         return
-    told = _misfit(one, one.source, _target(view))
+    told = _misfit(one, _target(view))
     if told is not None:
         severity, message, remedy = told
         shown = " <- ".join([one.name, *one.takes])
         yield _wrong(view, one.source, severity, message, remedy, evidence=shown)
 
 
-def _misfit(one: Criterion, source: str, target: dict[str, Any]) -> tuple[Severity, str, str] | None:
-    """How bad it is that a criterion is given what ``source`` makes, in words, and what to do; None where it fits."""
-    plain = f"Take the {source} away: {one.name} takes the plain output."
-    floor = _floor(one, source)
-    if source in ("softmax", "sigmoid", "tanh", "relu") and one.name in (CROSS_ENTROPY, BCE_LOGITS):
-        if floor is not None:
-            least = f", and the loss cannot fall below {number(floor)}"
-        else:
-            least = ", and units below zero get no gradient" if source == "relu" else ""
-        again = (
-            "a second time" if (one.name, source) in ((CROSS_ENTROPY, "softmax"), (BCE_LOGITS, "sigmoid")) else "first"
-        )
-        return Severity.WARNING, f"{one.name} takes logits, and {source} is applied {again}{least}.", plain
-    if source == "log_softmax" and one.name == CROSS_ENTROPY:
-        return Severity.NOTE, "cross_entropy has a log_softmax of its own: the one before it changes nothing.", plain
-    if one.name == "nll_loss" and source == "log" and "softmax" in one.takes:
-        return (
-            Severity.NOTE,
-            "The log of a softmax loses small probabilities; log_softmax does not.",
-            "Use `F.log_softmax`.",
-        )
-    if one.name == "nll_loss" and source == "log_softmax":
-        message = "The log_softmax before nll_loss runs over another axis than the classes, which are on axis 1."
-        return Severity.ERROR, message, "`F.cross_entropy` on the plain output."
-    if one.name == "nll_loss" and source in ("softmax", *LAYERS):
-        given = "probabilities" if source == "softmax" else "the plain output"
-        return (
-            Severity.ERROR,
-            f"nll_loss takes log-probabilities and is given {given}: it does not measure how wrong they are.",
-            "Use `F.cross_entropy` on the plain output.",
-        )
-    if one.name == BCE and source == "softmax":
-        return (
-            Severity.WARNING,
-            "binary_cross_entropy judges each unit by itself, and the softmax before it ties them together.",
-            "Use `F.cross_entropy` on the plain output, or a sigmoid where several classes may hold at once.",
-        )
-    if one.name in SQUARES and source == "softmax":
-        return (
-            Severity.WARNING,
-            f"{one.name} of a softmax: where it is sure and wrong its derivative vanishes, and nothing is learned.",
-            "Use `F.cross_entropy` on the plain output.",
-        )
-    # a few units tell classes apart, many are an image
+class Misfit(NamedTuple):
+    """What criteria do not want to be given: how bad it is, in words, and what to do."""
+
+    criteria: tuple[str, ...]
+    sources: tuple[str, ...]
+    severity: Severity
+    message: str
+    remedy: str
+
+
+PLAIN = "Take the {source} away: {name} takes the plain output."
+CROSS = "Use `F.cross_entropy` on the plain output."
+SURE = ": where it is sure and wrong its derivative vanishes"
+MISFITS = (
+    Misfit(
+        (CROSS_ENTROPY, BCE_LOGITS),
+        ("softmax", "sigmoid", "tanh", "relu"),
+        Severity.WARNING,
+        "{name} takes logits, and {source} is applied {again}{least}.",
+        PLAIN,
+    ),
+    Misfit(
+        (CROSS_ENTROPY,),
+        ("log_softmax",),
+        Severity.NOTE,
+        "cross_entropy has a log_softmax of its own: the one before it changes nothing.",
+        PLAIN,
+    ),
+    Misfit(
+        ("nll_loss",),
+        ("log of softmax",),
+        Severity.NOTE,
+        "The log of a softmax loses small probabilities; log_softmax does not.",
+        "Use `F.log_softmax`.",
+    ),
+    Misfit(
+        ("nll_loss",),
+        ("log_softmax",),
+        Severity.ERROR,
+        "The log_softmax before nll_loss runs over another axis than the classes, which are on axis 1.",
+        CROSS,
+    ),
+    Misfit(
+        ("nll_loss",),
+        ("softmax", *LAYERS),
+        Severity.ERROR,
+        "nll_loss takes log-probabilities and is given {given}: it does not measure how wrong they are.",
+        CROSS,
+    ),
+    Misfit(
+        (BCE,),
+        ("softmax",),
+        Severity.WARNING,
+        "binary_cross_entropy judges each unit by itself, and the softmax before it ties them together.",
+        f"{CROSS[:-1]}, or a sigmoid where several classes may hold at once.",
+    ),
+    Misfit(SQUARES, ("softmax",), Severity.WARNING, f"{{name}} of a softmax{SURE}, and nothing is learned.", CROSS),
+    Misfit(
+        SQUARES,
+        ("sigmoid of two",),
+        Severity.WARNING,
+        f"{{name}} of a sigmoid against zeros and ones{SURE}.",
+        "Use `F.binary_cross_entropy_with_logits` on the plain output.",
+    ),
+)
+AGAIN = ((CROSS_ENTROPY, "softmax"), (BCE_LOGITS, "sigmoid"))
+"""Criteria that apply an activation themselves."""
+
+
+def _misfit(one: Criterion, target: dict[str, Any]) -> tuple[Severity, str, str] | None:
+    """How bad it is that a criterion is given what it is given, in words, and what to do; None where it fits."""
+    source = one.source
     binary = target.get("distinct") == 2 and (target["min"], target["max"]) == (0.0, 1.0)
-    if one.name in SQUARES and source == "sigmoid" and binary:
-        return (
-            Severity.WARNING if one.width <= FEW else Severity.NOTE,
-            f"{one.name} of a sigmoid against zeros and ones: where it is sure and wrong its derivative vanishes.",
-            "Use `F.binary_cross_entropy_with_logits` on the plain output.",
-        )
-    return None
+    if source == "log" and "softmax" in one.takes:
+        source = "log of softmax"
+    elif source == "sigmoid" and one.name in SQUARES and binary:
+        source = "sigmoid of two"
+    found = next((row for row in MISFITS if one.name in row.criteria and source in row.sources), None)
+    if found is None:
+        return None
+    floor = _floor(one, source)
+    words = {
+        "name": one.name,
+        "source": source,
+        "again": "a second time" if (one.name, source) in AGAIN else "first",
+        "least": ", and units below zero get no gradient" if source == "relu" else "",
+        "given": "probabilities" if source == "softmax" else "the plain output",
+    }
+    if floor is not None:
+        words["least"] = f", and the loss cannot fall below {number(floor)}"
+    # a few units tell classes apart, many are an image
+    image = source == "sigmoid of two" and one.width > FEW
+    severity = Severity.NOTE if image else found.severity
+    return severity, found.message.format(**words), found.remedy.format(**words)
 
 
 def _floor(one: Criterion, source: str) -> float | None:
@@ -327,64 +370,47 @@ def targets(view: View, at: Any) -> Iterator[Finding]:
     Facts of the targets of the first measured batch.
     """
     one, target = criterion_of(view), view.run.get("target") or {}
-    told = _bad_targets(view, one, target, at) if one is not None and target.get("numel") else None
-    if told is None:
-        return
-    severity, message, remedy, statistic, value = told
-    yield Finding(severity=severity, name="", statistic=statistic, value=value, message=message, remedy=remedy)
+    if one is not None and target.get("numel"):
+        yield from islice((_undefined if "mean" in target else _not_numbers)(one, target, at), 1)
 
 
-def _bad_targets(
-    view: View, one: Criterion, target: dict[str, Any], at: Any
-) -> tuple[Severity, str, str, str, float] | None:
-    many = target["nonfinite"]
-    if many:
-        share = percent(many / target["numel"])
-        return (
-            Severity.ERROR,
-            f"{share} of the targets are NaN or infinite.",
-            "Look at the data.",
-            "nonfinite",
-            float(many),
-        )
-    if "mean" not in target:
-        return None
+def _of_targets(severity: Severity, statistic: str, value: float, message: str, remedy: str) -> Finding:
+    return Finding(severity=severity, name="", statistic=statistic, value=float(value), message=message, remedy=remedy)
+
+
+def _not_numbers(one: Criterion, target: dict[str, Any], at: Any) -> Iterator[Finding]:
+    """Targets that hold NaN or infinity."""
+    if many := target["nonfinite"]:
+        message = f"{percent(many / target['numel'])} of the targets are NaN or infinite."
+        yield _of_targets(Severity.ERROR, "nonfinite", many, message, "Look at the data.")
+
+
+def _undefined(one: Criterion, target: dict[str, Any], at: Any) -> Iterator[Finding]:
+    """What is wrong with targets of which some are numbers, the worst first."""
+    yield from _not_numbers(one, target, at)
     low, high = target["min"], target["max"]
     if one.repeated > 1 and one.elements == one.repeated**2:
-        message = (
-            f"Each of {one.repeated} outputs is compared with all targets: shapes as (N, 1) and (N,) were broadcast."
+        message = f"Each of {one.repeated} outputs is compared with all targets: (N, 1) and (N,) were broadcast."
+        yield _of_targets(
+            Severity.ERROR, "repeated", one.repeated, message, "Give both the same shape, `target[:, None]`."
         )
-        return Severity.ERROR, message, "Give both the same shape, `target[:, None]`.", "repeated", float(one.repeated)
     if one.name in (BCE, BCE_LOGITS) and (low < -1e-6 or high > 1 + 1e-6):
-        span = f"{number(low)} to {number(high)}"
-        message = f"{one.name} is defined for targets from 0 to 1, and they run from {span}: it has no lower bound."
-        return (
-            Severity.ERROR,
-            message,
-            "Map the targets to 0 and 1.",
-            "max" if high > 1 else "min",
-            high if high > 1 else low,
+        message = (
+            f"{one.name} is defined for targets from 0 to 1, and they run from {number(low)} to {number(high)}: it "
         )
+        which, value = ("max", high) if high > 1 else ("min", low)
+        yield _of_targets(Severity.ERROR, which, value, f"{message}has no lower bound.", "Map the targets to 0 and 1.")
     whole = one.name == CROSS_ENTROPY and target["dtype"].startswith(("float", "bfloat")) and target.get("classes")
     if whole and abs((mass := target["mean"] * target["classes"]) - 1) > at.mass:
         message = f"cross_entropy is given probabilities that add up to {number(mass)} for each sample."
-        return Severity.WARNING, message, "Normalize them to a sum of 1.", "sum of probabilities", mass
+        yield _of_targets(Severity.WARNING, "sum of probabilities", mass, message, "Normalize them to a sum of 1.")
     # zeros of a regression are a residual that is to vanish, and a discriminator's ones are all alike
     classes = one.name in (CROSS_ENTROPY, "nll_loss", BCE, BCE_LOGITS) and not whole
-    if (
-        target["distinct"] == 1
-        and target["numel"] >= at.samples
-        and (classes or (one.name in SQUARES and low not in (0.0, 1.0)))
-    ):
+    told = classes or (one.name in SQUARES and low not in (0.0, 1.0))
+    if told and target["distinct"] == 1 and target["numel"] >= at.samples:
         message = f"All {target['numel']:,} targets are {number(low)}: there is nothing to tell apart."
-        return (
-            Severity.WARNING,
-            message,
-            "Look at how targets are read, and whether batches are shuffled.",
-            "distinct",
-            1.0,
-        )
-    return None
+        remedy = "Look at how targets are read, and whether batches are shuffled."
+        yield _of_targets(Severity.WARNING, "distinct", 1, message, remedy)
 
 
 @rule("loss_nonfinite", source="arithmetic: no gradient of it is a number", tags=("everything",))
@@ -481,11 +507,10 @@ def inputs(view: View, at: Any) -> Iterator[Finding]:
     if first is None or first.kind is Kind.NORM:
         return
     for facts in view.run.get("inputs") or []:
-        told = _bad_input(facts, at)
+        statistic, value, message, remedy = next(_bad_input(facts, at), ("", 0.0, "", ""))
         # a scale alone matters beside a loss, which has one of its own
-        if told is None or (told[0] in ("rms", "largest") and not view.run.get("loss_graph")):
+        if not statistic or (statistic in ("rms", "largest") and not view.run.get("loss_graph")):
             continue
-        statistic, value, message, remedy = told
         few = statistic == "constant" and facts["features"] > 4
         severity = Severity.NOTE if few else Severity.ERROR if _fails(view) else Severity.WARNING
         where = measured(first, Signal.ACTIVATION, statistic, value)
@@ -493,167 +518,31 @@ def inputs(view: View, at: Any) -> Iterator[Finding]:
         return
 
 
-def _bad_input(facts: dict[str, Any], at: Any) -> tuple[str, float, str, str] | None:
-    """What is wrong with an input: which number, how large, in words, and what to do; None where nothing is."""
+def _bad_input(facts: dict[str, Any], at: Any) -> Iterator[tuple[str, float, str, str]]:
+    """What is wrong with an input, the worst first: which number, how large, in words, and what to do."""
     low, high, rms = facts["min"], facts["max"], math.hypot(facts["mean"], facts["std"])
     largest, scales, offset = max(abs(low), abs(high)), facts.get("scales", 1.0), facts.get("offset", 0.0)
-    constant, many = facts["constant"], facts["features"]
-    standardize = "Standardize each feature."
+    constant, standardize = facts["constant"], "Standardize each feature."
     if facts["alike"]:
-        what = "zero" if not largest else "the same in every sample"
-        return "alike", 1.0, f"All values of the input are {what}: there is nothing to tell apart.", "Look at the data."
+        what = "the same in every sample" if largest else "zero"
+        yield "alike", 1.0, f"All values of the input are {what}: there is nothing to tell apart.", "Look at the data."
     if scales >= at.scales:
         message = f"Features of the input have standard deviations that differ {number(scales)}-fold."
-        return "scales", scales, message, standardize
+        yield "scales", scales, message, standardize
     if facts["whole"] and low >= 0 and 127 < high <= 255 and rms >= at.rms:
         message = f"The input is whole numbers from {number(low)} to {number(high)}, of rms {number(rms)}: raw pixels."
-        return "rms", rms, message, "Divide by 255, and subtract the mean."
+        yield "rms", rms, message, "Divide by 255, and subtract the mean."
     if offset >= at.offset:
         message = f"Features of the input have means of {number(offset)} standard deviations."
-        return "offset", offset, message, standardize
+        yield "offset", offset, message, standardize
     if rms >= at.rms:
-        return "rms", rms, f"The input has an rms of {number(rms)}; inits suppose 1.", standardize
+        yield "rms", rms, f"The input has an rms of {number(rms)}; inits suppose 1.", standardize
     if largest < at.least:
-        return (
-            "largest",
-            largest,
-            f"No value of the input is larger than {number(largest)}; inits suppose an rms of 1.",
-            standardize,
-        )
+        message = f"No value of the input is larger than {number(largest)}; inits suppose an rms of 1."
+        yield "largest", largest, message, standardize
     if len(facts["shape"]) >= 4 and constant:
-        return (
-            "constant",
-            float(constant),
-            f"{count(constant, 'channel')} of {many} are constant.",
-            "Look at how images are read.",
-        )
-    return None
-
-
-# -- the wiring ----------------------------------------------------------------------------------------------------
-
-
-def _pairs(view: View) -> Iterator[tuple[Step, Step]]:
-    """Steps that take the very output of the one before them, with nothing else taking it.
-
-    Dropout and reshapes between them do nothing to what they are.
-    """
-    skips = set(view.blocks[BlockColumn.SKIP].dropna().astype(str))
-    for step in view.steps:
-        before = _alone_before(view, step)
-        while before is not None and _passes(view, before):
-            before = _alone_before(view, before)
-        if before is not None and before.name not in skips and before.key.call == step.key.call == 0:
-            yield before, step
-
-
-def _passes(view: View, step: Step) -> bool:
-    return getattr(view.facts.get(step.name), ModuleColumn.KIND, None) in (LayerKind.DROPOUT, LayerKind.RESHAPE)
-
-
-def _alone_before(view: View, step: Step) -> Step | None:
-    """The step whose output alone a step takes, and which nothing else takes."""
-    if len(step.fed) != 1:
-        return None
-    before = view.by_key.get(step.fed[0])
-    # what a function that nobody announces has changed between them has another mean square
-    same = before is not None and math.isclose(step.fed_mean_square, before.mean_square, rel_tol=1e-6)
-    return before if same and len(view.takers(step.fed[0])) == 1 else None
-
-
-@rule(
-    "linear_pair",
-    thresholds={"share": (0.15, "of the weighted layers: so much of the network is linear; below, a design")},
-    source="W2 (W1 x) = (W2 W1) x: two such layers are one; Nikanjam et al. 2021 (NeuraLint)",
-)
-def linear_pair(view: View, at: Any) -> Iterator[Finding]:
-    """Two weighted layers with no activation or norm between them.
-
-    Pairs that have more parameters than their product, which is one layer; a factorization has fewer and is meant.
-    """
-    pairs = [
-        pair for pair in _pairs(view) if all(s.kind is Kind.WEIGHTED for s in pair) and not _factorizes(view, *pair)
-    ]
-    if not pairs:
-        return
-    first, second = pairs[0]
-    share = len(pairs) / max(1, sum(step.kind is Kind.WEIGHTED for step in view.steps) - 1)
-    names = f"{quoted(first.name)} and {quoted(second.name)}"
-    yield Finding(
-        severity=Severity.WARNING if share >= at.share else Severity.NOTE,
-        **measured(second, Signal.ACTIVATION, "pairs", float(len(pairs)), "0"),
-        message=f"Nothing lies between {names}: together they are one linear layer"
-        + (f", and so are {count(len(pairs) - 1, 'further pair')}." if len(pairs) > 1 else "."),
-        remedy="Put an activation between them, or make them one layer.",
-        evidence=some([f"{a.name} -> {b.name}" for a, b in pairs]),
-    )
-
-
-def _factorizes(view: View, first: Step, second: Step) -> bool:
-    """Whether two layers have fewer parameters than the one that they come to."""
-    one, two = (view.weights.get((step.name, "weight")) for step in (first, second))
-    fact = view.facts.get(first.name)
-    if one is None or two is None or not given(fact, ModuleColumn.FAN_IN):
-        return True
-    kernels = [list(map(int, str(row.shape).split("x")[2:])) for row in (one, two)]
-    inputs = int(getattr(fact, ModuleColumn.FAN_IN)) / math.prod(kernels[0])
-    # a kernel of 3 behind one of 3 sees 5
-    kernel = math.prod(a + b - 1 for a, b in zip_longest(*kernels, fillvalue=1))
-    return int(one.numel) + int(two.numel) < inputs * kernel * int(second.row.channels)
-
-
-@rule("activation_pair", source="the range of one is the domain of the other; Nikanjam et al. 2021 (NeuraLint)")
-def activation_pair(view: View, at: Any) -> Iterator[Finding]:
-    """Two activations in a row, the second of which sees a part of its domain only.
-
-    Activations that take the very output of another one.
-    """
-    pairs = [pair for pair in _pairs(view) if all(step.kind is Kind.ACTIVATION for step in pair)]
-    if not pairs:
-        return
-    first, second = pairs[0]
-    one, two = view.activation(first.name), view.activation(second.name)
-    yield Finding(
-        # a ReLU of a ReLU changes nothing
-        severity=Severity.NOTE if one == two == "relu" else Severity.WARNING,
-        **measured(second, Signal.ACTIVATION, "pairs", float(len(pairs)), "0"),
-        message=f"{quoted(second.name)} ({two}) takes what {quoted(first.name)} ({one}) gives out, "
-        f"{number(float(first.row.min))} to {number(float(first.row.max))}: two activations in a row.",
-        remedy="Leave one of them out.",
-        evidence=some([f"{a.name} -> {b.name}" for a, b in pairs]),
-    )
-
-
-@rule(
-    "redundant_pair", source="a norm of a norm, and a bias that the mean of BatchNorm takes away (Ioffe & Szegedy 2015)"
-)
-def redundant_pair(view: View, at: Any) -> Iterator[Finding]:
-    """A norm behind a norm, or a bias before a BatchNorm, which takes it away.
-
-    Layers that take the very output of the one before them.
-    """
-    norms, biased = [], []
-    for first, second in _pairs(view):
-        if second.kind is not Kind.NORM:
-            continue
-        if first.kind is Kind.NORM:
-            norms.append((first, second))
-        elif first.is_weighted and (first.name, "bias") in view.weights and "BatchNorm" in str(second.row.type):
-            biased.append((first, second))
-    for pairs, what, remedy in (
-        (norms, "normalizes what {} has normalized", "Leave one of them out."),
-        (biased, "takes away the bias of {}", "`bias=False` there."),
-    ):
-        if pairs:
-            first, second = pairs[0]
-            further = f" ({count(len(pairs) - 1, 'further pair')})" if len(pairs) > 1 else ""
-            yield Finding(
-                severity=Severity.NOTE,
-                **measured(second, Signal.ACTIVATION, "pairs", float(len(pairs)), "0"),
-                message=f"{quoted(second.name)} {what.format(quoted(first.name))}{further}.",
-                remedy=remedy,
-                evidence=some([f"{a.name} -> {b.name}" for a, b in pairs]),
-            )
+        message = f"{count(constant, 'channel')} of {facts['features']} are constant."
+        yield "constant", float(constant), message, "Look at how images are read."
 
 
 # -- how the loss goes ----------------------------------------------------------------------------------------------------
@@ -677,9 +566,8 @@ def _uninformed(view: View) -> float:
     return float(one.factor * target["var"]) if one.name == "mse_loss" else math.nan
 
 
-def register_course() -> None:
-    """Register the rules about how the loss goes: whatever another rule finds is a cause of it."""
-    causes = (
+CAUSES = (
+    *[
         "dead",
         "layer",
         "bias",
@@ -691,49 +579,37 @@ def register_course() -> None:
         "rise",
         "objective",
         "rate",
-    )
-    rule(
-        "first_loss",
-        thresholds={
-            "warning": (3.0, "nats above ln C: half the variance of the logits, whose std is then 2.4"),
-            "error": (10.0, "nats: logits of a std of 4.5, of which the largest decides alone"),
-            "ratio": (100.0, "times the targets' mean square: the output begins ten times too large"),
-        },
-        source="E[-log softmax] = ln C + var / 2 for normal logits of a small variance; Karpathy 2019, 'verify loss @ init'",
-        follows=causes,
-    )(first_loss)
-    rule(
-        "loss_rises",
-        thresholds={
-            "times": (1.2, "the first loss, on average since: more than batches of usual sizes differ"),
-            "share": (0.05, "of the first third, by which the last one is above it; a training loss falls"),
-            "errors": (4.0, "standard errors of that difference: not by chance"),
-            "error": (10.0, "times, in the end: it has diverged"),
-            "samples": (5, "measured steps"),
-        },
-        source="Zhang et al. 2021 (AUTOTRAINER), Cao et al. 2022 (DeepFD): a loss that increases",
-        follows=causes,
-    )(loss_rises)
-    rule(
-        "loss_stuck",
-        thresholds={
-            "change": (
-                0.02,
-                "of the loss at the beginning, between the first and the last third of the measured steps",
-            ),
-            "noise": (0.05, "of the loss, as the error of a third's mean; above, nobody can tell"),
-            "uninformed": (
-                0.6,
-                "of the loss of an output that says nothing of its input: below, something was learned",
-            ),
-            "samples": (6, "measured steps"),
-            "steps": (20, "of training between the first and the last of them"),
-        },
-        source="Schoop et al. 2021 (UMLAUT), Wardat et al. 2021 (DeepLocalize): a loss that does not decrease",
-        follows=causes,
-    )(loss_stuck)
+        "cleared",
+    ],
+)
+COURSE: list[Callable[[], object]] = []
 
 
+def _last(name: str, **options: Any) -> Callable[[Check], Check]:
+    """A rule about how the loss goes, of which whatever another rule finds is a cause: it is registered behind all others."""
+
+    def keep(check: Check) -> Check:
+        COURSE.append(partial(rule(name, follows=CAUSES, **options), check))
+        return check
+
+    return keep
+
+
+def register_course() -> None:
+    """Register the rules about how the loss goes."""
+    for register in COURSE:
+        register()
+
+
+@_last(
+    "first_loss",
+    thresholds={
+        "warning": (3.0, "nats above ln C: half the variance of the logits, whose std is then 2.4"),
+        "error": (10.0, "nats: logits of a std of 4.5, of which the largest decides alone"),
+        "ratio": (100.0, "times the targets' mean square: the output begins ten times too large"),
+    },
+    source="E[-log softmax] = ln C + var / 2 for normal logits of a small variance; Karpathy 2019, 'verify loss @ init'",
+)
 def first_loss(view: View, at: Any) -> Iterator[Finding]:
     """A first loss far above that of an output that says nothing.
 
@@ -772,6 +648,17 @@ def _thirds(losses: np.ndarray[Any, Any]) -> tuple[float, float, float]:
     return float(first.mean()), float(last.mean()), error
 
 
+@_last(
+    "loss_rises",
+    thresholds={
+        "times": (1.2, "the first loss, on average since: more than batches of usual sizes differ"),
+        "share": (0.05, "of the first third, by which the last one is above it; a training loss falls"),
+        "errors": (4.0, "standard errors of that difference: not by chance"),
+        "error": (10.0, "times, in the end: it has diverged"),
+        "samples": (5, "measured steps"),
+    },
+    source="Zhang et al. 2021 (AUTOTRAINER), Cao et al. 2022 (DeepFD): a loss that increases",
+)
 def loss_rises(view: View, at: Any) -> Iterator[Finding]:
     """A loss that has grown over the training, or jumps about above where it began.
 
@@ -808,6 +695,17 @@ def loss_rises(view: View, at: Any) -> Iterator[Finding]:
     )
 
 
+@_last(
+    "loss_stuck",
+    thresholds={
+        "change": (0.02, "of the loss at the beginning, between the first and the last third of the measured steps"),
+        "noise": (0.05, "of the loss, as the error of a third's mean; above, nobody can tell"),
+        "uninformed": (0.6, "of the loss of an output that says nothing of its input: below, something was learned"),
+        "samples": (6, "measured steps"),
+        "steps": (20, "of training between the first and the last of them"),
+    },
+    source="Schoop et al. 2021 (UMLAUT), Wardat et al. 2021 (DeepLocalize): a loss that does not decrease",
+)
 def loss_stuck(view: View, at: Any) -> Iterator[Finding]:
     """A loss that does not move from that of an output that says nothing.
 
