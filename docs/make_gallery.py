@@ -1,7 +1,7 @@
 """Make the gallery: every kind of figure for six networks, as pictures in ``docs/gallery`` and a page around some of them.
 
 python docs/make_gallery.py               # all of it; a few minutes on one core
-python docs/make_gallery.py ffn gpt2      # some of the networks; the page is left as it is
+python docs/make_gallery.py ffn gpt2      # some of the networks; the page is written with those of ``KEPT``
 
 Git keeps the pictures of ``KEPT`` alone: all of them would be a quarter of the repository.
 
@@ -28,7 +28,7 @@ from spp.plot import SignalPlot, signal_plot
 from spp.plot import compare as compared
 
 HERE = Path(__file__).resolve().parent
-KINDS = ("layers", "blocks", "compare", "evolution", "channels", "distribution", "theory")
+KINDS = ("components", "runs", "layers", "blocks", "compare", "evolution", "channels", "distribution", "theory")
 WIDTHS = {"blocks": "single", "distribution": "single", "channels": "single"}
 """Width of each kind's pictures; the others go over both columns."""
 
@@ -78,14 +78,19 @@ class Network:
         """The network itself, in every way that a figure needs."""
         return self.traced(self.variants[0], channels=True, exponents=True)
 
+    @cached_property
+    def beside(self) -> list[spp.Trace]:
+        """The network and its variants, each under every seed."""
+        arms = [(variant, seed) for variant in self.variants for seed in range(self.seeds)]
+        return [self.trace, *(self.traced(*arm) for arm in arms[1:])]
+
     def figure(self, kind: str) -> SignalPlot | None:
         """Draw one kind; None where the network has nothing to show for it."""
         size: dict[str, Any] = {"style": "paper", "width": WIDTHS.get(kind, "double")}
         if kind == "blocks" and self.trace.blocks.empty:
             return None
-        if kind == "compare":
-            arms = [(variant, seed) for variant in self.variants for seed in range(self.seeds)]
-            return compared([self.trace, *(self.traced(*arm) for arm in arms[1:])], **size)
+        if kind in ("runs", "compare"):
+            return compared(self.beside, "components" if kind == "runs" else kind, **size)
         if kind == "evolution":
             return signal_plot(kind, frame=self._trained(), blocks=self.trace.blocks, run=self.trace.run, **size)
         if kind == "theory":
@@ -247,8 +252,6 @@ def figures(network: Network) -> Iterator[tuple[str, SignalPlot]]:
 
 def page(captions: dict[str, dict[str, str]], titles: dict[str, str]) -> str:
     """The text of ``docs/gallery.md`` around the pictures."""
-    from pictures import PIXELS  # beside this file
-
     parts = [
         '# Gallery\n\nEvery kind of figure, at the size that a page gives it: `style="paper"`, one or both '
         "columns wide. The sentence under a picture is its `caption`. Made by `python docs/make_gallery.py`, which makes "
@@ -258,11 +261,8 @@ def page(captions: dict[str, dict[str, str]], titles: dict[str, str]) -> str:
     for name, of_kind in captions.items():
         parts.append(f"## {titles[name]}\n")
         for kind, caption in of_kind.items():
-            width = PIXELS[WIDTHS.get(kind, "double")]
-            parts.append(
-                f'### {titles[name]}: {kind}\n\n<img src="gallery/{name}-{kind}.png" width="{width}" alt="{kind}">\n'
-            )
-            parts.append(f"{caption}\n")
+            # as Markdown, since Sphinx copies no picture of raw HTML
+            parts.append(f"### {titles[name]}: {kind}\n\n![{kind}](gallery/{name}-{kind}.png)\n\n{caption}\n")
     return "\n".join(parts)
 
 
@@ -284,7 +284,7 @@ def main(wanted: list[str]) -> None:
             if name in KEPT:
                 captions.setdefault(name, {})[kind] = figure.caption
             print(name, kind, flush=True)
-    if not wanted:
+    if set(KEPT) <= set(captions):
         titles = {name: network.title for name, network in found.items()}
         (HERE / "gallery.md").write_text(page(captions, titles), encoding="utf-8")
 

@@ -180,13 +180,16 @@ class Run:
     def plot(self, kind: str | None = None, **options: Any) -> SignalPlot:
         """Draw the Signal Propagation Plot; ``kind`` and ``options`` as for :func:`spp.plot.signal_plot`.
 
-        Left out, the kind is ``layers``; for a watched run of several steps it is ``evolution``.
+        Left out, the kind is ``components``, or ``layers`` where signals or statistics are asked for; for a watched run of
+        several steps it is ``evolution``.
         """
-        from spp.plot import signal_plot
+        from spp.plot import default_kind, signal_plot
 
         if kind is None:
-            kind = "evolution" if self.frame[Column.STEP].nunique() > 1 else "layers"
+            steps = "step" not in options and self.frame[Column.STEP].nunique() > 1
+            kind = "evolution" if steps else default_kind(options)
         more: dict[str, Any] = {name: self._table(name) for name in ("unmeasured", "channels", "exponents")}
+        more["findings"] = lambda: self.findings
         return signal_plot(kind, frame=self.frame, blocks=self.blocks, run=self.info, **more, **options)
 
     def save(self, folder: str | Path, *, overwrite: bool = False, csv: bool = True) -> Path:
@@ -408,11 +411,11 @@ class Comparison:
         table = pd.concat(parts, ignore_index=True)
         return table[["label", *table.columns.drop("label")]]
 
-    def plot(self, **options: Any) -> SignalPlot:
-        """Draw all runs in one figure, see :func:`spp.plot.compare`."""
+    def plot(self, kind: str | None = None, **options: Any) -> SignalPlot:
+        """Draw all runs in one figure; ``kind`` and ``options`` as for :func:`spp.plot.compare`."""
         from spp.plot import compare as compare_plot
 
-        return compare_plot(self.runs, **options)
+        return compare_plot(self.runs, kind, **options)
 
     def __repr__(self) -> str:
         return f"Comparison of {', '.join(self.runs)}"

@@ -60,8 +60,8 @@ def analyze(ctx: click.Context, /, **given: Any) -> None:
 
     Prints what ran, a table along the network, and what is wrong: the worst first, with the layer where it begins and what
     to type against it. A network without trouble gets its most striking facts instead. Writes to the run folder:
-    frame.parquet and frame.csv (every statistic of every tensor), spp.png and spp.pdf (by layer), spp-blocks.png and
-    spp-blocks.pdf (by residual block, where there are any), spp-theory.png and spp-theory.pdf (with --theory), report.html
+    frame.parquet and frame.csv (every statistic of every tensor), spp.png and spp.pdf (by component), spp-layers.png and
+    spp-layers.pdf (by layer), spp-theory.png and spp-theory.pdf (with --theory), report.html
     (an interactive page that opens offline, where the extra `report` is installed), remedies.csv (with --try-remedies), and
     run.json (what is needed to run it again).
     """
@@ -208,12 +208,13 @@ def _write(trace: Run, folder: Path, *, figures: bool, report: bool) -> list[str
 
     # ``claim`` has made sure that this is an empty folder, or a run that the user gave up
     trace.save(folder, overwrite=True)
-    wanted = {"layers": True, "blocks": not trace.blocks.empty, "theory": "acv_predicted" in trace.frame}
-    for kind, stem in (("layers", "spp"), ("blocks", "spp-blocks"), ("theory", "spp-theory")):
-        if figures and wanted[kind]:
-            plot = trace.plot(kind)
-            for suffix in (".png", ".pdf"):
-                plot.save(folder / f"{stem}{suffix}")
+    drawn = {"components": "spp", "layers": "spp-layers"}
+    if "acv_predicted" in trace.frame:
+        drawn["theory"] = "spp-theory"
+    for kind, stem in drawn.items() if figures else ():
+        plot = trace.plot(kind)
+        for suffix in (".png", ".pdf"):
+            plot.save(folder / f"{stem}{suffix}")
     if figures and report and available():
         trace.report(folder / "report.html")
     return sorted(path.name for path in folder.iterdir() if path.is_file())

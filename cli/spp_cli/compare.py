@@ -53,7 +53,8 @@ def compare(ctx: click.Context, /, **given: Any) -> None:
     """Trace every combination of the repeated options and draw all of them in one figure.
 
     The first run is what the others are compared with. Prints where each of them parts from it, and by which factor. Writes a
-    folder with one run folder for each, compare.png and compare.pdf, and compare.json.
+    folder with one run folder for each, compare.png and compare.pdf (by component), compare-layers.png and compare-layers.pdf,
+    and compare.json.
     """
     from spp import plot
     from spp.errors import InputError
@@ -80,8 +81,9 @@ def compare(ctx: click.Context, /, **given: Any) -> None:
             traces.append(traced(one, plan, samples or inputs.fitting(one, plan), device))
             traces[-1].save(folder / name, overwrite=call.overwrite)
         # even without files it is drawn up: the caption and the partings are read off its panels
-        figure = plot.compare(traces)
-        files = [] if call.no_figures else [figure.save(folder / f"compare{end}").name for end in (".png", ".pdf")]
+        figure = plot.compare(traces, "compare")
+        drawn = {} if call.no_figures else {"compare": plot.compare(traces), "compare-layers": figure}
+        files = [one.save(folder / f"{name}{end}").name for name, one in drawn.items() for end in (".png", ".pdf")]
         report = {
             "folder": str(folder),
             "files": files,

@@ -42,7 +42,8 @@ def several(flag: str, text: str, kind: Any = None, **more: Any) -> dict[str, An
 @take(
     *("kind", "signals", "statistics", "steps", "layers", "formats", "style", "width", "out", "latex"),
     kind=named(
-        "spp.plot:FIGURES", "What to draw (`spp list kinds`); layers, or compare for several runs, if left out."
+        "spp.plot:FIGURES",
+        "What to draw (`spp list kinds`); components if left out, layers (or compare) with --signal or --statistic.",
     ),
     signals=several("--signal", "activation, gradient, ...; repeatable.", metavar="NAME"),
     statistics=several("--statistic", "acsm, acv, mean, ...; repeatable.", metavar="NAME"),
@@ -90,24 +91,25 @@ def report(run: str, out: str | None) -> None:
 def _drawn(runs: tuple[str, ...], style: str, width: str | float, given: dict[str, Any]) -> SignalPlot:
     """Read the runs and draw what is asked for."""
     from spp.errors import InputError
-    from spp.plot import compare, evolutions
+    from spp.plot import compare, default_kind, evolutions
     from spp.run import load
 
-    kind, steps = given["kind"] or ("compare" if len(runs) > 1 else "layers"), given["steps"]
+    steps = given["steps"]
     options: dict[str, Any] = {
         "signals": given["signals"] or None,
         "statistics": given["statistics"] or None,
         "style": style,
         "width": width,
     }
+    kind = given["kind"] or default_kind(options, "compare" if len(runs) > 1 else "layers")
     if kind == "evolution":
         options["steps"] = steps or None
     elif len(steps) > 1:
         raise InputError("this kind of figure shows one step", received=f"{len(steps)} of them", where="--step")
     elif steps:
         options["step"] = steps[0]
-    if kind == "compare":
-        return compare(list(runs), **options)
+    if kind == "compare" or (kind == "components" and len(runs) > 1):
+        return compare(list(runs), kind, **options)
     if kind == "evolution" and len(runs) > 1:
         return evolutions(list(runs), **options)
     if len(runs) > 1:

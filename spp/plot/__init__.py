@@ -14,7 +14,7 @@ A kind of your own is a function that makes panels; ``run.plot("mykind")`` and `
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import pandas as pd
@@ -26,6 +26,7 @@ from spp.plot.kinds import figure as figure
 
 # isort: off
 # each registers its kind when it is imported; the order is that of listings and error messages
+from spp.plot.kinds.components import by_component
 import spp.plot.kinds.layers
 import spp.plot.kinds.blocks
 from spp.plot.kinds.compare import comparison
@@ -35,6 +36,8 @@ import spp.plot.kinds.distribution
 import spp.plot.kinds.theory  # noqa: F401
 
 # isort: on
+from spp.diagnosis.findings import Finding
+from spp.errors import UnknownNameError
 from spp.frame.schema import one_mode
 from spp.plot.kinds.outcomes import outcomes as outcomes
 from spp.plot.runs import arms_of
@@ -58,6 +61,7 @@ def signal_plot(
     unmeasured: pd.DataFrame | None = None,
     channels: pd.DataFrame | None = None,
     exponents: pd.DataFrame | None = None,
+    findings: Callable[..., Iterable[Finding]] | Iterable[Finding] = (),
     style: str = "notebook",
     width: str | float = "double",
     **options: Any,
@@ -65,9 +69,10 @@ def signal_plot(
     """Draw a Signal Propagation Plot.
 
     Args:
-        kind: ``layers``, leaf modules in execution order; ``blocks``, the plot of Brock, De & Smith (2021); ``evolution``,
-            depth over training steps; ``compare``, this run beside ``others``; ``channels``, the spread over channels;
-            ``distribution``, one layer's values; ``theory``, predictions over measurements; or any other of ``FIGURES``.
+        kind: ``components``, the stream from component to component; ``layers``, leaf modules in execution order;
+            ``blocks``, the plot of Brock, De & Smith (2021); ``evolution``, depth over training steps; ``compare``, this run
+            beside ``others``; ``channels``, the spread over channels; ``distribution``, one layer's values; ``theory``,
+            predictions over measurements; or any other of ``FIGURES``.
         frame: Table with the columns of ``spp.frame.schema.COLUMNS``.
         blocks: Table with the columns of ``spp.frame.schema.BLOCK_COLUMNS``.
         run: Facts for caption, heading and metadata; any of model, norm, init, activation, data, batch_size, input_shape,
@@ -83,6 +88,7 @@ def signal_plot(
         unmeasured: Why signals are missing (``trace.unmeasured``), shown where a panel would be empty.
         channels: The spread over channels (``trace.channels``).
         exponents: The counts by power of two (``trace.exponents``).
+        findings: What is wrong with the run, or what finds it; ``components`` marks where it begins.
         style: ``paper``, ``notebook`` or ``slides``.
         width: ``single``, ``double`` or inches.
         options: Keyword arguments of a kind of your own.
@@ -106,8 +112,14 @@ def signal_plot(
         steps=steps,
         layer=layer,
         others=others,
+        findings=findings if callable(findings) else lambda: findings,
     )
     return FIGURES.row(kind, where="kind")(request, **options).plot(kind, run, style, width)
+
+
+def default_kind(options: Mapping[str, Any], detailed: str = "layers") -> str:
+    """By component, but ``detailed`` where signals or statistics are asked for, which figures by component have none of."""
+    return detailed if options.get("signals") or options.get("statistics") else "components"
 
 
 def _table(table: pd.DataFrame | None) -> pd.DataFrame:
@@ -116,6 +128,7 @@ def _table(table: pd.DataFrame | None) -> pd.DataFrame:
 
 def compare(
     runs: Mapping[str, Any] | Sequence[Any],
+    kind: str | None = None,
     *,
     signals: Sequence[str] | str | None = None,
     statistics: Sequence[str] | str | None = None,
@@ -125,16 +138,20 @@ def compare(
 ) -> SignalPlot:
     """Draw several runs in one figure: one line per label, runs of the same label as median and range.
 
-    Layers are aligned by name (``encoder.0.fc``, and which call of it) where at least half of every network's layers are,
-    by name, in the longest network; what one of them lacks is missing from its line. Otherwise they are aligned by relative
-    depth, from 0 at the first to 1 at the last layer. Under each panel a smaller one divides every line by the first and
-    names the layer from which on they differ by more than a factor of two.
+    By component that is the stream from stem to head, branches and gradients. By layer (``kind="compare"``) a smaller panel
+    under each divides every line by the first and names the layer from which on they differ by more than a factor of two.
+
+    Layers (and components) are aligned by name (``encoder.0.fc``, and which call of it) where at least half of every
+    network's are, by name, in the longest network; what one of them lacks is missing from its line. Otherwise they are
+    aligned by relative depth, from 0 at the first to 1 at the last layer.
 
     Args:
         runs: ``{label: run}``, ``{label: [run, run, ...]}`` for several seeds of a label, or a list of runs, whose labels are
             then the facts in which they differ. A run is a trace, a run folder or a frame.
-        signals: Activations and gradients when left out.
-        statistics: ACSM and ACV when left out.
+        kind: ``components`` or ``compare``; ``compare`` where signals or statistics are asked for when left out, else
+            ``components``.
+        signals: For ``compare``; activations and gradients when left out.
+        statistics: For ``compare``; ACSM and ACV when left out.
         step: Which step of each run; its last one when left out.
         style: ``paper``, ``notebook`` or ``slides``.
         width: ``single``, ``double`` or inches.
@@ -144,7 +161,14 @@ def compare(
         StoreError: A folder that is no run, or of a later version.
         UnknownNameError: A signal, statistic, style or width that does not exist.
     """
-    return comparison(arms_of(runs), signals, statistics, step).plot("compare", {}, style, width)
+    arms = arms_of(runs)
+    if kind is None:
+        kind = default_kind({"signals": signals, "statistics": statistics}, "compare")
+    if kind == "components":
+        return by_component(arms, step).plot(kind, {}, style, width)
+    if kind != "compare":
+        raise UnknownNameError("kind", kind, ("components", "compare"), where="kind")
+    return comparison(arms, signals, statistics, step).plot(kind, {}, style, width)
 
 
 def evolutions(

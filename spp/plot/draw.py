@@ -7,6 +7,7 @@ palette. Labels of the x axis and names of stages depend on the final size; ``la
 
 from __future__ import annotations
 
+import textwrap
 from dataclasses import dataclass, field
 from functools import singledispatch
 from typing import Any
@@ -19,9 +20,11 @@ from matplotlib.axis import Axis as MatplotlibAxis
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.patches import Patch, Rectangle
+from matplotlib.patheffects import Normal, Stroke
 from matplotlib.text import Text
 from matplotlib.ticker import FixedLocator, FuncFormatter, LogLocator, MaxNLocator, NullFormatter, NullLocator
 
+from spp.errors import plain as plain_words
 from spp.plot.panels import (
     BOUNDED,
     SMALLEST,
@@ -31,6 +34,7 @@ from spp.plot.panels import (
     Curves,
     Family,
     FloatArray,
+    Mark,
     Outcomes,
     Panel,
     Points,
@@ -49,6 +53,9 @@ MARKERS = 9
 
 WEIGHTS: dict[int | None, float] = {None: 1.3, -1: 0.8}
 """Width of the line of a signal and of a prediction over it, against those of others."""
+
+END = 16
+"""Characters of what stands at the end of a line, from which on it breaks."""
 
 MARGIN = 0.05
 """Share of the x axis that is left free on either side of results."""
@@ -75,6 +82,9 @@ class Drawn:
     mesh: Artist | None = None
     bars: list[Rectangle] = field(default_factory=list)
     limits: list[Artist] = field(default_factory=list)
+    marks: list[Artist] = field(default_factory=list)
+    ends: list[tuple[Text, float]] = field(default_factory=list)
+    """What stands at the ends of lines, and the height of each end in data; the page puts them apart."""
     handles: dict[str, Artist] = field(default_factory=dict)
     """What the legend shows for this panel beside families and marks, by label."""
 
@@ -82,6 +92,7 @@ class Drawn:
         """Return all of them in one list."""
         single = [self.line, self.zeros, self.transitions, self.zero_line, self.message, self.mesh]
         several = [self.bands, self.points.values(), self.nonfinite, self.curves, self.shades, self.bars, self.limits]
+        several += [self.marks, [text for text, _ in self.ends]]
         return [artist for group in (*several, single) for artist in group if artist is not None]
 
 
@@ -121,6 +132,8 @@ def _draw_curves(panel: Curves, axes: Axes) -> Drawn:
     _draw_lines(panel, axes, drawn)
     if panel.between is not None:
         _shade_between(panel, panel.between, axes, drawn)
+    for mark in panel.marks:
+        drawn.marks += _marked_place(panel, mark, axes)
     return drawn
 
 
@@ -376,11 +389,13 @@ def _mark(shape: str, size: float, face: str, edge: str, width: float) -> dict[s
 
 def _draw_lines(panel: Curves, axes: Axes, drawn: Drawn) -> None:
     """Draw the lines of ``panel`` with their bands and marks onto ``axes``, whose scales are set; note them in ``drawn``."""
+    marked = 0
     for index, curve in enumerate(panel.curves):
         look = _look_of(panel, curve)
         _draw_shades(panel, curve, look, axes, drawn)
         _draw_line(panel, curve, look, index, axes, drawn)
-        _mark_line(panel, curve, look, index, axes, drawn)
+        _mark_line(panel, curve, look, marked, axes, drawn)
+        marked += bool(curve.zero.any() or curve.nonfinite.any())
 
 
 def _look_of(panel: Curves, curve: Curve) -> Look:
@@ -434,17 +449,54 @@ def _draw_line(panel: Curves, curve: Curve, look: Look, index: int, axes: Axes, 
         size = marker_size(panel, axes)
     style: dict[str, Any] = {
         "color": look.colour,
-        "linestyle": "-" if curve.look is None else look.line,
+        "linestyle": curve.line or ("-" if curve.look is None else look.line),
         "linewidth": (1.1 if panel.size < 100 else 0.8) * linewidth() * WEIGHTS.get(curve.look, 1.0),
-        "marker": look.marker or "none",
+        "marker": look.marker if look.marker and not curve.line.strip("-") else "none",
         "markersize": size,
         "markeredgecolor": "white",
         "markeredgewidth": 0.3,
     }
     # later lines over earlier ones, all of them between the bands and the marks
     drawn.curves += axes.plot(curve.x, y, markevery=marked, zorder=2.5 + 0.1 * index, **style)
+    if curve.end:
+        drawn.ends.append((_ended(panel, curve, look, axes), _end_of(y, axes)))
     plain = {"marker": "none"} if curve.look is None else {}
-    drawn.handles[curve.label] = Line2D([], [], label=curve.label, **style | plain | _neutral(curve, look))
+    if curve.label:
+        drawn.handles[curve.label] = Line2D([], [], label=curve.label, **style | plain | _neutral(curve, look))
+
+
+def _ended(panel: Curves, curve: Curve, look: Look, axes: Axes) -> Text:
+    """Write what a line is beside its right end, outside of the axes."""
+    words = textwrap.fill(plain_words(curve.end), END, break_long_words=False, break_on_hyphens=False)
+    size = matplotlib.rcParams["legend.fontsize"]
+    return axes.text(1.012, 0.5, literal(words), transform=axes.transAxes, color=look.colour, va="center", size=size)
+
+
+def _end_of(y: FloatArray, axes: Axes) -> float:
+    """Where a line ends; at the foot of the axes where it has no point."""
+    there = np.flatnonzero(np.isfinite(y))
+    return float(y[there[-1]]) if len(there) else float(axes.get_ylim()[0])
+
+
+def _marked_place(panel: Curves, mark: Mark, axes: Axes) -> list[Artist]:
+    """A ring about a place on a line, and the word for it."""
+    if not np.isfinite(mark.y) or (panel.scale is Scale.LOG and mark.y <= 0):
+        return []
+    size = matplotlib.rcParams["lines.markersize"]
+    ring = scattered(axes, np.array([mark.x]), np.array([mark.y]), 6, **_mark("o", size, "none", ALARM, linewidth()))
+    word = axes.annotate(
+        literal(plain_words(mark.label)),
+        (mark.x, mark.y),
+        (0.8 * size, 0.8 * size),
+        textcoords="offset points",
+        color=ALARM,
+        size=matplotlib.rcParams["legend.fontsize"],
+        zorder=6,
+        path_effects=[Stroke(linewidth=2, foreground="white"), Normal()],
+        # where it goes is settled when the size of the axes is
+        in_layout=False,
+    )
+    return [ring, word]
 
 
 def _neutral(curve: Curve, look: Look) -> dict[str, Any]:

@@ -8,15 +8,21 @@ from functools import singledispatch
 from itertools import pairwise
 
 import matplotlib
+import numpy as np
+from matplotlib.artist import Artist
 from matplotlib.axes import Axes
-from matplotlib.text import Text
+from matplotlib.lines import Line2D
+from matplotlib.text import Annotation, Text
 from matplotlib.ticker import MaxNLocator, NullLocator
 
 from spp.errors import plain
 from spp.plot.draw import page_of
 from spp.plot.panels import Axis, Bars, Outcomes, Panel
-from spp.plot.stages import Span, Tick, shortened
+from spp.plot.stages import ENDS, Span, Tick, shortened
 from spp.plot.style import INK, literal
+
+SIDES, HEIGHTS = {1: "left", -1: "right"}, {1: "bottom", -1: "top"}
+"""How a text is aligned that stands to the right or left of its place, above or below it."""
 
 LONGEST = 22
 """Characters of an x label; longer names lose their middle."""
@@ -101,28 +107,62 @@ def _turn(axes: Axes, *, upright: bool) -> None:
         label.set(**(turned if upright else flat))
 
 
-def fit_stage_names(axes: Axes, panel: Panel) -> list[Text]:
-    """Write the names of the stages over their bands: whole where most of them fit, else shortened.
+def fit_stage_names(axes: Axes, panel: Panel) -> Sequence[Text]:
+    """Write the names of the stages over their bands: all of them whole, else all shortened, else none.
 
-    A name that finds no room or hangs over the edge is left out, that of the narrowest band first: its layers are named on
-    the x axis.
+    What stands before the first stage and after the last one is named where there is room for it.
     """
     full = [span.name for span in panel.stages]
-    texts = _settled(axes, panel.stages, full)
-    if 3 * len(texts) >= 2 * len(full):
-        return list(texts.values())
-    names = list(shortened(full))
-    first = None
-    # the first name that stands says what the numbers count, and ousts its neighbour
-    for _ in full:
-        for text in texts.values():
-            text.remove()
-        texts = _settled(axes, panel.stages, names, first)
-        first = next((index for index in texts if full[index][-1:].isdigit()), None)
-        if first is None or names[first] == full[first]:
-            break
-        names[first] = full[first]
-    return list(texts.values())
+    for names in (full, shortened(full)):
+        every = list(zip(panel.stages, names, strict=True))
+        for named in (every, [one for one in every if one[0].name not in ENDS]):
+            texts = _written(axes, named)
+            if len(texts) == len(named) and not _overlapping(texts):
+                return texts
+            for text in texts:
+                text.remove()
+    return []
+
+
+def fit_ends(axes: Axes, ends: Sequence[tuple[Text, float]]) -> None:
+    """Put what stands at the ends of lines beside those ends, as near as letters that do not touch can be.
+
+    Args:
+        axes: Where the lines are.
+        ends: The texts, and where in data their lines end.
+    """
+    if not ends:
+        return
+    box = axes.get_window_extent()
+    ends = sorted(ends, key=lambda end: end[1])
+    heights = axes.transData.transform([(0.0, height) for _, height in ends])[:, 1]
+    gap = 1.02 * max(text.get_window_extent().height for text, _ in ends)
+    places = spread([float(min(max(height, box.y0), box.y1)) for height in heights], gap)
+    # lines that end close together at an edge of the axes do so inside of it
+    shift = max(box.y0 - places[0], 0.0) or min(box.y1 - places[-1], 0.0)
+    for (text, _), place in zip(ends, places, strict=True):
+        text.set_y((place + shift - box.y0) / box.height)
+
+
+def fit_marks(axes: Axes, marks: Sequence[Artist], lines: Sequence[Line2D]) -> None:
+    """Put the word for each marked place on the side of it where it covers the least of the lines."""
+    box = axes.get_window_extent()
+    points = [
+        # between two points of a line there is line too
+        np.column_stack([np.interp(np.linspace(0, 1, 400), np.linspace(0, 1, len(pixels)), side) for side in pixels.T])
+        for line in lines
+        if len(pixels := axes.transData.transform(line.get_xydata()))
+    ]
+    for word in (mark for mark in marks if isinstance(mark, Annotation)):
+        far = abs(word.xyann[0])
+
+        def covered(place: tuple[int, int], word: Annotation = word, far: float = far) -> tuple[float, int]:
+            word.set(position=(far * place[0], far * place[1]), ha=SIDES[place[0]], va=HEIGHTS[place[1]])
+            own = word.get_window_extent()
+            outside = max(box.x0 - own.x0, own.x1 - box.x1, box.y0 - own.y0, own.y1 - box.y1, 0.0)
+            return outside, sum(int(own.count_contains(side)) for side in points)
+
+        covered(min(((1, 1), (1, -1), (-1, -1), (-1, 1)), key=covered))
 
 
 def fit_text(text: Text, words: str, length: float) -> None:
@@ -198,17 +238,10 @@ def _ellipsis(text: str) -> str:
     return literal(text if len(text) <= LONGEST else f"{text[: LONGEST // 2 - 1]}…{text[-LONGEST // 2 :]}")
 
 
-def _settled(axes: Axes, spans: Sequence[Span], names: Sequence[str], kept: int | None = None) -> dict[int, Text]:
-    """Write names over their bands and take away those of the narrowest bands, but not ``kept``, until none touches another."""
-    texts = _written(axes, spans, names)
-    while clash := _overlapping(texts):
-        texts.pop(min(clash, key=lambda index: (index == kept, spans[index].stop - spans[index].start))).remove()
-    return texts
-
-
-def _written(axes: Axes, spans: Sequence[Span], names: Sequence[str]) -> dict[int, Text]:
-    texts: dict[int, Text] = {}
-    for index, (span, name) in enumerate(zip(spans, names, strict=True)):
+def _written(axes: Axes, named: Sequence[tuple[Span, str]]) -> Sequence[Text]:
+    """The names that do not hang far over an edge."""
+    texts = []
+    for span, name in named:
         text = axes.annotate(
             literal(plain(name)),
             ((span.start + span.stop - 1) / 2, 1.0),
@@ -224,18 +257,15 @@ def _written(axes: Axes, spans: Sequence[Span], names: Sequence[str]) -> dict[in
         # the layout is settled before the names are written, and must not move again for them
         text.set_in_layout(False)
         extent, room, page = text.get_window_extent(), axes.get_window_extent(), page_of(axes).bbox
-        slack = 0.5 * extent.height
+        slack = extent.height
         if extent.x0 < max(room.x0 - slack, page.x0) or extent.x1 > min(room.x1 + slack, page.x1):
             text.remove()
         else:
-            texts[index] = text
+            texts.append(text)
     return texts
 
 
-def _overlapping(texts: dict[int, Text]) -> tuple[int, ...]:
-    """Return the indices of the first two neighbours that touch, or nothing."""
-    seen = [(index, text.get_window_extent()) for index, text in texts.items()]
-    for (left, one), (right, other) in pairwise(seen):
-        if one.x1 + 0.3 * one.height > other.x0:
-            return left, right
-    return ()
+def _overlapping(texts: Sequence[Text]) -> bool:
+    """Whether two neighbours touch."""
+    seen = [text.get_window_extent() for text in texts]
+    return any(one.x1 + 0.3 * one.height > other.x0 for one, other in pairwise(seen))

@@ -21,7 +21,7 @@ from spp.plot import captions
 from spp.plot.draw import NONFINITE, ZERO, Drawn, marker_of, nonfinite_mark, page_of, transition_mark, zero_mark
 from spp.plot.draw_cells import draw_panel
 from spp.plot.export import FORMATS, latex_figure, rendered
-from spp.plot.label_layout import fit_labels, fit_stage_names, fit_text
+from spp.plot.label_layout import fit_ends, fit_labels, fit_marks, fit_stage_names, fit_text
 from spp.plot.panels import Family, Grid, Heat, Panel
 from spp.plot.style import FAINT, INK, Look, Style, applied, fonts_for, literal, style_named
 
@@ -182,6 +182,9 @@ def _make(
             words = literal(title)
             fit_text(figure.suptitle(words, fontsize=style.font), words, 0.98 * figure.bbox.width)
         _settle(figure, page, axes)
+        for panel, ax in axes.items():
+            fit_ends(ax, drawn[panel].ends)
+            fit_marks(ax, drawn[panel].marks, drawn[panel].curves)
     ordered = [panel for row in grid for panel in row]
     return figure, tuple(axes[panel] for panel in ordered), tuple(drawn[panel] for panel in ordered)
 

@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
+from typing import NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -215,6 +216,8 @@ class Curve:
         shades: Bands around it, the widest first.
         look: Which of the looks for curves it wears; None is the look of the panel's signal, -1 that of a prediction.
         names: Name of the tensor at each point.
+        line: Its line style where that means something, as ``:``; that of its look when left out.
+        end: What stands at its right end.
     """
 
     label: str
@@ -225,6 +228,8 @@ class Curve:
     shades: tuple[Shade, ...] = ()
     look: int | None = 0
     names: tuple[str, ...] = ()
+    line: str = ""
+    end: str = ""
 
     @classmethod
     def of(
@@ -244,6 +249,14 @@ class Curve:
         return cls(label, np.asarray(x, dtype=np.float64), y, bad, zeros(y, mean_square), shades, look, names)
 
 
+class Mark(NamedTuple):
+    """A place on a line that must not be overlooked, and a word for it."""
+
+    x: float
+    y: float
+    label: str
+
+
 @dataclass(frozen=True, slots=True, eq=False, kw_only=True)
 class Curves(Panel):
     """Several lines over one x axis.
@@ -253,12 +266,14 @@ class Curves(Panel):
         baseline: A level to compare with, as 1 for a ratio; drawn as a thin line.
         room: Further numbers that the axis has room for: those of a panel beside it that is read on the same scale.
         between: Indices of two curves whose difference is shaded.
+        marks: Where something begins.
     """
 
     curves: tuple[Curve, ...]
     baseline: float | None = None
     room: tuple[float, ...] = ()
     between: tuple[int, int] | None = None
+    marks: tuple[Mark, ...] = ()
 
     @property
     def y(self) -> FloatArray:

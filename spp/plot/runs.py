@@ -6,16 +6,17 @@ Where labels are not given they are read off the facts in which the runs differ:
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import pandas as pd
 
+from spp.diagnosis.findings import Finding
 from spp.errors import InputError
 from spp.frame import runs as saved
-from spp.frame.schema import one_mode
+from spp.frame.schema import BLOCK_COLUMNS, one_mode
 
 TELLING = (
     "model",
@@ -40,20 +41,27 @@ SHARED = (*TELLING, "parameters")
 """Facts that the caption states where all runs agree."""
 
 
+NO_BLOCKS = pd.DataFrame(columns=list(BLOCK_COLUMNS))
+
+
 class Beside(NamedTuple):
-    """A frame with its facts, where there is no trace."""
+    """The tables of a run with its facts, where there is no trace; its findings are made when they are asked for."""
 
     frame: pd.DataFrame
     run: Mapping[str, object]
+    blocks: pd.DataFrame = NO_BLOCKS
+    findings: Callable[..., Iterable[Finding]] = tuple
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Arm:
-    """One run: the label of its line, its frame and its facts; runs of the same label differ in their seed alone."""
+    """One run: the label of its line, and what ``Beside`` has; runs of the same label differ in their seed alone."""
 
     label: str
     frame: pd.DataFrame
     run: Mapping[str, object]
+    blocks: pd.DataFrame
+    findings: Callable[..., Iterable[Finding]]
 
 
 def arms_of(runs: Mapping[str, Any] | Sequence[Any]) -> list[Arm]:
@@ -74,7 +82,7 @@ def arms_of(runs: Mapping[str, Any] | Sequence[Any]) -> list[Arm]:
         runs = [runs]
     items = list(runs)
     read = [_read(one) for one in items]
-    return [Arm(label, *one) for label, one in zip(_labels(items, [run for _, run in read]), read, strict=True)]
+    return [Arm(label, *one) for label, one in zip(_labels(items, [one.run for one in read]), read, strict=True)]
 
 
 def shared(arms: Sequence[Arm]) -> dict[str, object]:
@@ -97,19 +105,26 @@ def _several(given: Any) -> list[Any]:
     return list(given) if isinstance(given, list | tuple) and not isinstance(given, Beside) else [given]
 
 
-def _read(given: Any) -> tuple[pd.DataFrame, Mapping[str, object]]:
+def _read(given: Any) -> Beside:
     if isinstance(given, pd.DataFrame):
-        return one_mode(given), {}
+        return Beside(one_mode(given), {})
     if isinstance(given, str | Path):
         tables, run = saved.read(given)
-        return one_mode(tables["frame"]), run
+        return Beside(one_mode(tables["frame"]), run, one_mode(tables["blocks"]))
+    if isinstance(given, Beside):
+        return given
     # by its attributes: runs are made by a room above this one
     frame, facts = getattr(given, "frame", None), getattr(given, "run", None)
     if isinstance(frame, pd.DataFrame) and isinstance(facts, Mapping):
-        return one_mode(frame), facts
+        merges = getattr(given, "blocks", None)
+        return Beside(one_mode(frame), facts, NO_BLOCKS if merges is None else one_mode(merges), _findings_of(given))
     raise InputError(
         "a run to compare is a trace, a run folder or a frame", received=f"a {type(given).__name__}", where="runs"
     )
+
+
+def _findings_of(given: Any) -> Callable[..., Iterable[Finding]]:
+    return lambda: getattr(given, "findings", ())
 
 
 def _labels(items: Sequence[Any], runs: Sequence[Mapping[str, object]]) -> list[str]:

@@ -14,7 +14,20 @@ import pandas as pd
 
 from spp.errors import InputError, UnknownNameError
 from spp.frame.schema import STATISTICS, Column, UnmeasuredColumn, statistic_columns
-from spp.plot.panels import PLURAL, BoolArray, Curve, Curves, FloatArray, Scale, XAxis, scale_of, short, ylabel, zeros
+from spp.plot.panels import (
+    PLURAL,
+    BoolArray,
+    Curve,
+    Curves,
+    FloatArray,
+    IntArray,
+    Scale,
+    XAxis,
+    scale_of,
+    short,
+    ylabel,
+    zeros,
+)
 from spp.plot.stages import Tick, stages, ticks
 from spp.vocabulary import Signal
 
@@ -324,6 +337,25 @@ def series(
         names=tuple(axis.label(key, place) for key, place in zip(keys_of(rows), x, strict=True)),
     )
     return Series(rows, curve)
+
+
+def over_runs(
+    x: FloatArray, places: Sequence[IntArray], values: Sequence[FloatArray]
+) -> tuple[FloatArray, FloatArray, FloatArray]:
+    """Median, least and largest of several runs' numbers at each place of ``x``; NaN where none of them is finite.
+
+    Args:
+        x: The places, shape (n,).
+        places: For each run, where in ``x`` its numbers stand.
+        values: For each run, its numbers.
+    """
+    table = np.full((len(values), len(x)), np.nan)
+    for row, place, own in zip(table, places, values, strict=True):
+        row[place] = own
+    # a masked array, since np.nanmedian warns of a place that is not finite in any run
+    numbers = np.ma.masked_invalid(table)
+    median, low, high = (f(numbers, axis=0).filled(np.nan) for f in (np.ma.median, np.ma.min, np.ma.max))
+    return median, low, high
 
 
 def zeros_of(statistic: str, y: FloatArray, mean_square: FloatArray) -> BoolArray:

@@ -11,6 +11,9 @@ MOST_STAGES = 24
 TINY = 1 / 7
 """A run of layers smaller than this share of a typical stage joins the stem, the head or the stage before it."""
 
+ENDS = ("stem", "head")
+"""How layers before the first stage and after the last one are called together."""
+
 BRIEF = 12
 """Characters from which a label goes without the component that nearly all names share."""
 
@@ -152,13 +155,13 @@ def _merge_tiny(runs: list[Span]) -> list[Span]:
     typical = sizes[len(sizes) // 2]
     large = [index for index, run in enumerate(runs) if run.stop - run.start > typical * TINY]
     first, last = large[0], large[-1]
-    merged = [_joined(runs[:first], "stem")] if first else []
+    merged = [_joined(runs[:first], ENDS[0])] if first else []
     for run in runs[first : last + 1]:
         if merged and first < last and run.stop - run.start <= typical * TINY:
             merged[-1] = Span(merged[-1].name, merged[-1].start, run.stop)
         else:
             merged.append(run)
-    return [*merged, _joined(runs[last + 1 :], "head")] if last + 1 < len(runs) else merged
+    return [*merged, _joined(runs[last + 1 :], ENDS[1])] if last + 1 < len(runs) else merged
 
 
 def _joined(runs: list[Span], name: str) -> Span:

@@ -49,16 +49,17 @@ PALETTE: dict[Signal, Look] = {
 }
 
 CURVES: tuple[Look, ...] = (
-    Look("#0072B2", "#8CC4E4", "-", "o"),
-    Look("#C04A00", "#EBB48C", "--", "s"),
-    Look("#007A5A", "#8ACDB9", "-.", "^"),
-    Look("#A8437F", "#E3B0CE", ":", "D"),
-    Look("#222222", "#A6A6A6", (0, (6, 1.5, 1, 1.5, 1, 1.5)), "v"),
-    Look("#D99A00", "#F2D9A0", (0, (1, 1.2)), "P"),
-    Look("#3FA0DC", "#BFE0F4", (0, (8, 2)), "X"),
-    Look("#7A5C3E", "#CDBBA7", (0, (3, 1, 1, 1)), "<"),
+    Look("#332288", "#ADA7CF", "-", "o"),
+    Look("#E07B39", "#F3CAB0", "--", "s"),
+    Look("#00A6A6", "#99DBDB", "-.", "^"),
+    Look("#7A5C3E", "#CABEB2", ":", "D"),
+    Look("#222222", "#A7A7A7", (0, (6, 1.5, 1, 1.5, 1, 1.5)), "v"),
+    Look("#665191", "#C2B9D3", (0, (1, 1.2)), "P"),
+    Look("#C49A6C", "#E7D7C4", (0, (8, 2)), "X"),
+    Look("#D99A00", "#F0D799", (0, (3, 1, 1, 1)), "<"),
 )
-"""Looks of curves that stand side by side, as runs do; more than these could not be told apart."""
+"""Looks of curves that stand side by side, as runs do; more than these could not be told apart. Their hues are those of no
+signal, and each is far from those before it in CIELAB, also under the common forms of colour blindness."""
 
 PREDICTED = Look("#222222", "#BBBBBB", "--", "")
 """The look of what theory says."""

@@ -20,8 +20,8 @@ FILES = [
     "modules.parquet",
     "report.html",
     "run.json",
-    "spp-blocks.pdf",
-    "spp-blocks.png",
+    "spp-layers.pdf",
+    "spp-layers.png",
     "spp.pdf",
     "spp.png",
     "unmeasured.parquet",
@@ -46,7 +46,7 @@ def test_the_run_folder_holds_everything(ran):
     folder = ran[0] / "runs" / "resnet18_cifar-batch"
     assert sorted(path.name for path in folder.iterdir()) == FILES
     assert (folder / "spp.png").read_bytes().startswith(b"\x89PNG")
-    assert (folder / "spp-blocks.pdf").read_bytes().startswith(b"%PDF")
+    assert (folder / "spp-layers.pdf").read_bytes().startswith(b"%PDF")
 
 
 def test_theory_is_added_and_drawn_where_asked_for(spp, tmp_path, undrawn):
@@ -109,12 +109,10 @@ def test_run_json_is_enough_to_run_it_again(ran, spp):
     )
 
 
-def test_networks_without_residual_blocks_get_no_block_figure(spp, tiny, undrawn):
+def test_networks_without_residual_blocks_have_the_same_files(spp, tiny, undrawn):
     done = spp(*(word for word in tiny if word != "--no-figures"))
     assert done.code == 0
-    assert sorted(path.name for path in Path("runs/ffn-batch_minus").iterdir()) == [
-        name for name in FILES if "spp-blocks" not in name
-    ]
+    assert sorted(path.name for path in Path("runs/ffn-batch_minus").iterdir()) == FILES
     assert "branch ACV" not in done.out
 
 

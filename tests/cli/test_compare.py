@@ -16,6 +16,8 @@ def test_every_norm_is_a_run_and_a_line(spp, undrawn):
     assert done.code == 0, done.err
     folder = Path("runs/compare-ffn")
     assert sorted(path.name for path in folder.iterdir()) == [
+        "compare-layers.pdf",
+        "compare-layers.png",
         "compare.json",
         "compare.pdf",
         "compare.png",
@@ -26,7 +28,9 @@ def test_every_norm_is_a_run_and_a_line(spp, undrawn):
     assert "norm none and norm batch compared" in done.out
     lines = [line for line in done.out.splitlines() if "norm batch parts at" in line]
     assert [line.split()[:2] for line in lines][1] == ["activation", "acv"]
-    assert done.out.splitlines()[-1] == "runs/compare-ffn: ffn-none/ ffn-batch/ compare.png compare.pdf"
+    assert done.out.splitlines()[-1] == (
+        "runs/compare-ffn: ffn-none/ ffn-batch/ compare.png compare.pdf compare-layers.png compare-layers.pdf"
+    )
 
 
 def test_seeds_are_one_line_with_a_band(spp):

@@ -33,7 +33,7 @@ def test_a_run_is_drawn_into_its_folder(spp, runs):
     [
         (["--kind", "channels"], "channels.png"),
         (["--kind", "distribution", "--layer", "layer3.act"], "distribution-layer3.act.png"),
-        (["--step", "0"], "layers-step0.png"),
+        (["--step", "0"], "components-step0.png"),
     ],
 )
 def test_every_kind_can_be_asked_for(spp, runs, words, name):
@@ -58,9 +58,9 @@ def test_latex_prints_the_environment_alone(spp, runs):
     assert done.out.splitlines()[:3] == [
         r"\begin{figure}[t]",
         r"  \centering",
-        r"  \includegraphics[width=\columnwidth]{layers.pdf}",
+        r"  \includegraphics[width=\columnwidth]{components.pdf}",
     ]
-    assert done.err == "layers.png\nlayers.pdf\n"
+    assert done.err == "components.png\ncomponents.pdf\n"
 
 
 def test_the_same_run_gives_the_same_bytes(spp, runs):
@@ -97,7 +97,7 @@ def test_wrong_input_is_one_clear_line(spp, runs, tmp_path):
     assert f"unknown statistic 'acvv'. Did you mean 'acv' or 'acsm'? Known: {known}" in _line(
         spp("plot", none, "--statistic", "acvv")
     )
-    assert "Known: layers, blocks, compare, evolution" in _line(spp("plot", none, "--kind", "curves"))
+    assert "Known: components, layers, blocks, compare, evolution" in _line(spp("plot", none, "--kind", "curves"))
     wanted = "a run is a folder that trace.save, spp.watch or spp analyze wrote; got no such folder"
     assert wanted in _line(spp("plot", "nowhere"))
     assert "got a folder without run.json" in _line(spp("plot", tmp_path))

@@ -191,7 +191,8 @@ def test_nonfinite_layers_and_zeros_are_marked_for_each_line() -> None:
     rows = [row(i, f"l{i}", Signal.ACTIVATION, v, v) for i, v in enumerate([1.0, 0.0, 1e-5, np.nan])]
     table = frame(rows)
     table.loc[3, "nonfinite"] = 4
-    figure = plot.compare({"a": table, "b": network(lambda t: 1 + t, named=[(f"l{i}", "Conv2d") for i in range(4)])})
+    other = network(lambda t: 1 + t, named=[(f"l{i}", "Conv2d") for i in range(4)])
+    figure = plot.compare({"a": table, "b": other}, "compare")
     drawn = figure.artists_[0]
     assert [list(line.get_xdata()) for line in drawn.nonfinite] == [[3.0]]
     assert [list(line.get_xdata()) for line in drawn.limits] == [[1.0]]  # type: ignore[attr-defined]
@@ -220,6 +221,8 @@ def test_wrong_input_is_one_clear_line() -> None:
         plot.compare([one.frame.iloc[:0]])
     other = _run(lambda t: 1 + t, named=[("fc", "Linear")], seed=1)
     with pytest.raises(InputError, match="runs of one label need the same layers"):
+        plot.compare({"a": [one, other]}, "compare")
+    with pytest.raises(InputError, match="runs of one label need the same components"):
         plot.compare({"a": [one, other]})
     with pytest.raises(InputError, match=r"step 5.*Steps: 0\."):
         plot.compare([one], step=5)

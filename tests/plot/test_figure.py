@@ -221,7 +221,7 @@ def test_matplotlib_is_left_as_it_was(tmp_path: Path) -> None:
 
 def test_wrong_input_is_one_clear_line(tmp_path: Path) -> None:
     one = _plot("one", signals="activation")
-    known = "layers, blocks, compare, evolution, channels, distribution, theory"
+    known = "components, layers, blocks, compare, evolution, channels, distribution, theory"
     with pytest.raises(
         UnknownNameError, match=rf"^kind: unknown kind 'layer'\. Did you mean 'layers'\? Known: {known}\.$"
     ):

@@ -63,7 +63,7 @@ def test_nothing_overlaps_in_any_picture(gallery: ModuleType, name: str) -> None
         assert not overlaps(figure), (name, kind)
         assert figure.caption.startswith(f"Signal propagation plot of {network.facts['model']}")
         kinds[kind] = figure
-    expected = {"layers", "compare", "evolution", "channels", "distribution"}
+    expected = {"components", "runs", "layers", "compare", "evolution", "channels", "distribution"}
     assert expected <= set(kinds)
     assert ("blocks" in kinds) == (name not in ("ffn", "deep2000"))
 
@@ -84,13 +84,12 @@ def test_the_check_can_fail(gallery: ModuleType) -> None:
 
 def test_the_page_shows_every_picture_that_is_kept(gallery: ModuleType) -> None:
     page = (DOCS / "gallery.md").read_text()
-    shown = set(re.findall(r'src="gallery/([^"]+)"', page))
+    shown = set(re.findall(r"\(gallery/([^)]+)\)", page))
     kept = [path for name in gallery.KEPT for path in (DOCS / "gallery").glob(f"{name}-*.png")]
     assert shown == {path.name for path in kept}
     for name in gallery.KEPT:
-        assert {
-            f"{name}-{kind}.png" for kind in ("layers", "compare", "evolution", "channels", "distribution")
-        } <= shown
+        kinds = ("components", "runs", "layers", "compare", "evolution", "channels", "distribution")
+        assert {f"{name}-{kind}.png" for kind in kinds} <= shown
 
 
 def test_the_pictures_of_all_pages_are_small() -> None:

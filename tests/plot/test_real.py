@@ -21,7 +21,7 @@ def residual() -> spp.Trace:
 
 
 def test_every_measured_leaf_is_drawn(residual: spp.Trace) -> None:
-    plot = residual.plot()
+    plot = residual.plot("layers")
     frame = residual.frame[residual.frame[Column.LEAF]]
     for panel, drawn in zip(plot.panels, plot.artists_, strict=True):
         rows = frame[frame[Column.SIGNAL] == panel.signal].sort_values(Column.DEPTH, kind="stable")
@@ -52,7 +52,7 @@ def test_a_network_without_merges() -> None:
     trace = spp.trace(spp.models.build("ffn", input_shape=(1, 4, 4)), spp.data.gaussian(4, (1, 4, 4), seed=0))
     with pytest.raises(InputError, match='Draw kind="layers" instead'):
         trace.plot("blocks")
-    assert len(trace.plot().axes_) == 6
+    assert len(trace.plot("layers").axes_) == 6
 
 
 def test_the_inside_of_attention_is_not_lost() -> None:

@@ -15,12 +15,13 @@ name that users ask for it by, from inside or outside the package::
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 import pandas as pd
 
+from spp.diagnosis.findings import Finding
 from spp.plot.captions import Facts
 from spp.plot.panels import Grid
 from spp.plot.series import at_step
@@ -47,6 +48,7 @@ class Request:
         steps: Which steps.
         layer: Which module, or modules.
         others: Further runs.
+        findings: What is wrong with the run, which is found when it is asked for.
     """
 
     frame: pd.DataFrame
@@ -61,6 +63,7 @@ class Request:
     steps: Sequence[int] | None = None
     layer: str | Sequence[str] | None = None
     others: Mapping[str, Any] | Sequence[Any] = ()
+    findings: Callable[..., Iterable[Finding]] = tuple
 
     def at_step(self) -> tuple[pd.DataFrame, int]:
         """Return the rows of the step asked for, the last one unless told otherwise, and that step."""

@@ -39,6 +39,7 @@ from spp.plot.series import (
     at_step,
     innermost,
     layer_curves,
+    over_runs,
     series,
     why_missing,
     zeros_of,
@@ -157,19 +158,8 @@ def _curve(
     found = [series(leaves[i], signal, statistic, axis, axis.places[i]) for i in members]
     x = np.unique(np.concatenate([one.curve.x for one in found]))
     at = [np.searchsorted(x, one.curve.x) for one in found]
-
-    def over_runs(values: Sequence[FloatArray]) -> np.ma.MaskedArray[Any, Any]:
-        """Each run's numbers over ``x``, without those that are missing or not finite."""
-        table = np.full((len(members), len(x)), np.nan)
-        for row, place, own in zip(table, at, values, strict=True):
-            row[place] = own
-        return np.ma.masked_invalid(table)
-
-    numbers = over_runs([one.curve.y for one in found])
-    # masked arrays, since np.nanmedian warns of a layer that is not finite in any run
-    y, low, high = (f(numbers, axis=0).filled(np.nan) for f in (np.ma.median, np.ma.min, np.ma.max))
-    squares = over_runs([one.rows[Column.MEAN_SQUARE].to_numpy(dtype=np.float64) for one in found])
-    mean_square = np.ma.median(squares, axis=0).filled(np.nan)  # type: ignore[no-untyped-call]
+    y, low, high = over_runs(x, at, [one.curve.y for one in found])
+    mean_square, _, _ = over_runs(x, at, [one.rows[Column.MEAN_SQUARE].to_numpy(dtype=np.float64) for one in found])
     bad = np.zeros(len(x), dtype=np.bool_)
     for one, place in zip(found, at, strict=True):
         bad[place] |= one.curve.nonfinite
