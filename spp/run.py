@@ -26,7 +26,7 @@ from spp.diagnosis import Findings, diagnose, regression
 from spp.diagnosis.main_path import component_table
 from spp.errors import InputError, plain
 from spp.frame import runs
-from spp.frame.build import build_channels, build_exponents, build_steps
+from spp.frame.build import build_channels, build_exponents, build_frame, build_steps
 from spp.frame.schema import COLUMNS, COMPONENT_COLUMNS, Column, ComponentColumn, last_step
 from spp.layers import type_name
 from spp.vocabulary import Signal
@@ -53,6 +53,11 @@ def no_exponents() -> pd.DataFrame:
     return build_exponents([])
 
 
+def no_inputs() -> pd.DataFrame:
+    """The table of a run that measured nothing but outputs."""
+    return build_frame([], ())
+
+
 def no_channels() -> pd.DataFrame:
     """The table of a run that was not asked for channels."""
     return build_channels([])
@@ -76,6 +81,7 @@ class Run:
         exponents: Table = no_exponents,
         channels: Table = no_channels,
         steps: Table | None = None,
+        inputs: Table = no_inputs,
     ) -> None:
         self.info = info
         self._tables: dict[str, Table] = {
@@ -86,6 +92,7 @@ class Run:
             "exponents": exponents,
             "channels": channels,
             "steps": partial(_one_step, info) if steps is None else steps,
+            "inputs": inputs,
         }
 
     # -- the tables -----------------------------------------------------------------------------------------------------------
@@ -124,6 +131,14 @@ class Run:
         Empty unless asked for (``exponents=True``).
         """
         return self._table("exponents")
+
+    @property
+    def inputs(self) -> pd.DataFrame:
+        """One row per call of a leaf whose input no module gave out (the batch, functions between modules), with its moments.
+
+        The columns are those of the frame. ``modules`` says of every call where what entered it is measured. Empty for a watch.
+        """
+        return self._table("inputs")
 
     @property
     def channels(self) -> pd.DataFrame:
@@ -379,6 +394,7 @@ def load(folder: str | Path) -> Run:
         tables.get("exponents", no_exponents),
         tables.get("channels", no_channels),
         steps,
+        tables.get("inputs", no_inputs),
     )
 
 

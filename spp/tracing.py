@@ -162,6 +162,7 @@ def trace(
             },
             build_exponents(measured.rows) if exponents else no_exponents,
             build_channels(measured.rows) if channels else no_channels,
+            inputs=partial(build_frame, measured.entering, ()),
         )
 
     with Held(), patient_collector():

@@ -59,6 +59,7 @@ class Value:
         sources: Values it came from without a module call in between.
         producers: Calls that gave it out, innermost first.
         reading: What the recorder knows of it, once it has looked.
+        entered: What was measured of it as it entered a call, where no call has given it out.
     """
 
     ref: weakref.ref[Tensor]
@@ -68,6 +69,7 @@ class Value:
     sources: tuple[Value, ...] = ()
     producers: list[Call] = field(default_factory=list)
     reading: Reading | None = None
+    entered: Sums | None = None
 
     @property
     def sites(self) -> list[Site]:
@@ -185,6 +187,24 @@ def wiring(calls: list[Call]) -> str:
     through functions on its way (a sum, a reshape) stands for every module that it came from.
     """
     return ",".join(" ".join(dict.fromkeys(_edges(call))) or OUTSIDE for call in calls[:MOST_CALLS])
+
+
+def entering(calls: list[Call]) -> str:
+    """Where what entered a module is measured, as column ``input_rows`` of ``modules`` has it.
+
+    One call is ``name`` or ``name:call`` where it is the main output of that call, ``.`` where it has a row of its own in
+    ``run.inputs``, and nothing where it was not measured. Calls are separated by commas; empty where none was.
+    """
+    words = []
+    for call in calls[:MOST_CALLS]:
+        site = call.entered
+        if site is None or site.call is None:
+            words.append("")
+        elif site.call is call:
+            words.append(OUTSIDE)
+        else:
+            words.append(f"{site.entry.name}:{site.call.number}" if site.call.number else site.entry.name)
+    return ",".join(words) if any(words) else ""
 
 
 def _edges(consumer: Call) -> Iterator[str]:

@@ -76,6 +76,7 @@ class Pass:
         roles: The part some of them play at a residual merge.
         merges: Residual merges, in order.
         streams: Sites of residual streams that no module gives out: rows of the blocks, not of the frame.
+        inputs: What was measured of what entered a leaf and no call had given out.
         unmeasured: What was not measured.
         calls: The calls of each module that ran.
         module_mode: What ``training`` of the module that was called said.
@@ -91,6 +92,7 @@ class Pass:
     roles: dict[Site, Role] = field(default_factory=dict)
     merges: list[Merge] = field(default_factory=list)
     streams: list[Site] = field(default_factory=list)
+    inputs: Readings = field(default_factory=dict)
     unmeasured: list[Unmeasured] = field(default_factory=list)
     calls: dict[Entry, list[Call]] = field(default_factory=dict)
     module_mode: str = MODES[0]
@@ -472,6 +474,12 @@ class Recorder:
         call = Call(entry, len(calls), self._flow.tick(), inputs)
         calls.append(call)
         self._stack.append(call)
+        if entry.leaf and entry.selected and self._wants[0][0] and self.failed is None:
+            try:
+                with _torch.unseen_functions():
+                    self._note_input(call)
+            except Exception as error:
+                self._fail(error)
         return call
 
     def on_exit(self, call: Call, output: Any) -> None:
@@ -561,6 +569,29 @@ class Recorder:
                 self._merges.added(*values, out, same_shape, self._stack)
             except Exception as error:
                 self._fail(error)
+
+    def _note_input(self, call: Call) -> None:
+        """Say what enters a leaf: the output of another call, else a tensor that is measured before the leaf changes it."""
+        tensors = [(value, value.ref()) for value in call.inputs]
+        floating = [(value, t) for value, t in tensors if t is not None and t.is_floating_point()]
+        if len(floating) != 1:
+            return
+        value, tensor = floating[0]
+        # an output that is not the main one of its call has no name that a table could call it by
+        call.entered = next(
+            (site for site in value.sites if site.call is not None and site is site.call.sites[0]), None
+        )
+        # in a training every step would pay for tensors that nothing else asks for
+        if call.entered is not None or self._policy is Policy.CONTAIN or is_reducible(tensor):
+            return
+        held = values_of(tensor) if tensor.is_nested else tensor
+        axis = self._placer.entering(call, held, value)
+        sums = value.entered if value.reading is None else value.reading.sums
+        # without a version counter nobody knows whether the tensor still holds what was reduced
+        if sums is None or value.version < 0:
+            sums = value.entered = self._stage.reduce(held, axis)
+        call.entered = Site(call.entry, call, "", held.shape, tensor.dtype, axis)
+        self._pass.inputs[call.entered] = sums
 
     # -- measuring ------------------------------------------------------------------------------------------------------------
 

@@ -69,6 +69,7 @@ class Call:
         depth: Order in which it finished; -1 while it runs.
         sites: The tensors it gave out.
         last_child: The last call that finished inside it; its channel axis is the container's.
+        entered: What entered a leaf, where that was one tensor: the output that it was, or a site of its own.
     """
 
     entry: Entry
@@ -79,6 +80,7 @@ class Call:
     depth: int = -1
     sites: list[Site] = field(default_factory=list)
     last_child: Call | None = None
+    entered: Site | None = None
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -133,15 +135,20 @@ class Placer:
 
     def axis(self, call: Call, tensor: Tensor, value: Any) -> int | None:
         """The axis of a fresh output of ``call``: as before a write, as the last tensor given out inside, or as its inputs."""
-        entry, rank = call.entry, tensor.dim()
-        if entry.weight_of is not None:
+        rank = tensor.dim()
+        if call.entry.weight_of is not None:
             return 0 if rank else None
-        # for others nobody asks for the source
-        follows = entry.layer.channel_layout == "inherit" and rank > 2
-        source = self._source(call, value, tensor.shape) if follows else None
-        axis = channel_axis(entry.module, entry.layer, tensor, source, self._before, self._override)
+        axis = self.entering(call, tensor, value)
         self._before = rank, axis, tensor.shape[axis] if axis is not None else 1
         return axis
+
+    def entering(self, call: Call, tensor: Tensor, value: Any) -> int | None:
+        """The axis of what enters ``call``; that of its output is found alike."""
+        layer = call.entry.layer
+        # for others nobody asks for the source
+        follows = layer.channel_layout == "inherit" and tensor.dim() > 2
+        source = self._source(call, value, tensor.shape) if follows else None
+        return channel_axis(call.entry.module, layer, tensor, source, self._before, self._override)
 
     def weight_axis(self, entry: Entry, name: str, weight: Tensor) -> int | None:
         """The axis of a parameter's output units."""

@@ -30,8 +30,6 @@ Array = npt.NDArray[np.float64]
 OUTSIDE = "."
 # How many layers a statement about layers of a kind needs: one, and four others.
 PEERS = 5
-# The signal, and the column of modules, of what enters calls: runs of before have neither.
-INPUT, INPUT_ROWS = "input", "input_rows"
 # Activations that make a gate.
 GATES = ("sigmoid", "hardsigmoid")
 
@@ -424,7 +422,7 @@ class View:
 
     def entered(self, key: Key) -> Any:
         """The row of what entered a call, which may be that of what another call gave out; None where it was not measured."""
-        column = getattr(self.facts.get(key.name), INPUT_ROWS, None)
+        column = getattr(self.facts.get(key.name), ModuleColumn.INPUT_ROWS, None)
         calls = column.split(",") if isinstance(column, str) else []
         word = calls[key.call] if key.call < len(calls) else ""
         return self._entering.get(key) if word == OUTSIDE else self.activations.get(_key(word)) if word else None
@@ -432,7 +430,8 @@ class View:
     @cached_property
     def _entering(self) -> dict[Key, Any]:
         """The rows of what entered calls and was given out by none, the first of each."""
-        return self._main(INPUT)
+        table = getattr(self._trace, "inputs", None)
+        return {} if table is None else {Key(str(row.name), int(row.call)): row for row in records(table)}
 
     def places(self, row: Any) -> float:
         """How many values of each channel one sample has: 1 for vectors."""

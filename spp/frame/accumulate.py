@@ -69,6 +69,7 @@ class Accumulator:
 
     def __init__(self) -> None:
         self._rows: dict[Key, Row] = {}
+        self._entering: dict[Key, Row] = {}
         self._merges: dict[tuple[str, int, int], MergeRow] = {}
         self._unmeasured: dict[object, Unmeasured] = {}
         self._called: defaultdict[tuple[str, int], int] = defaultdict(int)
@@ -79,6 +80,13 @@ class Accumulator:
     def rows(self) -> list[Row]:
         """The rows of the frame so far."""
         return [row for row in self.all_rows if not row.hidden]
+
+    @property
+    def entering(self) -> list[Row]:
+        """Rows of what entered leaves and no call had given out."""
+        for row in self._entering.values():
+            row.called = self._called[row.name, row.call]
+        return list(self._entering.values())
 
     @property
     def all_rows(self) -> list[Row]:
@@ -120,7 +128,9 @@ class Accumulator:
                 of, role = site.key, result.roles.get(site)
                 for kind, found in zip(site.signals, (result.values, result.gradients), strict=True):
                     if (sums := found.get(site)) is not None:
-                        self._put(site, (*of, kind), sums, role, hidden)
+                        self._put(self._rows, site, (*of, kind), sums, role, hidden)
+        for site, sums in result.inputs.items():
+            self._put(self._entering, site, (*site.key, Signal.ACTIVATION), sums, None, False)
         for entry, calls in result.calls.items():
             name = entry.name
             depth, number = self.calls.get(name, (None, 0))
@@ -160,12 +170,12 @@ class Accumulator:
         row = None if key is None else self._rows.get((*key[:3], signal))
         return None if row is None else row.sums
 
-    def _put(self, site: Site, key: Key, sums: Sums, role: Role | None, hidden: bool) -> None:
-        row, entry = self._rows.get(key), site.entry
+    def _put(self, rows: dict[Key, Row], site: Site, key: Key, sums: Sums, role: Role | None, hidden: bool) -> None:
+        row, entry = rows.get(key), site.entry
         depth = None if site.call is None else site.call.depth
         if row is None:
             bounded = key[3] is Signal.ACTIVATION and entry.ends is not None
-            self._rows[key] = Row(
+            rows[key] = Row(
                 *key[:3],
                 entry.type,
                 entry.layer.kind,
@@ -180,6 +190,8 @@ class Accumulator:
                 site.sharded,
                 hidden,
             )
+        elif rows is self._entering:
+            row.sums = row.sums.merge(sums)
         elif key[3] is not Signal.WEIGHT:
             self._add(row, sums)
         elif row.depth is None:

@@ -14,7 +14,7 @@ import pandas as pd
 from torch import Tensor
 
 from spp._pytree import dtype_name, shape_name
-from spp.capture.dataflow import wiring
+from spp.capture.dataflow import entering, wiring
 from spp.capture.parameters import parameters_of
 from spp.capture.sites import Call, Entry
 from spp.capture.unmeasured import Unmeasured
@@ -251,6 +251,7 @@ def module_columns(
         ModuleColumn.ACTIVATION: [layer.activation for layer in layers],
         ModuleColumn.TIED: _tied(entries, own),
         ModuleColumn.INPUTS: [wiring(inputs[e.name]) if e.name in inputs else None for e in entries],
+        ModuleColumn.INPUT_ROWS: [entering(inputs.get(e.name, [])) or None for e in entries],
     }
 
 

@@ -19,7 +19,7 @@ from filelock import BaseFileLock, FileLock, SoftFileLock, Timeout
 from pandas.api.types import is_numeric_dtype
 
 from spp.errors import StoreError, first_line
-from spp.frame.schema import VERSION, Column
+from spp.frame.schema import VERSION, Column, ModuleColumn
 from spp.layers import kind_of_name
 from spp.vocabulary import LayerKind
 
@@ -216,7 +216,7 @@ def _checksum(path: Path) -> str:
 
 
 def _completed(table: pd.DataFrame) -> pd.DataFrame:
-    """The columns that version 1 lacked: the kind as far as the names of classes tell, counts that nobody made missing."""
+    """The columns that runs of before lack: the kind as far as the names of classes tell, what nobody measured missing."""
     if Column.KIND not in table and {Column.TYPE, Column.LEAF} <= set(table):
         kinds = [
             kind_of_name(str(t), bool(leaf)) for t, leaf in zip(table[Column.TYPE], table[Column.LEAF], strict=True)
@@ -231,6 +231,8 @@ def _completed(table: pd.DataFrame) -> pd.DataFrame:
         counts = pd.Series(0, index=table.index, dtype="Int64").mask(table[Column.NONFINITE] > 0)
         for column in (Column.NEGINF, Column.POSINF, Column.NAN):
             table.insert(list(table).index(Column.NONFINITE) + 1, str(column), counts)
+    if ModuleColumn.INPUTS in table and ModuleColumn.INPUT_ROWS not in table:
+        table[str(ModuleColumn.INPUT_ROWS)] = pd.Series(None, index=table.index, dtype="str")
     return table
 
 

@@ -85,13 +85,14 @@ TABLES: dict[str, Mapping[Any, Spec]] = {
     "exponents": EXPONENT_COLUMNS,
     "channels": CHANNEL_COLUMNS,
     "steps": STEP_COLUMNS,
+    "inputs": COLUMNS,
 }
 WATCH_TABLES: dict[str, Mapping[Any, Spec]] = {**TABLES, "frame": WATCH_COLUMNS, "blocks": WATCH_BLOCK_COLUMNS}
 """Those of a watch."""
 FILES = (PARTS_FILE, *(f"{name}.parquet" for name in TABLES), "frame.csv", "history.csv", "history.parquet")
 """What runs write into their folder, training included."""
 _NUMBERED = re.compile(r"(?P<name>frame|blocks)-(?P<part>\d{6,})\.parquet|(last|best)\.pt")
-OPTIONAL = ("exponents", "channels", "steps")
+OPTIONAL = ("exponents", "channels", "steps", "inputs")
 """Tables that are written only where they hold something."""
 
 

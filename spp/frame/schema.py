@@ -248,6 +248,16 @@ class ModuleColumn(Described):
             missing=True,
         ),
     )
+    INPUT_ROWS = (
+        "input_rows",
+        Spec(
+            "str",
+            "input rows",
+            "where what entered its calls is measured: name or name:call of the output that it is, `.` for a row of"
+            " `run.inputs`, by call, separated by commas",
+            missing=True,
+        ),
+    )
 
 
 MODULE_COLUMNS: dict[ModuleColumn, Spec] = {c: c.spec for c in ModuleColumn}

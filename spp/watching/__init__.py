@@ -25,7 +25,7 @@ from spp.capture.sites import ChannelAxis, Selection, roster
 from spp.capture.stage import Held
 from spp.errors import InputError, SppWarning, said
 from spp.frame.runs import WATCH, RunWriter
-from spp.run import Run, describe_model, no_channels, no_exponents
+from spp.run import Run, describe_model, no_channels, no_exponents, no_inputs
 from spp.vocabulary import ALL, Signal, chosen
 from spp.watching.collect import Collector, Keeper, Listener
 from spp.watching.distributed import Ranks
@@ -149,7 +149,7 @@ class Watch(Run):
         if name in ("modules", "unmeasured"):
             table: pd.DataFrame = getattr(self._keeper, name)
             return table
-        return no_exponents() if name == "exponents" else no_channels()
+        return {"exponents": no_exponents, "channels": no_channels, "inputs": no_inputs}[name]()
 
     def _derived(self, name: str, make: Callable[[], pd.DataFrame]) -> pd.DataFrame:
         return make()

@@ -253,7 +253,8 @@ class Keeper:
         before, self._before = self._before, None
         if before is None:
             return None
-        happened = [ModuleColumn.DEPTH, ModuleColumn.CALLS, ModuleColumn.TRAINING, ModuleColumn.INPUTS]
+        happened = [ModuleColumn.DEPTH, ModuleColumn.CALLS, ModuleColumn.TRAINING]
+        happened += [ModuleColumn.INPUTS, ModuleColumn.INPUT_ROWS]
         now = table_of(self._module_columns, MODULE_COLUMNS)
         return before if before.drop(columns=happened).equals(now.drop(columns=happened)) else None
 

@@ -17,6 +17,7 @@ FILES = [
     "blocks.parquet",
     "frame.csv",
     "frame.parquet",
+    "inputs.parquet",
     "modules.parquet",
     "report.html",
     "run.json",

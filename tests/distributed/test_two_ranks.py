@@ -87,7 +87,9 @@ def test_only_the_first_rank_writes(folder):
     assert run.run["ranks"] == 2 and run.run["model"] == "Net"
     sharded = spp.load(folder / "fsdp-float64.run")
     assert sharded.run["parameters"] == run.run["parameters"] and sharded.run["model"] == "Net"
-    pd.testing.assert_frame_equal(sharded.modules, run.modules)
+    # what a shard hands on is no output that a module gave
+    tables = [one.modules.drop(columns="input_rows") for one in (sharded, run)]
+    pd.testing.assert_frame_equal(*tables)
 
 
 def test_without_torch_distributed_a_process_group_is_an_error():
