@@ -303,8 +303,15 @@ def test_tables_follow_their_schemas_and_survive_a_round_trip(tmp_path):
     trace.run["note"] = "kept"
     folder = trace.save(tmp_path / "deep" / "run")
     assert sorted(p.name for p in folder.iterdir()) == sorted(
-        ["frame.parquet", "frame.csv", "blocks.parquet", "modules.parquet", "unmeasured.parquet", "run.json"]
-        + ["inputs.parquet"]
+        [
+            "frame.parquet",
+            "frame.csv",
+            "blocks.parquet",
+            "modules.parquet",
+            "unmeasured.parquet",
+            "run.json",
+            "inputs.parquet",
+        ]
     )
     back = spp.load(folder)
     for name, schema in (

@@ -14,7 +14,7 @@ from spp.diagnosis.view import Key, View
 
 
 class Functions(nn.Module):
-    """Functions between modules: a product, attention by hand, a tensor that three take, one that is written to behind them."""
+    """Functions between modules: a product, attention by hand, a tensor that three take, one written to after it entered."""
 
     def __init__(self) -> None:
         super().__init__()

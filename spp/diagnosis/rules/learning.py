@@ -197,7 +197,7 @@ def _as_drawn(view: View, name: str, at: Any) -> bool:
     return bool(normal and (np.abs(row.mean_square / usual - 1) < error).any())
 
 
-@rule("gradients_not_cleared", source="torch adds to .grad: optimizer.zero_grad() clears it")
+@rule("gradients_not_cleared", source="torch adds to .grad: optimizer.zero_grad() clears it", tags=("cleared",))
 def gradients_not_cleared(view: View, at: Any) -> Iterator[Finding]:
     """Gradients of earlier steps that are still in ``.grad`` when a step's own are added.
 
