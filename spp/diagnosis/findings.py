@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from html import escape
 from typing import Any, ClassVar
@@ -91,12 +91,27 @@ class Findings(pd.DataFrame):
     # pandas keeps, copies and pickles the attributes that are named here.
     _metadata: ClassVar[list[str]] = ["_found", "notes"]
     _found: tuple[Finding, ...]
-    notes: tuple[Finding, ...]
+    _notes: Callable[[], Sequence[Finding]] | Sequence[Finding]
 
-    def __init__(self, found: Sequence[Finding] = (), notes: Sequence[Finding] = ()) -> None:
+    def __init__(
+        self, found: Sequence[Finding] = (), notes: Callable[[], Sequence[Finding]] | Sequence[Finding] = ()
+    ) -> None:
         # The stubs of pandas know of __new__ alone.
         super().__init__(build_findings(found))  # type: ignore[call-arg]
-        self._found, self.notes = tuple(found), tuple(notes)
+        self._found = tuple(found)
+        object.__setattr__(self, "_notes", notes)
+
+    @property
+    def notes(self) -> tuple[Finding, ...]:
+        """What is worth knowing of any network; looked for when it is first asked for."""
+        found = tuple(self._notes() if callable(self._notes) else self._notes)
+        # by object, since pandas looks at an attribute before it sets it
+        object.__setattr__(self, "_notes", found)
+        return found
+
+    @notes.setter
+    def notes(self, found: Sequence[Finding]) -> None:
+        object.__setattr__(self, "_notes", found)
 
     @property
     def _constructor(self) -> Any:

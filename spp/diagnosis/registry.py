@@ -46,6 +46,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, replace
+from functools import partial
 from types import SimpleNamespace
 from typing import Any
 
@@ -194,7 +195,7 @@ def diagnose(
         if name not in FORMATS:
             raise UnknownNameError("number format", name, FORMATS, where="precision")
     view, rows = View(trace, formats, limits_of(thresholds)), chosen(rules)
-    return Findings(arrange(_found(view, rows)), _facts(view) if rules is None else ())
+    return Findings(arrange(_found(view, rows)), partial(_facts, view) if rules is None else ())
 
 
 def find(trace: Measured, **options: Any) -> list[Finding]:

@@ -13,16 +13,17 @@ from dataclasses import dataclass
 from enum import StrEnum
 from functools import cached_property
 from numbers import Integral
+from operator import attrgetter
 from typing import Any, NamedTuple, Protocol
 
 import numpy as np
 import numpy.typing as npt
 import pandas as pd
 
-from spp.diagnosis.main_path import along, components, of_signals, prefixes
+from spp.diagnosis.main_path import along, components, prefixes
 from spp.frame.build import build_steps
 from spp.frame.schema import BlockColumn, Column, ModuleColumn, last_step, one_mode
-from spp.vocabulary import LayerKind, Signal
+from spp.vocabulary import LEARNED, LayerKind, Signal
 
 Array = npt.NDArray[np.float64]
 
@@ -221,6 +222,11 @@ class View:
         return self.losses
 
     @cached_property
+    def holes(self) -> list[Any]:
+        """The rows of what could not be measured."""
+        return records(self.unmeasured)
+
+    @cached_property
     def facts(self) -> dict[str, Any]:
         """The row of ``modules`` of each module, by name.
 
@@ -273,6 +279,14 @@ class View:
                 if outer.numel > row.numel and outer.shape in [source.shape for source in self.sources(Key(name))]:
                     found[name] = key.name
                 break
+        return found
+
+    @cached_property
+    def _rows(self) -> dict[str, list[Any]]:
+        """The rows of the frame by signal: made together, since pandas takes as long for a few rows as for all."""
+        found: dict[str, list[Any]] = {}
+        for row in records(self.frame):
+            found.setdefault(row.signal, []).append(row)
         return found
 
     @cached_property
@@ -569,16 +583,17 @@ class View:
         return step.name, step.depth
 
     def _main(self, signal: str) -> dict[Key, Any]:
-        rows = self.frame[(self.frame[Column.SIGNAL] == signal) & self.frame[Column.DEPTH].notna()]
+        ran = [
+            row for row in self._rows.get(signal, ()) if row.depth is not None and not row.output.startswith(LEARNED)
+        ]
         found: dict[Key, Any] = {}
-        for row in records(of_signals(rows).sort_values(Column.DEPTH, kind="stable")):
+        for row in sorted(ran, key=attrgetter("depth")):
             # Of several outputs the first is the main one.
-            found.setdefault(Key(str(row.name), int(row.call)), row)
+            found.setdefault(Key(row.name, row.call), row)
         return found
 
     def _parameters(self, signal: Signal) -> dict[tuple[str, str], Any]:
-        rows = records(self.frame[self.frame[Column.SIGNAL] == signal])
-        return {(str(row.name), str(row.output)): row for row in rows}
+        return {(row.name, row.output): row for row in self._rows.get(signal, ())}
 
 
 def median_without(ordered: Array, value: float) -> float:

@@ -9,7 +9,7 @@ import pandas as pd
 
 from spp.diagnosis.findings import EVERYTHING, Finding, count, further, number, percent, quoted, some
 from spp.diagnosis.registry import rule
-from spp.diagnosis.view import Key, View, measured, records
+from spp.diagnosis.view import Key, View, measured
 from spp.frame.schema import Column
 from spp.vocabulary import Severity, Signal
 
@@ -133,9 +133,9 @@ def never_ran(view: View, at: Any) -> Iterator[Finding]:
 
     Registered, trainable, and without any effect on the output.
     """
-    idle = {str(row.name) for row in records(view.unmeasured) if str(row.reason).startswith(NEVER)}
+    idle = {str(row.name) for row in view.holes if str(row.reason).startswith(NEVER)}
     trained = {name for name, _ in view.weight_gradients}
-    names = [str(row.name) for row in records(view.modules) if row.name in idle - trained and row.trainable]
+    names = [n for n, row in view.facts.items() if n == row.name and n in idle - trained and row.trainable]
     if names:
         lost = sum(_trainable(view, name) for name in names)
         yield Finding(
@@ -164,7 +164,7 @@ def no_gradient(view: View, at: Any) -> Iterator[Finding]:
     asked = view.run.get("signals")
     if isinstance(asked, list) and Signal.WEIGHT_GRADIENT not in asked:
         return
-    missing = [row for row in records(view.unmeasured) if row.signal == Signal.WEIGHT_GRADIENT]
+    missing = [row for row in view.holes if row.signal == Signal.WEIGHT_GRADIENT]
     if not view.weight_gradients and any(str(row.reason).startswith(NO_BACKWARD) for row in missing):
         yield Finding(
             severity=Severity.ERROR,

@@ -12,7 +12,7 @@ import pandas as pd
 
 from spp.diagnosis.findings import EVERYTHING, Finding, count, further, number, percent, some
 from spp.diagnosis.registry import rule
-from spp.diagnosis.view import OUTSIDE, Array, Key, Step, View, given, measured, records
+from spp.diagnosis.view import OUTSIDE, Array, Key, Step, View, given, measured
 from spp.frame.schema import Column, ModuleColumn, StepColumn
 from spp.vocabulary import LayerKind, Severity, Signal
 
@@ -54,7 +54,7 @@ def unregistered(view: View, at: Any) -> Iterator[Finding]:
     ``model.parameters()`` lacks them, so that no optimizer made of it trains them, and ``state_dict`` does not save them.
     """
     held = sum(one["foreign"] for one in view.run.get("optimizers") or ())
-    rows = [(row, UNREGISTERED.match(str(row.reason))) for row in records(view.unmeasured)]
+    rows = [(row, UNREGISTERED.match(str(row.reason))) for row in view.holes]
     bad = [(row, found) for row, found in rows if found is not None and found[2] != "0"]
     if not bad:
         return
