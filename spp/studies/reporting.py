@@ -32,10 +32,12 @@ def tuning_figures(
 ) -> Figures:
     """Test accuracy over rates, of all runs; and validation accuracy over epochs, of those at the best rates."""
     shared: dict[str, Any] = {"by": "arm", "panels": panels, "chance": TEN, "run": run, **options}
-    learning = "validation accuracy at the best rate"
+    learning: dict[str, Any] = {"x": "epoch", "y": History.VALIDATION_ACCURACY} | shared
+    # what lies between arms that all learn is not seen on an axis that reaches down to chance
+    learning["chance"] = TEN if histories[History.VALIDATION_ACCURACY].min() < 2 * TEN else None
     return {
         "rates": outcomes(runs, **RATES, **shared),
-        "learning": outcomes(histories, x="epoch", y=History.VALIDATION_ACCURACY, ylabel=learning, **shared),
+        "learning": outcomes(histories, ylabel="validation accuracy at the best rate", **learning),
     }
 
 

@@ -11,9 +11,6 @@ from spp.studies import Outcome, Setup
 from spp.studies.publish import markdown
 from tests.scripts import DOCS, script
 
-STALE = {"neuronwise"}
-"""Pages of the first version, which judged by point estimates; a run of today's criteria takes a page out of here."""
-
 
 @pytest.mark.parametrize("name", studies.names())
 def test_a_page_has_the_claims_of_the_code(name: str) -> None:
@@ -22,9 +19,7 @@ def test_a_page_has_the_claims_of_the_code(name: str) -> None:
     for judged in facts["claims"]:
         assert judged["outcome"] in list(Outcome) and judged["found"].replace("|", "\\|") in page
     current = facts.get("criteria") == study.criteria
-    assert current is (name not in STALE), "run the study again, and take its name out of STALE"
-    if not current:
-        return
+    assert current, "run the study again"
     assert facts["cells"] == len(list(study.cells(Setup(**facts["setup"])))), "run the study again"
     told = [(claim["claim"], claim["text"], claim["criterion"]) for claim in facts["claims"]]
     assert told == [(claim.name, claim.text, claim.criterion) for claim in study.claims]
