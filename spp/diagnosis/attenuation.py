@@ -8,6 +8,7 @@ share a gradient out among more elements, which is no loss. What pooling, softma
 
 from __future__ import annotations
 
+import math
 from collections import Counter
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -188,12 +189,13 @@ def _explained(view: View, way: list[Key], what: str) -> Array:
         for step in steps:
             if step is not None and step.kind is Kind.PLAIN:
                 decades = view.backward_decades(step) if what == "gradient" else _decades(view, step, what)
-                found[i] += decades if np.isfinite(decades) else 0.0
+                found[i] += decades if math.isfinite(decades) else 0.0
         before = view.activations[way[i - 1]] if i else None
         row = view.activations[key]
         # Where places are averaged, joined to channels or left behind, the spread between them is no longer in the ACV.
         if what == "acv" and before is not None and view.places(row) < view.places(before):
-            found[i] = np.nan_to_num(ratio(row.acv, before.acv) - ratio(row.mean_square, before.mean_square))
+            decades = ratio(row.acv, before.acv) - ratio(row.mean_square, before.mean_square)
+            found[i] = decades if math.isfinite(decades) else 0.0
     # A gradient at the output of a step has not yet come through it.
     return np.cumsum(found[::-1])[::-1] - found if what == "gradient" else np.cumsum(found)
 

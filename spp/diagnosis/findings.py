@@ -11,7 +11,7 @@ from typing import Any, ClassVar
 import pandas as pd
 
 from spp.diagnosis.remedies import Remedy
-from spp.frame.schema import FINDING_COLUMNS, check
+from spp.frame.schema import FINDING_COLUMNS
 from spp.vocabulary import Severity, Signal
 
 EVERYTHING = "everything"
@@ -199,7 +199,7 @@ def build_findings(found: Sequence[Finding]) -> pd.DataFrame:
     for column, spec in FINDING_COLUMNS.items():
         dtype: Any = pd.CategoricalDtype([str(c) for c in spec.categories]) if spec.categories else spec.dtype
         columns[str(column)] = pd.Series([getattr(finding, str(column)) for finding in found], dtype=dtype)
-    return check(pd.DataFrame(columns), FINDING_COLUMNS)
+    return pd.DataFrame(columns)
 
 
 _MOST = 300

@@ -31,7 +31,12 @@ def components(frame: pd.DataFrame) -> dict[str, list[str]]:
     rows = frame[frame[Column.SIGNAL] == Signal.ACTIVATION].dropna(subset=[Column.DEPTH]).sort_values(Column.DEPTH)
     types = dict(zip(rows[Column.NAME].astype(str), rows[Column.TYPE].astype(str), strict=True))
     leaves = list(dict.fromkeys(rows.loc[rows[Column.LEAF], Column.NAME].astype(str)))
-    blocks = _blocks(frame, types)
+    return cut(types, leaves, {str(name) for name in frame[Column.BLOCK].dropna().unique()} - {""})
+
+
+def cut(types: Mapping[str, str], leaves: list[str], residual: set[str]) -> dict[str, list[str]]:
+    """The same by the types of what ran, its leaves in order, and the residual blocks."""
+    blocks = _blocks(residual, types)
     opened = {""} | {ancestor for block in blocks for ancestor in prefixes(block) if ancestor != block}
     if not blocks:
         _open_large(leaves, opened)
@@ -41,11 +46,11 @@ def components(frame: pd.DataFrame) -> dict[str, list[str]]:
     return found
 
 
-def along(frame: pd.DataFrame, signal: Signal, parts: Mapping[str, list[str]] | None = None) -> pd.DataFrame:
+def along(frame: pd.DataFrame, signal: Signal) -> pd.DataFrame:
     """Return the rows of ``signal`` at the end of each component, in forward order, indexed by the component's name.
 
     The end of a component is its own output where that was measured, else the output of its last leaf; of several calls
-    the last one counts, of several outputs the first. ``parts`` are the :func:`components`, where they are known.
+    the last one counts, of several outputs the first.
     """
     frame = of_signals(frame)
     rows = frame[(frame[Column.SIGNAL] == signal) & frame[Column.DEPTH].notna()]
@@ -54,7 +59,7 @@ def along(frame: pd.DataFrame, signal: Signal, parts: Mapping[str, list[str]] | 
     rows = rows[rows[Column.CALL] == last_call].drop_duplicates(Column.NAME).set_index(Column.NAME, drop=False)
     ends: list[str] = []
     labels: list[str] = []
-    for component, leaves in (components(frame) if parts is None else parts).items():
+    for component, leaves in components(frame).items():
         present = [name for name in (component, *reversed(leaves)) if name in rows.index]
         if present:
             ends.append(present[0])
@@ -99,9 +104,8 @@ def component_table(frame: pd.DataFrame, blocks: pd.DataFrame) -> pd.DataFrame:
     return pd.DataFrame({str(column): columns[column] for column in COMPONENT_COLUMNS}, copy=False)
 
 
-def _blocks(frame: pd.DataFrame, types: dict[str, str]) -> set[str]:
+def _blocks(residual: set[str], types: Mapping[str, str]) -> set[str]:
     """Residual blocks and their siblings of the same class, innermost ones only."""
-    residual = {str(name) for name in frame[Column.BLOCK].dropna().unique()} - {""}
     classes = {types[name] for name in residual if name in types}
     blocks = residual | {name for name, kind in types.items() if kind in classes and name}
     outer = {prefix for name in blocks for prefix in prefixes(name) if prefix != name}

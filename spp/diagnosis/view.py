@@ -7,20 +7,20 @@ what it takes, which the stored wiring tells.
 
 from __future__ import annotations
 
+import math
 from collections import namedtuple
 from collections.abc import Iterator
 from dataclasses import dataclass
 from enum import StrEnum
-from functools import cached_property
+from functools import cache, cached_property, lru_cache
 from numbers import Integral
-from operator import attrgetter
 from typing import Any, NamedTuple, Protocol
 
 import numpy as np
 import numpy.typing as npt
 import pandas as pd
 
-from spp.diagnosis.main_path import along, components, prefixes
+from spp.diagnosis.main_path import cut, prefixes
 from spp.frame.build import build_steps
 from spp.frame.schema import BlockColumn, Column, ModuleColumn, last_step, one_mode
 from spp.vocabulary import LEARNED, LayerKind, Signal
@@ -237,6 +237,15 @@ class View:
         return found | {f"{name}.drop": found[name] for name in fused if f"{name}.drop" in found}
 
     @cached_property
+    def rows(self) -> dict[str, list[Any]]:
+        """The rows of the frame of each signal, in its order, without what neuron-wise layers learned, which is no signal."""
+        found: dict[str, list[Any]] = {str(signal): [] for signal in Signal}
+        for row in records(self.frame):
+            if not row.output.startswith(LEARNED):
+                found[row.signal].append(row)
+        return found
+
+    @cached_property
     def activations(self) -> dict[Key, Any]:
         """The row of each call's main output, in the order of execution."""
         return self._main(Signal.ACTIVATION)
@@ -282,14 +291,6 @@ class View:
         return found
 
     @cached_property
-    def _rows(self) -> dict[str, list[Any]]:
-        """The rows of the frame by signal: made together, since pandas takes as long for a few rows as for all."""
-        found: dict[str, list[Any]] = {}
-        for row in records(self.frame):
-            found.setdefault(row.signal, []).append(row)
-        return found
-
-    @cached_property
     def steps(self) -> list[Step]:
         """Every step, in the order of execution."""
         found = []
@@ -309,12 +310,24 @@ class View:
     @cached_property
     def components(self) -> dict[str, list[str]]:
         """The leaves of each component."""
-        return components(self.frame)
+        types = {row.name: row.type for row in self.activations.values()}
+        residual = {row.block for rows in self.rows.values() for row in rows if isinstance(row.block, str)}
+        return cut(types, list(dict.fromkeys(key.name for key in self.leaves)), residual - {""})
 
     @cached_property
-    def ends(self) -> dict[Signal, pd.DataFrame]:
-        """Activations and gradients at the end of each component, in forward order, see :mod:`spp.diagnosis.main_path`."""
-        return {signal: along(self.frame, signal, self.components) for signal in (Signal.ACTIVATION, Signal.GRADIENT)}
+    def ends(self) -> dict[Signal, dict[str, Any]]:
+        """The row at the end of each component, in forward order, as of :func:`spp.diagnosis.main_path.along`."""
+        found: dict[Signal, dict[str, Any]] = {}
+        for signal, rows in ((Signal.ACTIVATION, self.activations), (Signal.GRADIENT, self.gradients)):
+            # Of several calls the last one counts.
+            last = {key.name: row for key, row in rows.items()}
+            ends = {
+                component: next((last[name] for name in (component, *reversed(leaves)) if name in last), None)
+                for component, leaves in self.components.items()
+            }
+            known = [(component, row) for component, row in ends.items() if row is not None]
+            found[signal] = dict(sorted(known, key=lambda pair: int(pair[1].depth)))
+        return found
 
     @cached_property
     def ways(self) -> list[list[Key]]:
@@ -353,8 +366,11 @@ class View:
         entered = self.entered(first)
         most = np.inf if entered is None else 2 * entered.mean_square
         # What is larger than the sum was scaled down on its way.
-        sizes = {part: np.nan_to_num(self.activations[part].mean_square) for part in parts}
-        source = max(parts, key=lambda part: (sizes[part] <= most, sizes[part]))
+        sizes = [
+            (size <= most, 0.0 if math.isnan(size) else size)
+            for size in (self.activations[part].mean_square for part in parts)
+        ]
+        source = parts[sizes.index(max(sizes))]
         component = Key(whole.get(source.name, source.name), source.call)
         if source.name not in whole and component.name not in self.components:
             # A part of a component, or what holds several, of which the last one counts.
@@ -423,10 +439,10 @@ class View:
         """The calls whose outputs a call took, whatever else it took."""
         return (_key(name) for name in self._wiring(key) if name != OUTSIDE)
 
-    def _wiring(self, key: Key) -> list[str]:
+    def _wiring(self, key: Key) -> tuple[str, ...]:
         wiring = getattr(self.facts.get(key.name), ModuleColumn.INPUTS, None)
-        calls = wiring.split(",") if isinstance(wiring, str) else []
-        return calls[key.call].split() if key.call < len(calls) else []
+        calls = _split(wiring) if isinstance(wiring, str) else ()
+        return calls[key.call] if key.call < len(calls) else ()
 
     def sources(self, key: Key) -> list[Any]:
         """The row of what entered a call, else the rows of what gave it out, as far as they were measured."""
@@ -583,17 +599,14 @@ class View:
         return step.name, step.depth
 
     def _main(self, signal: str) -> dict[Key, Any]:
-        ran = [
-            row for row in self._rows.get(signal, ()) if row.depth is not None and not row.output.startswith(LEARNED)
-        ]
         found: dict[Key, Any] = {}
-        for row in sorted(ran, key=attrgetter("depth")):
+        for row in sorted((row for row in self.rows[signal] if row.depth is not None), key=lambda row: row.depth):
             # Of several outputs the first is the main one.
             found.setdefault(Key(row.name, row.call), row)
         return found
 
     def _parameters(self, signal: Signal) -> dict[tuple[str, str], Any]:
-        return {(row.name, row.output): row for row in self._rows.get(signal, ())}
+        return {(row.name, row.output): row for row in self.rows[signal]}
 
 
 def median_without(ordered: Array, value: float) -> float:
@@ -612,20 +625,36 @@ def given(fact: Any, column: str) -> bool:
 
 def ratio(above: float, below: float) -> float:
     """log10 of a ratio; NaN where one of the two is missing, zero or not finite."""
-    return float(np.log10(above) - np.log10(below)) if 0 < above < np.inf and 0 < below < np.inf else float("nan")
+    return math.log10(above) - math.log10(below) if 0 < above < math.inf and 0 < below < math.inf else math.nan
 
 
 def records(table: pd.DataFrame) -> list[Any]:
     """The rows of a table as named tuples, with None where an integer is missing."""
     # pandas' own NA raises as soon as it is asked whether it is true; its text is five times as fast as a list as by itself.
-    columns = [
-        (column.astype(object).where(column.notna(), None) if str(column.dtype) == "Int64" else column).tolist()
-        for _, column in table.items()
-    ]
-    row = namedtuple("Row", [str(name) for name in table.columns], rename=True)  # type: ignore[misc]
-    return [row(*values) for values in zip(*columns, strict=True)]
+    columns = [_values(column) for _, column in table.items()]
+    return list(map(_row_type(tuple(map(str, table.columns)))._make, zip(*columns, strict=True)))
 
 
+def _values(column: pd.Series) -> list[Any]:
+    # Lists of arrays that are none of numpy's are made one by one.
+    array: Any = column.array
+    missing = isinstance(column.dtype, pd.Int64Dtype)
+    return list((array.to_numpy(object, na_value=None) if missing else column.to_numpy()).tolist())
+
+
+@cache
+def _row_type(names: tuple[str, ...]) -> Any:
+    # Making one costs as much as hundreds of its rows.
+    return namedtuple("Row", names, rename=True)
+
+
+@lru_cache(1 << 16)
+def _split(wiring: str) -> tuple[tuple[str, ...], ...]:
+    """The words of each call."""
+    return tuple(tuple(call.split()) for call in wiring.split(","))
+
+
+@lru_cache(1 << 16)
 def _key(word: str) -> Key:
     name, _, call = word.partition(":")
     return Key(name, int(call) if call else 0)

@@ -11,10 +11,8 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 import numpy as np
-import pandas as pd
 
 from spp.diagnosis.findings import Finding, further, number, percent, powered, quoted, times
-from spp.diagnosis.main_path import of_signals
 from spp.diagnosis.registry import FACT, Check, rule
 from spp.diagnosis.view import View
 from spp.frame.schema import Column
@@ -42,21 +40,19 @@ def first_nonfinite(view: View, at: Any) -> Iterator[Finding]:
 
     The first layer, in the direction the signal travels, that holds NaN or infinity.
     """
-    bad = of_signals(view.frame)
-    bad = bad[bad[Column.NONFINITE] > 0]
     for order, signal in enumerate((Signal.WEIGHT, Signal.ACTIVATION, Signal.GRADIENT)):
-        rows = bad[bad[Column.SIGNAL] == signal].sort_values(Column.DEPTH, ascending=signal != Signal.GRADIENT)
-        if signal != Signal.WEIGHT and rows[Column.LEAF].any():
-            rows = rows[rows[Column.LEAF]]
-        if rows.empty:
+        bad = [row for row in view.rows[signal] if row.nonfinite]
+        rows = bad if signal == Signal.WEIGHT else [row for row in bad if row.leaf] or bad
+        if not rows:
             continue
-        first = rows.iloc[0]
-        share = percent(first[Column.NONFINITE] / first[Column.NUMEL])
-        layers = rows[Column.NAME].nunique()
+        # Weights of modules that never ran have no depth.
+        known = [row for row in rows if row.depth is not None] or rows[:1]
+        first = (max if signal == Signal.GRADIENT else min)(known, key=lambda row: row.depth or 0)
+        share, layers = percent(first.nonfinite / first.numel), len({row.name for row in rows})
         after = further(layers - 1, before=", and ", after=" after it")
         when = "" if signal == Signal.WEIGHT else " first"
-        message = f"Non-finite {signal}s appear{when} in {quoted(first[Column.NAME])} ({share} of them){after}."
-        yield _note(f"non-finite {signal}s", first[Column.NAME], message, NON_FINITE - order, signal)
+        message = f"Non-finite {signal}s appear{when} in {quoted(first.name)} ({share} of them){after}."
+        yield _note(f"non-finite {signal}s", first.name, message, NON_FINITE - order, signal)
 
 
 @_fact("activation_scale")
@@ -65,8 +61,8 @@ def activation_scale(view: View, at: Any) -> Iterator[Finding]:
 
     The mean square at the end of each component.
     """
-    path = view.ends[Signal.ACTIVATION]
-    yield from _scale(path, path[Column.MEAN_SQUARE], Signal.ACTIVATION, "mean square", "Activations")
+    path = [(name, row, row.mean_square) for name, row in view.ends[Signal.ACTIVATION].items()]
+    yield from _scale(path, Signal.ACTIVATION, "mean square", "Activations")
 
 
 @_fact("gradient_scale")
@@ -75,24 +71,22 @@ def gradient_scale(view: View, at: Any) -> Iterator[Finding]:
 
     The squared norm of the whole tensor: pooling shares a gradient out among more elements, which is no loss.
     """
-    path = view.ends[Signal.GRADIENT].iloc[::-1]
-    norm = path[Column.MEAN_SQUARE] * path[Column.NUMEL]
-    yield from _scale(path, norm, Signal.GRADIENT, "squared norm", "Gradients, followed backwards,")
+    path = [(name, row, row.mean_square * row.numel) for name, row in view.ends[Signal.GRADIENT].items()]
+    yield from _scale(path[::-1], Signal.GRADIENT, "squared norm", "Gradients, followed backwards,")
 
 
-def _scale(path: pd.DataFrame, values: pd.Series, signal: Signal, what: str, noun: str) -> Iterator[Finding]:
-    """Components through which nothing passes; how far ``values`` travel, from one extreme to the other, and where."""
-    zero = path.index[path[Column.MEAN_SQUARE] == 0]
-    if len(zero):
+def _scale(path: list[tuple[str, Any, float]], signal: Signal, what: str, noun: str) -> Iterator[Finding]:
+    """Components through which nothing passes; how far the values travel, from one extreme to the other, and where."""
+    zero = [name for name, row, _ in path if row.mean_square == 0]
+    if zero:
         also = further(len(zero) - 1, "component", " and of ")
         message = f"All {signal}s at the end of {quoted(zero[0])}{also} are exactly zero."
         yield _note(f"zero {signal}s", zero[0], message, ZERO, signal)
-    values = values.astype("float64")
-    kept = np.isfinite(values) & (values > 0)
-    values, pooling = values[kept], (path[Column.KIND][kept] == LayerKind.POOLING).to_numpy()
-    if len(values) < 2:
+    path = [part for part in path if 0 < part[2] < np.inf]
+    if len(path) < 2:
         return
-    power = np.log10(values.to_numpy())
+    pooling = np.array([row.kind == LayerKind.POOLING for _, row, _ in path])
+    power = np.log10([value for *_, value in path])
     # What pooling does follows from its size: a gradient has not yet come through it where it is told.
     change = np.diff(power)
     change[pooling[:-1] if signal is Signal.GRADIENT else pooling[1:]] = 0.0
@@ -102,17 +96,17 @@ def _scale(path: pd.DataFrame, values: pd.Series, signal: Signal, what: str, nou
     decades = float(power[end] - power[start])
 
     def told(index: int) -> str:
-        return f"{number(values.iloc[index])} ({quoted(values.index[index])})"
+        return f"{number(path[index][2])} ({quoted(path[index][0])})"
 
     if abs(decades) < 1:
         message = f"{noun} keep their scale: {what} from {told(low)} to {told(high)}."
     else:
         steps = change[start:end] * np.sign(decades)
-        steepest = quoted(values.index[start + 1 + int(steps.argmax())])
+        steepest = quoted(path[start + 1 + int(steps.argmax())][0])
         most = f"; most at {steepest} ({times(steps.max() * np.sign(decades))})" if end - start > 1 else ""
         verb = "fall" if decades < 0 else "rise"
         message = f"{noun} {verb}: {what} {told(start)} -> {told(end)}, {times(decades)}{most}."
-    yield _note(f"{signal}s", values.index[end], message, abs(decades), signal)
+    yield _note(f"{signal}s", path[end][0], message, abs(decades), signal)
 
 
 @_fact("relative_gradients")
@@ -150,15 +144,16 @@ def mean_share(view: View, at: Any) -> Iterator[Finding]:
 
     ACSM over ACV at the end of each component.
     """
-    path = view.ends[Signal.ACTIVATION]
+    ends = view.ends[Signal.ACTIVATION].items()
     # One value per channel has no variance.
-    path = path[(path[Column.NUMEL] > path[Column.CHANNELS]) & (path[Column.ACV] > 0)]
-    ratio = (path[Column.ACSM] / path[Column.ACV]).dropna()
-    if ratio.empty:
+    ratio = {name: row.acsm / row.acv for name, row in ends if row.numel > row.channels and row.acv > 0}
+    ratio = {name: value for name, value in ratio.items() if not np.isnan(value)}
+    if not ratio:
         return
-    worst, value = ratio.idxmax(), float(ratio.max())
+    worst = max(ratio, key=ratio.__getitem__)
+    value = ratio[worst]
     if value > 1:
-        also = further(int((ratio > 1).sum()) - 1, "component", ", and outweighs it in ")
+        also = further(sum(one > 1 for one in ratio.values()) - 1, "component", ", and outweighs it in ")
         message = f"The mean dominates in {quoted(worst)}: ACSM is {number(value)} times ACV{also}."
     else:
         message = f"The variance dominates everywhere: ACSM is at most {number(value)} of ACV ({quoted(worst)})."
@@ -186,14 +181,14 @@ def saturated_share(view: View, at: Any) -> Iterator[Finding]:
 
 def _share(view: View, column: Column, what: str, least: float) -> Iterator[Finding]:
     """The leaf with the largest share in ``column``, from ``least`` on; a share of 1 weighs ten decades."""
-    rows = of_signals(view.frame)
-    rows = rows[(rows[Column.SIGNAL] == Signal.ACTIVATION) & rows[Column.LEAF]]
     # One value per channel is constant, and all of them would be dead.
-    rows = rows[(rows[Column.NUMEL] > rows[Column.CHANNELS]) & (rows[column] >= least)]
-    if rows.empty:
+    leaves = (row for row in view.rows[Signal.ACTIVATION] if row.leaf and row.numel > row.channels)
+    shares = [(getattr(row, column), row.name) for row in leaves if getattr(row, column) >= least]
+    if not shares:
         return
-    worst = rows.sort_values(column, ascending=False, kind="stable").iloc[0]
-    also = further(rows[Column.NAME].nunique() - 1, before="; in ", after=f" it is {percent(least)} or more")
-    message = f"{percent(worst[column])} {what.format(name=quoted(worst[Column.NAME]))}{also}."
+    share, worst = max(shares, key=lambda pair: pair[0])
+    also = further(len({name for _, name in shares}) - 1, before="; in ", after=f" it is {percent(least)} or more")
     theme = column.removesuffix("_fraction")
-    yield _note(theme, worst[Column.NAME], message, 10 * float(worst[column]), Signal.ACTIVATION)
+    yield _note(
+        theme, worst, f"{percent(share)} {what.format(name=quoted(worst))}{also}.", 10 * share, Signal.ACTIVATION
+    )
