@@ -212,13 +212,19 @@ def _settle(figure: Figure, page: Grid, axes: dict[Panel, Axes]) -> None:
     words = {text: text.get_text() for text in texts}
     engine = figure.get_layout_engine()
     assert engine is not None
-    # what is fitted in changes the margins, and margins change what fits
-    for _ in range(2):
-        engine.execute(figure)
-        _fit(page, axes, words)
     engine.execute(figure)
-    # each later draw would lay the page out anew, without the texts' breaks being fitted to it
-    figure.set_layout_engine("none")
+    _fit(page, axes, words)
+    before = _chosen(axes)
+    # each column's labels on one line, however wide the numbers beside the axes are; to look for them takes a layout's time
+    figure.align_ylabels()
+    engine.execute(figure)
+    _fit(page, axes, words)
+    # what is fitted in changes the margins, and margins change what fits
+    if _chosen(axes) != before:
+        engine.execute(figure)
+    # each later draw would lay the page out anew, without the texts' breaks being fitted to it; where there is any engine,
+    # that of "none" too, saving draws everything twice
+    figure.set_layout_engine(None)
     for panel in page[0]:
         fit_stage_names(axes[panel], panel)
 
@@ -247,8 +253,6 @@ def _dress(page: Grid, axes: dict[Panel, Axes], style: Style) -> None:
                 ax.set_ylabel(ax.get_ylabel().partition("\n")[2])
             if r < len(page) - 1 or (len(row) > 2 and c != len(row) // 2):
                 ax.set_xlabel("")
-    # each column's labels on one line, however wide the numbers beside the axes are
-    page_of(next(iter(axes.values()))).align_ylabels()
 
 
 def _room(extents: list[Bbox], column: int, width: float) -> float:
@@ -277,6 +281,13 @@ def _fit(page: Grid, axes: dict[Panel, Axes], words: dict[Text, str]) -> None:
             rooms |= dict.fromkeys(ax.texts, 0.95 * extents[c].width)
             for text, length in rooms.items():
                 fit_text(text, words[text], length)
+
+
+def _chosen(axes: dict[Panel, Axes]) -> list[object]:
+    """The words on the page, and where those of the x axes stand."""
+    texts = [text for ax in axes.values() for text in (ax.title, ax.xaxis.label, ax.yaxis.label, *ax.texts)]
+    ticks = [(label.get_text(), label.get_rotation()) for ax in axes.values() for label in ax.get_xticklabels()]
+    return [*(text.get_text() for text in texts), *ticks, *(tuple(ax.get_xticks()) for ax in axes.values())]
 
 
 def _legend(figure: Figure, drawn: tuple[Drawn, ...], style: Style, inches: float) -> None:
