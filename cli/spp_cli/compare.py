@@ -83,7 +83,7 @@ def compare(ctx: click.Context, /, **given: Any) -> None:
         # even without files it is drawn up: the caption and the partings are read off its panels
         figure = plot.compare(traces, "compare")
         drawn = {} if call.no_figures else {"compare": plot.compare(traces), "compare-layers": figure}
-        files = [one.save(folder / f"{name}{end}").name for name, one in drawn.items() for end in (".png", ".pdf")]
+        files = _saved(drawn, folder)
         report = {
             "folder": str(folder),
             "files": files,
@@ -125,6 +125,11 @@ def _folder(label: str, call: Call) -> AbstractContextManager[Path]:
     if call.out is not None and call.overwrite and (Path(call.out) / FACTS).is_file():
         return nullcontext(Path(call.out))
     return claim(label, call.out, overwrite=call.overwrite)
+
+
+def _saved(drawn: dict[str, SignalPlot], folder: Path) -> list[str]:
+    """Write every figure as PNG and PDF; returns the names of the files."""
+    return [figure.save(folder / f"{name}{end}").name for name, figure in drawn.items() for end in (".png", ".pdf")]
 
 
 def _partings(figure: SignalPlot) -> list[dict[str, str]]:

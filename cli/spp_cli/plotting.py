@@ -108,7 +108,7 @@ def _drawn(runs: tuple[str, ...], style: str, width: str | float, given: dict[st
         raise InputError("this kind of figure shows one step", received=f"{len(steps)} of them", where="--step")
     elif steps:
         options["step"] = steps[0]
-    if kind == "compare" or (kind == "components" and len(runs) > 1):
+    if kind in ("components", "compare"):
         return compare(list(runs), kind, **options)
     if kind == "evolution" and len(runs) > 1:
         return evolutions(list(runs), **options)

@@ -8,14 +8,18 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any, NamedTuple
 
 import pandas as pd
 
+from spp.diagnosis import diagnose
 from spp.diagnosis.findings import Finding
 from spp.errors import InputError
 from spp.frame import runs as saved
+from spp.frame.build import build_exponents
 from spp.frame.schema import BLOCK_COLUMNS, one_mode
 
 TELLING = (
@@ -110,7 +114,7 @@ def _read(given: Any) -> Beside:
         return Beside(one_mode(given), {})
     if isinstance(given, str | Path):
         tables, run = saved.read(given)
-        return Beside(one_mode(tables["frame"]), run, one_mode(tables["blocks"]))
+        return Beside(one_mode(tables["frame"]), run, one_mode(tables["blocks"]), partial(_found_in, tables, run))
     if isinstance(given, Beside):
         return given
     # by its attributes: runs are made by a room above this one
@@ -125,6 +129,11 @@ def _read(given: Any) -> Beside:
 
 def _findings_of(given: Any) -> Callable[..., Iterable[Finding]]:
     return lambda: getattr(given, "findings", ())
+
+
+def _found_in(tables: Mapping[str, pd.DataFrame], run: Mapping[str, Any]) -> Iterable[Finding]:
+    """The findings of a run folder's tables."""
+    return diagnose(SimpleNamespace(**{"exponents": build_exponents(()), **tables}, run=dict(run)))
 
 
 def _labels(items: Sequence[Any], runs: Sequence[Mapping[str, object]]) -> list[str]:

@@ -6,9 +6,8 @@ gates do inside a block is for ``layers``.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
-from functools import partial
 from typing import NamedTuple
 
 import numpy as np
@@ -22,11 +21,16 @@ from spp.plot.captions import listed
 from spp.plot.kinds import Drawing, Request, figure
 from spp.plot.panels import MOST_LINES, RANGE, Curve, Curves, FloatArray, Mark, Scale, Shade, scale_of, zeros
 from spp.plot.runs import Arm, Beside, arms_of, shared
-from spp.plot.series import Aligned, align, at_step, over_runs
+from spp.plot.series import Aligned, Key, align, at_step, over_runs
 from spp.plot.stages import stages
 from spp.vocabulary import Severity, Signal
 
 XLABEL = "component (execution order)"
+
+Members = Sequence[tuple[pd.DataFrame, Mapping[Key, float]]]
+"""The runs of one label: the table of each, and where its components stand."""
+
+Groups = Mapping[str, Members]
 
 MOST_ENDS = 5
 """Runs whose names stand at the ends of their lines; more have a legend."""
@@ -114,9 +118,10 @@ def by_component(arms: Sequence[Arm], step: int | None = None) -> Drawing:
     found = [_table(arm, step) for arm in arms]
     tables = [table for table, _ in found]
     axis = _axis(tables)
+    groups = {label: _members(label, arms, tables, axis) for label in labels}
     branched = any(table[ComponentColumn.BRANCH_ACV].notna().any() for table in tables)
     rows = (STREAM, BRANCHES if branched else WEIGHTS, GRADIENT)
-    panels = tuple(_panel(row, labels, arms, tables, axis) for row in rows)
+    panels = tuple(_panel(row, groups, arms, axis) for row in rows)
     facts = shared(arms) if len(arms) > 1 else dict(arms[0].run)
     second = "ACV of residual branches" if branched else "mean square of weights"
     beside = f"{listed(labels)}: " if len(labels) > 1 else ""
@@ -125,6 +130,18 @@ def by_component(arms: Sequence[Arm], step: int | None = None) -> Drawing:
         f"at the end of {axis.x_axis.size} components in execution order"
     )
     return Drawing(tuple((panel,) for panel in panels), max(shown for _, shown in found), says, facts)
+
+
+def _members(label: str, arms: Sequence[Arm], tables: Sequence[pd.DataFrame], axis: Aligned) -> Members:
+    found = [(t, places) for arm, t, places in zip(arms, tables, axis.places, strict=True) if arm.label == label]
+    if any(set(places) != set(found[0][1]) for _, places in found):
+        raise InputError(
+            "runs of one label need the same components",
+            received="different ones",
+            where=label,
+            remedy="Label them apart.",
+        )
+    return found
 
 
 def _table(arm: Arm, step: int | None) -> tuple[pd.DataFrame, int]:
@@ -153,33 +170,11 @@ def _axis(tables: Sequence[pd.DataFrame]) -> Aligned:
     return replace(axis, x_axis=replace(axis.x_axis, label=XLABEL, stages=bands))
 
 
-def _panel(
-    row: Row, labels: Sequence[str], arms: Sequence[Arm], tables: Sequence[pd.DataFrame], axis: Aligned
-) -> Curves:
-    several = len(labels) > 1
-    curves = []
-    for index, label in enumerate(labels):
-        members = [i for i, arm in enumerate(arms) if arm.label == label]
-        if any(set(axis.places[i]) != set(axis.places[members[0]]) for i in members):
-            raise InputError(
-                "runs of one label need the same components",
-                received="different ones",
-                where=label,
-                remedy="Label them apart.",
-            )
-        line = partial(_curve, row, [tables[i] for i in members], [axis.places[i] for i in members], axis)
-        for one in row.lines:
-            named = several and one.line == SOLID
-            curve = line(one, look=index if several else -1 if one.line == DASHED else None)
-            if not np.isfinite(curve.y).any() and not curve.nonfinite.any():
-                continue
-            end = label if named else one.name if not several and one.line != DASHED and len(row.lines) > 2 else ""
-            legend = one.name if one.line == DASHED else label if named and len(labels) > MOST_ENDS else ""
-            curves.append(replace(curve, label=legend, end="" if len(labels) > MOST_ENDS else end))
-    drawn = tuple(curves)
+def _panel(row: Row, groups: Groups, arms: Sequence[Arm], axis: Aligned) -> Curves:
+    drawn = tuple(_lines(row, groups, axis))
     scale, threshold = scale_of("", drawn)
-    # which of the two is larger is the message, and by how many times
     shown = np.concatenate([curve.y[np.isfinite(curve.y) & ~curve.zero] for curve in drawn] or [np.zeros(1)])
+    # which of two is larger is the message, and by how many times
     apart = len(shown) > 0 and 0 < shown.min() < shown.max()
     return Curves(
         signal=row.signal,
@@ -193,8 +188,30 @@ def _panel(
         message="" if drawn else f"{row.ylabel.partition(chr(10))[0]} not measured",
         height=1.1 if row is STREAM else 0.85,
         curves=drawn,
-        marks=_marks(row, arms, drawn, axis, several=several),
+        marks=() if row is BRANCHES else _marks(row, list(groups), arms, drawn, axis),
     )
+
+
+def _lines(row: Row, groups: Groups, axis: Aligned) -> Iterator[Curve]:
+    """The lines of a panel, label by label; one that nothing was measured of is left out."""
+    for index, (label, members) in enumerate(groups.items()):
+        for one in row.lines:
+            look = index if len(groups) > 1 else -1 if one.line == DASHED else None
+            curve = _curve(row, members, axis, one, look)
+            if np.isfinite(curve.y).any() or curve.nonfinite.any():
+                legend, end = _words(row, one, label, len(groups))
+                yield replace(curve, label=legend, end=end)
+
+
+def _words(row: Row, one: Line, label: str, runs: int) -> tuple[str, str]:
+    """What the legend calls a line, and what stands at its end."""
+    if one.line == DASHED:
+        return one.name, ""
+    if runs == 1:
+        return "", one.name if row is STREAM else ""
+    if one.line == DOTTED:
+        return "", ""
+    return (label, "") if runs > MOST_ENDS else ("", label)
 
 
 def _decade(shown: FloatArray) -> tuple[float, ...]:
@@ -203,15 +220,9 @@ def _decade(shown: FloatArray) -> tuple[float, ...]:
     return (middle / 10**0.5, middle * 10**0.5) if shown.max() < 10 * shown.min() else ()
 
 
-def _curve(
-    row: Row,
-    tables: Sequence[pd.DataFrame],
-    places: Sequence[Mapping[tuple[str, int], float]],
-    axis: Aligned,
-    one: Line,
-    look: int | None,
-) -> Curve:
+def _curve(row: Row, members: Members, axis: Aligned, one: Line, look: int | None) -> Curve:
     """The median over runs of one column, with their range."""
+    tables, places = zip(*members, strict=True)
     own = [np.array([place[str(name), 0] for name in table.index]) for table, place in zip(tables, places, strict=True)]
     x = np.unique(np.concatenate(own))
     at = [np.searchsorted(x, one) for one in own]
@@ -246,24 +257,25 @@ def _curve(
     )
 
 
-def _marks(row: Row, arms: Sequence[Arm], drawn: Sequence[Curve], axis: Aligned, *, several: bool) -> tuple[Mark, ...]:
+def _marks(
+    row: Row, labels: Sequence[str], arms: Sequence[Arm], drawn: Sequence[Curve], axis: Aligned
+) -> tuple[Mark, ...]:
     """The worst finding about a panel's signal, on the line of its run at the component where it begins."""
-    if row is BRANCHES:
-        return ()
+    several = len(labels) > 1
     for arm, places in zip(arms, axis.places, strict=True):
-        for finding in arm.findings():
+        look = labels.index(arm.label) if several else None
+        line = next((curve for curve in drawn if curve.line == SOLID and curve.look == look), None)
+        if line is None:
+            continue
+        told = [f for f in arm.findings() if f.severity is not Severity.NOTE and f.signal is row.signal]
+        for finding in told:
             place = _place(finding, places)
-            if finding.severity is Severity.NOTE or finding.signal is not row.signal or place is None:
-                continue
-            words = f"{arm.label}: {finding.rule}" if several else finding.rule
-            index = list(dict.fromkeys(other.label for other in arms)).index(arm.label) if several else None
-            line = next((curve for curve in drawn if curve.line == SOLID and curve.look == index), None)
-            if line is not None and place in line.x:
+            if place is not None and place in line.x:
                 y = float(line.y[int(np.searchsorted(line.x, place))])
-                return (Mark(place, y, words),)
+                return (Mark(place, y, f"{arm.label}: {finding.rule}" if several else finding.rule),)
     return ()
 
 
-def _place(finding: Finding, places: Mapping[tuple[str, int], float]) -> float | None:
+def _place(finding: Finding, places: Mapping[Key, float]) -> float | None:
     """Where the component stands that a finding begins in."""
     return next((places[name, 0] for name in prefixes(finding.since) if (name, 0) in places), None)
