@@ -778,7 +778,7 @@ def _() -> tuple[nn.Module, Any]:
     return parts.inserted(parts.convolutional(), "act4", "reverse", parts.Damp(-1e4)), parts.images()
 
 
-@sick("convolutional network", "images of 0 to 255", "mean_shift", "conv0")
+@sick("convolutional network", "images of 0 to 255", "inputs", "conv0")
 def _() -> tuple[nn.Module, Any]:
     return parts.convolutional(), 128 + 2 * parts.images()
 

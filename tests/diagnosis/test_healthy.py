@@ -159,3 +159,51 @@ def test_what_is_not_finite_is_named(value, name):
     with torch.no_grad():
         net.get_submodule("lin2").weight[0, 0] = value
     assert find(spp.trace(net, vectors()))[0].message.startswith(f"The parameter lin2.weight holds {name} (")
+
+
+def test_statistics_are_fresh_whatever_the_norms_are_scaled_by():
+    """Scales and biases drawn at random, as RepVGG has them, make a gain that is not theirs alone."""
+    torch.manual_seed(0)
+    model = nn.Sequential()
+    for _ in range(6):
+        norm = nn.BatchNorm2d(48)
+        nn.init.normal_(norm.weight, 0.1, 0.1)
+        nn.init.normal_(norm.bias, 0.0, 0.1)
+        model += nn.Sequential(nn.Conv2d(48, 48, 3, padding=1, bias=False), norm, nn.ReLU())
+    found = find(spp.trace(model.eval(), torch.randn(4, 48, 8, 8)))
+    assert [(f.rule, f.severity) for f in found] == [("fresh_statistics", Severity.NOTE)]
+
+
+class Chosen(nn.Module):
+    """A softmax over ``places``, whose heads or places a weighted layer mixes."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first, self.softmax, self.mix = nn.Conv1d(8, 8, 1), nn.Softmax(-1), nn.Conv1d(8, 8, 1)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return self.mix(self.softmax(self.first(x)))
+
+
+@pytest.mark.parametrize("places", [1, 16])
+def test_a_softmax_over_places_is_no_hidden_one_and_over_one_place_not_dead(places):
+    torch.manual_seed(0)
+    told = {one.split()[0] for one in alarms(Chosen(), torch.randn(32, 8, places))}
+    assert told.isdisjoint({"hidden_softmax", "dead_layer"})
+
+
+def test_a_bias_of_a_hundred_in_a_branch_is_told_and_one_that_opens_a_gate_is_not():
+    torch.manual_seed(0)
+    for size, told in ((100.0, ["bias_outlier layers.1.linear1"]), (1.0, [])):
+        layer = nn.TransformerEncoderLayer(32, 4, 64, dropout=0.0, batch_first=True)
+        model = nn.TransformerEncoder(layer, 4, enable_nested_tensor=False)
+        nn.init.constant_(model.layers[1].linear1.bias, size)
+        assert alarms(model, torch.randn(8, 16, 32))[:1] == told
+
+
+def test_a_layer_without_peers_is_a_cliff_where_no_init_reaches():
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Linear(32, 32), nn.ReLU(), nn.Linear(32, 32), nn.ReLU(), nn.Linear(32, 10))
+    assert not alarms(model, torch.randn(64, 32))
+    model[2].weight.data *= 300
+    assert alarms(model, torch.randn(64, 32))[0] == "cliff 2"

@@ -26,7 +26,7 @@ from spp.diagnosis.registry import FACT, rule
 from spp.diagnosis.remedies import Remedy, advice, init_for, norm_for, remedy
 from spp.diagnosis.view import Key, Kind, Step, View, given, measured, median_without, ratio
 from spp.frame.schema import Column
-from spp.vocabulary import Severity, Signal
+from spp.vocabulary import LayerKind, Severity, Signal
 
 # Share of values within 1 % of an end of the range when the input is a unit normal; other bounded activations: none.
 UNIT_SATURATION = {"relu6": 0.5236, "hardtanh": 0.3222, "hardsigmoid": 0.0033, "tanh": 0.0081}
@@ -43,13 +43,16 @@ def fresh_statistics(view: View, at: Any) -> Iterator[Finding]:
     norms = [s for s in view.norms if _is_batch_norm(view.facts[s.name])]
     if any(view.trained(s.name) for s in norms):
         return
-    gains = [s.decades - _scale(view, s) for s in norms]
-    known = [gain for gain in gains if np.isfinite(gain)]
+    known = [(s, gain) for s in norms if np.isfinite(gain := _spread(view, s) - _scale(view, s))]
+    # Scales that differ meet channels that differ: the gain is theirs but for chance.
+    even = all(weight is None or weight.std == 0 for weight in (_weight(view, s) for s, _ in known))
     # With one that saw data the others did too; what feeds a few is not known.
-    if known and np.quantile(np.abs(known), 0.9) < 0.03:
+    if known and np.quantile([abs(gain) for _, gain in known], 0.9) < (0.03 if even else 0.2):
         yield Finding(
             severity=Severity.NOTE,
-            **measured(None, Signal.ACTIVATION, "mean_square out / in", power(float(np.median(known))), "not 1"),
+            **measured(
+                None, Signal.ACTIVATION, "acv out / in", power(float(np.median([gain for _, gain in known]))), "not 1"
+            ),
             message=f"{count(len(norms), 'BatchNorm')} in evaluation mode saw no data yet: running mean 0 and variance 1 "
             "pass on what comes in.",
             remedies=(advice("Trace in training mode, or run batches in training mode first."),),
@@ -57,9 +60,20 @@ def fresh_statistics(view: View, at: Any) -> Iterator[Finding]:
         )
 
 
+def _spread(view: View, step: Step) -> float:
+    """log10 of the channel variance that a step gives out over that of what it takes: a bias adds none."""
+    sources = view.sources(step.key)
+    return ratio(step.row.acv, sources[0].acv) if len(sources) == 1 else float("nan")
+
+
+def _weight(view: View, step: Step) -> Any:
+    """The row of a norm's weight; None for one without."""
+    return view.weights.get((str(view.facts[step.name].name), "weight"))
+
+
 def _scale(view: View, step: Step) -> float:
     """log10 of the mean square of a norm's weight; 0 for one without."""
-    weight = view.weights.get((str(view.facts[step.name].name), "weight"))
+    weight = _weight(view, step)
     return 0.0 if weight is None else ratio(float(weight.mean_square), 1.0)
 
 
@@ -78,8 +92,8 @@ def dead_layer(view: View, at: Any) -> Iterator[Finding]:
     The first step whose channels are all dead while what it takes is alive: an error where nothing gets past it.
     """
     for step in view.steps:
-        # One value per channel is constant whatever comes in.
-        if step.row.dead_fraction < 1 or step.samples < 2 or not _alive(view, step, at.alive):
+        # One value per channel is constant whatever comes in, and so is a softmax over one.
+        if step.row.dead_fraction < 1 or _is_single(view, step) or step.samples < 2 or not _alive(view, step, at.alive):
             continue
         culprit, why, remedies = _cause(view, step)
         # What is dead by design, or dropped this time, is told by the rule of residual branches.
@@ -98,6 +112,12 @@ def dead_layer(view: View, at: Any) -> Iterator[Finding]:
             evidence=f"largest magnitude of its output {number(step.row.abs_max)}",
         )
         return
+
+
+def _is_single(view: View, step: Step) -> bool:
+    """Whether a softmax has one value to choose from, as that of a state space over one place: all it gives is 1."""
+    fact = view.facts.get(step.name)
+    return fact is not None and fact.kind == LayerKind.SOFTMAX and step.row.min == step.row.max == 1
 
 
 def _tells(row: Any, least: float) -> bool:
@@ -265,8 +285,9 @@ def bias_outlier(view: View, at: Any) -> Iterator[Finding]:
         share = size / step.mean_square if step.mean_square > 0 else 0.0
         weight = view.weights.get((step.name, "weight"))
         unit = float(weight.mean_square) if weight is not None else 0.0
-        # Of a branch the sum shows what comes of it; a bias of 1 there makes a gate that is open.
-        if share < at.share or size < at.times * max(usual, unit) or view.in_branch(step.name):
+        # Of a branch the sum shows what comes of it; a bias of 1 there makes a gate that is open, one of 100 does not.
+        most = at.times ** (2 if view.in_branch(step.name) else 1) * max(usual, unit)
+        if share < at.share or size < most:
             continue
         if _kills(view, step) or _removed(view, step):
             continue

@@ -80,6 +80,10 @@ def _kin(view: View, steps: Iterable[Step], gain: Callable[[Step], float], at: A
     for kind, values in rest.items():
         few = {step.key for step, _ in values}
         every = [pair for pair in known if pair[0].kind == kind]
+        if len(every) < PEERS:
+            # No init in use is so far from keeping what comes in; what a readout does the loss tells.
+            alone = [(step, off) for step, off in values if abs(off) >= at.error and not view.is_end(step)]
+            yield from ((step, off, 0.0, 0) for step, off in alone)
         yield from (one for one in _outliers(every, at) if one[0].key in few)
 
 
@@ -170,8 +174,10 @@ def _lasts(view: View, step: Step, off: float) -> bool:
         # Small readouts are inits of many designs (Brock et al. 2021, BEiT, Fixup): outputs begin at 0.
         return off >= 3.0
     group = view.branch_ends.get(step.name)
-    if group is not None and list(view.branch_ends.values()).count(group) >= PEERS:
-        # The rules of residual branches compare it with its skip.
+    if group is not None and (
+        list(view.branch_ends.values()).count(group) >= PEERS or (step.kind is Kind.OTHER and off < 0)
+    ):
+        # The rules of residual branches compare it with its skip; a bare scale there is made to begin small (LayerScale).
         return False
     behind = view.takers(step.key)
     if behind and all(other.kind is Kind.NORM for other in behind):

@@ -24,7 +24,7 @@ from spp.diagnosis.findings import (
 )
 from spp.diagnosis.registry import rule
 from spp.diagnosis.remedies import Remedy, advice, init_for, norm_for, remedy
-from spp.diagnosis.view import Key, Kind, Step, View, measured, ratio, records
+from spp.diagnosis.view import PEERS, Key, Kind, Step, View, measured, ratio, records
 from spp.frame.precision import lost_shares
 from spp.stats.extra import FORMATS
 from spp.vocabulary import Severity, Signal
@@ -48,6 +48,8 @@ RISING = LAYERS | {
         "(pi/(pi-1))^50, where Yang et al. 2019 found networks without skips untrainable; with skips a warning",
     ),
 }
+# Share of a course of many places that one of them does: it is no course then.
+SUDDEN = 0.9
 BEARABLE = "fewer than {:g} decades in all"
 # Largest number of each format.
 LARGEST = {"float16": 65504.0, "bfloat16": 3.3895e38, "fp8-e4m3": 448.0, "fp8-e5m2": 57344.0}
@@ -129,6 +131,9 @@ def _course(view: View, leg: Leg | None, at: Any, what: str, *, back: bool = Fal
         return
     if back and leg.decades > 0 and not view.merged.isdisjoint(leg.places):
         severity = Severity.WARNING
+        # Past skips a course takes several blocks: a norm of tokens that begin at zero multiplies theirs at once.
+        if len(leg.logs) > PEERS and np.diff(leg.logs).max() > SUDDEN * leg.decades:
+            return
     other = None if back else backward(view).down if leg.decades < 0 else backward(view).up
     with_it = judge(other, view.limits["vanishing_gradient" if leg.decades < 0 else "exploding_gradient"])
     severity = Severity.ERROR if with_it is Severity.ERROR else severity
