@@ -27,9 +27,8 @@ from spp.diagnosis.main_path import component_table
 from spp.errors import InputError, plain
 from spp.frame import runs
 from spp.frame.build import build_channels, build_exponents, build_frame, build_steps
-from spp.frame.schema import COLUMNS, COMPONENT_COLUMNS, Column, ComponentColumn, last_step
+from spp.frame.schema import COMPONENT_COLUMNS, Column, ComponentColumn
 from spp.layers import type_name
-from spp.vocabulary import Signal
 
 if TYPE_CHECKING:
     from spp.plot import SignalPlot
@@ -259,9 +258,7 @@ class Run:
         """What ran, its components and the worst findings, on one screen."""
         if self.frame.empty:
             return f"{self._heading()}\nnothing was measured"
-        table = self.components.drop(columns=[ComponentColumn.KIND])
-        shown = table.rename(columns={str(c): COMPONENT_COLUMNS[c].label for c in ComponentColumn})
-        cells = _abridged(shown).astype(object)
+        cells = _abridged(self._shown()).astype(object)
         cells = cells.where(cells.notna(), "").map(lambda cell: plain(cell) if isinstance(cell, str) else cell)
         text = cells.to_string(index=False, float_format="{:.3g}".format)
         lines = [self._heading(), "", text, "", *_worst(self.findings)]
@@ -282,15 +279,20 @@ class Run:
         )
 
     def _repr_html_(self) -> str:
-        """What a notebook shows: what ran, the layers with their main statistics, the worst findings."""
+        """What a notebook shows: the same as :meth:`summary`."""
         title = f"<b>{escape(str(self.info.get('model') or 'a network'))}</b> {escape(self._facts())}"
         if self.frame.empty:
             return f"<div>{title}<br>nothing was measured</div>"
-        table = layer_table(self.frame)
-        html = table.to_html(index=False, max_rows=SHOWN_ROWS, border=0, float_format="{:.3g}".format, na_rep="")
+        options: dict[str, Any] = {"index": False, "max_rows": SHOWN_ROWS, "border": 0, "na_rep": ""}
+        html = self._shown().to_html(float_format="{:.3g}".format, **options)
         found = "".join(f"<li>{escape(line)}</li>" for line in _worst(self.findings))
         more = f"{len(self.frame):,} rows in run.frame; run.plot() draws them"
         return f"<div>{title}{html}<ul>{found}</ul><small>{more}</small></div>"
+
+    def _shown(self) -> pd.DataFrame:
+        """The components, under the names that people read."""
+        table = self.components.drop(columns=[ComponentColumn.KIND])
+        return table.rename(columns={str(c): COMPONENT_COLUMNS[c].label for c in ComponentColumn})
 
     def _heading(self) -> str:
         model, facts = str(self.info.get("model") or "a network"), self._facts()
@@ -313,20 +315,6 @@ def _one_step(info: Mapping[str, Any]) -> pd.DataFrame:
     loss = info.get("loss_value")
     one = (0, math.nan if loss is None else loss, bool(info.get("training")), math.nan, math.nan)
     return build_steps([one] if "loss_value" in info else ())
-
-
-def layer_table(frame: pd.DataFrame) -> pd.DataFrame:
-    """The last step's innermost modules in execution order: their main statistics beside the mean square of the gradient."""
-    last = last_step(frame)
-    last = last[last[Column.LEAF] & last[Column.DEPTH].notna()]
-    keys = [str(Column.NAME), str(Column.CALL), str(Column.OUTPUT)]
-    table = last[last[Column.SIGNAL] == Signal.ACTIVATION].sort_values(Column.DEPTH)
-    back = last[last[Column.SIGNAL] == Signal.GRADIENT].set_index(keys)[str(Column.MEAN_SQUARE)]
-    columns = (Column.DEPTH, Column.NAME, Column.TYPE, Column.SHAPE, Column.ACSM, Column.ACV)
-    shown: pd.DataFrame = table[list(map(str, columns))].rename(columns={str(c): COLUMNS[c].label for c in columns})
-    gradient = f"{Signal.GRADIENT} {COLUMNS[Column.MEAN_SQUARE].label}"
-    shown[gradient] = back.reindex(pd.MultiIndex.from_frame(table[keys])).to_numpy()
-    return shown
 
 
 def _abridged(table: pd.DataFrame) -> pd.DataFrame:

@@ -1,5 +1,8 @@
 """Findings of numbers whose ratios a float64 cannot hold, and of facts that nobody told."""
 
+import re
+from html import escape
+
 import pytest
 import torch
 from torch import nn
@@ -44,3 +47,14 @@ def test_a_fact_that_is_no_list_is_as_none(told: object) -> None:
     run = spp.trace(Cut(), torch.randn(8, 4))
     run.info["signals"] = told
     assert "no_gradient" in run.findings["rule"].tolist() and "gets no gradient" in str(run)
+
+
+def test_a_notebook_shows_what_is_printed() -> None:
+    model = nn.Sequential(*(part for _ in range(3) for part in (nn.Linear(8, 8), nn.ReLU())))
+    run = spp.trace(model, spp.data.gaussian(4, (8,), seed=0))
+    html, text = run._repr_html_(), str(run)
+    rows = [line.split() for line in text.splitlines()[3 : 3 + len(run.components)]]
+    assert [row[0] for row in rows] == run.components["name"].tolist()
+    cells = re.findall("<td>([^<]*)</td>", html)
+    assert [cell for cell in cells if cell] == [cell for row in rows for cell in row]
+    assert all(escape(finding.message) in html and finding.message in text for finding in list(run.findings)[:5])
