@@ -174,7 +174,7 @@ def test_a_loss_that_is_not_finite_is_said_and_traced(spp):
     done = spp(*WORDS[:-1], "1e9", "--norm", "none", "--optimizer", "sgd", "--out", "run")
     assert done.code == 1
     assert done.err.startswith("Error: the loss is not finite at step ")
-    assert "so the run was stopped there. +inf and -inf are made between layer" in done.err
+    assert "so the run was stopped there. +inf and -inf are made in layer" in done.err
     assert done.err.endswith("The folder nonfinite holds a trace of that batch; --keep-going trains on.\n")
     assert (library.load("run/nonfinite").frame["nonfinite"] > 0).any()
     on = spp(*WORDS[:-1], "1e9", "--norm", "none", "--optimizer", "sgd", "--keep-going", "--json")
