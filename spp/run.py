@@ -313,7 +313,7 @@ Trace = Run
 def _one_step(info: Mapping[str, Any]) -> pd.DataFrame:
     """The steps of a trace; none where its facts do not know them."""
     loss = info.get("loss_value")
-    one = (0, math.nan if loss is None else loss, bool(info.get("training")), math.nan, math.nan)
+    one = (0, loss if isinstance(loss, int | float) else math.nan, bool(info.get("training")), math.nan, math.nan)
     return build_steps([one] if "loss_value" in info else ())
 
 

@@ -9,11 +9,12 @@ from __future__ import annotations
 
 import math
 from collections import namedtuple
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from enum import StrEnum
 from functools import cache, cached_property, lru_cache
 from numbers import Integral
+from types import NoneType
 from typing import Any, NamedTuple, Protocol
 
 import numpy as np
@@ -33,6 +34,67 @@ OUTSIDE = "."
 PEERS = 5
 # Activations that make a gate.
 GATES = ("sigmoid", "hardsigmoid")
+
+
+_NUMBER = (int, float)
+# Facts that rules look into, as this version writes them: a run may have been told others, which say nothing to a rule.
+# A list is of such items; a mapping has these keys, of which those with a question mark may be missing.
+_FORMS: dict[str, Any] = {
+    "signals": [str],
+    "optimizer": str,
+    "not_optimized": [str],
+    "optimizers": [
+        {
+            "type": str,
+            "foreign": int,
+            "groups": [{"lr": _NUMBER, "weight_decay": _NUMBER, "maximize": bool, "decoupled": bool}],
+        }
+    ],
+    "loss_graph": [str],
+    "loss_terms": [
+        {
+            "criterion": str,
+            "takes": [str],
+            "units": (int, NoneType),
+            "repeated?": _NUMBER,
+            "factor": (int, float, NoneType),
+            "elements": _NUMBER,
+        }
+    ],
+    "target": {
+        "dtype": str,
+        "numel?": int,
+        "nonfinite?": int,
+        **{f"{name}?": _NUMBER for name in ("classes", "distinct", "mean", "var", "min", "max")},
+    },
+    "inputs": [
+        {
+            **dict.fromkeys(("mean", "std", "min", "max", "features", "constant"), _NUMBER),
+            **{"name": str, "shape": [int], "dtype": str, "whole": bool, "alike": bool},
+            **dict.fromkeys(("scales?", "offset?"), _NUMBER),
+        }
+    ],
+}
+
+
+def _has_form(value: Any, form: Any) -> bool:
+    """Whether a fact is what a rule can look into."""
+    if isinstance(form, list):
+        return isinstance(value, list) and all(_has_form(item, form[0]) for item in value)
+    if isinstance(form, dict):
+        asked = [(key.removesuffix("?"), one, key.endswith("?")) for key, one in form.items()]
+        return isinstance(value, dict) and all(
+            _has_form(value[key], one) if key in value else optional for key, one, optional in asked
+        )
+    return isinstance(value, form)
+
+
+def _sound(run: Mapping[str, Any]) -> dict[str, Any]:
+    """The facts of a run without those that are not of the form that rules know."""
+    sound = {key: value for key, value in run.items() if key not in _FORMS or _has_form(value, _FORMS[key])}
+    if not {"loss_graph", "loss_terms"} <= set(sound):
+        sound = {key: value for key, value in sound.items() if key not in ("loss_graph", "loss_terms")}
+    return sound
 
 
 class Measured(Protocol):
@@ -188,7 +250,7 @@ class View:
 
     def __init__(self, trace: Measured, precision: tuple[str, ...] = (), limits: dict[str, Any] | None = None) -> None:
         # a watch reads its frame back from disk whenever it is asked
-        self._trace, self._every, self.run = trace, trace.frame, trace.run
+        self._trace, self._every, self.run = trace, trace.frame, _sound(trace.run)
         self.frame = last_step(self._every)
         self.modules, self.unmeasured, self.exponents = trace.modules, trace.unmeasured, trace.exponents
         self.precision, self.limits = precision, limits or {}

@@ -58,3 +58,15 @@ def test_a_notebook_shows_what_is_printed() -> None:
     cells = re.findall("<td>([^<]*)</td>", html)
     assert [cell for cell in cells if cell] == [cell for row in rows for cell in row]
     assert all(escape(finding.message) in html and finding.message in text for finding in list(run.findings)[:5])
+
+
+@pytest.mark.parametrize("junk", [3, True, 2.5, "text", [], ["text"], {}, {"a": 1}, [{"criterion": "mse_loss"}], None])
+@pytest.mark.parametrize(
+    "fact", ["loss_terms", "loss_graph", "target", "inputs", "optimizers", "optimizer", "not_optimized", "loss_value"]
+)
+def test_facts_of_another_form_say_nothing_to_a_rule(fact: str, junk: object) -> None:
+    torch.manual_seed(0)
+    run = spp.trace(nn.Linear(4, 3), (torch.randn(8, 4), torch.tensor([0, 1, 2, 0, 1, 2, 0, 1])))
+    assert not run.findings.worst("warning")
+    run.run[fact] = junk
+    assert not spp.diagnose(run).worst("warning")
