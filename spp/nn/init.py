@@ -17,7 +17,7 @@ from collections.abc import Callable, Mapping
 from contextlib import ExitStack
 from dataclasses import dataclass, field
 from functools import partial
-from math import sqrt
+from math import prod, sqrt
 from typing import Any, TypeVar
 
 import torch
@@ -27,7 +27,8 @@ from spp.errors import InputError
 from spp.nn.residual import ResidualBlock, residual_blocks
 from spp.registry import Registry
 
-Weighted = nn.Conv1d | nn.Conv2d | nn.Conv3d | nn.Linear
+Transposed = nn.ConvTranspose1d | nn.ConvTranspose2d | nn.ConvTranspose3d
+Weighted = nn.Conv1d | nn.Conv2d | nn.Conv3d | Transposed | nn.Linear
 """The layers whose weight an init governs."""
 
 LSUV_TOLERANCE, LSUV_STEPS = 0.1, 10
@@ -54,13 +55,17 @@ class Init:
 
 
 def fans(layer: Weighted) -> tuple[int, int]:
-    """``(fan_in, fan_out)`` of a layer, groups counted.
+    """``(fan_in, fan_out)`` of a layer, groups counted; an output of a transposed convolution sees one tap per stride.
 
     Args:
-        layer: A convolution ``(C_out, C_in / g, *kernel)`` or Linear layer ``(out, in)``.
+        layer: A convolution ``(C_out, C_in / g, *kernel)``, transposed ``(C_in, C_out / g, *kernel)``, or Linear layer
+            ``(out, in)``.
     """
     groups = 1 if isinstance(layer, nn.Linear) else layer.groups
     kernel = layer.weight[0, 0].numel()
+    if isinstance(layer, Transposed):
+        taps = max(1, round(kernel / prod(layer.stride)))
+        return layer.weight.shape[0] // groups * taps, layer.weight.shape[1] * kernel
     return layer.weight.shape[1] * kernel, layer.weight.shape[0] // groups * kernel
 
 
@@ -123,7 +128,9 @@ def _delta_orthogonal(layer: Weighted) -> None:
         _orthogonal(layer)
         return
     for block in _groups(layer):
-        delta_orthogonal_(block)
+        # a transposed convolution has its inputs first
+        turned = block.transpose(0, 1) if isinstance(layer, Transposed) else block
+        turned.copy_(delta_orthogonal_(turned.clone(memory_format=torch.contiguous_format)))
 
 
 def _efficientnet(layer: Weighted) -> None:
@@ -182,7 +189,7 @@ INITS = Registry[Init](
         ),
         "he_fan_out": Init(_he_fan_out, "normal, variance 2/fan_out, depthwise included (He et al. 2015)"),
         "he_groups_blind": Init(
-            _normal(lambda layer: 2 / (layer.weight.shape[0] * layer.weight[0, 0].numel())),
+            _normal(lambda layer: 2 / (fans(layer)[1] * (1 if isinstance(layer, nn.Linear) else layer.groups))),
             "normal, variance 2/(k C_out) also for depthwise convolutions (Dewyse 2025)",
         ),
         "lecun": Init(
@@ -227,7 +234,7 @@ def initialize_(model: M, name: str) -> M:
     Random numbers come from torch's global generator, as in torch's own layers: ``torch.manual_seed`` rules them.
 
     Args:
-        model: Any module; layers of other kinds are left alone.
+        model: Any module; transposed convolutions count as convolutions, layers of other kinds are left alone.
         name: A name of ``INITS``.
 
     Raises:
@@ -236,7 +243,7 @@ def initialize_(model: M, name: str) -> M:
     """
     row = INITS.row(name)
     for path, layer in model.named_modules():
-        if isinstance(layer, nn.Conv1d | nn.Conv2d | nn.Conv3d | nn.Linear):
+        if isinstance(layer, Weighted):
             try:
                 row.fill(layer)
             except InputError as error:

@@ -88,6 +88,25 @@ def test_lecun_keeps_unit_variance_and_he_doubles_it(kind):
     assert double == pytest.approx(2, rel=0.1)
 
 
+@pytest.mark.parametrize(("dims", "stride", "groups"), [(1, 1, 1), (2, 2, 1), (2, 1, 4), (3, 2, 1)])
+@pytest.mark.parametrize(("name", "gain"), [("lecun", 1), ("he", 2)])
+def test_transposed_convolutions_keep_and_double_the_variance_too(name, gain, dims, stride, groups):
+    torch.manual_seed(0)
+    kind = (nn.ConvTranspose1d, nn.ConvTranspose2d, nn.ConvTranspose3d)[dims - 1]
+    layer = initialize_(kind(64, 64, 4, stride=stride, groups=groups), name)
+    # places at the rim see fewer taps
+    inner = (slice(None), slice(None), *[slice(4, -4)] * dims)
+    out = layer(torch.randn(8, 64, *[10] * dims))[inner]
+    assert out.square().mean().item() == pytest.approx(gain, rel=0.15)
+
+
+def test_a_transposed_convolution_may_be_delta_orthogonal():
+    weight = initialize_(nn.ConvTranspose2d(16, 32, 3), "delta_orthogonal").weight.detach()
+    centre = weight[:, :, 1, 1]
+    assert torch.allclose(centre @ centre.T, torch.eye(16), atol=1e-5)
+    assert weight.square().sum() == pytest.approx(16, rel=1e-5)
+
+
 def test_the_groups_blind_init_starves_depthwise_convolutions():
     torch.manual_seed(0)
     layer = initialize_(nn.Conv2d(1152, 1152, 5, groups=1152), "he_groups_blind")
