@@ -94,6 +94,35 @@ def test_a_trial_that_fails_says_why_in_its_row():
     assert made["failed"].astype(bool).sum() == 4 and made["errors"].isna().sum() == 4
 
 
+def ill(change):
+    """Sixteen healthy layers of ReLU, one of them changed."""
+    torch.manual_seed(0)
+    parts = [part for _ in range(16) for part in (nn.Linear(32, 32), nn.ReLU())]
+    model = spp.nn.initialize_(nn.Sequential(*parts, nn.Linear(32, 10)), "he")
+    with torch.no_grad():
+        change(model[8])
+    return model
+
+
+@pytest.mark.parametrize(
+    ("rule", "change"),
+    [
+        ("cliff", lambda layer: layer.weight.mul_(300)),
+        ("dead_layer", lambda layer: layer.weight.zero_()),
+        ("dead_channels", lambda layer: layer.bias[:24].fill_(-30)),
+        ("dead_channels", lambda layer: layer.weight[:26].zero_()),
+        ("bias_outlier", lambda layer: layer.bias.fill_(40)),
+    ],
+)
+def test_python_runs_as_it_is_printed_and_heals(rule, change):
+    model = ill(change)
+    run = spp.trace(model, BATCH)
+    found = next(finding for finding in run.findings.worst("warning") if finding.rule == rule)
+    words = found.remedy.split("`")[1]
+    exec(words, {"spp": spp, "torch": torch, "model": model, "batch": BATCH, "run": run})
+    assert rule not in {finding.rule for finding in spp.trace(model, BATCH).findings.worst("warning")}
+
+
 def test_ctrl_c_keeps_what_was_measured(monkeypatch):
     calls = []
 

@@ -243,6 +243,12 @@ def advice(words: str) -> Remedy:
     return remedy("told", why=words)
 
 
+def activation_for(view: View, name: str, why: str) -> Remedy:
+    """Another activation; words alone where those of the network are functions, which nothing can take the place of."""
+    modules = any(step.kind is Kind.ACTIVATION and step.row.type != "function" for step in view.steps)
+    return remedy("activation", name, why=why) if modules else advice(why)
+
+
 def norm_for(view: View) -> str:
     """The norm that such a network has as a rule: LayerNorm beside attention or recurrence, else BatchNorm."""
     kinds = {fact.kind for fact in view.facts.values()}

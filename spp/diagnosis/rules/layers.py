@@ -23,7 +23,7 @@ from spp.diagnosis.findings import (
     times,
 )
 from spp.diagnosis.registry import FACT, rule
-from spp.diagnosis.remedies import Remedy, advice, init_for, norm_for, remedy
+from spp.diagnosis.remedies import Remedy, activation_for, advice, init_for, norm_for, remedy
 from spp.diagnosis.view import Key, Kind, Step, View, given, measured, median_without, ratio
 from spp.frame.schema import Column
 from spp.vocabulary import LayerKind, Severity, Signal
@@ -114,6 +114,13 @@ def dead_layer(view: View, at: Any) -> Iterator[Finding]:
         return
 
 
+def _unbiased(view: View, step: Step) -> tuple[Remedy, ...]:
+    """To take a bias away that makes most of what a step gives out."""
+    bias = view.weights.get((step.name, "bias"))
+    biased = bias is not None and bias.mean_square > 0.5 * step.mean_square
+    return (remedy("zero_bias", where=step.name, why="Take its bias away"),) if biased else ()
+
+
 def _is_single(view: View, step: Step) -> bool:
     """Whether a softmax has one value to choose from, as that of a state space over one place: all it gives is 1."""
     fact = view.facts.get(step.name)
@@ -151,10 +158,7 @@ def _cause(view: View, step: Step) -> tuple[Step, str, tuple[Remedy, ...]]:
         low, high = number(feeder.row.min), number(feeder.row.max)
         why = f"{feeder.name} gives it values from {low} to {high}, where it is flat"
         norm = remedy("norm", norm_for(view), why="Look at the weights of that layer; or a norm before the activation")
-        bias = view.weights.get((feeder.name, "bias"))
-        biased = bias is not None and bias.mean_square > 0.5 * feeder.mean_square
-        unbiased = (remedy("zero_bias", where=feeder.name, why="Take its bias away"),) if biased else ()
-        return feeder, why, (*unbiased, norm, remedy("init", init_for(view)))
+        return feeder, why, (*_unbiased(view, feeder), norm, remedy("init", init_for(view)))
     sources = view.sources(step.key)
     why = f"ACV {arrow(float(sources[0].acv), float(step.row.acv))}" if sources else "its weight or bias does it"
     return step, why, (advice("Look at its weight and its eps."),)
@@ -197,7 +201,13 @@ def saturation(view: View, at: Any) -> Iterator[Finding]:
         message=f"{percent(share)} of the values of {row.name} ({row.type}) lie at an end of its range{came}"
         f"{further(len(bad) - 1)}.",
         remedies=(
-            remedy("init", "xavier", why="Smaller weights before it"),
+            # one layer that is at fault leaves the others alone
+            remedy(
+                "init",
+                "xavier",
+                where=str(culprit.name) if len(bad) == 1 and weighted else "",
+                why="Smaller weights before it",
+            ),
             remedy("norm", norm_for(view), why="A norm before it"),
         ),
         until=str(bad[-1][1].name) if len(bad) > 1 else "",
@@ -349,7 +359,7 @@ def mean_shift(view: View, at: Any) -> Iterator[Finding]:
         remedies=(
             remedy("norm", norm_for(view), why="Centre the input"),
             remedy("norm", "scaled_ws", why="Centre the weights"),
-            remedy("activation", "selu", why="An activation of mean zero, with an init of lecun"),
+            activation_for(view, "selu", "An activation of mean zero, with an init of lecun"),
         ),
         evidence=some([f"{s.name} ({number(r)})" for s, r in bad]),
     )
@@ -400,13 +410,17 @@ def dead_channels(view: View, at: Any) -> Iterator[Finding]:
     first = bad[0]
     culprit = _blamed(view, first)
     fed = f"; {culprit.name} ({culprit.row.type}) feeds it" if culprit is not first else ""
+    # rows of zeros come alive with an init, whatever the activation
+    gone = culprit.is_weighted and culprit.row.dead_fraction >= at.share
     yield Finding(
         severity=Severity.WARNING,
         **measured(culprit, Signal.ACTIVATION, Column.DEAD_FRACTION, first.row.dead_fraction, f"below {at.share:g}"),
         message=f"{percent(first.row.dead_fraction)} of the channels of {first.name} ({first.row.type}) give out the same "
         f"for every sample{further(len(bad) - 1, before=', and so in ')}{fed}.",
         remedies=(
-            remedy("activation", "leaky_relu", why="A smaller bias or rate, or an activation without a dead side"),
+            *_unbiased(view, culprit),
+            *((remedy("init", init_for(view), where=culprit.name, why="Initialize it again"),) if gone else ()),
+            activation_for(view, "leaky_relu", "A smaller bias or rate, or an activation without a dead side"),
             remedy("init", init_for(view)),
         ),
         evidence=some([f"{s.name} ({percent(s.row.dead_fraction)})" for s in bad]),
@@ -480,12 +494,19 @@ def norm_input(view: View, at: Any) -> Iterator[Finding]:
         return
     step, came, size, eps = bad[0]
     source = view.activations[step.fed[0]] if step.fed and step.fed[0] in view.activations else came
+    scalable = [source] if (source.name, "weight") in view.weights and size > 0 else []
     yield Finding(
         severity=Severity.ERROR,
         **measured(source, Signal.ACTIVATION, "variance", size, f"above {at.times:g} eps = {number(at.times * eps)}"),
         message=f"{source.name} ({source.type}) gives {step.name} a variance of {number(size)}, far below its eps of {eps:g}: "
         f"it no longer normalizes{further(len(bad) - 1, 'norm')}.",
-        remedies=(remedy("init", init_for(view), why="Larger weights before it, or a smaller eps"),),
+        remedies=(
+            *(
+                remedy("gain", size**-0.5, where=str(source.name), why="Scale it up, or take a smaller eps")
+                for _ in scalable
+            ),
+            remedy("init", init_for(view), why="Larger weights before it, or a smaller eps"),
+        ),
         evidence=some([f"{s.name} ({number(v)} against {e:g})" for s, _, v, e in bad]),
     )
 

@@ -259,7 +259,11 @@ def blocked_gradient(view: View, at: Any) -> Iterator[Finding]:
             severity=Severity.ERROR,
             **measured(step, Signal.GRADIENT, Column.MEAN_SQUARE, 0.0, "above 0"),
             message=f"{told}; {count(before, 'weighted layer')} before it cannot learn.",
-            remedies=(remedy("init", init_for(view), where=step.name, why="Initialize it again"),),
+            remedies=(
+                remedy("init", init_for(view), where=step.name, why="Initialize it again")
+                if step.is_weighted
+                else advice("Its derivative is zero: pass the gradient straight through, or take a smooth function"),
+            ),
         )
         if view.zero_by_design(step.name):
             told += ", by design (Fixup); it opens with the first step."

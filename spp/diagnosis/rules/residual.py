@@ -90,6 +90,9 @@ def _outlier(view: View, limit: float, beyond: float, sign: int) -> Iterator[Fin
     if not outliers:
         return
     _, worst, usual = max(outliers, key=lambda one: one[0])
+    # the skips behind a branch that drowns its own are swollen by it
+    ahead = [b.decades for b in ratios if b.group == worst.group and (b.depth or 0) < (worst.depth or 0)]
+    level = float(np.median(ahead)) if sign > 0 and ahead else usual
     share, near, row = power(worst.decades), powered(usual), view.activations.get(Key(worst.name))
     yield Finding(
         severity=Severity.WARNING,
@@ -97,7 +100,7 @@ def _outlier(view: View, limit: float, beyond: float, sign: int) -> Iterator[Fin
         message=f"The residual branch that ends at {worst.name} ({'' if row is None else row.type}) "
         f"{'drowns' if sign > 0 else 'is nothing beside'} its skip: {number(share)} times its variance; in its peers {near}.",
         remedies=(
-            remedy("gain", power((usual - worst.decades) / 2), where=worst.name, why="Scale it as the others are"),
+            remedy("gain", power((level - worst.decades) / 2), where=worst.name, why="Scale it as the others are"),
         )
         if (worst.name, "weight") in view.weights and np.isfinite(worst.decades)
         else (advice("Look at the weights of that branch; scale it as the others are."),),

@@ -23,7 +23,7 @@ from spp.diagnosis.findings import (
     times,
 )
 from spp.diagnosis.registry import rule
-from spp.diagnosis.remedies import Remedy, advice, init_for, norm_for, remedy
+from spp.diagnosis.remedies import Remedy, activation_for, advice, init_for, norm_for, remedy
 from spp.diagnosis.view import PEERS, Key, Kind, Step, View, measured, ratio, records
 from spp.frame.precision import lost_shares
 from spp.stats.extra import FORMATS
@@ -219,12 +219,19 @@ def _backward_remedies(view: View, leg: Leg) -> tuple[Remedy, ...]:
         )
         return (fewer, remedy("norm", "none"), remedy("init", init_for(view)), *known)
     if leg.decades < 0 and any(view.activation(s.name) in ("sigmoid", "tanh", "softsign") for s in view.steps):
-        return (remedy("activation", "relu", why="An activation that does not saturate, with an init of he"), *known)
+        return (activation_for(view, "relu", "An activation that does not saturate, with an init of he"), *known)
     # a norm behind each sum halves the skip's gradient where the branch is as large (Liu et al. 2020, arXiv 2004.08249)
     post = (
         [remedy("branches", why="Scale the residual branches down")] if leg.decades < 0 and view.branch_ratios else []
     )
-    return (*post, *known)
+    alone = leg.decades < 0 and not post and judge(forward(view).down, view.limits["vanishing"]) is None
+    # what falls on its way back alone falls by a derivative that no weight makes good for
+    look = (
+        (advice("The signal itself keeps its size: look at the backward of what lies between the weights"),)
+        if alone
+        else ()
+    )
+    return (*post, *look, *known)
 
 
 @rule(
