@@ -69,12 +69,18 @@ class Value:
     sources: tuple[Value, ...] = ()
     producers: list[Call] = field(default_factory=list)
     reading: Reading | None = None
-    entered: Sums | None = None
+    entered: Reading | None = None
 
     @property
     def sites(self) -> list[Site]:
         """The observed outputs it stands for."""
         return [] if self.reading is None else self.reading.sites
+
+    def read(self, axis: int | None) -> Reading:
+        """The start of its reading along an axis: what was measured as it entered a call counts, where that was the axis."""
+        entered = self.entered
+        self.reading = Reading(axis) if entered is None or entered.axis != axis else entered
+        return self.reading
 
 
 class DataFlow:

@@ -586,10 +586,13 @@ class Recorder:
             return
         held = values_of(tensor) if tensor.is_nested else tensor
         axis = self._placer.entering(call, held, value)
-        sums = value.entered if value.reading is None else value.reading.sums
+        # along another axis its channels are others
+        known = (one.sums for one in (value.entered, value.reading) if one is not None and one.axis == axis)
+        sums = next((one for one in known if one is not None), None)
         # without a version counter nobody knows whether the tensor still holds what was reduced
         if sums is None or value.version < 0:
-            sums = value.entered = self._stage.reduce(held, axis)
+            sums = self._stage.reduce(held, axis)
+            value.entered = Reading(axis, sums=sums)
         call.entered = Site(call.entry, call, "", held.shape, tensor.dtype, axis)
         self._pass.inputs[call.entered] = sums
 
@@ -603,18 +606,17 @@ class Recorder:
             return
         value = self._flow.produced(tensor, call)
         held = values_of(tensor) if tensor.is_nested else tensor
-        if value.reading is None:
-            value.reading = Reading(self._placer.axis(call, held, value))
+        reading = value.reading or value.read(self._placer.axis(call, held, value))
         is_weight = entry.weight_of is not None
         if is_weight:
             owner, parameter = entry.weight_of  # type: ignore[misc]
             if entry.name == f"{owner}.parametrizations.{parameter}" and owner in self._by_name:
                 entry, path = self._by_name[owner], parameter
-        site = Site(entry, call, path, held.shape, tensor.dtype, value.reading.axis, is_weight, tensor._is_view())
+        site = Site(entry, call, path, held.shape, tensor.dtype, reading.axis, is_weight, tensor._is_view())
         call.sites.append(site)
         if call.entry.selected:
             self._pass.sites.append(site)
-            self._measure(site, value.reading, value.version, tensor, call.entry.ends)
+            self._measure(site, reading, value.version, tensor, call.entry.ends)
 
     def _measure(
         self,
@@ -657,16 +659,17 @@ class Recorder:
         value = self._flow.value(tensor)
         addition = self._merges.stream_of(value, self._stack)
         if addition is not None and addition.block.entry.selected and not (tensor.is_nested or is_reducible(tensor)):
-            entry, branch = addition.block.entry, addition.branch_value.reading
-            if value.reading is None:
+            entry, branch, reading = addition.block.entry, addition.branch_value.reading, value.reading
+            if reading is None:
                 # a branch that a function ends has no reading
-                axis = self._placer.axis(addition.block, tensor, value) if branch is None else branch.axis
-                value.reading = Reading(axis)
-            output, axis = f"merge.{addition.number}", value.reading.axis
+                reading = value.read(
+                    self._placer.axis(addition.block, tensor, value) if branch is None else branch.axis
+                )
+            output, axis = f"merge.{addition.number}", reading.axis
             site = Site(entry, addition.block, output, tensor.shape, tensor.dtype, axis, is_view=tensor._is_view())
             addition.stream = site
             self._pass.streams.append(site)
-            self._measure(site, value.reading, value.version, tensor)
+            self._measure(site, reading, value.version, tensor)
         return value
 
     def _read_learned(self, one: Pass) -> None:

@@ -78,6 +78,43 @@ def test_no_tensor_is_reduced_a_second_time(monkeypatch: pytest.MonkeyPatch) -> 
     trace = spp.trace(model, batch, signals="activation", functions=False)
     # of each module (the root gives out what its last one does), of the batch, the product that three take, and the mixture
     assert len(reduced) == 7 + 3 and len(trace.inputs) == 5
+    reduced.clear()
+    trace = spp.trace(HandsOn(), torch.randn(4, 6), signals="activation")
+    # of the batch, what the first gives out, the product that the second hands on, and what the third gives out
+    assert len(reduced) == 4 and trace.inputs["name"].tolist() == ["first", "second"]
+
+
+class HandsOn(nn.Module):
+    """A module that gives out what it takes, behind a function."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first, self.second, self.third = nn.Linear(6, 6), nn.Identity(), nn.Linear(6, 6)
+
+    def forward(self, x: Tensor) -> Tensor:
+        out: Tensor = self.third(self.second(self.first(x) * 3))
+        return out
+
+
+@pytest.mark.parametrize("names", [("conv", "linear"), ("linear", "conv")])
+def test_takers_of_other_layouts_have_other_channels(names: tuple[str, str]) -> None:
+    class Layouts(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.conv, self.linear = nn.Conv1d(6, 3, 1), nn.Linear(10, 3)
+
+        def forward(self, x: Tensor) -> Tensor:
+            x = x * 2
+            first, second = (self.get_submodule(name)(x).sum() for name in names)
+            return first + second
+
+    batch = torch.randn(4, 6, 10) + torch.arange(10.0) + 3 * torch.arange(6.0)[:, None]
+    rows = spp.trace(Layouts(), batch).inputs.set_index("name")
+    for name, axis in (("conv", 1), ("linear", 2)):
+        channels = np.moveaxis(2 * batch.double().numpy(), axis, 0).reshape(batch.shape[axis], -1)
+        assert rows.loc[name, "channels"] == len(channels)
+        np.testing.assert_allclose(rows.loc[name, "acsm"], (channels.mean(1) ** 2).mean(), rtol=1e-6)
+        np.testing.assert_allclose(rows.loc[name, "acv"], channels.var(1).mean(), rtol=1e-6)
 
 
 def test_batches_merge_and_runs_keep_them(tmp_path: pytest.TempPathFactory) -> None:
