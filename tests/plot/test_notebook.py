@@ -14,16 +14,14 @@ from spp.run import SHOWN_ROWS
 from .frames import RUN, network
 
 
-def test_a_trace_shows_its_layers() -> None:
+def test_a_trace_shows_its_components() -> None:
     torch.manual_seed(0)
     trace = spp.trace(torch.nn.Sequential(torch.nn.Linear(4, 3), torch.nn.ReLU()), torch.randn(5, 4))
     html = trace._repr_html_()
-    cells = re.findall(r"<td>([^<]*)</td>", html)
-    rows = trace.frame.query("signal == 'activation' and leaf").sort_values("depth")
-    assert cells[1::7] == ["0", "1"] and cells[2::7] == ["Linear", "ReLU"]
-    assert cells[5::7] == [f"{value:.3g}" for value in rows["acv"]]
-    gradients = trace.frame.query("signal == 'gradient' and leaf").sort_values("depth")
-    assert cells[6::7] == [f"{value:.3g}" for value in gradients["mean_square"]]
+    cells, rows = re.findall(r"<td>([^<]*)</td>", html), trace.components
+    assert cells[::8] == rows["name"].tolist() == ["0", "1"]
+    for place, column in ((2, "acsm"), (3, "acv"), (5, "gradient_mean_square")):
+        assert cells[place::8] == [f"{value:.3g}" for value in rows[column]]
     assert "<b>Sequential</b> batch size 5, seed 0, loss probe" in html
 
 
@@ -37,7 +35,7 @@ def shown(frame: pd.DataFrame, facts: dict[str, object]) -> str:
 
 
 def test_long_networks_are_cut_and_names_are_escaped() -> None:
-    table = shown(network(lambda t: 1 + t), RUN | {"model": "<b>&"})
+    table = shown(network(lambda t: 1 + t, named=[(str(i), "ReLU") for i in range(40)]), RUN | {"model": "<b>&"})
     assert "<b>&lt;b&gt;&amp;</b> norm none, activation relu, init he, batch size 32" in table
     assert table.count("<tr") == SHOWN_ROWS + 2  # a heading, and a row of dots
     assert "not measured" not in table
