@@ -51,6 +51,9 @@ APART = 0.055
 MARKERS = 9
 """About how many markers a line carries: enough to tell it by, too few to hide it."""
 
+SMALLEST_MARK = 2.5
+"""Diameter in points below which a mark looks like dust."""
+
 WEIGHTS: dict[int | None, float] = {None: 1.3, -1: 0.8}
 """Width of the line of a signal and of a prediction over it, against those of others."""
 
@@ -70,6 +73,7 @@ class Drawn:
     """The artists of one panel; what a panel has no use for is None or empty."""
 
     line: Line2D | None = None
+    lines: dict[Family, Line2D] = field(default_factory=dict)
     points: dict[Family, Line2D] = field(default_factory=dict)
     zeros: Line2D | None = None
     nonfinite: list[Line2D] = field(default_factory=list)
@@ -91,7 +95,16 @@ class Drawn:
     def artists(self) -> list[Artist]:
         """Return all of them in one list."""
         single = [self.line, self.zeros, self.transitions, self.zero_line, self.message, self.mesh]
-        several = [self.bands, self.points.values(), self.nonfinite, self.curves, self.shades, self.bars, self.limits]
+        several = [
+            self.bands,
+            self.lines.values(),
+            self.points.values(),
+            self.nonfinite,
+            self.curves,
+            self.shades,
+            self.bars,
+            self.limits,
+        ]
         several += [self.marks, [text for text, _ in self.ends]]
         return [artist for group in (*several, single) for artist in group if artist is not None]
 
@@ -108,17 +121,18 @@ def _draw_points(panel: Points, axes: Axes) -> Drawn:
     drawn = begun(panel, axes)
     if panel.message:
         return drawn
-    by_family = set(panel.families) != {Family.OTHER}
     size, look = marker_size(panel, axes), PALETTE[panel.signal]
-    drawn.line = _joined(panel, axes, look, background=by_family)
-    if not by_family:
+    if set(panel.families) == {Family.OTHER}:
+        drawn.line = _joined(panel, axes, panel.joined, color=look.colour, linestyle=look.line, width=1.2)
         drawn.line.set(marker=look.marker, markersize=size, markeredgewidth=0)
-    for family in Family if by_family else ():
-        member = panel.shown & np.array([other == family for other in panel.families], dtype=np.bool_)
-        if member.any():
-            marker = marker_of(family, look, size)
-            drawn.points[family] = scattered(axes, panel.x[member], panel.y[member], 3, **marker)
-    _mark_points(panel, axes, drawn, max(size, 2.5))
+    else:
+        _draw_families(panel, axes, drawn, look, size)
+    if (stream := panel.stream) is not None:
+        y = np.where(np.isfinite(stream.y) & ~(stream.zero & (panel.scale is Scale.LOG)), stream.y, np.nan)
+        style: dict[str, Any] = {"linestyle": "-", "linewidth": WEIGHTS[None] * linewidth()}
+        (drawn.line,) = axes.plot(stream.x, y, color=look.colour, zorder=4, **style)
+        drawn.handles[stream.label] = Line2D([], [], label=stream.label, color=INK, **style)
+    _mark_points(panel, axes, drawn, size)
     return drawn
 
 
@@ -207,13 +221,15 @@ def linewidth() -> float:
 
 def scale_axis(panel: Points | Curves, axes: Axes) -> None:
     """Set scale, limits and ticks of the y axis from the numbers of the panel."""
-    shown = panel.y[panel.shown]
+    room = np.array(panel.room)
+    fits = np.isfinite(room) & ((panel.scale is not Scale.LOG) | (room > 0))
+    shown = np.concatenate([panel.y[panel.shown], room[fits]])
     if panel.scale is Scale.LOG:
         axes.set_yscale("log")
         low, high = np.log10(shown.min()), np.log10(shown.max())
         pad = 0.05 * (high - low)
-        below = 0.12 * (high - low) if panel.zero.any() else pad
-        above = 0.12 * (high - low) if not np.isfinite(panel.y).all() else pad
+        below = 0.12 * (high - low) if panel.zero.any() or 0.0 in panel.room else pad
+        above = 0.12 * (high - low) if not (np.isfinite(panel.y).all() and np.isfinite(room).all()) else pad
         # matplotlib's log transform overflows outside of what float64 has normal numbers for
         axes.set_ylim(10 ** max(low - below, -307.0), 10 ** min(high + above, 308.0))
         log_ticks(axes.yaxis, *axes.get_ylim(), form="g")
@@ -303,18 +319,23 @@ def _scale_x(panel: Outcomes, axes: Axes) -> None:
 # -- points -------------------------------------------------------------------------------------------------------------------
 
 
-def _joined(panel: Points, axes: Axes, look: Look, *, background: bool) -> Line2D:
-    """Join the first tensor of each position; the line breaks where none is finite, and on a log axis at exact zeros."""
+def _draw_families(panel: Points, axes: Axes, drawn: Drawn, look: Look, size: float) -> None:
+    """A faint point for each tensor, and a thin line for each family of layers: what norms do is not what convolutions do."""
+    for family in Family:
+        member = np.array([other == family for other in panel.families], dtype=np.bool_)
+        if (member & panel.joined).any() and family is not Family.OTHER:
+            drawn.lines[family] = _joined(panel, axes, member & panel.joined, color=look.tint, width=0.5)
+        if (member := member & panel.shown).any():
+            marker = marker_of(family, look, size)
+            drawn.points[family] = scattered(axes, panel.x[member], panel.y[member], 3, **marker)
+
+
+def _joined(panel: Points, axes: Axes, which: BoolArray, *, width: float = 1.0, **style: Any) -> Line2D:
+    """Join some tensors; the line breaks where one is not finite, and on a log axis at exact zeros."""
     # zeros to rounding are passed over: a break at each norm would leave no line
-    keep = panel.first & (panel.shown | ~panel.zero | (np.abs(panel.y) < SMALLEST))
-    (line,) = axes.plot(
-        panel.x[keep],
-        np.where(panel.shown, panel.y, np.nan)[keep],
-        linestyle="-" if background else look.line,
-        color=look.tint if background else look.colour,
-        linewidth=linewidth() * (0.6 if background else 1.2),
-        zorder=2,
-    )
+    keep = which & (panel.shown | ~panel.zero | (np.abs(panel.y) < SMALLEST))
+    y = np.where(panel.shown, panel.y, np.nan)[keep]
+    (line,) = axes.plot(panel.x[keep], y, linewidth=width * linewidth(), zorder=2, **style)
     return line
 
 
@@ -347,16 +368,15 @@ def in_row(axes: Axes, x: FloatArray, height: float, look: dict[str, Any]) -> Li
 
 
 def marker_size(panel: Panel, axes: Axes) -> float:
-    """Diameter in points: as large as neighbours allow, from a dot to half a letter."""
+    """Diameter in points: as large as neighbours allow, from what an eye can tell from dust to half a letter."""
     width = 72 * page_of(axes).get_size_inches()[0] * axes.get_position().width
-    return float(np.clip(1.1 * width / max(panel.size, 1), 1.2, 0.42 * matplotlib.rcParams["font.size"]))
+    return float(np.clip(1.1 * width / max(panel.size, 1), SMALLEST_MARK, 0.42 * matplotlib.rcParams["font.size"]))
 
 
 def marker_of(family: Family, look: Look, size: float) -> dict[str, Any]:
-    """Return the points of a family as properties of a line: filled, hollow or pale, for where shapes are too small to read."""
-    faces = {Family.WEIGHTED: look.colour, Family.NORM: "white"}
-    face = faces.get(family, look.tint)
-    return _mark(FAMILY_MARKERS[family], size, face, look.colour, min(0.7, 0.18 * size))
+    """Return the points of a family as properties of a line: faint, and filled or hollow where shapes are too small to read."""
+    face = "white" if family is Family.NORM else look.tint
+    return _mark(FAMILY_MARKERS[family], size, face, look.colour, 0.12 * min(size, 4.0))
 
 
 def zero_mark(look: Look, size: float) -> dict[str, Any]:
@@ -520,7 +540,7 @@ def _marked(there: BoolArray, shift: float, *, few: bool) -> list[int]:
 
 def _mark_line(panel: Curves, curve: Curve, look: Look, index: int, axes: Axes, drawn: Drawn) -> None:
     """Zeros of a log axis stand at its foot and non-finite layers at its top, each line's in a row of its own."""
-    size = float(np.clip(1.5 * marker_size(panel, axes), 1.5, 3.0))
+    size = min(1.5 * marker_size(panel, axes), 3.0)
     at_floor = curve.zero & np.isfinite(curve.y) & (panel.scale is Scale.LOG)
     if at_floor.any():
         grey = zero_mark(Look(INK, "", "", ""), 3.0)

@@ -316,7 +316,7 @@ def _legend(figure: Figure, drawn: tuple[Drawn, ...], style: Style, inches: floa
             labels=labels,
             loc="outside lower center",
             ncols=columns,
-            handletextpad=0.2,
+            handletextpad=0.5,
             columnspacing=1.2,
             borderpad=0.1,
         )

@@ -65,7 +65,7 @@ class Scale(StrEnum):
 
 
 SUFFIX = {Scale.LINEAR: "", Scale.LOG: " (log scale)", Scale.SYMLOG: " (symlog scale)"}
-"""How the label of an axis says its scale."""
+"""How words say the scale of an axis."""
 
 
 class Family(StrEnum):
@@ -122,6 +122,7 @@ class Panel:
         message: Why there is nothing to draw, else empty.
         note: What the panel comes to, in a few words; stands over it.
         height: Share of the height of a row.
+        room: Further numbers that the axis has room for: those of a panel beside it that is read on the same scale.
     """
 
     signal: Signal | None
@@ -134,6 +135,7 @@ class Panel:
     message: str = ""
     note: str = ""
     height: float = 1.0
+    room: tuple[float, ...] = ()
 
     @property
     def xlabel(self) -> str:
@@ -170,10 +172,11 @@ class Points(Panel):
         rows: Position of each tensor's row in the table that the panel was made from.
         names: Name of each tensor, with call and output where there are several.
         families: Family of the layer each tensor belongs to.
-        first: Whether the tensor is the first at its position, so that a line runs through it.
+        joined: Whether a line runs through the tensor: it is the first at its position, and no gate beside the signal's way.
         zero: Where ``y`` is zero, exactly or up to rounding.
         nonfinite: Where the tensor had NaN or infinite elements, or the statistic itself is infinite or missing.
         transitions: Positions of transition blocks.
+        stream: The signal from the end of one component to the next, where it was measured.
     """
 
     signal: Signal
@@ -182,10 +185,11 @@ class Points(Panel):
     rows: IntArray
     names: tuple[str, ...]
     families: tuple[Family, ...]
-    first: BoolArray
+    joined: BoolArray
     zero: BoolArray
     nonfinite: BoolArray
     transitions: tuple[float, ...] = ()
+    stream: Curve | None = None
 
     @property
     def shown(self) -> BoolArray:
@@ -264,14 +268,12 @@ class Curves(Panel):
     Attributes:
         curves: The lines, the first at the back; the scale is chosen from all of them.
         baseline: A level to compare with, as 1 for a ratio; drawn as a thin line.
-        room: Further numbers that the axis has room for: those of a panel beside it that is read on the same scale.
         between: Indices of two curves whose difference is shaded.
         marks: Where something begins.
     """
 
     curves: tuple[Curve, ...]
     baseline: float | None = None
-    room: tuple[float, ...] = ()
     between: tuple[int, int] | None = None
     marks: tuple[Mark, ...] = ()
 
@@ -279,7 +281,7 @@ class Curves(Panel):
     def y(self) -> FloatArray:
         """Every number of every line and band, one after the other."""
         more = [] if self.baseline is None else [self.baseline]
-        return np.concatenate([numbers_of(self.curves)[0], more, self.room])
+        return np.concatenate([numbers_of(self.curves)[0], more])
 
     @property
     def zero(self) -> BoolArray:
@@ -442,8 +444,8 @@ def _label(statistic: str) -> str:
 
 
 def ylabel(what: str, signal: Signal, scale: Scale) -> str:
-    """Return the label of a y axis: signal, statistic and scale, on two lines."""
-    return f"{PLURAL[signal]}\n{what}{SUFFIX[scale]}"
+    """Return the label of a y axis, on two lines: signal and statistic, and the scale where ticks leave it open."""
+    return f"{PLURAL[signal]}\n{what}{'' if scale is Scale.LOG else SUFFIX[scale]}"
 
 
 def family(kind: str | None, type_name: str) -> Family:

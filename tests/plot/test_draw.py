@@ -26,8 +26,6 @@ def test_points_are_the_panels_numbers() -> None:
         for panel in line:
             drawn, _ = _drawn(panel)
             assert _points(drawn) == dict(zip(panel.x, panel.y, strict=True))
-            assert drawn.line is not None
-            np.testing.assert_array_equal(drawn.line.get_ydata(), panel.y)
 
 
 def test_points_are_marked_by_family() -> None:

@@ -121,7 +121,7 @@ def test_six_panels_in_order_with_names_said_once() -> None:
         *[""] * 4,
     ]
     assert [axes.get_xlabel() for axes in plot.axes_] == [*[""] * 4, *["layer (execution order)"] * 2]
-    assert plot.axes_[4].get_ylabel() == "gradients\nACSM (log scale)"
+    assert plot.axes_[4].get_ylabel() == "gradients\nACSM"
     assert [text.get_text() for text in plot.axes_[0].texts] == ["stage1", "stage2", "stage3", "stage4"]
     assert not plot.axes_[2].texts
 
@@ -130,8 +130,10 @@ def test_drawn_numbers_follow_their_panel_when_columns_are_stacked() -> None:
     for width in ("single", "double"):
         plot = _shown(style="paper", width=width)
         for panel, drawn, axes in zip(plot.panels, plot.artists_, plot.axes_, strict=True):
-            assert drawn.line is not None and drawn.line.axes is axes
-            np.testing.assert_array_equal(drawn.line.get_ydata(), panel.y)
+            points = [*drawn.points.values(), *([drawn.zeros] if drawn.zeros else [])]
+            assert all(line.axes is axes for line in points)
+            at = {x: y for line in drawn.points.values() for x, y in zip(*line.get_data(), strict=True)}
+            assert at == {x: y for x, y, shown in zip(panel.x, panel.y, panel.shown, strict=True) if shown}
 
 
 def test_few_layers_are_named_many_are_not() -> None:

@@ -98,7 +98,7 @@ def test_several_outputs_share_a_place_and_the_line_takes_the_first() -> None:
     ]
     panel = layer_panels(frame(rows), signals="activation")[0][0][1]
     assert panel.x.tolist() == [0, 0, 1]
-    assert panel.first.tolist() == [True, False, True]
+    assert panel.joined.tolist() == [True, False, True]
     assert panel.names == ("lstm[0]", "lstm[1.0]", "fc")
 
 
@@ -106,7 +106,7 @@ def test_flat_curves_are_linear_and_collapses_logarithmic() -> None:
     assert layer_panels(network(_flat))[0][0][1].scale is Scale.LINEAR
     panel = layer_panels(network(_collapse))[0][0][1]
     assert panel.scale is Scale.LOG
-    assert panel.ylabel == "activations\nACV (log scale)"
+    assert panel.ylabel == "activations\nACV"
     assert panel.title == "ACV, average channel variance"
     assert panel.xlabel == "layer (execution order)"
 

@@ -8,7 +8,7 @@ import spp
 from spp.errors import InputError
 from spp.frame.schema import Column
 from spp.plot import signal_plot
-from spp.plot.panels import Scale
+from spp.plot.panels import Family, Scale
 from spp.vocabulary import Signal
 
 
@@ -30,6 +30,56 @@ def test_every_measured_leaf_is_drawn(residual: spp.Trace) -> None:
         np.testing.assert_array_equal(panel.y, rows[panel.statistic].to_numpy())
         marks = [*drawn.points.values(), *([drawn.zeros] if drawn.zeros else [])]
         assert sum(len(line.get_xdata()) for line in marks) == len(rows)
+
+
+def test_the_main_line_goes_from_component_to_component(residual: spp.Trace) -> None:
+    plot = residual.plot("layers")
+    ends = residual.components.set_index("name")
+    for panel, drawn in zip(plot.panels, plot.artists_, strict=True):
+        if panel.signal is Signal.WEIGHT:
+            assert panel.stream is None and drawn.line is None
+            continue
+        assert drawn.line is not None and panel.stream.names == tuple(ends.index)
+        if panel.signal is Signal.ACTIVATION:
+            shown = ~panel.stream.zero | (panel.scale is not Scale.LOG)
+            np.testing.assert_array_equal(drawn.line.get_ydata()[shown], ends[panel.statistic].to_numpy()[shown])
+        # where the last leaf of each component stands
+        last = [
+            max(x for x, name in zip(panel.x, panel.names, strict=True) if name.startswith(end)) for end in ends.index
+        ]
+        np.testing.assert_array_equal(drawn.line.get_xdata(), last)
+
+
+def test_each_kind_of_layer_has_a_line_of_its_own(residual: spp.Trace) -> None:
+    plot = residual.plot("layers", signals="activation", statistics="acv")
+    panel, drawn = plot.panels[0], plot.artists_[0]
+    assert set(drawn.lines) == {Family.WEIGHTED, Family.NORM, Family.ACTIVATION}
+    for family, line in drawn.lines.items():
+        of = [one == family for one in panel.families]
+        np.testing.assert_array_equal(line.get_xdata(), panel.x[of])
+        np.testing.assert_array_equal(line.get_ydata(), panel.y[of])
+
+
+def test_gates_stand_beside_the_way() -> None:
+    model = spp.models.build("effnet_b0", norm="none", width_multiplier=0.25)
+    plot = spp.trace(model, spp.data.gaussian(2, (3, 32, 32), seed=0), signals="activation").plot(
+        "layers", signals="activation"
+    )
+    panel = plot.panels[0]
+    names = [name for name, joined in zip(panel.names, panel.joined, strict=True) if not joined]
+    assert names and all(".se." in name for name in names)
+    assert not any(".se." in name for name, joined in zip(panel.names, panel.joined, strict=True) if joined)
+    lined = {x for line in plot.artists_[0].lines.values() for x in line.get_xdata()}
+    assert lined.isdisjoint(panel.x[~panel.joined])
+
+
+def test_what_is_compared_has_one_scale(residual: spp.Trace) -> None:
+    axes = residual.plot("layers").axes_
+    for one, other in zip(axes[::2], axes[1::2], strict=True):
+        assert one.get_ylim() == other.get_ylim() and one.get_yscale() == other.get_yscale()
+    # a share has a scale of its own
+    axes = residual.plot("layers", signals="activation", statistics=["acv", "zero_fraction", "acsm"]).axes_
+    assert axes[0].get_ylim() == axes[2].get_ylim() and axes[1].get_ylim()[1] < 1.1 < axes[0].get_ylim()[1]
 
 
 def test_normalized_layers_have_a_mean_of_zero(residual: spp.Trace) -> None:

@@ -85,7 +85,7 @@ def _panel(rows: pd.DataFrame, signal: Signal, statistic: str, labels: tuple[str
         rows=rows.index.to_numpy(dtype=np.int64),
         names=labels,
         families=(Family.OTHER,) * len(rows),
-        first=np.ones(len(rows), dtype=np.bool_),
+        joined=np.ones(len(rows), dtype=np.bool_),
         zero=zero,
         nonfinite=~np.isfinite(y),
         transitions=tuple(np.flatnonzero(rows[BlockColumn.TRANSITION].to_numpy()).astype(float)),
