@@ -105,6 +105,40 @@ def test_a_mask_before_what_is_finite_is_a_note(make):
     assert rows.severity.tolist() == ["note"] and rows.statistic.tolist() == ["neginf"] and "mask" in rows.name.item()
 
 
+class Policy(nn.Module):
+    """Gives out logits of which some actions are forbidden, or logarithms of which some are of 0."""
+
+    def __init__(self, forbid) -> None:
+        super().__init__()
+        self.fc, self.forbid, self.out = nn.Linear(6, 4), forbid, nn.Identity()
+
+    def forward(self, x):
+        return self.out(self.forbid(self.fc(x)))
+
+
+def masked(h):
+    return h.masked_fill(torch.tensor([False, False, False, True]), -INF)
+
+
+def test_logits_that_are_masked_at_the_end_are_a_note():
+    x, allowed = torch.randn(6, 6), torch.tensor([0, 1, 2, 0, 1, 2])
+    model = Policy(masked)
+    with spp.watch(model, optimizer=(sgd := torch.optim.SGD(model.parameters(), 0.1)), every=1) as watch:
+        nn.functional.cross_entropy(model(x), allowed).backward()
+        sgd.step()
+    for run in (spp.trace(model, (x, allowed)), spp.trace(model, x), watch):
+        rows = run.findings.frame.query("rule == 'nonfinite'")
+        assert rows.severity.tolist() == ["note"] and rows.name.tolist() == ["out"]
+
+
+@pytest.mark.parametrize("end", ["a logarithm of 0", "its gradient", "a forbidden target"])
+def test_infinity_that_reaches_the_loss_or_a_gradient_is_an_error(end):
+    model = Policy(masked if end == "a forbidden target" else lambda h: h.relu().log())
+    batch = torch.randn(6, 6) if end == "its gradient" else (torch.randn(6, 6), torch.full((6,), 3))
+    rows = spp.trace(model, batch).findings.frame.query("rule == 'nonfinite'")
+    assert rows.severity.tolist() == ["error"]
+
+
 @pytest.mark.parametrize(
     "taker", [nn.Linear(6, 6), nn.ReLU6(), nn.Identity()], ids=["linear", "finite, nan besides", "identity"]
 )

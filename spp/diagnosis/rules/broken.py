@@ -5,12 +5,13 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator
 from typing import Any
 
+import numpy as np
 import pandas as pd
 
 from spp.diagnosis.findings import EVERYTHING, Finding, count, further, number, percent, quoted, some
 from spp.diagnosis.registry import rule
 from spp.diagnosis.view import Key, View, measured
-from spp.frame.schema import Column
+from spp.frame.schema import Column, StepColumn
 from spp.vocabulary import Severity, Signal
 
 NEVER = "never called in this pass"
@@ -23,13 +24,14 @@ def nonfinite(view: View, at: Any) -> Iterator[Finding]:
     """NaN or infinity, in the first weight, activation or gradient that holds any.
 
     The first non-finite values in the direction the signal travels: weights, then activations, then gradients.
-    Activations of -inf alone whose takers are finite are masks, and a note.
+    Activations of -inf alone whose takers are finite, the loss at the end, are masks, and a note.
     """
     weights = [row for row in view.weights.values() if row.nonfinite]
     every = [row for row in view.activations.values() if row.nonfinite]
-    masks = [row for row in every if _is_mask(view, row, every)]
-    activations = _leaves_first(row for row in every if row not in masks)
     gradients = _leaves_first(row for row in reversed(view.gradients.values()) if row.nonfinite)
+    harmless = not gradients and all(map(_is_neginf, every)) and _ends_well(view)
+    masks = every if harmless else [row for row in every if _is_mask(view, row, every)]
+    activations = _leaves_first(row for row in every if row not in masks)
     if weights:
         # Weights of modules that never ran have no depth.
         first = maker = min(weights, key=lambda row: (row.depth is None, row.depth))
@@ -102,11 +104,23 @@ def _remedy(dtype: str, *, fed: bool, backward: bool = False) -> str:
 
 def _is_mask(view: View, row: Any, every: list[Any]) -> bool:
     """Whether the non-finite values are -inf alone, and whatever takes them is finite, as a softmax over masked logits is."""
-    if pd.isna(row.neginf) or row.neginf != row.nonfinite or not row.name:
+    if not _is_neginf(row) or not row.name:
         return False
     takers = view.takers(Key(str(row.name), int(row.call)))
     # nobody knows what takes the output of a container, but all that follows is finite
     return not any(taker.row.nonfinite for taker in takers) if takers else all(r.depth <= row.depth for r in every)
+
+
+def _is_neginf(row: Any) -> bool:
+    return not pd.isna(row.neginf) and bool(row.neginf == row.nonfinite)
+
+
+def _ends_well(view: View) -> bool:
+    """Whether the loss is finite; a probe, which multiplies what it is given, has finite gradients instead."""
+    if view.run.get("loss") == "probe":
+        return bool(view.gradients)
+    losses = view.losses[StepColumn.LOSS].to_numpy(dtype=np.float64)
+    return len(losses) > 0 and bool(np.isfinite(losses[-1]))
 
 
 def _masks(rows: list[Any]) -> Iterator[Finding]:
@@ -115,7 +129,7 @@ def _masks(rows: list[Any]) -> Iterator[Finding]:
         yield Finding(
             severity=Severity.NOTE,
             **measured(first, Signal.ACTIVATION, Column.NEGINF, first.neginf, "0"),
-            message=f"{quoted(first.name)} ({first.type}) gives out -inf ({share} of its values{also}); what takes it is "
+            message=f"{quoted(first.name)} ({first.type}) gives out -inf ({share} of its values{also}); what follows is "
             "finite: a mask.",
             remedy="Nothing, where that is meant.",
         )
