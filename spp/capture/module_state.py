@@ -8,9 +8,9 @@ from __future__ import annotations
 
 import random
 from collections import Counter, OrderedDict, defaultdict, deque
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from operator import is_
-from types import FunctionType, MemberDescriptorType, ModuleType
+from types import CellType, FunctionType, MemberDescriptorType, ModuleType
 from typing import Any
 
 import numpy as np
@@ -28,6 +28,7 @@ _CONTAINERS = frozenset({dict, OrderedDict, defaultdict, Counter, list, set, deq
 _INDEXED = _CONTAINERS - {set}
 _REGISTERED = frozenset({"_parameters", "_modules"})
 _STATELESS = (type, ModuleType, FunctionType, nn.Module)
+_EMPTY = CellType()
 IN_A_BATCH, IN_A_MODULE = 4, 2
 """How far objects of other classes are looked into: a cache, its layers, what these hold. A module may hold its trainer too."""
 _LONG = 4096
@@ -43,7 +44,7 @@ class ModuleState:
 
     Attributes:
         parameters: The parameters of all modules, hidden ones included, by name where they have one.
-        tensors: Buffers and further tensors, parameters that no module has registered among them.
+        tensors: Buffers and further tensors, those of classes and parameters that no module has registered among them.
         generators: Random generators of their own.
     """
 
@@ -59,6 +60,7 @@ class ModuleState:
         self._loose: dict[int, nn.Parameter] = {}
         self._slots: list[tuple[Any, list[str], dict[str, Any]]] = []
         self._nested = objects
+        self._classes: set[type] = set()
         hidden: list[nn.Module] = []
         for root in roots:
             self._look(root, hidden)
@@ -70,6 +72,10 @@ class ModuleState:
         self.tensors += [parameter for key, parameter in self._loose.items() if key not in self._seen]
 
     def _module(self, prefix: str, module: nn.Module, hidden: list[nn.Module]) -> None:
+        for cls in set(type(module).__mro__) - self._classes:
+            self._classes.add(cls)
+            for tensor in _beside_instances(cls):
+                self._look(tensor, hidden)
         if isinstance(module, torch.jit.ScriptModule):
             # its attributes live in C++, where a forward cannot rebind more than buffers
             buffers = dict(module.named_buffers(recurse=False))
@@ -186,6 +192,19 @@ class ModuleState:
             for name in names:
                 if hasattr(owner, name):
                     object.__setattr__(owner, name, _cut(getattr(owner, name), known, seen))
+
+
+def _beside_instances(cls: type) -> Iterator[Tensor]:
+    """Tensors that all instances of a class share: its attributes, and what its functions name or close over."""
+    if cls.__module__.startswith("torch."):
+        return
+    for value in list(vars(cls).values()):
+        if isinstance(value, Tensor):
+            yield value
+        elif isinstance(value, FunctionType):
+            named = [value.__globals__.get(name) for name in value.__code__.co_names]
+            closed = [cell.cell_contents for cell in value.__closure__ or () if cell != _EMPTY]
+            yield from (held for held in named + closed if isinstance(held, Tensor))
 
 
 def _slots(cls: type) -> list[str]:

@@ -33,6 +33,7 @@ class Preserved:
 
     held: ModuleState
     tensors: TensorState
+    parameters: TensorState
 
     @property
     def has_history(self) -> bool:
@@ -43,6 +44,7 @@ class Preserved:
         """Take the graph of a pass off whatever modules hold: it has been used up, and a further pass would run into it."""
         with _torch.unseen_by_subclasses():
             self.tensors.cut()
+            self.parameters.cut()
             self.held.cut(self.tensors)
 
 
@@ -67,7 +69,7 @@ def preserved(model: nn.Module, loader: object, restore: Restore) -> Iterator[Pr
     with _torch.unseen_by_subclasses():
         held = ModuleState(model)
         parameters = TensorState(held.parameters.values(), values=restore == "all", storage=True)
-        state = Preserved(held, TensorState(held.tensors, values=bool(restore)))
+        state = Preserved(held, TensorState(held.tensors, values=bool(restore)), parameters)
         random_state = RandomState(parameters.alive, [*held.generators, *generators_of(loader)])
     written: list[Tensor] = []
     try:

@@ -2,6 +2,7 @@
 
 import copy
 from collections import deque
+from types import FunctionType
 from typing import NamedTuple
 
 import pytest
@@ -46,6 +47,13 @@ class Memory(nn.Module):
         elif where == "data of a parameter":
             self.fc2 = nn.Linear(4, 3)
             self.state = self.fc2.weight.data
+        elif where == "class":
+            self.__class__ = type("Own", (Memory,), {"state": state})
+        elif where == "closure":
+            self.__class__ = type("Own", (Memory,), {"memory": lambda self: state})
+        elif where == "global":
+            named = FunctionType((lambda self: KEPT).__code__, {"KEPT": state})  # noqa: F821
+            self.__class__ = type("Own", (Memory,), {"memory": named})
         else:
             kinds = {
                 "attribute": state,
@@ -135,6 +143,9 @@ PLACES = (
     "view without its base",
     "flattened view of a buffer",
     "data of a parameter",
+    "class",
+    "closure",
+    "global",
 )
 WRITES = ("lerp_", "index", "through a view", "twice", "requires_grad_")
 
@@ -194,6 +205,14 @@ def test_without_restoring_values_move_and_no_graph_stays(where):
     twin.detach()
     for wanted, got in zip(train(twin), train(model), strict=True):
         assert torch.equal(wanted, got)
+
+
+def test_a_frozen_parameter_that_is_written_in_place():
+    model = make(lambda: Memory("attribute", "lerp_"))
+    model.state = nn.Parameter(model.state, requires_grad=False)
+    with pytest.warns(spp.SppWarning, match="wrote to parameters.* state"):
+        spp.trace(model, iter([x(5, 4), x(5, 4)]))
+    assert_plain(model, model.state)
 
 
 class Rebinds(nn.Module):
