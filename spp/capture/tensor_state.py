@@ -237,6 +237,7 @@ def _same_bits(a: Tensor, b: Tensor) -> bool:
         return False
     if a.is_complex():
         a, b = torch.view_as_real(a.resolve_conj()), torch.view_as_real(b.resolve_conj())
+    a, b = a.resolve_neg(), b.resolve_neg()
     if a.is_floating_point() and (bits := _BITS.get(a.element_size())) is not None:
         a, b = a.view(bits), b.view(bits)
     return bool(torch.equal(a, b))

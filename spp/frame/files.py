@@ -166,11 +166,7 @@ def is_run(folder: Path) -> bool:
     if type(facts.get("format")) is not int:
         return False
     versions = facts.get("versions")
-    return (
-        MANIFEST in facts
-        or (isinstance(versions, dict) and "spp" in versions)
-        or any((place / name).exists() for name in ("frame.parquet", PARTS))
-    )
+    return MANIFEST in facts or (isinstance(versions, dict) and "spp" in versions)
 
 
 def is_leftover(file: Path) -> bool:

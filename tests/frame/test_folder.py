@@ -41,7 +41,7 @@ def one_line(error):
 
 @pytest.mark.parametrize("text", ["{}", '{"format": "csv"}', '{"format": 3, "name": "mine"}', "not json", "[1]"])
 def test_a_folder_with_a_run_file_of_somebody_else_is_refused_and_keeps_everything(tmp_path, text):
-    mine = {"run.json": text, "src.py": "print()", "parts.txt": "a"}
+    mine = {"run.json": text, "src.py": "print()", "parts.txt": "a", "frame.parquet": "a table of mine"}
     for name, content in mine.items():
         (tmp_path / name).write_text(content)
     with pytest.raises(

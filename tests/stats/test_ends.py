@@ -154,6 +154,16 @@ def test_views_negated_by_a_bit():
     assert summarize([reduce(z.conj(), 1)])["mean"][0] == pytest.approx(z.abs().mean().item(), rel=1e-6)
 
 
+@pytest.mark.parametrize("where", ["input", "target", "buffer"])
+def test_views_negated_by_a_bit_are_put_back(where):
+    view, model = torch._neg_view(torch.randn(8, 4)), nn.Sequential(nn.Linear(4, 4))
+    if where == "buffer":
+        model.register_buffer("kept", view)
+    before = view.clone()
+    spp.trace(model, (torch.randn(8, 4), view) if where == "target" else view)
+    assert view.is_neg() and torch.equal(view, before)
+
+
 @pytest.mark.parametrize("form", [lambda x: x, lambda x: (x, None), lambda x: {"input": x}, lambda x: [x, x, x]])
 def test_a_batch_without_values_is_refused(form):
     with pytest.raises(
