@@ -26,7 +26,9 @@ from spp.models.sources.checkpoint import check_size
 
 FORMAT = 1
 LAST, BEST = "last.pt", "best.pt"
-SIGNALS = (signal.SIGINT, signal.SIGTERM)
+# a terminal or a connection that closes; Windows has none
+HANGUP = getattr(signal, "SIGHUP", None)
+SIGNALS = [number for number in (signal.SIGINT, signal.SIGTERM, HANGUP) if number is not None]
 
 
 class Checkpoints:
@@ -171,16 +173,18 @@ class Asked:
 
 @contextmanager
 def deferred() -> Iterator[Asked]:
-    """Note the first Ctrl-C or SIGTERM instead of raising; a second one raises at once.
+    """Note the first Ctrl-C, SIGTERM or SIGHUP instead of raising; a second one raises at once.
 
     Signals that the process ignores stay ignored. Outside the main thread, where Python delivers none, nothing is changed.
     """
     asked = Asked()
 
     def note(number: int, frame: FrameType | None) -> None:
-        if asked.number is not None:
+        if asked.number is None:
+            asked.number = number
+        # of a closed terminal both the system and the shell tell
+        elif number != HANGUP:
             raise KeyboardInterrupt
-        asked.number = number
 
     before = {}
     if threading.current_thread() is threading.main_thread():

@@ -95,8 +95,8 @@ def fit(
     Raises:
         InputError: Recipe, data and model do not fit each other, or the run in ``folder`` is another one.
         StoreError: The folder holds something else or cannot be written, or its checkpoint is damaged.
-        Interrupted: Ctrl-C or SIGTERM, a KeyboardInterrupt: raised after the step is whole and everything is saved. A second
-            Ctrl-C raises at once.
+        Interrupted: Ctrl-C, SIGTERM or SIGHUP, a KeyboardInterrupt: raised after the step is whole and everything is saved. A
+            second Ctrl-C raises at once.
     """
     place = check_fit(model, data, recipe, device)
     path = None if folder is None else Path(folder).expanduser()

@@ -209,7 +209,7 @@ def watch(
             are replaced.
         path: A folder to write to as the run goes; :func:`spp.load` reads it, also meanwhile.
         flush: Seconds that rows wait in memory before they are written, at the next step; 0 writes each at once. They are also
-            written when the process ends without :meth:`Watch.close`, by an exception, ``sys.exit`` or SIGTERM.
+            written when the process ends without :meth:`Watch.close`, by an exception, ``sys.exit``, SIGTERM or SIGHUP.
         resume: Continue the run in ``path``, if there is one.
         overwrite: Replace the run in ``path``, if there is one.
         process_group: The processes of ``torch.distributed`` that train on parts of one batch; all of them when left

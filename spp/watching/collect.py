@@ -148,7 +148,7 @@ class Keeper:
                     if called:
                         self._filled.add((key[0], None, "", Signal.ACTIVATION))
         _LIVE[self] = None
-        _mind_sigterm()
+        _mind_signals()
         return Begun(first, *last.values())
 
     def flush(self, next_step: int) -> None:
@@ -197,7 +197,7 @@ class Keeper:
                 finally:
                     self._writer.close({**run, NEXT_STEP: next_step})
                     _LIVE.pop(self, None)
-                    _mind_sigterm()
+                    _mind_signals()
 
     def end(self) -> None:
         """Write the rest, where the process ends and nobody has closed the watch."""
@@ -214,7 +214,7 @@ class Keeper:
 
     @contextmanager
     def _whole(self) -> Iterator[None]:
-        """Have signals wait until rows are where they belong; a SIGTERM also where that is on another thread."""
+        """Have signals wait until rows are where they belong; a deadly one also where that is on another thread."""
         with Held():
             outer, self._busy = self._busy, True
             try:
@@ -222,7 +222,7 @@ class Keeper:
             finally:
                 self._busy = outer
                 if _asked and not outer:
-                    _end(signal.SIGTERM, None)
+                    _end(_asked[0], None)
 
     # -- the tables -------------------------------------------------------------------------------------------------------
 
@@ -286,6 +286,8 @@ class Keeper:
 
 _LIVE: dict[Keeper, None] = {}
 """Keepers that write and have not been closed."""
+DEADLY = [getattr(signal, name) for name in ("SIGTERM", "SIGHUP") if hasattr(signal, name)]
+"""Signals that end a process without a word; the second comes where a terminal or a connection closes."""
 _asked: list[int] = []
 """The signal that waits for rows to be where they belong."""
 
@@ -302,24 +304,31 @@ def _end(number: int, _: object) -> None:
         _asked.append(number)
         return
     _asked.clear()
-    # a second one ends it at once
-    set_handler(number, signal.SIG_DFL)
+    # a second SIGTERM ends it at once, but of a closed terminal both the system and the shell tell
+    for each in DEADLY:
+        if handler_of(each) is _end:
+            set_handler(each, signal.SIG_DFL if each == signal.SIGTERM else signal.SIG_IGN)
     _end_all()
+    set_handler(number, signal.SIG_DFL)
     os.kill(os.getpid(), number)
 
 
-def _mind_sigterm() -> None:
-    """Have SIGTERM, which ends a process without atexit, write first while there is a run; a handler of others stays."""
-    ours, other = (_end, signal.SIG_DFL) if _LIVE else (signal.SIG_DFL, _end)
-    if threading.current_thread() is threading.main_thread() and handler_of(signal.SIGTERM) == other:
-        set_handler(signal.SIGTERM, ours)
+def _mind_signals() -> None:
+    """Have signals that end a process without atexit write first while there is a run; handlers of others stay."""
+    if threading.current_thread() is threading.main_thread():
+        _exchange(*((_end, signal.SIG_DFL) if _LIVE else (signal.SIG_DFL, _end)))
 
 
 def _in_child() -> None:
-    """A forked process dies of SIGTERM as any other: a handler of Python's would wait for the C code it is in."""
+    """A forked process dies of them as any other: a handler of Python's would wait for the C code it is in."""
     _LIVE.clear()
-    if handler_of(signal.SIGTERM) is _end:
-        set_handler(signal.SIGTERM, signal.SIG_DFL)
+    _exchange(signal.SIG_DFL, _end)
+
+
+def _exchange(ours: Any, other: Any) -> None:
+    for number in DEADLY:
+        if handler_of(number) == other:
+            set_handler(number, ours)
 
 
 # not on Windows, where nothing forks

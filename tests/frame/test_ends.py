@@ -45,6 +45,12 @@ def loop(python):
             "runs.put_table = lambda *a: (signal.raise_signal(signal.SIGTERM), put(*a)); watch.flush(); time.sleep(60)",
             -signal.SIGTERM,
         ),
+        # of a terminal that closes both the system and the shell tell
+        (
+            "import spp.frame.runs as runs; put = runs.put_table; hang_up = lambda: signal.raise_signal(signal.SIGHUP);"
+            "runs.put_table = lambda *a: (hang_up(), put(*a), hang_up()); hang_up(); time.sleep(60)",
+            -signal.SIGHUP,
+        ),
     ],
 )
 def test_a_watch_that_nobody_closes_is_on_disk(loop, tmp_path, end, code):

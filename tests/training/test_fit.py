@@ -127,10 +127,11 @@ def test_norms_with_a_state_of_their_own_resume_too(norm, tmp_path):
     assert small.same(whole.model.state_dict(), resumed.model.state_dict())
 
 
-def test_a_polite_kill_is_taken_as_an_interruption(tmp_path):
+@pytest.mark.parametrize("polite", [signal.SIGTERM, signal.SIGHUP])
+def test_a_polite_kill_is_taken_as_an_interruption(tmp_path, polite):
     with pytest.raises(Interrupted) as stopped:
-        fit(small.network(), small.digits(), folder=tmp_path, report=StopAfter(2, signal.SIGTERM))
-    assert stopped.value.number == signal.SIGTERM
+        fit(small.network(), small.digits(), folder=tmp_path, report=StopAfter(2, polite))
+    assert stopped.value.number == polite
     assert comparable(tmp_path)["position"] == {"epoch": 0, "batch": 2, "step": 2}
 
 
