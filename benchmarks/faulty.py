@@ -525,6 +525,17 @@ class InEval(Loop):
         return super().__call__(x, y)
 
 
+class LeftInEval(Loop):
+    """An evaluation after ten steps, from which nothing leads back."""
+
+    taken = 0
+
+    def __call__(self, x: Tensor, y: Tensor) -> float:
+        self.taken += 1
+        self.net.train(self.taken <= 10)
+        return super().__call__(x, y)
+
+
 class Evaluated(Loop):
     """Every ten steps an evaluation of the same batch."""
 
@@ -917,7 +928,8 @@ fault(
     optimizer=sgd(1e-5),
 )
 fault("Adam at 1e-6, LSTM", "rate", LSTM, "low", places=None, optimizer=adam(1e-6))
-fault("Adam with an eps of 1", "rate", DIGITS, "low", places=None, optimizer=adam(3e-3, eps=1.0))
+fault("Adam with an eps of 1", "rate", DIGITS, "eps", places=None, optimizer=adam(3e-3, eps=1.0))
+fault("Adam with an eps of 1, letters", "rate", GPT, "eps", places=None, optimizer=adam(3e-3, eps=1.0))
 fault("gradients clipped to a norm of 1e-5, SGD", "rate", PLAIN, "low", places=None, loop=Clipped)
 fault(
     "a schedule for epochs stepped for each batch",
@@ -1036,6 +1048,14 @@ fault(
     "frozen",
     places="embed",
     model=altered(lambda: Recurrent(nn.LSTM, LETTERS, embed=LETTERS), frozen("embed")),
+)
+fault(
+    "random word vectors frozen by mistake",
+    "optimizer",
+    BAG,
+    "frozen",
+    places="embed",
+    model=altered(Bag, frozen("embed")),
 )
 fault(
     "detach between two parts",
@@ -1260,6 +1280,7 @@ fault(
     places=None,
     loop=InEval,
 )
+fault("left in eval mode after an evaluation", "norm", IMAGES, "eval_mode", places=None, loop=LeftInEval)
 fault(
     "a norm of single pixels",
     "norm",
@@ -1353,6 +1374,7 @@ fault(
 
 RULES: dict[str, tuple[str, ...]] = {
     "low": ("update_too_small",),
+    "eps": ("eps_outweighs",),
     "high": ("update_too_large", "died_in_training"),
     "died": ("died_in_training",),
     "momentum": ("update_too_large",),
@@ -1362,9 +1384,9 @@ RULES: dict[str, tuple[str, ...]] = {
     "other": ("not_optimized",),
     "frozen": ("frozen_at_init",),
     "accumulates": ("gradients_not_cleared",),
-    "cleared": ("no_gradient", "not_optimized"),
+    "cleared": ("cleared_too_early",),
     "lag": ("running_statistics",),
-    "eval_mode": ("running_statistics",),
+    "eval_mode": ("trained_in_eval_mode",),
     "recurrent": ("forgetting",),
     "small_batch": ("batch_of_one",),
     "softmax": ("output_activation",),

@@ -34,6 +34,8 @@ tag             what is wrong
 ``rise``        activations or gradients explode on their way
 ``gradient``    gradients explode on their way back
 ``rate``        updates are so large that they write over the weights
+``cleared``     gradients are cleared too late or too early
+``taken``       the optimizer is left without gradients
 ``decay``       the weight decay outweighs the gradients
 ``died``        a layer was alive at the first step and is dead at the last
 ``alike``       samples were told apart at the first step and no longer are

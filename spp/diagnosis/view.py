@@ -43,11 +43,12 @@ _FORMS: dict[str, Any] = {
     "signals": [str],
     "optimizer": str,
     "not_optimized": [str],
+    "dropped": _NUMBER,
     "optimizers": [
         {
             "type": str,
             "foreign": int,
-            "groups": [{"lr": _NUMBER, "weight_decay": _NUMBER, "maximize": bool, "decoupled": bool}],
+            "groups": [{"lr": _NUMBER, "eps?": _NUMBER, "weight_decay": _NUMBER, "maximize": bool, "decoupled": bool}],
         }
     ],
     "loss_graph": [str],
@@ -418,12 +419,12 @@ class View:
         """The end of a component that feeds the component that ends with ``key``, or None."""
         # A container may take more than the signal, its first step hardly ever does.
         first = next((step.key for step in self.inside(key.name) if step.key.call == key.call), key)
-        sources = [source for source in (*self._wired(first), *self._wired(key)) if source in self.activations]
+        sources = [source for source in (*self.wired(first), *self.wired(key)) if source in self.activations]
         outer = [source for source in sources if not f"{source.name}.".startswith(f"{key.name}.")]
         if not outer:
             return None
         # Of a sum the largest part counts.
-        wired = set(self._wired(first))
+        wired = set(self.wired(first))
         parts = [part for part in outer if part in wired] or outer[:1]
         entered = self.entered(first)
         most = np.inf if entered is None else 2 * entered.mean_square
@@ -497,7 +498,7 @@ class View:
         names = self._wiring(key)
         return () if OUTSIDE in names else tuple(_key(name) for name in names)
 
-    def _wired(self, key: Key) -> Iterator[Key]:
+    def wired(self, key: Key) -> Iterator[Key]:
         """The calls whose outputs a call took, whatever else it took."""
         return (_key(name) for name in self._wiring(key) if name != OUTSIDE)
 

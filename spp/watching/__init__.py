@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING, Any
 import pandas as pd
 import torch
 from torch import nn
+from torch.nn.modules.dropout import _DropoutNd
 from torch.nn.parallel import DistributedDataParallel
 
 from spp.capture.sites import ChannelAxis, Selection, roster
@@ -251,6 +252,7 @@ def watch(
         **describe_model(root),
         "optimizer": " + ".join(type(one).__name__ for one in given) or None,
         **describe_optimizers(given, root),
+        "dropped": max(map(_dropped, root.modules())),
         "every": every if isinstance(every, int | str) else sorted(every),
         "signals": [str(s) for s in ALL if s in wanted],
         "ranks": ranks.size,
@@ -301,8 +303,8 @@ def describe_optimizers(given: Sequence[torch.optim.Optimizer], root: nn.Module)
 
     Returns:
         ``optimizers``: of each its type, how many of its parameters are not the model's (``foreign``), and of each group the
-        number of parameters, the rate, the weight decay and whether it maximizes; ``not_optimized``: names of trainable
-        parameters that are in none.
+        number of parameters, the rate, the weight decay, an ``eps`` and whether it maximizes; ``not_optimized``: names of
+        trainable parameters that are in none.
     """
     named = list(root.named_parameters(remove_duplicate=False))
     own, held = {id(p) for _, p in named}, {i for one in given for i in trained(one)}
@@ -323,6 +325,7 @@ def describe_optimizers(given: Sequence[torch.optim.Optimizer], root: nn.Module)
                     "lr": rate_of(group),
                     "weight_decay": float(group.get("weight_decay") or 0.0),
                     "maximize": bool(group.get("maximize")),
+                    **({"eps": float(eps)} if isinstance(eps := group.get("eps"), int | float) else {}),
                     # AdamW takes it from the weight itself, Adam and SGD add it to the gradient
                     "decoupled": bool(group.get("decoupled_weight_decay", type(one).__name__.endswith("W"))),
                 }
@@ -334,6 +337,12 @@ def describe_optimizers(given: Sequence[torch.optim.Optimizer], root: nn.Module)
     # without an optimizer nobody knows what has them
     lacking = [name for name, p in named if p.requires_grad and id(p) not in held] if given else []
     return {"optimizers": optimizers, "not_optimized": lacking}
+
+
+def _dropped(module: nn.Module) -> float:
+    """The share that a dropout drops in train mode; 0 of other modules."""
+    rate = getattr(module, "p", None) if isinstance(module, _DropoutNd) else None
+    return float(rate) if isinstance(rate, int | float) else 0.0
 
 
 def _inner(optimizer: Any) -> torch.optim.Optimizer | None:

@@ -9,7 +9,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
-from torch.optim import SGD, Adam, AdamW
+from torch.optim import SGD, Adam, AdamW, RMSprop
 
 import spp
 from spp.diagnosis import Finding, Severity
@@ -20,6 +20,8 @@ OURS = {
         "not_optimized",
         "frozen_at_init",
         "gradients_not_cleared",
+        "cleared_too_early",
+        "eps_outweighs",
         "update_too_large",
         "update_too_small",
     ),
@@ -31,6 +33,7 @@ OURS = {
         "samples_grew_alike",
         "drift",
         "running_statistics",
+        "trained_in_eval_mode",
     ),
 }
 
@@ -73,11 +76,11 @@ def cnn(norm: bool = True, momentum: float = 0.1) -> nn.Sequential:
 
 
 class Transformer(nn.Module):
-    def __init__(self, layers: int = 2, width: int = 16, post: bool = False) -> None:
+    def __init__(self, layers: int = 2, width: int = 16, post: bool = False, drop: float = 0.0) -> None:
         super().__init__()
         self.embed = nn.Embedding(8, width)
         self.blocks = nn.ModuleList(
-            nn.TransformerEncoderLayer(width, 2, 32, dropout=0.0, batch_first=True, norm_first=not post)
+            nn.TransformerEncoderLayer(width, 2, 32, dropout=drop, batch_first=True, norm_first=not post)
             for _ in range(layers)
         )
         self.head = nn.Linear(width, 8)
@@ -99,16 +102,18 @@ def watched(
     given: Any = None,
     rate: Callable[[int], float] | None = None,
     clear: bool = True,
+    between: Callable[[int], object] = lambda step: None,
     evaluate: bool = False,
 ) -> spp.Run:
-    """An ordinary training loop."""
+    """An ordinary training loop; ``between`` is done between backward and step."""
     optimizer = Adam([p for p in model.parameters() if p.requires_grad], 1e-3) if optimizer is None else optimizer
     schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, rate) if rate is not None else None
     with spp.watch(model, optimizer if given is None else given, every=every) as watch:
-        for x, y in islice(data, steps):
+        for step, (x, y) in enumerate(islice(data, steps)):
             if clear:
                 optimizer.zero_grad()
             F.cross_entropy(model(x).flatten(0, -2), y.flatten()).backward()
+            between(step)
             optimizer.step()
             if schedule is not None:
                 schedule.step()
@@ -261,8 +266,9 @@ def test_a_random_front_is_frozen_by_mistake_and_adapters_on_purpose():
     front = mlp()
     front[:2].requires_grad_(False)
     assert one(spp.trace(front, next(vectors())), "frozen_at_init").name == "0"
-    words = nn.Sequential(nn.Embedding(1000, 64).requires_grad_(False), nn.Linear(64, 4))
-    assert one(spp.trace(words, torch.arange(40)), "frozen_at_init").name == "0"
+    for size in (1000, 43):
+        words = nn.Sequential(nn.Embedding(size, 32).requires_grad_(False), nn.Linear(32, 4))
+        assert one(spp.trace(words, torch.arange(40)), "frozen_at_init").name == "0"
     adapted = nn.Sequential()
     for i, layer in enumerate(mlp()):
         adapted.add_module(f"base{i}", layer.requires_grad_(False))
@@ -271,11 +277,45 @@ def test_a_random_front_is_frozen_by_mistake_and_adapters_on_purpose():
     assert not told(spp.trace(adapted, next(vectors())))
 
 
+@pytest.mark.parametrize("drawn", [lambda w: 0.4 * w, lambda w: w * torch.rand(len(w), 1) * 3**0.5, lambda w: w + 0.2])
+def test_word_vectors_unlike_a_random_draw_are_frozen_on_purpose(drawn):
+    """Smaller than torch draws them; rare words shorter than others; with a common direction."""
+    words = nn.Sequential(nn.Embedding.from_pretrained(drawn(torch.randn(200, 32))), nn.Linear(32, 4))
+    assert not told(spp.trace(words, torch.arange(40)))
+
+
 def test_gradients_that_are_never_cleared_are_seen():
     found = one(watched(mlp(), vectors(), clear=False), "gradients_not_cleared")
     assert (found.step, found.value, found.severity) == (1, 11.0, Severity.ERROR)
     model = cnn()
     assert told(watched(model, images(), SGD(model.parameters(), 0.01), 21, every=10, clear=False))[0].step == 10
+
+
+@pytest.mark.parametrize("to_none", [True, False])
+@pytest.mark.parametrize(("make", "data"), [(mlp, vectors), (Transformer, tokens)], ids=["mlp", "transformer"])
+def test_gradients_that_are_cleared_before_the_step(make, data, to_none):
+    model = make()
+    optimizer = AdamW(model.parameters(), 1e-3)
+    run = watched(model, data(), optimizer, between=lambda step: optimizer.zero_grad(set_to_none=to_none))
+    found = one(run, "cleared_too_early")
+    assert (found.severity, found.name, found.value) == (Severity.ERROR, "", 12.0)
+    assert [f.rule for f in told(run)] == ["cleared_too_early"] and "no_gradient" not in {f.rule for f in run.findings}
+
+
+def test_gradients_that_are_used_elsewhere_or_not_wanted_were_not_cleared_too_early():
+    model = cnn()
+    optimizer = SGD(model.parameters(), 0.01)
+
+    def by_hand(step: int) -> None:
+        optimizer.step()
+        optimizer.zero_grad()
+
+    # of what else moves the weights the watch sees the updates alone
+    other = SGD(model.parameters(), 0.0)
+    assert not told(watched(model, images(), other, between=by_hand), "cleared_too_early")
+    probed = mlp().requires_grad_(False)
+    prompt = nn.Sequential(probed, nn.Linear(4, 4))
+    assert not told(watched(prompt, vectors()), "cleared_too_early")
 
 
 def test_gradients_that_are_accumulated_or_cleared_in_turn_are_not():
@@ -328,6 +368,34 @@ def test_a_rate_that_is_too_low_is_told(make, data, optimizer):
     model = make()
     found = one(watched(model, data(), optimizer(model), 12, every=4), "update_too_small")
     assert not found.name and found.value < 3e-5
+
+
+@pytest.mark.parametrize(
+    ("make", "data", "optimizer"),
+    [
+        (mlp, vectors, lambda m: Adam(m.parameters(), 1e-3, eps=1.0)),
+        (cnn, images, lambda m: RMSprop(m.parameters(), 1e-3, eps=3.0)),
+    ],
+    ids=["mlp", "cnn"],
+)
+def test_an_eps_above_the_gradients_is_told_alone(make, data, optimizer):
+    model = make()
+    run = watched(model, data(), optimizer(model), 12, every=4)
+    found = one(run, "eps_outweighs")
+    assert found.value > 10 and [f.rule for f in told(run)] == ["eps_outweighs"]
+
+
+@pytest.mark.parametrize(
+    ("make", "data", "optimizer"),
+    [
+        (mlp, vectors, lambda m: Adam(m.parameters(), 1.0, eps=1.0)),
+        (Transformer, tokens, lambda m: AdamW(m.parameters(), 3e-3, eps=1e-6)),
+    ],
+    ids=["rate", "usual"],
+)
+def test_an_eps_that_the_rate_makes_good_for_is_left_alone(make, data, optimizer):
+    model = make()
+    assert not told(watched(model, data(), optimizer(model), 20, every=4))
 
 
 def test_one_layer_that_is_too_slow_is_named():
@@ -435,6 +503,30 @@ def test_running_statistics_that_lag(make, data):
     found = one(watched(make(1e-3), data(), steps=40, every=20, evaluate=True), "running_statistics")
     assert (found.name, found.step) == ("1", 40)
     assert not told(watched(make(0.1), data(), steps=40, every=20, evaluate=True))
+
+
+def test_a_model_that_is_trained_in_eval_mode_is_told_since_when():
+    model = cnn().eval()
+    found = one(watched(model, images()), "trained_in_eval_mode")
+    assert (found.severity, found.step, found.value, found.evidence) == (Severity.WARNING, 0, 2.0, "1, 4")
+    model = Transformer(drop=0.1)
+    # an evaluation from which nothing leads back
+    found = one(watched(model, tokens(), between=lambda step: model.train(step < 7)), "trained_in_eval_mode")
+    assert (found.step, found.value) == (8, 6.0) and "blocks.0.dropout" in found.message
+
+
+def test_modules_that_are_kept_in_eval_mode_on_purpose():
+    model = cnn()
+    for norm in (model[1], model[4]):
+        norm.eval()
+    run = watched(model, images())
+    assert not told(run) and [f.evidence for f in run.findings if f.rule == "trained_in_eval_mode"] == ["1, 4"]
+    model = cnn().eval()
+    model[:-1].requires_grad_(False)
+    assert not told(watched(model, images()), "trained_in_eval_mode")
+    assert not told(watched(Transformer().eval(), tokens()))
+    model = cnn()
+    assert not told(watched(model, images(), between=lambda step: model.train(step % 4 != 1)))
 
 
 @pytest.mark.parametrize(("warm", "rules"), [(1, ["no_warmup"]), (40, [])])

@@ -166,7 +166,7 @@ def never_ran(view: View, at: Any) -> Iterator[Finding]:
         )
 
 
-@rule("no_gradient", source="bookkeeping of the pass")
+@rule("no_gradient", source="bookkeeping of the pass", follows=("taken",))
 def no_gradient(view: View, at: Any) -> Iterator[Finding]:
     """Modules that ran, but whose trainable parameters get no gradient.
 

@@ -12,7 +12,7 @@ import pandas as pd
 
 from spp.diagnosis.findings import EVERYTHING, Finding, count, further, number, percent, some
 from spp.diagnosis.registry import rule
-from spp.diagnosis.view import OUTSIDE, Array, Key, Step, View, given, measured
+from spp.diagnosis.view import Array, Key, Step, View, given, measured
 from spp.frame.schema import Column, ModuleColumn, StepColumn
 from spp.vocabulary import LayerKind, Severity, Signal
 
@@ -85,49 +85,48 @@ def not_optimized(view: View, at: Any) -> Iterator[Finding]:
 
     Parameters that something else trains move between the sampled steps; those of one sampled step are believed.
     """
-    optimizers, names = view.run.get("optimizers"), view.run.get("not_optimized")
-    if not optimizers or not names:
-        return
-    rows = view.history[view.history[Column.SIGNAL] == Signal.WEIGHT]
-    steps, keys, values = course(rows, Column.MEAN_SQUARE, Column.OUTPUT)
-    still = (values == values[0]).all(axis=0) if len(values) else np.array([], dtype=bool)
-    lacking, sizes = set(names), _sizes(view)
-    all_of = {".".join(part for part in key if part): key for key, same in zip(keys, still, strict=True) if same}
-    bad = [key for name, key in all_of.items() if name in lacking]
+    weights, still = _at_rest(view)
+    at_rest = {".".join(filter(None, key)): key for key, same in zip(weights.keys, still, strict=True) if same}
+    lacking, optimizers = set(view.run.get("not_optimized") or ()), view.run.get("optimizers")
     # what gets no gradient is another trouble
-    bad = [key for key in bad if key in view.weight_gradients]
-    if not bad:
+    bad = {name: key for name, key in at_rest.items() if name in lacking and key in view.weight_gradients}
+    if not bad or not optimizers:
         return
-    lost, trainable = sum(sizes[key] for key in bad), sum(sizes[key] for key in view.weight_gradients)
-    share, layers = lost / trainable, list(dict.fromkeys(name for name, _ in bad))
-    foreign = sum(one["foreign"] for one in optimizers)
-    types = " + ".join(one["type"] for one in optimizers)
+    lost, trainable = (sum(int(view.weights[key].numel) for key in of) for of in (bad.values(), view.weight_gradients))
+    share, layers = lost / trainable, list(dict.fromkeys(name for name, _ in bad.values()))
     learns = {name for name, _ in view.weight_gradients} - set(layers)
-    others = f"; it has {count(foreign, 'parameter')} of something else" if foreign else ""
-    what = (
-        "none of the model's parameters is"
-        if not learns
-        else f"{count(len(bad), 'parameter')} of {some(layers, 3)} are not"
-    )
+    what, where = "None of the model's parameters is", ""
+    if learns:
+        what, where = f"{count(len(bad), 'parameter')} of {some(layers, 3)} are not", layers[0]
     yield Finding(
         # training the readout alone may be meant
         severity=Severity.ERROR if share >= 0.5 and learns != {view.readout} else Severity.WARNING,
-        name="" if not learns else layers[0],
-        depth=None if not learns else _depth(view, layers[0]),
+        name=where,
+        depth=_depth(view, where) if where else None,
         signal=Signal.WEIGHT,
         statistic="share of parameters",
         value=share,
         expected="0",
-        step=int(steps[0]),
-        message=f"{what[:1].upper()}{what[1:]} in the optimizer ({types}{others}): {percent(share)} of the trainable "
-        "parameters get gradients and never move.",
+        step=int(weights.steps[0]),
+        message=f"{what} in the optimizer ({_described(optimizers)}): {percent(share)} of the "
+        "trainable parameters get gradients and never move.",
         remedy="Make the optimizer of model.parameters(), after layers were replaced or moved; freeze what is not to learn.",
-        evidence=some([".".join(part for part in key if part) for key in bad]),
+        evidence=some(list(bad)),
     )
 
 
-def _sizes(view: View) -> dict[tuple[str, str], int]:
-    return {key: int(row.numel) for key, row in view.weights.items()}
+def _at_rest(view: View) -> tuple[Course, npt.NDArray[np.bool_]]:
+    """The weights over the sampled steps, and which of them have not moved."""
+    weights = course(view.history[view.history[Column.SIGNAL] == Signal.WEIGHT], Column.MEAN_SQUARE, Column.OUTPUT)
+    still = (weights.values == weights.values[0]).all(axis=0) if len(weights.values) else np.array([], dtype=bool)
+    return weights, still
+
+
+def _described(optimizers: list[dict[str, Any]]) -> str:
+    """The types of optimizers, and how much they have that is not the model's."""
+    foreign = sum(one["foreign"] for one in optimizers)
+    others = f"; it has {count(foreign, 'parameter')} of something else" if foreign else ""
+    return " + ".join(one["type"] for one in optimizers) + others
 
 
 def _depth(view: View, name: str) -> int | None:
@@ -140,6 +139,7 @@ def _depth(view: View, name: str) -> int | None:
     thresholds={
         "values": (64, "of a weight, where an init is uniform: what was learned has tails"),
         "many": (2e4, "of a weight, where an init is normal: its mean square is then known to 3 %"),
+        "table": (1000, "of an embedding, as torch draws it: a mean square of 1 to 13 %, and as few tails"),
         "share": (0.8, "of the frozen layers; in a trained network some are like an init by chance"),
         "sigmas": (3.0, "standard errors within which the moments are those of an init"),
     },
@@ -150,19 +150,16 @@ def frozen_at_init(view: View, at: Any) -> Iterator[Finding]:
 
     Beside layers that are trained: fine-tuning freezes what was learned. Where adapters are trained it is a note.
     """
-    kinds = {step.name: view.facts.get(step.name) for step in view.steps}
-    layers = [
-        name for name, fact in kinds.items() if fact is not None and fact.parameters and fact.kind in WITH_WEIGHTS
-    ]
-    trained = [name for name in layers if view.facts[name].trainable]
-    frozen = [name for name in layers if not view.facts[name].trainable]
+    layers = [name for name in dict.fromkeys(step.name for step in view.steps) if _has_weights(view, name)]
+    frozen = [name for name in layers if not _learns(view, name)]
     random = [name for name in frozen if _as_drawn(view, name, at)]
-    if not random or not trained or len(random) < at.share * len(frozen):
+    if len(layers) == len(frozen) or len(random) < max(1, at.share * len(frozen)):
         return
-    behind = [name for name in random if layers.index(name) > layers.index(trained[0])]
+    trained = next(i for i, name in enumerate(layers) if name not in frozen)
+    behind = [name for name in random if layers.index(name) > trained]
     adapted = any(word in name.lower() for name in view.facts for word in ADAPTERS)
-    name = (behind or random)[0]
-    what = "the readout" if name == view.readout else "a layer behind trained ones" if behind else "the network's front"
+    name, what = (behind or random)[0], "a layer behind trained ones" if behind else "the network's front"
+    what = "the readout" if name == view.readout else what
     yield Finding(
         severity=Severity.NOTE if adapted else Severity.WARNING,
         name=name,
@@ -178,23 +175,29 @@ def frozen_at_init(view: View, at: Any) -> Iterator[Finding]:
     )
 
 
+def _has_weights(view: View, name: str) -> bool:
+    fact = view.facts.get(name)
+    return fact is not None and fact.parameters > 0 and fact.kind in WITH_WEIGHTS
+
+
 def _as_drawn(view: View, name: str, at: Any) -> bool:
-    """Whether a weight is as an init draws it: uniform, or of the mean square of a common normal init."""
+    """Whether a weight is as an init draws it: uniform, or of the moments of a common normal init."""
     row, fact = view.weights.get((name, "weight")), view.facts[name]
     if row is None or row.numel < at.values or not row.rms > 0:
         return False
+    values, peak = float(row.numel), float(row.abs_max / row.rms)
     # the largest value of a uniform draw is sqrt(3) times its rms; what was learned has tails
-    if abs(row.abs_max / row.rms / np.sqrt(3) - 1) < at.sigmas * np.sqrt(0.2 / float(row.numel)):
+    if abs(peak / np.sqrt(3) - 1) < at.sigmas * np.sqrt(0.2 / values):
         return True
-    if row.numel < at.many:
+    table = fact.kind == LayerKind.EMBEDDING
+    if values < (at.table if table else at.many) or peak >= np.sqrt(2 * np.log(values)) + 1.5:
         return False
-    usual = np.array(NORMAL)
+    usual = np.array(NORMAL[:1] if values < at.many else NORMAL)
     if given(fact, "fan_in"):
         fan_in, fan_out = float(fact.fan_in), float(fact.fan_out)
         usual = np.array([1 / fan_in, 2 / fan_in, 2 / fan_out, 2 / (fan_in + fan_out), *NORMAL[1:]])
-    error = at.sigmas * np.sqrt(2 / float(row.numel))
-    normal = row.abs_max / row.rms < np.sqrt(2 * np.log(float(row.numel))) + 1.5
-    return bool(normal and (np.abs(row.mean_square / usual - 1) < error).any())
+    centred = abs(row.mean) < at.sigmas * row.rms / np.sqrt(values)
+    return bool(centred and (np.abs(row.mean_square / usual - 1) < at.sigmas * np.sqrt(2 / values)).any())
 
 
 @rule("gradients_not_cleared", source="torch adds to .grad: optimizer.zero_grad() clears it", tags=("cleared",))
@@ -221,6 +224,46 @@ def gradients_not_cleared(view: View, at: Any) -> Iterator[Finding]:
         "earlier steps were still in .grad, so that every step takes the sum of all before.",
         remedy="Call optimizer.zero_grad() in every step, before loss.backward().",
     )
+
+
+@rule(
+    "cleared_too_early",
+    source="torch.optim: step() reads .grad as it stands, and does nothing to a weight that has none",
+    tags=("cleared", "taken"),
+)
+def cleared_too_early(view: View, at: Any) -> Iterator[Finding]:
+    """Gradients that are cleared between the backward pass and the optimizer's step, which then has none to use.
+
+    Outputs of layers that learn have gradients, and in no sampled step has any weight one that is not zero, nor does it move.
+    """
+    asked = set(view.run.get("signals") or ())
+    if not view.run.get("optimizers") or not {Signal.GRADIENT, Signal.WEIGHT_GRADIENT} <= asked:
+        return
+    reached = [k.name for k, row in view.gradients.items() if row.mean_square > 0 and _learns(view, k.name)]
+    history = view.history
+    taken = history[(history[Column.SIGNAL] == Signal.WEIGHT_GRADIENT) & (history[Column.MEAN_SQUARE] != 0)]
+    # of sharded or sparse gradients nothing is seen but what they do; a decay moves weights without any
+    decays = any(group["weight_decay"] for group in _groups(view))
+    if not reached or len(taken) or not (decays or _at_rest(view)[1].all()):
+        return
+    steps = history[Column.STEP].unique()
+    yield Finding(
+        severity=Severity.ERROR,
+        name="",
+        step=int(steps[0]),
+        signal=Signal.WEIGHT_GRADIENT,
+        statistic="steps",
+        value=float(len(steps)),
+        expected="0",
+        message=f"Gradients are cleared before they are used: in {count(len(steps), 'sampled step')} backward reached "
+        f"{some(list(dict.fromkeys(reached)), 1)}, and the optimizer found no gradient that is not zero.",
+        remedy="The order is optimizer.zero_grad(), loss.backward(), optimizer.step(): nothing clears in between.",
+    )
+
+
+def _learns(view: View, name: str) -> bool:
+    """Whether a module has parameters that require a gradient."""
+    return name in view.facts and view.facts[name].trainable > 0
 
 
 class Updates(NamedTuple):
@@ -323,6 +366,46 @@ def _over(steps: Steps, values: Array, what: str = "step", most: int = 6) -> str
 
 
 @rule(
+    "eps_outweighs",
+    thresholds={
+        "times": (10.0, "times the gradient's rms: the update is a tenth of what the rate says"),
+        "update": (3e-4, "of the weight: a third of the usual; a larger rate may make good for a large eps"),
+        "usual": (1e-6, "of no eps up to here: gradients below it are another trouble, or the end of a training"),
+        "least_gain": LEAST_GAIN,
+    },
+    source="Kingma & Ba 2015, arXiv 1412.6980: the update is rate * m / (sqrt(v) + eps)",
+    tags=("rate",),
+    follows=("dead", "layer", "derivative"),
+)
+def eps_outweighs(view: View, at: Any) -> Iterator[Finding]:
+    """An eps of Adam or RMSprop that is larger than the gradients it is added to, so that hardly anything moves.
+
+    Against the rms of the weight gradient of the median layer in the median step.
+    """
+    adaptive = [one for one in view.run.get("optimizers") or () if re.search("Adam|RMSprop", one["type"])]
+    eps = max((group.get("eps", 0.0) for one in adaptive for group in one["groups"]), default=0.0)
+    found = updates(view, at.least_gain) if eps > at.usual else None
+    if found is None:
+        return
+    history, layers = view.history, {layer.name for layer in found.layers}
+    rows = history[(history[Column.SIGNAL] == Signal.WEIGHT_GRADIENT) & (history[Column.OUTPUT] == "weight")]
+    rows = rows[rows[Column.NAME].isin(layers) & (rows[Column.RMS] > 0)]
+    size = float(rows.groupby(Column.STEP)[Column.RMS].median().median())
+    update = float(np.nanmedian(found.typical))
+    if not (eps >= at.times * size and update < at.update):
+        return
+    yield Finding(
+        severity=Severity.WARNING,
+        **measured(None, Signal.WEIGHT_GRADIENT, "eps / gradient rms", eps / size, "far below 1"),
+        step=int(found.steps[0]),
+        message=f"The optimizer's eps of {eps:g} outweighs the gradients, of an rms of {number(size)} in the median layer: "
+        f"an update is {number(update)} of its weight (usual 1e-3).",
+        remedy="Leave eps at 1e-8, and the learning rate near 1e-3.",
+        evidence=_over(found.steps, found.typical),
+    )
+
+
+@rule(
     "update_too_small",
     thresholds={
         "ratio": (3e-5, "of the weight, in the upper quarter of the steps: 30,000 steps to change it by its own size"),
@@ -332,7 +415,7 @@ def _over(steps: Steps, values: Array, what: str = "step", most: int = 6) -> str
         "least_gain": LEAST_GAIN,
     },
     source=OF_UPDATES,
-    follows=("dead", "layer", "derivative"),
+    follows=("dead", "layer", "derivative", "rate", "taken"),
 )
 def update_too_small(view: View, at: Any) -> Iterator[Finding]:
     """A learning rate so low that the weights do not change, in all layers or in some of them.
@@ -413,10 +496,8 @@ def decay_outweighs(view: View, at: Any) -> Iterator[Finding]:
     weights = course(history[own & (history[Column.SIGNAL] == Signal.WEIGHT)], Column.RMS, Column.OUTPUT)
     shrunk = float(np.nanmedian(weights.values[-1] / weights.values[0]))
     if group["decoupled"]:
-        rates = (
-            view.progress.set_index(StepColumn.STEP)[StepColumn.RATE].reindex(found.steps).to_numpy(dtype=np.float64)
-        )
-        shares = (rates * decay)[:, None] / found.ratios
+        # a step that left a weight as it was has no shares
+        shares = (rates_at(view, found.steps) * decay)[:, None] / np.where(found.ratios > 0, found.ratios, np.nan)
     else:
         rows = history[own & (history[Column.SIGNAL] == Signal.WEIGHT_GRADIENT)]
         gradients = course(rows, Column.RMS, Column.OUTPUT)
@@ -459,27 +540,25 @@ def decay_outweighs(view: View, at: Any) -> Iterator[Finding]:
 def forgetting(view: View, at: Any) -> Iterator[Finding]:
     """A recurrence through which gradients do not come back, or explode: the first calls of a cell get none, or all.
 
-    The gradient at each call of a module with parameters whose calls take what an earlier one gave.
+    The gradient at each call of a module with parameters whose calls take what an earlier one gave, in the median of the
+    sampled steps: some recurrences are mended by training, and each step is of other sequences.
     """
     rows = view.frame[(view.frame[Column.SIGNAL] == Signal.GRADIENT) & (view.frame[Column.CALL] >= at.calls - 1)]
     for name in dict.fromkeys(rows[Column.NAME]):
-        fact = view.facts.get(name)
-        if fact is None or not fact.parameters or not _recurs(view, name):
+        learned = name in view.facts and view.facts[name].parameters
+        found = _way_back(view, name) if learned and _recurs(view, name) else None
+        if found is None:
             continue
-        own = view.frame[(view.frame[Column.SIGNAL] == Signal.GRADIENT) & (view.frame[Column.NAME] == name)]
-        # of several states the one that remembers best
-        sizes = own.groupby(Column.CALL)[Column.MEAN_SQUARE].max().to_numpy(dtype=np.float64)
-        late, zero = float(sizes[-max(1, len(sizes) // 8) :].max()), int((sizes == 0).sum())
-        if not (np.isfinite(sizes).all() and late > 0):
-            continue
-        decades = float(np.log10(sizes[0] / late)) if sizes[0] > 0 else -np.inf
+        step, decades, sizes = found
         limit = at.fade if decades < 0 else at.burst
         if abs(decades) < limit:
             continue
+        late, zero = float(_late(sizes)), int((sizes == 0).sum())
         first = f"exactly zero at the first {count(zero, 'call')}" if zero else f"{number(sizes[0])} at the first"
         yield Finding(
             severity=Severity.ERROR if abs(decades) >= 2 * limit else Severity.WARNING,
             **measured(view.gradients[Key(name)], Signal.GRADIENT, "decades over calls", decades, f"within {limit:g}"),
+            step=step,
             message=f"{name} {'forgets' if decades < 0 else 'explodes on the way back'}: its gradient is {number(late)} at the "
             f"last of {len(sizes)} calls and {first}: early inputs {'teach nothing' if decades < 0 else 'drown the others'}.",
             remedy="An LSTM's forget-gate bias of 1 or more, orthogonal recurrent weights, or shorter sequences."
@@ -490,6 +569,27 @@ def forgetting(view: View, at: Any) -> Iterator[Finding]:
         return
 
 
+def _way_back(view: View, name: str) -> tuple[int | None, float, Array] | None:
+    """The median step (None of a single one) by decades from the last calls' gradient to the first's; those, and all sizes."""
+    own = view.history[(view.history[Column.SIGNAL] == Signal.GRADIENT) & (view.history[Column.NAME] == name)]
+    # of several states the one that remembers best
+    every = own.groupby([Column.STEP, Column.CALL])[Column.MEAN_SQUARE].max()
+    steps, starts = np.unique(every.index.get_level_values(0), return_index=True)
+    parts = zip(steps.tolist(), np.split(every.to_numpy(dtype=np.float64), starts[1:]), strict=True)
+    known = [(step, sizes) for step, sizes in parts if np.isfinite(sizes).all() and _late(sizes) > 0]
+    if not known:
+        return None
+    with np.errstate(divide="ignore"):
+        decades = [float(np.log10(sizes[0] / _late(sizes))) for _, sizes in known]
+    middle = int(np.argsort(decades)[len(decades) // 2])
+    return known[middle][0] if len(known) > 1 else None, decades[middle], known[middle][1]
+
+
+def _late(sizes: Array) -> Any:
+    """The largest of the last eighth."""
+    return sizes[-max(1, len(sizes) // 8) :].max()
+
+
 def _recurs(view: View, name: str, reach: int = 8) -> bool:
     """Whether a late call of a module takes, through a few others at most, what an earlier call of it gave."""
     # the wiring of many calls ends before the last one
@@ -497,16 +597,7 @@ def _recurs(view: View, name: str, reach: int = 8) -> bool:
     front, seen = [Key(name, wired)], set[Key]()
     for _ in range(reach):
         seen.update(front)
-        front = [fed for key in front for fed in _fed(view, key) if fed not in seen]
+        front = [fed for key in front for fed in view.wired(key) if fed not in seen]
         if any(key.name == name for key in front):
             return True
     return False
-
-
-def _fed(view: View, key: Key) -> list[Key]:
-    """The calls whose outputs a call took, though something came from outside too, as each step's input does."""
-    wiring = getattr(view.facts.get(key.name), ModuleColumn.INPUTS, None)
-    calls = wiring.split(",") if isinstance(wiring, str) else []
-    words = calls[key.call].split() if key.call < len(calls) else []
-    pairs = [word.partition(":") for word in words if word != OUTSIDE]
-    return [Key(name, int(call) if call else 0) for name, _, call in pairs]

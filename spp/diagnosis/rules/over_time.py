@@ -270,6 +270,66 @@ def drift(view: View, at: Any) -> Iterator[Finding]:
 
 
 @rule(
+    "trained_in_eval_mode",
+    source="torch: in evaluation mode BatchNorm takes running statistics that nothing updates, and dropout drops nothing",
+    tags=("objective", "batch"),
+)
+def trained_in_eval_mode(view: View, at: Any) -> Iterator[Finding]:
+    """A training in evaluation mode of a model whose BatchNorm or dropout acts otherwise in training mode.
+
+    The mode of the model in each sampled step, and of each module in the first. Of a model in training mode whose norms
+    alone are in evaluation mode it is a note: they may be frozen on purpose, as those whose parameters are frozen surely are.
+    """
+    found = _asleep(view)
+    if found is None:
+        return
+    step, whole, names = found
+    severity, what = (Severity.WARNING, "The model is") if whole else (Severity.NOTE, "Some modules are")
+    mend = "Call model.train() before training, and again after each evaluation."
+    yield Finding(
+        severity=severity,
+        name="",
+        step=step,
+        statistic="modules",
+        value=float(len(names)),
+        expected="0",
+        message=f"{what} trained in evaluation mode since step {step}: {some(names, 3)} would act otherwise in training mode.",
+        remedy=mend if whole else f"Nothing, where they are frozen on purpose. {mend}",
+        evidence=some(names),
+        tags=None if whole else (),
+    )
+
+
+def _asleep(view: View) -> tuple[int, bool, list[str]] | None:
+    """Since which step modules that would act otherwise are in evaluation mode, whether the whole model is, and which.
+
+    None where there are none, and where their mode is not known.
+    """
+    modes, trains = view.progress[StepColumn.TRAINING].to_numpy(dtype=bool), "" in view.facts and view.trained("")
+    if view.run.get("kind") != "watch" or not len(modes):
+        return None
+    # the mode of the last step, and since when it has been that
+    evaluates, since = not modes[-1], int(np.flatnonzero(modes != modes[-1]).max(initial=-1)) + 1
+    # modules that were looked at in an evaluation say nothing of training
+    if not (evaluates or trains):
+        return None
+    leaves = [fact for fact in view.facts.values() if fact.leaf]
+    # of a model that was put into evaluation mode later only the mode of the whole is known
+    later = evaluates and trains
+    names = [fact.name for fact in leaves if (later or not fact.training) and _acts(view, fact)]
+    learning = [fact.training for fact in leaves if fact.trainable]
+    whole = evaluates or not any(learning or [True])
+    return (int(view.progress[StepColumn.STEP].iloc[since]), whole, names) if names else None
+
+
+def _acts(view: View, fact: Any) -> bool:
+    """Whether a module does something else in training mode: BatchNorm that is not frozen, and dropout that drops any."""
+    if "BatchNorm" in str(fact.type):
+        return bool(fact.trainable or not fact.parameters)
+    return bool(fact.kind == LayerKind.DROPOUT and view.run.get("dropped", 0.0) > 0)
+
+
+@rule(
     "running_statistics",
     thresholds={
         "factor": (3.0, "of the channel variance behind the norm, evaluating over training; 1.2 in healthy networks"),
