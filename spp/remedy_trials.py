@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import sys
 import time
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from copy import deepcopy
 from dataclasses import dataclass, field
-from itertools import chain, combinations
-from typing import Any, ClassVar
+from functools import cached_property, partial
+from itertools import chain, combinations, cycle, islice
+from typing import Any, ClassVar, NamedTuple
 
 import numpy as np
 import pandas as pd
@@ -17,9 +19,9 @@ from torch import Tensor, nn
 
 from spp.diagnosis import Finding, Severity, View
 from spp.diagnosis.attenuation import backward, distinct, forward
-from spp.diagnosis.findings import percent, times
-from spp.diagnosis.registry import limits_of
-from spp.diagnosis.remedies import Case, Remedy, calibrate_, remedy
+from spp.diagnosis.findings import number, percent, times
+from spp.diagnosis.registry import limits_of, suspected
+from spp.diagnosis.remedies import Case, Remedy, calibrate_, init_for, remedy
 from spp.errors import InputError, plain, said
 from spp.frame.schema import (
     CALIBRATION_COLUMNS,
@@ -31,16 +33,23 @@ from spp.frame.schema import (
     TrialColumn,
     check,
 )
+from spp.objective import Batch, Objective, batches_of, to_device
 from spp.run import Run
 from spp.tracing import trace
 
 # -- trials -------------------------------------------------------------------------------------------------------------------
 
 SHOWN = (
-    *(TrialColumn.REMEDY, TrialColumn.GONE, TrialColumn.ERRORS, TrialColumn.WARNINGS, TrialColumn.LEFT),
-    *(TrialColumn.BROUGHT, TrialColumn.FORWARD, TrialColumn.BACKWARD, TrialColumn.FAILED),
+    *(TrialColumn.REMEDY, TrialColumn.RATE, TrialColumn.LOSS_FIRST, TrialColumn.LOSS_LAST, TrialColumn.GONE),
+    *(TrialColumn.ERRORS, TrialColumn.WARNINGS, TrialColumn.LEFT, TrialColumn.BROUGHT),
+    *(TrialColumn.FORWARD, TrialColumn.BACKWARD, TrialColumn.FAILED),
 )
 """Columns that are printed."""
+RATES = (0.1, 0.01, 0.001)
+"""Learning rates of a training that is tried, one after the other until one holds."""
+LEARNT = 0.05
+"""By what share of it the loss is to be larger with targets of other samples: outputs of a bias alone have none."""
+OptimizerMaker = Callable[[Iterable[nn.Parameter]], torch.optim.Optimizer]
 WORTH = 0.02
 """By how many decades per layer a pair is to be nearer to criticality than one remedy: a factor of 1.05."""
 
@@ -49,21 +58,40 @@ class Trials(pd.DataFrame):
     """What became of each remedy that was tried, the best first: the columns of :data:`spp.frame.schema.TRIAL_COLUMNS`.
 
     Attributes:
-        winner: The remedies of the first row, in the order in which they are applied; none where nothing could be tried.
+        winner: The remedies of the first row, in the order in which they are applied; none where its trial refutes it: it
+            failed, the network does not learn, or its finding stays though the network learnt without it.
         unfinished: How many trials an interrupt left out.
+        refuted: The remedies that were tried alone in vain, each with the rule that it is no good against.
     """
 
     # pandas keeps, copies and pickles the attributes that are named here.
-    _metadata: ClassVar[list[str]] = ["winner", "unfinished"]
+    _metadata: ClassVar[list[str]] = ["winner", "unfinished", "refuted"]
     winner: tuple[Remedy, ...]
     unfinished: int
+    refuted: tuple[tuple[Remedy, str], ...]
 
     def __init__(self, tried: Sequence[_Trial] = (), unfinished: int = 0) -> None:
         order = sorted(tried, key=_Trial.badness)
         # The stubs of pandas know of __new__ alone.
         super().__init__(_table([one.row() for one in order], TRIAL_COLUMNS))  # type: ignore[call-arg]
-        self.winner = order[0].remedies if order and not order[0].failed else ()
+        self.winner = tuple(order[0].ordered()) if order and not order[0].refutes(order[0].rule) else ()
         self.unfinished = unfinished
+        alone = [one for one in order if len(one.remedies) == 1]
+        self.refuted = tuple(
+            (one.remedies[0], rule)
+            for one in alone
+            for rule in one.bench.rules_of(one.remedies[0])
+            if one.refutes(rule)
+        )
+
+    def told(self, finding: Finding, info: Mapping[str, Any]) -> str:
+        """The first remedy of a finding that its own trial does not refute, in words; "" where none is left."""
+        left = (
+            one
+            for one in finding.remedies
+            if not any(rule == finding.rule and _alike(one, other) for other, rule in self.refuted)
+        )
+        return next((one.words(info) for one in left), "")
 
     @property
     def _constructor(self) -> Any:
@@ -74,12 +102,11 @@ class Trials(pd.DataFrame):
     def verdict(self) -> str:
         """The best remedy with its numbers, in one sentence; that there is none, where nothing helps."""
         cut = f" (interrupted: {self.unfinished} trials were left out)" if self.unfinished else ""
+        if self.empty:
+            return f"there is nothing to try{cut}."
         if not self.winner:
-            return (
-                f"none of {len(self)} remedies could be applied{cut}."
-                if len(self)
-                else f"there is nothing to try{cut}."
-            )
+            could = "helps" if (self[TrialColumn.FAILED] == "").any() else "could be applied"
+            return f"none of {len(self)} remedies {could}{cut}."
         best: dict[Any, Any] = self.iloc[0].to_dict()
         left = ", ".join(f"{best[c]:.3g} {c}" for c in (TrialColumn.ERRORS, TrialColumn.WARNINGS))
         course = (
@@ -89,8 +116,8 @@ class Trials(pd.DataFrame):
         share = best[TrialColumn.GONE]
         gone = "is gone" if share == 1 else "stays" if share == 0 else f"is gone with {percent(share)} of the seeds"
         return (
-            f"{best[TrialColumn.REMEDY].rstrip('.')}: {best[TrialColumn.RULE]} {gone}, {left}; per layer {', '.join(course)}, "
-            f"the best of {len(self)} tried{cut}."
+            f"{best[TrialColumn.REMEDY].rstrip('.')}: {best[TrialColumn.RULE]} {gone}, {left}; per layer {', '.join(course)}"
+            f"{_learning(best)}, the best of {len(self)} tried{cut}."
         )
 
     def __str__(self) -> str:
@@ -106,6 +133,17 @@ class Trials(pd.DataFrame):
         return f"<p>{escape(self.verdict)}</p>" + (shown if len(self) else "")
 
 
+def _learning(row: Mapping[Any, Any]) -> str:
+    """What a short training did to the loss; empty where there was none."""
+    first, last, as_it_is = (
+        row[c] for c in (TrialColumn.LOSS_FIRST, TrialColumn.LOSS_LAST, TrialColumn.LOSS_UNTREATED)
+    )
+    if np.isnan(row[TrialColumn.LEARNS]):
+        return ""
+    without = number(as_it_is) if np.isfinite(as_it_is) else "not finite"
+    return f"; loss {number(first)} -> {number(last)} at a rate of {row[TrialColumn.RATE]:g} ({without} as it is)"
+
+
 def try_remedies(
     run: Run,
     model: nn.Module,
@@ -114,35 +152,47 @@ def try_remedies(
     remedies: Iterable[Remedy] | None = None,
     seeds: int = 3,
     pairs: int = 3,
+    steps: int = 20,
+    optimizer: OptimizerMaker | None = None,
     progress: bool | None = None,
     **options: Any,
 ) -> Trials:
-    """Apply each remedy of the findings to a copy of the model and trace it again: what it heals, leaves and brings.
+    """Apply each remedy of the findings to a copy of the model, trace it again and train it: what it heals, leaves, brings.
 
     After the single ones, pairs of the best are tried. The model, the batch and the random state are left exactly as they
     were. Ctrl-C ends the trials and keeps what was measured until then.
 
     Args:
-        run: What was measured of the model.
+        run: What was measured of the model, by a trace or a watch.
         model: That model.
         batch: As for :func:`spp.trace`; what can be gone through only once is kept in memory.
-        remedies: What to try; left out, the remedies of all errors and warnings that a program can apply, and
-            :func:`calibrate`.
+        remedies: What to try; left out, the remedies of all errors and warnings that a program can apply, of those that
+            another one hides too; branches scaled down where there are any; and :func:`calibrate`.
         seeds: How often each is tried; what draws no random number is tried once.
         pairs: Of how many of the best single remedies pairs are tried.
+        steps: For how many steps a copy is trained on the batch, with the first seed, in the mode that the model is in;
+            0 for none. There is none either where the trace begins at a probe and not at a loss.
+        optimizer: Makes the optimizer of that training from the parameters. Left out, it is SGD with momentum 0.9 at rates of
+            0.1, 0.01 and 0.001, one after the other until the network learns.
         progress: Show a bar; left out, where somebody looks at a terminal.
         options: Further arguments of :func:`spp.trace`, as ``loss``.
 
     Returns:
-        One row per remedy or pair, the best first: the one that leaves the fewest errors, then warnings, then is nearest to
-        criticality, where neither the signal nor its gradient grows or falls from layer to layer. A trial that fails says why.
+        One row per remedy or pair, the best first: the one with which the network learns, then the one that leaves the fewest
+        errors, then warnings, then learns at the largest rate, then is nearest to criticality, where neither the signal nor
+        its gradient grows or falls from layer to layer. A trial that fails says why. To learn is to end with a finite loss
+        below the first that is at least 5 % larger with targets of other samples. A finding that a trace cannot have, as
+        those over time, is gone where the network learns.
 
     Raises:
-        InputError: The run is of another model; ``seeds`` is below 1; an option is not what :func:`spp.trace` takes.
+        InputError: The run is of another model; ``seeds`` is below 1, ``steps`` below 0; an option is not what
+            :func:`spp.trace` takes.
         TraceError: The model cannot be traced as it is.
     """
-    if seeds < 1:
-        raise InputError("a remedy is tried once at least", received=str(seeds), where="seeds")
+    for name, value, least in (("seeds", seeds, 1), ("steps", steps, 0)):
+        if value < least:
+            told = "a remedy is tried once at least" if least else "a training has no fewer than 0 steps"
+            raise InputError(told, received=str(value), where=name)
     named = {name for name, _ in model.named_modules()}
     lacking = [name for name in _names_of_modules(run) if name not in named]
     if lacking:
@@ -150,7 +200,10 @@ def try_remedies(
         raise InputError(rule, received=f"one without {plain(lacking[0])!r}", where="model")
     # nothing is left of an iterator after the first trace
     batch = list(batch) if isinstance(batch, Iterator) else batch
-    bench = _Bench(run, model, batch, options, trace(model, batch, **options))
+    lesson = partial(
+        _taught, given=_given(batch, options, steps), loss=options.get("loss"), steps=steps, maker=optimizer
+    )
+    bench = _Bench(run, model, batch, options, lesson, trace(model, batch, **options))
     asked = bench.singles() if remedies is None else [(one,) for one in remedies]
     tried: list[_Trial] = []
     todo = 0
@@ -215,7 +268,80 @@ def _same(a: dict[str, Any], b: dict[str, Any]) -> bool:
     )
 
 
-@dataclass(frozen=True, slots=True)
+class Lesson(NamedTuple):
+    """A short training: the loss at its first step and over the last fifth, the rate, and whether the network learns."""
+
+    first: float = np.nan
+    last: float = np.nan
+    rate: float = np.nan
+    learns: float = np.nan
+
+
+def _given(batch: Any, options: Mapping[str, Any], steps: int) -> list[Batch]:
+    """The batches of a training, as many as it can take."""
+    most = min(steps, options.get("batches") or steps)
+    return list(islice(batches_of(batch), most))
+
+
+def _taught(model: nn.Module, *, given: Sequence[Batch], loss: Any, steps: int, maker: OptimizerMaker | None) -> Lesson:
+    """Train copies of a model, at lower rates until it learns; the best of the attempts."""
+    best = Lesson()
+    makers = [maker] if maker is not None else [partial(torch.optim.SGD, lr=rate, momentum=0.9) for rate in RATES]
+    for make in makers if steps and any(p.requires_grad for p in model.parameters()) else ():
+        one = _attempt(deepcopy(model), given, Objective(loss, 0), steps, make)
+        if np.isnan(best.learns) or one.learns or (np.isfinite(one.last) and not one.last >= best.last):
+            best = one
+        if one.learns:
+            break
+    return best
+
+
+def _attempt(model: nn.Module, given: Sequence[Batch], loss: Objective, steps: int, make: OptimizerMaker) -> Lesson:
+    """One training, in place; ``learns`` is NaN where the model has no loss."""
+    parameters = [parameter for parameter in model.parameters() if parameter.requires_grad]
+    optimizer, losses, others = make(parameters), [], []
+    rate = float(optimizer.param_groups[0]["lr"])
+    for step, batch in enumerate(islice(cycle(given), steps)):
+        batch = to_device(batch, parameters[0].device)
+        output = model(*batch.args, **batch.kwargs)
+        roots, _ = loss(output, batch.target)
+        if loss.value is None or not roots:
+            return Lesson()
+        losses.append(loss.value)
+        if not np.isfinite(loss.value):
+            return Lesson(losses[0], np.nan, rate, 0.0)
+        if step >= steps - max(1, steps // 5):
+            others.append(_of_others(loss, output, batch.target))
+        optimizer.zero_grad()
+        torch.autograd.backward(roots)
+        optimizer.step()
+    last = float(np.mean(losses[-len(others) :]))
+    apart = np.nanmean(others) - last if np.isfinite(others).any() else losses[0] - last
+    return Lesson(losses[0], last, rate, float(last < losses[0] and apart >= LEARNT * abs(last)))
+
+
+def _of_others(loss: Objective, output: Any, target: Any) -> float:
+    """The loss where each sample has the target of another one; NaN where targets are no tensor, or all alike."""
+    if not isinstance(target, Tensor) or not target.dim():
+        return np.nan
+    order = torch.randperm(len(target), generator=torch.Generator().manual_seed(0))
+    if torch.equal(target, other := target[order.to(target.device)]):
+        return np.nan
+    with torch.no_grad():
+        loss(output, other)
+    return np.nan if loss.value is None else loss.value
+
+
+@contextmanager
+def _drawn(model: nn.Module, seed: int) -> Iterator[None]:
+    """Random numbers of a seed; the user's random state stays, whatever is drawn."""
+    devices = {p.device.index for p in model.parameters() if p.is_cuda}
+    with torch.random.fork_rng(devices=devices):
+        torch.manual_seed(seed)
+        yield
+
+
+@dataclass(frozen=True)
 class _Bench:
     """What all trials share.
 
@@ -224,6 +350,7 @@ class _Bench:
         model: The user's, which stays as it is.
         batch: As for a trace.
         options: Of the traces.
+        lesson: Trains a model shortly, in place.
         before: A trace with the same options, which the others are compared with.
     """
 
@@ -231,20 +358,42 @@ class _Bench:
     model: nn.Module
     batch: Any
     options: dict[str, Any]
+    lesson: Callable[[nn.Module], Lesson]
     before: Run
 
     def singles(self) -> list[tuple[Remedy, ...]]:
-        """The remedies of the findings that a program can apply, the worst finding's first, and calibration."""
+        """The remedies that a program can apply: those of the findings, the worst one's first, of hidden ones, and of all."""
         bad = self.run.findings.worst(Severity.WARNING)
-        every = [one for finding in bad for one in finding.remedies] + ([remedy("calibrate")] if bad else [])
-        kinds = {(one.kind, str(one.value), one.where): one for one in reversed(every) if one.change is not None}
-        return [(one,) for one in reversed(kinds.values())]
+        if not bad:
+            return []
+        hidden = [one for one in suspected(self.run) if one.severity is not Severity.NOTE]
+        every = [one for finding in (*bad, *hidden) for one in finding.remedies if one.change is not None]
+        view = View(self.run)
+        # words alone leave what fits every network
+        every += [] if every else [remedy("init", init_for(view))]
+        every += [remedy("branches")] if view.branch_ratios else []
+        kinds = {(one.kind, str(one.value), one.where): one for one in (*every, remedy("calibrate"))}
+        return [(one,) for one in kinds.values()]
+
+    @cached_property
+    def untreated(self) -> Lesson:
+        """What becomes of the model as it is in the same training."""
+        with _drawn(self.model, 0):
+            return self.lesson(self.model)
+
+    @cached_property
+    def known(self) -> frozenset[str]:
+        """The rules that a trace of the model as it is has errors and warnings of."""
+        return frozenset(finding.rule for finding in self.before.findings.worst(Severity.WARNING))
 
     def rule_of(self, remedies: tuple[Remedy, ...]) -> str:
         """The rule whose finding the first of the remedies is against: the worst, where it is nobody's."""
+        return next(chain(self.rules_of(remedies[0]), (one.rule for one in self.run.findings)), "")
+
+    def rules_of(self, remedy: Remedy) -> list[str]:
+        """The rules whose findings tell a remedy."""
         bad = self.run.findings.worst(Severity.WARNING)
-        named = (finding.rule for finding in bad if any(_alike(one, remedies[0]) for one in finding.remedies))
-        return next(chain(named, (finding.rule for finding in bad)), "")
+        return [found.rule for found in bad if any(_alike(one, remedy) for one in found.remedies)]
 
 
 def _alike(one: Remedy, other: Remedy) -> bool:
@@ -259,23 +408,22 @@ class _Trial:
     rule: str
     bench: _Bench
     seen: list[tuple[list[Finding], float, float]] = field(default_factory=list)
+    lesson: Lesson = field(default_factory=Lesson)
     seconds: float = 0.0
     failed: str = ""
 
     def run(self, seeds: int) -> None:
         start = time.perf_counter()
-        parameter = next(self.bench.model.parameters(), None)
-        devices = [parameter.device] if parameter is not None and parameter.is_cuda else []
         for seed in range(seeds):
-            # whatever is drawn, the user's random state stays
-            with torch.random.fork_rng(devices=devices):
-                torch.manual_seed(seed)
+            with _drawn(self.bench.model, seed):
                 drawn = torch.get_rng_state()
                 try:
                     made = treated(self.bench.model, self.remedies, Case(self.bench.run, self.bench.batch))
                     drew = not torch.equal(drawn, torch.get_rng_state())
                     after = trace(made, self.bench.batch, **{"seed": seed, **self.bench.options})
                     self.seen.append((after.findings.worst(Severity.WARNING), *slopes(after)))
+                    if not seed:
+                        self.lesson = self.bench.lesson(made)
                 # whatever the model makes of it is told in the row
                 except Exception as error:
                     self.failed = plain(said(error))
@@ -285,18 +433,16 @@ class _Trial:
                 break
 
     def row(self) -> dict[str, Any]:
-        before = slopes(self.bench.before)
-        known = {finding.rule for finding in self.bench.before.findings.worst(Severity.WARNING)}
-        found = [{finding.rule for finding in findings} for findings, _, _ in self.seen]
+        before, known = slopes(self.bench.before), self.bench.known
         rules = dict.fromkeys(finding.rule for findings, _, _ in self.seen for finding in findings)
         after = [self._mean(values) for values in zip(*((f, b) for _, f, b in self.seen), strict=True)] or [
             np.nan,
             np.nan,
         ]
         return {
-            TrialColumn.REMEDY: " and ".join(_typed(one, self.bench.run.info) for one in self._ordered()),
+            TrialColumn.REMEDY: " and ".join(_typed(one, self.bench.run.info) for one in self.ordered()),
             TrialColumn.RULE: self.rule,
-            TrialColumn.GONE: self._mean([self.rule not in rules for rules in found]),
+            TrialColumn.GONE: self.gone(self.rule),
             TrialColumn.ERRORS: self._number(Severity.ERROR),
             TrialColumn.WARNINGS: self._number(Severity.WARNING),
             TrialColumn.LEFT: ", ".join(rule for rule in rules if rule in known),
@@ -306,6 +452,11 @@ class _Trial:
             TrialColumn.BACKWARD_BEFORE: before[1],
             TrialColumn.BACKWARD: after[1],
             TrialColumn.DISTANCE: abs(after[0]) + abs(after[1]),
+            TrialColumn.RATE: self.lesson.rate,
+            TrialColumn.LOSS_FIRST: self.lesson.first,
+            TrialColumn.LOSS_LAST: self.lesson.last,
+            TrialColumn.LOSS_UNTREATED: self.bench.untreated.last,
+            TrialColumn.LEARNS: self.lesson.learns,
             TrialColumn.SEEDS: len(self.seen),
             TrialColumn.SECONDS: self.seconds,
             TrialColumn.FAILED: self.failed,
@@ -316,10 +467,27 @@ class _Trial:
         row = self.row()
         # a second remedy is to be worth it
         far = row[TrialColumn.DISTANCE] + WORTH * len(self.remedies)
-        bad = (row[TrialColumn.ERRORS], row[TrialColumn.WARNINGS], -row[TrialColumn.GONE], far)
+        gone, rate = (float(np.nan_to_num(value)) for value in (row[TrialColumn.GONE], self.lesson.rate))
+        left = row[TrialColumn.ERRORS], row[TrialColumn.WARNINGS]
+        bad = (float(self.lesson.learns == 0), *left, -gone, -rate, far)
         return (bool(self.failed), *bad) if self.seen else (True, *[np.inf] * len(bad))
 
-    def _ordered(self) -> list[Remedy]:
+    def gone(self, rule: str) -> float:
+        """Share of the seeds with which a rule finds nothing; of what a trace cannot find, whether the network learns."""
+        if rule not in self.bench.known:
+            return self.lesson.learns if self.seen else np.nan
+        return self._mean(rule not in {finding.rule for finding in findings} for findings, _, _ in self.seen)
+
+    def refutes(self, rule: str) -> bool:
+        """Whether the remedies are no good against what a rule found.
+
+        They failed, the network does not learn, or the finding stays where the network learns as it is.
+        """
+        if self.failed or self.lesson.learns == 0:
+            return True
+        return self.gone(rule) == 0 and not (self.lesson.learns == 1 and self.bench.untreated.learns == 0)
+
+    def ordered(self) -> list[Remedy]:
         return sorted(self.remedies, key=lambda one: one.order)
 
     def _number(self, severity: Severity) -> float:
@@ -331,8 +499,7 @@ class _Trial:
 
 
 def _typed(one: Remedy, info: dict[str, Any]) -> str:
-    command = one.command(info)
-    return f"`{command}`" if command else one.words(info)
+    return one.quoted(info) or one.words(info)
 
 
 def _pairs(tried: Sequence[_Trial], most: int) -> list[tuple[Remedy, ...]]:

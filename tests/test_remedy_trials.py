@@ -1,6 +1,7 @@
 """``run.try_remedies``: remedies on copies of the model, which itself stays as it is; what they heal, leave and bring."""
 
 import copy
+from functools import partial
 
 import pytest
 import torch
@@ -26,7 +27,7 @@ def tried():
     model = nn.Sequential(nn.BatchNorm1d(32), *deep())
     run = spp.trace(model, BATCH)
     kept, drawn = copy.deepcopy(model.state_dict()), torch.get_rng_state()
-    made = run.try_remedies(model, BATCH, seeds=2)
+    made = run.try_remedies(model, BATCH, seeds=2, steps=5)
     assert torch.equal(drawn, torch.get_rng_state())
     return model, kept, run, made
 
@@ -83,7 +84,7 @@ def test_a_trial_that_fails_says_why_in_its_row():
             remedy("init", "lecun"),
             remedy("told"),
         ]
-        made = run.try_remedies(model, BATCH, remedies=asked, seeds=1, pairs=0)
+        made = run.try_remedies(model, BATCH, remedies=asked, seeds=1, pairs=0, steps=0)
     finally:
         REMEDIES.unregister("fails")
     assert made["remedy"][0] == "`spp.nn.initialize_(model, 'lecun')`" and made["failed"][0] == ""
@@ -135,7 +136,7 @@ def test_ctrl_c_keeps_what_was_measured(monkeypatch):
         model = deep()
         run = spp.trace(model, BATCH)
         asked = [remedy("init", "lecun"), remedy("slow"), remedy("norm", "batch")]
-        made = run.try_remedies(model, BATCH, remedies=asked)
+        made = run.try_remedies(model, BATCH, remedies=asked, steps=0)
     finally:
         REMEDIES.unregister("slow")
     assert len(calls) == 1 and made.unfinished == 2
@@ -152,6 +153,8 @@ def test_nothing_to_heal_and_bad_input():
         run.try_remedies(model[:6], BATCH)
     with pytest.raises(InputError, match="a remedy is tried once at least; got 0"):
         run.try_remedies(model, BATCH, seeds=0)
+    with pytest.raises(InputError, match="a training has no fewer than 0 steps; got -1"):
+        run.try_remedies(model, BATCH, steps=-1)
 
 
 def test_an_iterator_of_batches_and_options_of_the_trace():
@@ -162,6 +165,89 @@ def test_an_iterator_of_batches_and_options_of_the_trace():
         iter([BATCH, BATCH]),
         remedies=[remedy("init", "lecun")],
         seeds=1,
+        steps=0,
         loss=lambda out, y: out.square().mean(),
     )
     assert made["failed"][0] == "" and made["gone"][0] == 1
+
+
+class Summed(nn.Module):
+    """Residual sums that the network itself makes, which no module gives out."""
+
+    def __init__(self, blocks=24):
+        super().__init__()
+        self.blocks = nn.ModuleList(
+            nn.Sequential(nn.ReLU(), nn.Linear(32, 32), nn.ReLU(), nn.Linear(32, 32)) for _ in range(blocks)
+        )
+        self.head = nn.Linear(32, 10)
+
+    def forward(self, x):
+        for block in self.blocks:
+            x = x + block(x)
+        return self.head(x)
+
+
+def test_residual_sums_of_the_network_itself_are_seen_to_grow_and_the_remedy_lets_it_learn():
+    torch.manual_seed(0)
+    model = spp.nn.initialize_(Summed(), "he")
+    run = spp.trace(model, BATCH)
+    (found,) = run.findings.worst("warning")
+    assert found.rule == "residual_growth" and (found.since, found.until) == ("blocks.1.3", "blocks.23.3")
+    grown = (run.blocks.acsm + run.blocks.acv).to_numpy()
+    assert found.value == pytest.approx((grown[-1] / grown[0]) ** (1 / 23), rel=1e-6)
+    made = run.try_remedies(model, BATCH, remedies=[remedy("branches"), remedy("init", "he")], seeds=1, pairs=0)
+    best, last = made.iloc[0], made.iloc[-1]
+    assert [one.kind for one in made.winner] == ["branches"]
+    assert best.learns == 1 and best.loss_last < best.loss_first and best.gone == 1
+    assert last.learns == 0 and not last.loss_last < best.loss_last
+    assert made.verdict.endswith("as it is), the best of 2 tried.") and " at a rate of " in made.verdict
+
+
+def test_outputs_of_a_bias_alone_are_not_learnt_and_what_blows_up_ranks_last():
+    def deafen(model, one, case):
+        model[0].weight.data.zero_()
+        model[0].weight.requires_grad_(False)
+        return model
+
+    def inflate(model, one, case):
+        model[0].weight.data.mul_(1e30)
+        return model
+
+    torch.manual_seed(0)
+    model = spp.nn.initialize_(nn.Sequential(nn.Linear(32, 32), nn.ReLU(), nn.Linear(32, 10)), "he")
+    # most samples are of one class, so that a bias alone lowers the loss
+    batch = BATCH[0], torch.where(torch.arange(64) < 48, 0, BATCH[1])
+    run = spp.trace(model, batch)
+    kinds = {"deaf": deafen, "huge": inflate, "well": lambda model, one, case: spp.nn.initialize_(model, "lecun")}
+    for kind, change in kinds.items():
+        REMEDIES.register(kind, Remedy(kind=kind, python=f"{kind}(model)", change=change))
+    try:
+        made = run.try_remedies(model, batch, remedies=map(remedy, kinds), seeds=1, pairs=0, steps=10)
+    finally:
+        for kind in kinds:
+            REMEDIES.unregister(kind)
+    rows = made.set_index("remedy")
+    assert made["remedy"][0] == "`well(model)`" and rows.learns["`well(model)`"] == 1
+    assert (
+        rows.learns["`deaf(model)`"] == 0 and rows.loss_last["`deaf(model)`"] < rows.loss_first["`deaf(model)`"] - 0.1
+    )
+    assert rows.learns["`huge(model)`"] == 0
+    refuted = {one.kind for one, _ in made.refuted}
+    assert not refuted, "nothing was found that they are against"
+
+
+def test_an_optimizer_of_ones_own_and_a_finding_over_time():
+    model = deep("small_normal", 12)
+    optimizer = torch.optim.SGD(model.parameters(), 0.01)
+    start = copy.deepcopy(model)
+    with spp.watch(model, optimizer, every=1) as run:
+        for _ in range(12):
+            loss = nn.functional.cross_entropy(model(BATCH[0]), BATCH[1])
+            optimizer.zero_grad()
+            loss.backward()
+            optimizer.step()
+    adam = partial(torch.optim.Adam, lr=0.003)
+    made = run.try_remedies(
+        start, BATCH, remedies=[remedy("init", "lecun")], seeds=1, pairs=0, steps=15, optimizer=adam
+    )
+    assert (made["rate"][0], made["learns"][0], made["gone"][0]) == (0.003, 1, 1) and made.winner

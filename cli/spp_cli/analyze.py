@@ -5,7 +5,8 @@ from __future__ import annotations
 import math
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from functools import partial
 from itertools import pairwise
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -129,7 +130,7 @@ def _tell(call: Call, trace: Run, folder: Path, files: list[str], tried: Trials 
         tell_path(folder)
         return
     if not call.as_json:
-        show(trace, folder, files, None if tried is None else tried.verdict)
+        show(trace, folder, files, tried)
         if "report.html" not in files and not (call.no_figures or call.no_report):
             click.echo('For report.html, an interactive page: pip install "torch-spp[report]"', err=True)
         return
@@ -220,7 +221,7 @@ def _write(trace: Run, folder: Path, *, figures: bool, report: bool) -> list[str
     return sorted(path.name for path in folder.iterdir() if path.is_file())
 
 
-def show(trace: Run, folder: Path, files: list[str], tried: str | None = None) -> None:
+def show(trace: Run, folder: Path, files: list[str], tried: Trials | None = None) -> None:
     """Print the summary of ``trace`` to standard output, and what became of the remedies that were tried."""
     console = make_console()
     for line in heading(trace.info):
@@ -235,9 +236,9 @@ def show(trace: Run, folder: Path, files: list[str], tried: str | None = None) -
             style="dim",
         )
     console.print()
-    show_findings(trace.findings, console)
+    show_findings(trace.findings, console, None if tried is None else partial(tried.told, info=trace.info))
     if tried is not None:
-        console.print(words(f"Tried: {tried}"))
+        console.print(words(f"Tried: {tried.verdict}"))
     if not trace.findings.worst("warning"):
         console.print(_numbered(trace.findings.notes[:MOST_NOTES]))
     unmeasured = len(trace.unmeasured)
@@ -323,8 +324,8 @@ def sparkline(powers: list[float], low: float, high: float, bars: str) -> str:
     return "".join(bars[round((power - low) / step)] if math.isfinite(power) else "!" for power in powers)
 
 
-def show_findings(findings: Findings, console: Console) -> None:
-    """Print the findings as a list: severity, rule and layer, the sentence, and what to try."""
+def show_findings(findings: Findings, console: Console, told: Callable[[Finding], str] | None = None) -> None:
+    """Print the findings as a list: severity, rule and layer, the sentence, and what to try; ``told`` gives other words."""
     from rich.table import Table
     from rich.text import Text
 
@@ -337,8 +338,9 @@ def show_findings(findings: Findings, console: Console) -> None:
     for finding in findings:
         where = f" {finding.where}" if finding.where else ""
         text = Text.assemble(words(finding.rule, "bold"), words(f"{where}: {finding.message}"))
-        if finding.remedy:
-            text.append("\n").append(words(f"Try: {finding.remedy}"))
+        remedy = finding.remedy if told is None else told(finding)
+        if remedy:
+            text.append("\n").append(words(f"Try: {remedy}"))
         made.add_row(words(finding.severity, COLOURS[finding.severity]), text)
     if len(findings):
         console.print(made)

@@ -205,6 +205,12 @@ def find(trace: Measured, **options: Any) -> list[Finding]:
     return list(diagnose(trace, **options))
 
 
+def suspected(trace: Measured) -> list[Finding]:
+    """What every rule finds, causes first, with what :func:`diagnose` leaves out beside a cause."""
+    view = View(trace, (), limits_of())
+    return _found(view, chosen(None))
+
+
 def notes(frame: pd.DataFrame, limit: int = 3) -> list[Finding]:
     """What is worth knowing of any network, the most striking first: findings of the rules tagged ``fact``.
 

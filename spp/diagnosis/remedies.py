@@ -79,16 +79,24 @@ class Remedy:
             info: The facts of a run: ``argv`` is there where ``spp`` was typed, ``takes`` names what the network is built
                 with.
         """
-        option = self.shell.partition(" ")[0].removeprefix("--").replace("-", "_")
-        typed = bool(info.get("argv")) and option and option in (info.get("takes") or ())
         value = f"{self.value:.3g}" if isinstance(self.value, float) else self.value
         at = f"model.get_submodule({self.where!r})" if self.where else "model"
-        return (self.shell if typed else self.python).format(value=value, at=at, where=self.where)
+        return (self.shell if self._is_typed(info) else self.python).format(value=value, at=at, where=self.where)
+
+    def _is_typed(self, info: Mapping[str, Any]) -> bool:
+        option = self.shell.partition(" ")[0].removeprefix("--").replace("-", "_")
+        # an option is of the whole network
+        return bool(not self.where and info.get("argv") and option and option in (info.get("takes") or ()))
+
+    def quoted(self, info: Mapping[str, Any]) -> str:
+        """What to type between backticks; where ``spp`` was typed and no option does it, it says that it is Python."""
+        command = self.command(info)
+        python = "in Python " if info.get("argv") and not self._is_typed(info) else ""
+        return f"{python}`{command}`" if command else ""
 
     def words(self, info: Mapping[str, Any] | None = None) -> str:
         """The remedy as a sentence, with what to type between backticks."""
-        command = self.command(info or {})
-        told = [part for part in (self.why, f"`{command}`" if command else "") if part]
+        told = [part for part in (self.why, self.quoted(info or {})) if part]
         return ": ".join(told).rstrip(".") + "." if told else ""
 
     def __str__(self) -> str:

@@ -371,6 +371,20 @@ class TrialColumn(Described):
     )
     BACKWARD = "backward", number("backward", "the same afterwards")
     DISTANCE = "distance", number("distance", "sum of the two slopes' sizes afterwards: how far from criticality")
+    RATE = (
+        "rate",
+        number("rate", "learning rate of a short training on the batch, the first at which the network learns"),
+    )
+    LOSS_FIRST = "loss_first", number("loss, first", "its first loss")
+    LOSS_LAST = "loss_last", number("loss, last", "mean loss of its last fifth; missing where one was not finite")
+    LOSS_UNTREATED = "loss_untreated", number("loss, untreated", "the same of the model as it is")
+    LEARNS = (
+        "learns",
+        number(
+            "learns",
+            "1 where the loss fell and is larger with targets of other samples, else 0; missing without a loss",
+        ),
+    )
     SEEDS = "seeds", Spec("int64", "seeds", "with how many it was tried; one where it draws no random number")
     SECONDS = "seconds", number("seconds", "time that it took")
     FAILED = "failed", Spec("str", "failed", "why it could not be tried or measured; else empty")

@@ -2,6 +2,7 @@
 
 import json
 import os
+from dataclasses import replace
 from pathlib import Path
 
 import pandas as pd
@@ -10,6 +11,7 @@ import torch
 from click.testing import CliRunner
 
 import spp as library
+from spp.diagnosis import REMEDIES
 from spp_cli.main import cli
 
 WORDS = ("analyze", "--model", "resnet18_cifar", "--batch-size", "4", "--seed", "3")
@@ -282,6 +284,22 @@ def test_remedies_are_tried_where_asked_for(spp, tmp_path, monkeypatch):
     assert list(table["remedy"]) == [row["remedy"] for row in tried] and "`--init he`" in set(table["remedy"])
     told = " ".join(spp(*words, "--out", "b").out.split())
     assert f"Tried: {tried[0]['remedy']}: vanishing is gone, 0 errors, 0 warnings; per layer forward ÷" in told
+    assert {row["remedy"] for row in tried} >= {"`--init he`", "in Python `spp.calibrate(model, batch)`"}
+
+
+def test_what_its_own_trial_refutes_is_not_printed(spp, tmp_path, monkeypatch):
+    def shrink(model, one, case):
+        for parameter in model.parameters():
+            parameter.data.mul_(0.99)
+        return model
+
+    # an init that changes the weights and heals nothing
+    monkeypatch.setitem(REMEDIES._rows, "init", replace(REMEDIES.row("init"), change=shrink))
+    (tmp_path / "refuted.py").write_text(DEEP)
+    words = "analyze", "--model", "refuted:deep", "--image-size", 8, "--batch-size", 16, "--no-figures"
+    assert "Try: `--init he`" in spp(*words).out
+    told = " ".join(spp(*words, "--try-remedies").out.split())
+    assert "--init he" not in told and "Try: " in told
 
 
 def test_an_interrupt_keeps_the_remedies_that_were_tried(spp, tmp_path, monkeypatch):

@@ -66,11 +66,12 @@ def test_what_is_printed_can_be_typed_and_heals(name):
 
 
 def test_the_words_are_those_of_the_shell_where_it_was_typed_and_they_work():
-    one = remedy("init", "he", where="0", why="Initialize it again")
-    python = "Initialize it again: `spp.nn.initialize_(model.get_submodule('0'), 'he')`."
-    assert one.words() == one.words({"argv": ["analyze"], "takes": ["norm"]}) == python
-    assert one.words({"takes": ["init"]}) == python, "nothing was typed"
-    assert one.words({"argv": ["analyze"], "takes": ["init"]}) == "Initialize it again: `--init he`."
+    one, typed = remedy("init", "he", why="Initialize it"), {"argv": ["analyze"], "takes": ["init"]}
+    assert one.words() == one.words({"takes": ["init"]}) == "Initialize it: `spp.nn.initialize_(model, 'he')`."
+    assert one.words(typed) == "Initialize it: `--init he`."
+    labelled = "Initialize it: in Python `spp.nn.initialize_(model, 'he')`."
+    assert one.words({"argv": ["analyze"], "takes": ["norm"]}) == labelled, "no option of this network"
+    assert "in Python" in remedy("init", "he", where="0").words(typed), "an option would do it to every layer"
 
 
 def test_remedies_of_a_finding_come_with_it_and_the_first_is_its_words():

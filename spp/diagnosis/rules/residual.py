@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -20,7 +20,8 @@ from spp.diagnosis.findings import (
 )
 from spp.diagnosis.registry import rule
 from spp.diagnosis.remedies import advice, norm_for, remedy
-from spp.diagnosis.view import PEERS, BranchRatio, Key, Kind, Step, View, measured
+from spp.diagnosis.view import PEERS, BranchRatio, Key, Kind, Step, View, measured, ratio
+from spp.frame.schema import BlockColumn
 from spp.vocabulary import Severity, Signal
 
 
@@ -127,23 +128,19 @@ def residual_growth(view: View, at: Any) -> Iterator[Finding]:
 
     Geometric growth of the second moment from block to block, over at least ``decades`` in all.
     """
-    travel = forward(view)
-    if travel.up is None or travel.rise < at.decades:
+    found = max(_growths(view), key=lambda growth: growth.decades, default=None)
+    if found is None or not found.decades >= at.decades or len(found.inside) < PEERS:
         return
-    first, last = (int(view.activations[key].depth) for key in (travel.up.keys[0], travel.up.keys[-1]))
-    inside = [b for b in view.branch_ratios if b.decades > -1 and b.depth is not None and first < b.depth <= last]
-    if len(inside) < PEERS:
-        return
-    each = travel.rise / len(inside)
+    inside, each = found.inside, found.decades / len(found.inside)
     if each < np.log10(at.factor):
         return
     yield Finding(
-        severity=Severity.ERROR if travel.rise >= 2 * at.decades else Severity.WARNING,
+        severity=Severity.ERROR if found.decades >= 2 * at.decades else Severity.WARNING,
         **measured(None, Signal.ACTIVATION, "mean_square per block", power(each), f"below {at.factor:g}")
-        | {"depth": int(view.activations[travel.up.begins].depth)},
-        since=travel.up.begins.name,
-        until=travel.up.places[-1],
-        message=f"Residual sums grow: mean square {arrow(travel.up.values[0], travel.up.values[-1])} ({times(each)} per merge "
+        | {"depth": found.depth},
+        since=found.since,
+        until=found.until,
+        message=f"Residual sums grow: mean square {arrow(*found.values)} ({times(each)} per merge "
         f"on average over {len(inside)} merges); nothing scales the branches down.",
         remedies=(
             remedy("residual", "skipinit", why="Branches that start at zero"),
@@ -151,8 +148,36 @@ def residual_growth(view: View, at: Any) -> Iterator[Finding]:
             remedy("norm", norm_for(view)),
             remedy("model", "nf_resnet50", why="A network that needs no norm"),
         ),
-        evidence=some(list(dict.fromkeys(branch.block for branch in inside))),
+        evidence=some(list(dict.fromkeys(branch.block or branch.name for branch in inside))),
     )
+
+
+class _Growth(NamedTuple):
+    """How far residual sums grow, the first and the last one's mean square, where, and the branches that grow them."""
+
+    decades: float
+    values: tuple[float, float]
+    since: str
+    until: str
+    depth: int | None
+    inside: list[BranchRatio]
+
+
+def _growths(view: View) -> Iterator[_Growth]:
+    """Of the signal along its ways; and of sums that one module makes one after the other, which no module gives out."""
+    large = [branch for branch in view.branch_ratios if branch.decades > -1]
+    leg = forward(view).up
+    if leg is not None:
+        first, last = (int(view.activations[key].depth) for key in (leg.keys[0], leg.keys[-1]))
+        inside = [branch for branch in large if branch.depth is not None and first < branch.depth <= last]
+        depth = int(view.activations[leg.begins].depth)
+        yield _Growth(leg.decades, (leg.values[0], leg.values[-1]), leg.begins.name, leg.places[-1], depth, inside)
+    for block, rows in view.blocks[view.blocks[BlockColumn.CALL] == 0].groupby(BlockColumn.BLOCK):
+        inside = [branch for branch in large if branch.block == block and branch.merge > rows[BlockColumn.MERGE].min()]
+        sums = (rows[BlockColumn.ACSM] + rows[BlockColumn.ACV]).to_numpy(dtype=np.float64)
+        if len(inside) >= PEERS and 0 < sums[0] < np.inf and 0 < sums[-1] < np.inf:
+            values = float(sums[0]), float(sums[-1])
+            yield _Growth(ratio(*values[::-1]), values, inside[0].name, inside[-1].name, inside[0].depth, inside)
 
 
 @rule(
