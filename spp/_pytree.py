@@ -73,7 +73,10 @@ def _is_orderly(items: Set[Any]) -> bool:
 def describe(value: Any) -> str:
     """One line about what arrived, as ``float32 tensor of shape (8, 3, 32, 32)``."""
     if isinstance(value, Tensor):
-        shape = tuple(value.shape) if type(value) is Tensor or hasattr(value, "shape") else "?"
+        try:
+            shape: Any = tuple(value.shape)
+        except (AttributeError, RuntimeError):  # of a subclass, of a nested tensor
+            shape = "?"
         device = "" if value.device.type == "cpu" else f" on {value.device}"
         return f"{dtype_name(value.dtype)} tensor of shape {shape}{device}"
     if isinstance(value, PackedSequence):

@@ -106,6 +106,11 @@ def shape_at(node: Any, number: int) -> torch.Size | None:
     return torch.Size(known[number].shape) if number < len(known) else None
 
 
+def shape_of(tensor: Tensor) -> torch.Size | None:
+    """Its shape; None of a nested tensor of the layout that has none, where asking raises."""
+    return None if tensor.is_nested and tensor.layout is torch.strided else tensor.shape
+
+
 def local_shape_and_offset(tensor: Any) -> tuple[tuple[int, ...], tuple[int, ...]]:
     """The shape of what lies here of a ``DTensor``, and where it begins in the whole.
 

@@ -63,7 +63,7 @@ class Batch:
     def size(self) -> int | None:
         """Length of the first tensor's first axis."""
         with _torch.unseen_by_subclasses():
-            return next((len(t) for _, t in tensors_in((self.args, self.kwargs)) if t.dim()), None)
+            return next((t.size(0) for _, t in tensors_in((self.args, self.kwargs)) if t.dim()), None)
 
 
 def is_iterable_of_batches(batch: Any) -> bool:

@@ -83,7 +83,8 @@ class TensorState:
         """Put back what was asked for; return the tensors that were written to and stay so."""
         if self._storage:
             for before in self._before.values():
-                if _address(before.tensor) != before.where or before.tensor.shape != before.storage.shape:
+                tensor, storage = before.tensor, before.storage
+                if _address(tensor) != before.where or _torch.shape_of(tensor) != _torch.shape_of(storage):
                     before.tensor.data = before.storage
         written = [b for b in self._before.values() if b.version >= 0 and b.tensor._version != b.version]
         self._cut_bases()
@@ -132,7 +133,7 @@ class TensorState:
             if values is None:
                 continue
             written = version >= 0 and tensor._version != version
-            if written and type(storage) is Tensor and storage.layout is torch.strided:
+            if written and type(storage) is Tensor and storage.layout is torch.strided and not storage.is_nested:
                 into.append(storage)
                 back.append(values)
             # values can change without their version, as those of .data do
@@ -233,7 +234,7 @@ def _address(tensor: Tensor) -> int:
 
 def _same_bits(a: Tensor, b: Tensor) -> bool:
     """Whether two tensors agree to the bit, NaN and the sign of zero included; False where that cannot be said."""
-    if a.shape != b.shape or a.dtype != b.dtype or a.layout is not torch.strided or a.is_quantized:
+    if a.is_nested or a.shape != b.shape or a.dtype != b.dtype or a.layout is not torch.strided or a.is_quantized:
         return False
     if a.is_complex():
         a, b = torch.view_as_real(a.resolve_conj()), torch.view_as_real(b.resolve_conj())

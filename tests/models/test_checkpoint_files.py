@@ -159,6 +159,14 @@ def test_tensors_without_plain_numbers_are_named(tmp_path, weight):
         load_checkpoint(nn.Linear(4, 2), path)
 
 
+def test_complex_numbers_are_no_weights_of_real_layers(tmp_path):
+    path = tmp_path / "complex.pt"
+    torch.save({key: value.to(torch.complex64) for key, value in nn.Linear(4, 2).state_dict().items()}, path)
+    with pytest.raises(InputError, match="2 complex: weight, bias"):
+        load_checkpoint(nn.Linear(4, 2), path)
+    load_checkpoint(nn.Linear(4, 2, dtype=torch.complex64), path)
+
+
 @pytest.mark.parametrize("archive", [True, False])
 def test_both_formats_are_read(tmp_path, archive):
     source, model = nn.Linear(4, 2), nn.Linear(4, 2)

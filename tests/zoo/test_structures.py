@@ -209,6 +209,19 @@ def test_a_jagged_batch_is_left_as_it_was():
 
 
 @pytest.mark.filterwarnings("ignore::UserWarning")
+def test_a_strided_nested_batch_has_no_shape_and_is_measured_and_left_as_it_was():
+    given = torch.nested.nested_tensor([x(2, 6), x(3, 6, seed=2)])
+    before = [part.clone() for part in given.unbind()]
+    model = nn.Sequential(nn.ReLU(inplace=True), nn.Linear(6, 4))
+    rows = spp.trace(model, given).frame.query("signal == 'activation'").set_index("name")
+    assert rows.loc["0", "mean_square"] == pytest.approx(torch.cat(before).relu().square().mean().item(), rel=1e-6)
+    assert all(torch.equal(*pair) for pair in zip(given.unbind(), before, strict=True))
+    for wrong, loss in ((nn.Linear(7, 4), None), (model, lambda out, target: 1 / 0)):
+        with pytest.raises(spp.SppError, match=r"got float32 tensor of shape \?"):
+            spp.trace(wrong, given, loss=loss)
+
+
+@pytest.mark.filterwarnings("ignore::UserWarning")
 @pytest.mark.parametrize(
     ("nest", "reason"),
     [

@@ -88,6 +88,8 @@ def _misfits(own: dict[str, Tensor], state: dict[str, Tensor]) -> str:
         "missing": [key for key in own if key not in state],
         "unexpected": [key for key in state if key not in own],
         "of another shape": shapes,
+        # torch would leave the imaginary parts out
+        "complex": [key for key in own if key in state and state[key].is_complex() and not own[key].is_complex()],
     }
     return "; ".join(f"{len(keys)} {what}: {_list(keys)}" for what, keys in misfits.items() if keys)
 
