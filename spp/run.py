@@ -203,6 +203,7 @@ class Run:
             steps = "step" not in options and self.frame[Column.STEP].nunique() > 1
             kind = "evolution" if steps else default_kind(options)
         more: dict[str, Any] = {name: self._table(name) for name in ("unmeasured", "channels", "exponents")}
+        more["training"] = self.steps
         more["findings"] = lambda: self.findings
         return signal_plot(kind, frame=self.frame, blocks=self.blocks, run=self.info, **more, **options)
 

@@ -69,6 +69,24 @@ def along(frame: pd.DataFrame, signal: Signal) -> pd.DataFrame:
     return path.sort_values(Column.DEPTH, kind="stable")
 
 
+def at_ends(frame: pd.DataFrame) -> pd.DataFrame:
+    """The rows at the end of each component (see ``along``) of activations and gradients, at all steps, named after it.
+
+    Components are those of the last step; each row is the last call's, numbered 0, and of its first output.
+    """
+    frame = of_signals(frame)
+    found = []
+    for signal in (Signal.ACTIVATION, Signal.GRADIENT):
+        ends = along(last_step(frame), signal)[Column.NAME].astype(str)
+        owner = {name: component for component, name in ends.items()}
+        rows = frame[(frame[Column.SIGNAL] == signal) & frame[Column.NAME].isin(owner) & frame[Column.DEPTH].notna()]
+        last = rows.groupby([Column.STEP, Column.NAME], observed=True)[Column.CALL].transform("max")
+        rows = rows[rows[Column.CALL] == last].drop_duplicates([Column.STEP, Column.NAME]).copy()
+        rows[Column.NAME], rows[Column.CALL] = rows[Column.NAME].astype(str).map(owner), 0
+        found.append(rows)
+    return pd.concat(found)
+
+
 def component_table(frame: pd.DataFrame, blocks: pd.DataFrame) -> pd.DataFrame:
     """One row per component, of the last step of a run.
 

@@ -61,6 +61,7 @@ def signal_plot(
     unmeasured: pd.DataFrame | None = None,
     channels: pd.DataFrame | None = None,
     exponents: pd.DataFrame | None = None,
+    training: pd.DataFrame | None = None,
     findings: Callable[..., Iterable[Finding]] | Iterable[Finding] = (),
     style: str = "notebook",
     width: str | float = "double",
@@ -88,6 +89,7 @@ def signal_plot(
         unmeasured: Why signals are missing (``trace.unmeasured``), shown where a panel would be empty.
         channels: The spread over channels (``trace.channels``).
         exponents: The counts by power of two (``trace.exponents``).
+        training: The loss at each step (``run.steps``); ``evolution`` draws it.
         findings: What is wrong with the run, or what finds it; ``components`` marks where it begins.
         style: ``paper``, ``notebook`` or ``slides``.
         width: ``single``, ``double`` or inches.
@@ -112,6 +114,7 @@ def signal_plot(
         steps=steps,
         layer=layer,
         others=others,
+        training=_table(training),
         findings=findings if callable(findings) else lambda: findings,
     )
     return FIGURES.row(kind, where="kind")(request, **options).plot(kind, run, style, width)

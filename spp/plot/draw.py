@@ -40,7 +40,7 @@ from spp.plot.panels import (
     Points,
     Scale,
 )
-from spp.plot.style import ALARM, BAND, CURVES, FAINT, FAMILY_MARKERS, INK, PALETTE, PREDICTED, Look, literal
+from spp.plot.style import ALARM, BAND, CURVES, FAINT, FAMILY_MARKERS, INK, PALETTE, PREDICTED, STEPS, Look, literal
 
 FLOOR, CEILING = 0.04, 0.96
 """Height, as a share of the axes, of marks for zeros on a log axis and for numbers that are not finite."""
@@ -144,10 +144,9 @@ def _draw_curves(panel: Curves, axes: Axes) -> Drawn:
     if panel.baseline is not None:
         drawn.zero_line = level(axes, panel.baseline)
     _draw_lines(panel, axes, drawn)
-    if panel.between is not None:
-        _shade_between(panel, panel.between, axes, drawn)
     for mark in panel.marks:
-        drawn.marks += _marked_place(panel, mark, axes)
+        if np.isfinite(mark.y) and (panel.scale is not Scale.LOG or mark.y > 0):
+            drawn.marks += ringed(mark, axes)
     return drawn
 
 
@@ -423,7 +422,7 @@ def _look_of(panel: Curves, curve: Curve) -> Look:
     if curve.look is None:
         assert panel.signal is not None
         return PALETTE[panel.signal]
-    return PREDICTED if curve.look < 0 else CURVES[curve.look]
+    return PREDICTED if curve.look < 0 else (*CURVES, *STEPS)[curve.look]
 
 
 def _on_axis(panel: Curves, values: FloatArray) -> FloatArray:
@@ -498,10 +497,8 @@ def _end_of(y: FloatArray, axes: Axes) -> float:
     return float(y[there[-1]]) if len(there) else float(axes.get_ylim()[0])
 
 
-def _marked_place(panel: Curves, mark: Mark, axes: Axes) -> list[Artist]:
-    """A ring about a place on a line, and the word for it."""
-    if not np.isfinite(mark.y) or (panel.scale is Scale.LOG and mark.y <= 0):
-        return []
+def ringed(mark: Mark, axes: Axes) -> list[Artist]:
+    """A ring about a place, and the word for it."""
     size = matplotlib.rcParams["lines.markersize"]
     ring = scattered(axes, np.array([mark.x]), np.array([mark.y]), 6, **_mark("o", size, "none", ALARM, linewidth()))
     word = axes.annotate(
@@ -553,14 +550,6 @@ def _mark_line(panel: Curves, curve: Curve, look: Look, index: int, axes: Axes, 
         drawn.nonfinite.append(in_row(axes, curve.x[off], CEILING - APART * index, mark))
     if on.any():
         drawn.nonfinite.append(scattered(axes, curve.x[on], curve.y[on], 5, **mark))
-
-
-def _shade_between(panel: Curves, between: tuple[int, int], axes: Axes, drawn: Drawn) -> None:
-    """Shade what lies between two lines over the same layers; a zero has no place on a log axis, so nothing reaches it."""
-    one, other = (panel.curves[index] for index in between)
-    style: dict[str, Any] = {"color": _look_of(panel, one).tint, "alpha": 0.55, "linewidth": 0}
-    drawn.shades.append(axes.fill_between(one.x, _line_of(panel, one), _line_of(panel, other), zorder=1.2, **style))
-    drawn.handles["deviation"] = Patch(label="deviation", **style)
 
 
 def _draw_lone_ranges(panel: Outcomes, curve: Curve, axes: Axes, drawn: Drawn) -> None:

@@ -22,6 +22,7 @@ from spp.plot.draw import (
     linewidth,
     log_ticks,
     page_of,
+    ringed,
     symlog_ticks,
 )
 from spp.plot.draw import draw_panel as draw_panel
@@ -33,6 +34,9 @@ MISSING, GREY = "#FFFFFF", "#B9B9B9"
 
 MOST_CELLS = 20_000
 """More cells than this are drawn as one picture, not each as a shape of its own: files stay small and open quickly."""
+
+LEAST = 1.1
+"""Factor on either side of the middle that colours tell at least: a network that stays as it is has no colours."""
 
 MOST_STEPS = 7
 """Steps that are named along the y axis."""
@@ -62,7 +66,8 @@ def _draw_heat(panel: Heat, axes: Axes) -> Drawn:
     if panel.message:
         return drawn
     values = np.where(panel.shown, panel.values, np.nan)
-    palette = matplotlib.colormaps["PuOr" if panel.scale is Scale.SYMLOG else "cividis"].with_extremes(bad=MISSING)
+    two_ways = panel.scale is Scale.SYMLOG or panel.middle is not None
+    palette = matplotlib.colormaps["PuOr" if two_ways else "cividis"].with_extremes(bad=MISSING)
     drawn.mesh = _cells(axes, np.ma.masked_invalid(values), palette, _norm(panel, values))
     for which, colour, label in (
         (panel.zero & np.isfinite(panel.values) & ~panel.shown, GREY, ZERO),
@@ -73,6 +78,8 @@ def _draw_heat(panel: Heat, axes: Axes) -> Drawn:
             drawn.handles[label] = Patch(color=colour, label=label, linewidth=0)
     for span in panel.stages[1:]:
         axes.axvline(span.start - 0.5, color="white", linewidth=0.7 * linewidth(), zorder=3)
+    for mark in panel.marks:
+        drawn.marks += ringed(mark, axes)
     _name_steps(panel, axes)
     _bar(panel, axes, drawn.mesh, values)
     return drawn
@@ -101,6 +108,9 @@ def _norm(panel: Heat, values: FloatArray) -> Normalize:
     if not shown.size:
         return Normalize(0, 1)
     low, high = float(shown.min()), float(shown.max())
+    if panel.middle is not None:
+        far = max(high / panel.middle, panel.middle / low, LEAST)
+        return LogNorm(panel.middle / far, panel.middle * far)
     if panel.scale is Scale.LOG:
         return LogNorm(low, high)
     if panel.scale is Scale.SYMLOG:
@@ -127,7 +137,7 @@ def _bar(panel: Heat, axes: Axes, mesh: Any, values: FloatArray) -> None:
         return
     axis = bar.ax.yaxis
     if panel.scale is Scale.LOG:
-        log_ticks(axis, float(shown.min()), float(shown.max()), form=".3g")
+        log_ticks(axis, float(mesh.norm.vmin), float(mesh.norm.vmax), form=".3g")
         axis.set_minor_locator(NullLocator())
     elif panel.scale is Scale.SYMLOG:
         axis.set_major_locator(FixedLocator(symlog_ticks(panel.threshold, shown)))

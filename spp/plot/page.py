@@ -8,6 +8,7 @@ from dataclasses import fields, is_dataclass, replace
 from pathlib import Path
 from typing import Any
 
+import pandas as pd
 from matplotlib.artist import Artist
 from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
@@ -45,7 +46,7 @@ class SignalPlot:
         figure_: The matplotlib figure.
         axes_: One Axes per panel, in the order of ``panels``.
         artists_: What was drawn on each Axes, in the same order.
-        panels: The data, row by row.
+        panels: What is drawn, row by row; ``data`` has their numbers in one table.
         caption: One sentence for below the figure.
         kind: A name of ``spp.plot.FIGURES``, or ``outcomes``.
         step: The training step shown; 0 for a trace.
@@ -119,6 +120,24 @@ class SignalPlot:
         asked = self._width if width is None else width
         paper = style_named("paper")
         return latex_figure(path, self.caption, double=paper.width(asked) > 1.2 * paper.single)
+
+    @property
+    def data(self) -> pd.DataFrame:
+        """The numbers that are drawn, exactly, in the order of the panels.
+
+        Returns:
+            One row per point, cell or bar: ``panel`` (from 0), ``signal``, ``statistic``, where the panel has them ``name``,
+            ``line`` and ``step``, then ``x``, ``y`` and for bands ``low`` and ``high``. What is zero or not finite is there as
+            it is, though a log axis has no place for it.
+        """
+        parts = [
+            pd.DataFrame({"panel": at, "signal": panel.signal, "statistic": panel.statistic, **numbers})
+            for at, panel in enumerate(self.panels)
+            for numbers in panel.numbers()
+        ]
+        first = ["panel", "signal", "statistic", "name", "line", "step", "x", "y", "low", "high"]
+        found = pd.concat(parts, ignore_index=True) if parts else pd.DataFrame(columns=first)
+        return found[[column for column in first if column in found]]
 
     def __repr__(self) -> str:
         return f"<SignalPlot {self.kind}: {self.caption}>"
@@ -203,7 +222,9 @@ def _empty(page: Grid, inches: float, style: Style) -> tuple[Figure, dict[Panel,
     # the one layout that leaves room for a legend outside of the axes
     figure.set_layout_engine("constrained", w_pad=0.03, h_pad=0.03, hspace=0.02, wspace=0.02)
     cells = figure.add_gridspec(len(page), max(len(row) for row in page), height_ratios=heights)
-    return figure, {panel: figure.add_subplot(cells[r, c]) for r, row in enumerate(page) for c, panel in enumerate(row)}
+    # a panel alone in its row takes all of it
+    at = {panel: cells[r, c] if row[1:] else cells[r, :] for r, row in enumerate(page) for c, panel in enumerate(row)}
+    return figure, {panel: figure.add_subplot(cell) for panel, cell in at.items()}
 
 
 def _settle(figure: Figure, page: Grid, axes: dict[Panel, Axes]) -> None:
@@ -234,7 +255,13 @@ def _arranged(grid: Grid, inches: float, style: Style) -> Grid:
     columns = max(len(row) for row in grid)
     if columns == 1 or 72 * inches / columns >= NARROWEST * style.font:
         return grid
-    return tuple((row[c],) for c in range(columns) for row in grid if c < len(row))
+    stacked = [(row[c],) for c in range(columns) for row in grid if c < len(row) > 1]
+    return (*stacked, *(row for row in grid if len(row) == 1))
+
+
+def _lowest(page: Grid, r: int) -> bool:
+    """Whether the x axis of a row is not that of the row below it."""
+    return r == len(page) - 1 or page[r][0].xlabel != page[r + 1][0].xlabel
 
 
 def _dress(page: Grid, axes: dict[Panel, Axes], style: Style) -> None:
@@ -251,7 +278,7 @@ def _dress(page: Grid, axes: dict[Panel, Axes], style: Style) -> None:
             said.add(panel.title)
             if c and row[0].signal is panel.signal:
                 ax.set_ylabel(ax.get_ylabel().partition("\n")[2])
-            if r < len(page) - 1 or (len(row) > 2 and c != len(row) // 2):
+            if not _lowest(page, r) or (len(row) > 2 and c != len(row) // 2):
                 ax.set_xlabel("")
 
 
@@ -269,7 +296,7 @@ def _fit(page: Grid, axes: dict[Panel, Axes], words: dict[Text, str]) -> None:
         extents = [axes[panel].get_window_extent() for panel in row]
         for c, panel in enumerate(row):
             ax = axes[panel]
-            fit_labels(panel, ax, r == len(page) - 1)
+            fit_labels(panel, ax, _lowest(page, r))
             room = _room(extents, c, page_of(ax).bbox.width)
             over = room
             if isinstance(panel, Heat):

@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -40,6 +40,18 @@ SHORT: dict[str, str] = {Column.ACSM: "ACSM", Column.ACV: "ACV"}
 
 BOUNDED = (Column.ZERO_FRACTION, Column.DEAD_FRACTION, Column.SATURATED_FRACTION)
 """Shares: always on a linear axis from 0 to 1."""
+
+POSITIVE = (
+    Column.VAR,
+    Column.STD,
+    Column.MEAN_SQUARE,
+    Column.RMS,
+    Column.ACSM,
+    Column.ACV,
+    Column.ABS_MAX,
+    Column.KURTOSIS,
+)
+"""Statistics that are never negative and have no upper end: of these the ratio is looked at, of others the difference."""
 
 PLURAL: dict[Signal, str] = {
     Signal.ACTIVATION: "activations",
@@ -157,6 +169,10 @@ class Panel:
         """Candidates for labels of the x axis."""
         return self.x_axis.ticks
 
+    def numbers(self) -> list[dict[str, Any]]:
+        """What is drawn as columns ``x``, ``y`` and those of the form of panel; none of a panel that has only a message."""
+        return []
+
 
 Grid = tuple[tuple[Panel, ...], ...]
 """Rows of panels, from top to bottom."""
@@ -196,6 +212,11 @@ class Points(Panel):
         """Which tensors have a point of their own: finite, and on a log axis not zero."""
         return _shown(self.y, self.zero, self.scale)
 
+    def numbers(self) -> list[dict[str, Any]]:
+        """A point for each tensor, and the main line."""
+        points = {"name": self.names, "line": [str(family) for family in self.families], "x": self.x, "y": self.y}
+        return [points, *([] if self.stream is None else [self.stream.numbers()])]
+
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Shade:
@@ -218,7 +239,8 @@ class Curve:
         nonfinite: Where the tensor had NaN or infinite elements, or the number itself is not finite.
         zero: Where ``y`` is zero, exactly or to rounding.
         shades: Bands around it, the widest first.
-        look: Which of the looks for curves it wears; None is the look of the panel's signal, -1 that of a prediction.
+        look: Which of the looks for runs it wears, or of those for steps (``step_look``); None is the look of the panel's
+            signal, -1 that of a prediction.
         names: Name of the tensor at each point.
         line: Its line style where that means something, as ``:``; that of its look when left out.
         end: What stands at its right end.
@@ -234,6 +256,12 @@ class Curve:
     names: tuple[str, ...] = ()
     line: str = ""
     end: str = ""
+
+    def numbers(self) -> dict[str, Any]:
+        """The line's points, and the ends of its widest band."""
+        names = {"name": self.names} if self.names else {}
+        band = {"low": self.shades[0].low, "high": self.shades[0].high} if self.shades else {}
+        return {**names, "line": self.label or self.end, "x": self.x, "y": self.y, **band}
 
     @classmethod
     def of(
@@ -268,13 +296,11 @@ class Curves(Panel):
     Attributes:
         curves: The lines, the first at the back; the scale is chosen from all of them.
         baseline: A level to compare with, as 1 for a ratio; drawn as a thin line.
-        between: Indices of two curves whose difference is shaded.
         marks: Where something begins.
     """
 
     curves: tuple[Curve, ...]
     baseline: float | None = None
-    between: tuple[int, int] | None = None
     marks: tuple[Mark, ...] = ()
 
     @property
@@ -295,6 +321,10 @@ class Curves(Panel):
     def shown(self) -> BoolArray:
         """Which of ``y`` have a place on the axis."""
         return _shown(self.y, self.zero | (self.y < 0), self.scale)
+
+    def numbers(self) -> list[dict[str, Any]]:
+        """Line by line."""
+        return [] if self.message else [curve.numbers() for curve in self.curves]
 
 
 class Axis(StrEnum):
@@ -331,6 +361,8 @@ class Heat(Panel):
         nonfinite: Which layers had NaN or infinite elements at which step, or a number that is not finite.
         steps: The step of each row, ascending.
         colour_label: Label of the colour bar.
+        middle: The number with the colour in the middle, from which others go two ways by their ratio to it; None for one hue.
+        marks: Where something begins: a column, a row and a word.
     """
 
     signal: Signal
@@ -339,11 +371,18 @@ class Heat(Panel):
     nonfinite: BoolArray
     steps: tuple[int, ...]
     colour_label: str
+    middle: float | None = None
+    marks: tuple[Mark, ...] = ()
 
     @property
     def shown(self) -> BoolArray:
         """Which cells have a colour of the scale."""
         return _shown(self.values, self.zero, self.scale)
+
+    def numbers(self) -> list[dict[str, Any]]:
+        """A row of cells for each step."""
+        x = np.arange(self.size, dtype=np.float64)
+        return [{"step": step, "x": x, "y": row} for step, row in zip(self.steps, self.values, strict=True)]
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -375,6 +414,10 @@ class Bars(Panel):
     limits: tuple[Limit, ...] = ()
     marks: tuple[tuple[float, str], ...] = ()
 
+    def numbers(self) -> list[dict[str, Any]]:
+        """The share in each bar."""
+        return [{"name": self.labels, "x": self.x, "y": self.share}]
+
 
 def choose_scale(y: FloatArray, zero: BoolArray) -> tuple[Scale, float]:
     """Choose the scale of an axis from its values, and the linear threshold of a symlog one.
@@ -401,6 +444,11 @@ def choose_scale(y: FloatArray, zero: BoolArray) -> tuple[Scale, float]:
 def scale_of(statistic: str, curves: Iterable[Curve]) -> tuple[Scale, float]:
     """Choose one scale for several lines and their bands, as ``choose_scale`` does for one; shares are linear."""
     return (Scale.LINEAR, 0.0) if statistic in BOUNDED else choose_scale(*numbers_of(curves))
+
+
+def step_look(index: int, count: int) -> int:
+    """The look of one of several training steps: from light to dark, however many there are."""
+    return MOST_LINES + round(index * (MOST_LINES - 1) / max(count - 1, 1)) if count > 1 else 2 * MOST_LINES - 1
 
 
 def numbers_of(curves: Iterable[Curve]) -> tuple[FloatArray, BoolArray]:

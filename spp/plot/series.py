@@ -6,7 +6,7 @@ Every kind of figure over layers goes through ``align``, which makes the x axis,
 from __future__ import annotations
 
 from collections.abc import Hashable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, NamedTuple, TypeVar
 
 import numpy as np
@@ -43,6 +43,7 @@ PARAMETERS = (Signal.WEIGHT, Signal.WEIGHT_GRADIENT)
 """Signals of parameters, of which those of rank 2 and more are drawn."""
 
 XLABEL = "layer (execution order)"
+BY_COMPONENT = "component (execution order)"
 BY_DEPTH = "relative depth (first layer 0, last layer 1)"
 
 ENOUGH = 0.5
@@ -238,6 +239,16 @@ def align(leaves: Sequence[pd.DataFrame]) -> Aligned:
         places = tuple({key: place[key] for key in one} for one in keys)
         return Aligned(True, places, labels, XAxis(XLABEL, len(order), stages(names), ticks(names, labels)))
     return _by_depth(keys, len(longest))
+
+
+def component_axis(tables: Sequence[pd.DataFrame]) -> Aligned:
+    """The same for components: rows that are named after them, of one call each."""
+    axis = align(tables)
+    if not axis.by_name:
+        return axis
+    # stages are read off the names of layers, and a component is named like a module that holds some
+    bands = stages([f"{name}.end" for name in axis.labels], least=1)
+    return replace(axis, x_axis=replace(axis.x_axis, label=BY_COMPONENT, stages=bands))
 
 
 def _by_depth(keys: Sequence[Sequence[Key]], size: int) -> Aligned:

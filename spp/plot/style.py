@@ -61,6 +61,18 @@ CURVES: tuple[Look, ...] = (
 """Looks of curves that stand side by side, as runs do; more than these could not be told apart. Their hues are those of no
 signal, and each is far from those before it in CIELAB, also under the common forms of colour blindness."""
 
+STEPS: tuple[Look, ...] = (
+    Look("#FA9207", "#FDCE90", "-", "o"),
+    Look("#EC6726", "#F7BB9D", "--", "s"),
+    Look("#D24644", "#EBACAB", "-.", "^"),
+    Look("#AE305C", "#DBA2B6", ":", "D"),
+    Look("#88226A", "#CA9BBC", (0, (6, 1.5, 1, 1.5, 1, 1.5)), "v"),
+    Look("#61136E", "#B895BE", (0, (1, 1.2)), "P"),
+    Look("#380962", "#A590B8", (0, (8, 2)), "X"),
+    Look("#10092D", "#9390A1", (0, (3, 1, 1, 1)), "<"),
+)
+"""Looks of training steps, from the first, which is light, to the last."""
+
 PREDICTED = Look("#222222", "#BBBBBB", "--", "")
 """The look of what theory says."""
 

@@ -203,8 +203,8 @@ SICK = {
     "no probabilities": ("targets", "warning", "", plain, lambda: vectors("unit"), F.cross_entropy),
     "prices": ("target_scale", "error", "4", plain, lambda: vectors("prices"), None),
     "prices of images": ("target_scale", "error", "6", convolutional, lambda: images("prices"), F.l1_loss),
-    "tied": ("first_loss", "error", "head", lambda: Language(tied=True, std=1.0), tokens, None),
-    "large readout": ("first_loss", "error", "head", lambda: enlarged(Recurrent()), sequences, None),
+    "tied": ("first_loss", "warning", "head", lambda: Language(tied=True, std=1.0), tokens, None),
+    "large readout": ("first_loss", "warning", "head", lambda: enlarged(Recurrent()), sequences, None),
     "pixels": (
         "inputs",
         "warning",

@@ -14,6 +14,7 @@ import spp
 import spp.plot
 from spp.frame.schema import Column, ComponentColumn
 from spp.plot.kinds.components import by_component
+from spp.plot.kinds.layers import STREAM
 from spp.plot.panels import MOST_LINES, Curves, Scale
 from spp.plot.runs import arms_of
 from spp.plot.style import CURVES, PALETTE
@@ -63,7 +64,10 @@ def test_where_nothing_branches_the_weights_are_drawn() -> None:
 def test_runs_have_colours_and_names_at_the_ends_of_their_lines(runs: dict[str, spp.Run]) -> None:
     plot = spp.compare(runs).plot()
     assert plot.kind == "components" and not plot.figure_.legends
-    for drawn, panel in zip(plot.artists_, plot.panels, strict=True):
+    strip = plot.panels[1]
+    own = [(drawn, panel) for drawn, panel in zip(plot.artists_, plot.panels, strict=True) if panel is not strip]
+    assert [panel.statistic for _, panel in own] == ["acv", "branch_acv", "gradient_mean_square"]
+    for drawn, panel in own:
         assert {text.get_text() for text, _ in drawn.ends} == {"none", "batch"}
         for text, _ in drawn.ends:
             index = ["none", "batch"].index(text.get_text())
@@ -76,6 +80,23 @@ def test_runs_have_colours_and_names_at_the_ends_of_their_lines(runs: dict[str, 
             column = {"branch_acv": "branch_acv", "acv": "acv"}.get(panel.statistic, "gradient_mean_square")
             np.testing.assert_array_equal(curves(panel)[index, "-"], runs[norm].components[column].dropna())
     assert plot.panels[0].scale is Scale.LOG
+    # by how much they differ, and where they part
+    tables = [run.components.set_index("name")["acv"] for run in runs.values()]
+    np.testing.assert_array_equal(strip.curves[0].y, tables[1] / tables[0])  # type: ignore[attr-defined]
+    assert strip.note.startswith("batch parts at ") and strip.ylabel == "ACV, ratio\nto none"
+
+
+def test_the_numbers_that_are_drawn_are_a_table(runs: dict[str, spp.Run]) -> None:
+    plot = spp.compare(runs).plot()
+    data = plot.data
+    for label, run in runs.items():
+        one = data[(data["panel"] == 0) & (data["line"] == label)]
+        assert one["name"].tolist() == run.components["name"].tolist()
+        np.testing.assert_array_equal(one["y"], run.components["acv"])
+    layers = runs["none"].plot("layers").data
+    leaves = runs["none"].frame.query("leaf and signal == 'gradient'").sort_values("depth")
+    points = layers[(layers["signal"] == "gradient") & (layers["statistic"] == "acv") & (layers["line"] != STREAM)]
+    np.testing.assert_array_equal(points["y"], leaves["acv"])
 
 
 def test_seeds_are_a_median_and_a_band() -> None:

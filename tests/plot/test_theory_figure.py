@@ -3,7 +3,6 @@
 import numpy as np
 import pandas as pd
 import pytest
-from matplotlib.collections import PolyCollection
 
 from spp.errors import InputError, UnknownNameError
 from spp.plot import SignalPlot, signal_plot
@@ -33,7 +32,7 @@ def test_both_curves_are_the_frames_numbers() -> None:
     frame = _predicted()
     figure = _plot(frame, style="paper")
     columns = [("acsm", "acsm_predicted"), ("acv", "acv_predicted"), ("mean_square", "gradient_predicted")]
-    for panel, drawn, (measured, predicted) in zip(figure.panels, figure.artists_, columns, strict=True):
+    for panel, drawn, (measured, predicted) in zip(figure.panels[::2], figure.artists_[::2], columns, strict=True):
         assert isinstance(panel, Curves)
         rows = frame[frame["signal"] == panel.signal].sort_values("depth")
         for curve, line, column in zip(panel.curves, drawn.curves, (measured, predicted), strict=True):
@@ -42,28 +41,31 @@ def test_both_curves_are_the_frames_numbers() -> None:
         assert drawn.curves[1].get_linestyle() == "--" and drawn.curves[0].get_linestyle() == "-"
 
 
-def test_the_spread_is_a_band_and_the_deviation_is_shaded() -> None:
+def test_the_spread_is_a_band_about_the_prediction_and_about_one() -> None:
     figure = _plot(_predicted(0.5), signals="activation", statistics="acv")
-    panel, drawn = figure.panels[0], figure.artists_[0]
-    assert isinstance(panel, Curves)
-    (shade,) = panel.curves[1].shades
+    panel, strip = figure.panels
+    assert isinstance(panel, Curves) and isinstance(strip, Curves)
     median = np.exp(-(0.5**2) / 2)  # of a lognormal, over its mean
-    np.testing.assert_allclose(shade.high / panel.curves[1].y, median * np.exp(0.5))
-    np.testing.assert_allclose(shade.low / panel.curves[1].y, median * np.exp(-0.5))
-    assert len(drawn.shades) == 2  # the band, and what lies between the curves
-    assert len(_plot(_predicted(None), signals="activation", statistics="acv").artists_[0].shades) == 1
+    for one, unit in ((panel.curves[1], panel.curves[1].y), (strip.curves[0], 1.0)):
+        (shade,) = one.shades
+        np.testing.assert_allclose(shade.high / unit, median * np.exp(0.5))
+        np.testing.assert_allclose(shade.low / unit, median * np.exp(-0.5))
+    assert [len(drawn.shades) for drawn in figure.artists_] == [1, 1]
+    assert not any(drawn.shades for drawn in _plot(_predicted(None), signals="activation", statistics="acv").artists_)
     assert panel.note.startswith("farthest from theory at ") and panel.note.endswith(": measured ×0.2")
 
 
-def test_a_measurement_that_is_rounding_is_a_mark_and_no_deviation_reaches_down_to_it() -> None:
+def test_the_strip_has_what_was_measured_over_what_was_predicted() -> None:
     frame = _predicted(None)
     at = (frame["depth"] == 7) & (frame["signal"] == "activation")
     frame.loc[at, "acsm"] = 1e-20 * frame.loc[at, "mean_square"]  # a mean of zero, summed in floating point
-    drawn = _plot(frame, signals="activation", statistics="acsm").artists_[0]
-    (deviation,) = drawn.shades
-    assert isinstance(deviation, PolyCollection)
-    paths = deviation.get_paths()
-    assert len(paths) == 2 and min(path.vertices[:, 1].min() for path in paths) > 1e-12  # type: ignore[index]
+    figure = _plot(frame, signals="activation", statistics="acsm")
+    rows = frame[frame["signal"] == "activation"].sort_values("depth")
+    (line,) = figure.artists_[1].curves
+    expected = (rows["acsm"] / rows["acsm_predicted"]).where(rows["depth"] != 7)
+    np.testing.assert_array_equal(line.get_ydata(), expected)
+    axes = figure.axes_[1]
+    assert axes.get_yscale() == "log" and axes.get_ylim()[0] < 0.5 < 2 < axes.get_ylim()[1]
 
 
 def test_a_prediction_on_the_activations_row_serves_its_gradient() -> None:

@@ -371,23 +371,23 @@ def targets(view: View, at: Any) -> Iterator[Finding]:
     """
     one, target = criterion_of(view), view.run.get("target") or {}
     if one is not None and target.get("numel"):
-        yield from islice((_undefined if "mean" in target else _not_numbers)(one, target, at), 1)
+        checks = (_not_numbers, _undefined, _alike) if "mean" in target else (_not_numbers,)
+        yield from islice((finding for check in checks for finding in check(view, one, target, at)), 1)
 
 
 def _of_targets(severity: Severity, statistic: str, value: float, message: str, remedy: str) -> Finding:
     return Finding(severity=severity, name="", statistic=statistic, value=float(value), message=message, remedy=remedy)
 
 
-def _not_numbers(one: Criterion, target: dict[str, Any], at: Any) -> Iterator[Finding]:
+def _not_numbers(view: View, one: Criterion, target: dict[str, Any], at: Any) -> Iterator[Finding]:
     """Targets that hold NaN or infinity."""
     if many := target["nonfinite"]:
         message = f"{percent(many / target['numel'])} of the targets are NaN or infinite."
         yield _of_targets(Severity.ERROR, "nonfinite", many, message, "Look at the data.")
 
 
-def _undefined(one: Criterion, target: dict[str, Any], at: Any) -> Iterator[Finding]:
-    """What is wrong with targets of which some are numbers, the worst first."""
-    yield from _not_numbers(one, target, at)
+def _undefined(view: View, one: Criterion, target: dict[str, Any], at: Any) -> Iterator[Finding]:
+    """Targets that the loss is not defined for, or does not meet as they are meant."""
     low, high = target["min"], target["max"]
     if one.repeated > 1 and one.elements == one.repeated**2:
         message = f"Each of {one.repeated} outputs is compared with all targets: (N, 1) and (N,) were broadcast."
@@ -400,17 +400,30 @@ def _undefined(one: Criterion, target: dict[str, Any], at: Any) -> Iterator[Find
         )
         which, value = ("max", high) if high > 1 else ("min", low)
         yield _of_targets(Severity.ERROR, which, value, f"{message}has no lower bound.", "Map the targets to 0 and 1.")
-    whole = one.name == CROSS_ENTROPY and target["dtype"].startswith(("float", "bfloat")) and target.get("classes")
-    if whole and abs((mass := target["mean"] * target["classes"]) - 1) > at.mass:
+    if _mixed(one, target) and abs((mass := target["mean"] * target["classes"]) - 1) > at.mass:
         message = f"cross_entropy is given probabilities that add up to {number(mass)} for each sample."
         yield _of_targets(Severity.WARNING, "sum of probabilities", mass, message, "Normalize them to a sum of 1.")
+
+
+def _mixed(one: Criterion, target: dict[str, Any]) -> bool:
+    """Whether targets are probabilities of several classes."""
+    floats = one.name == CROSS_ENTROPY and target["dtype"].startswith(("float", "bfloat"))
+    return bool(floats and target.get("classes"))
+
+
+def _alike(view: View, one: Criterion, target: dict[str, Any], at: Any) -> Iterator[Finding]:
+    """Targets that are one number."""
+    low = target["min"]
+    if target["distinct"] > 1 or target["numel"] < at.samples or _mixed(one, target):
+        return
+    binary = one.name in (BCE, BCE_LOGITS)
     # zeros of a regression are a residual that is to vanish, and a discriminator's ones are all alike
-    classes = one.name in (CROSS_ENTROPY, "nll_loss", BCE, BCE_LOGITS) and not whole
-    told = classes or (one.name in SQUARES and low not in (0.0, 1.0))
-    if told and target["distinct"] == 1 and target["numel"] >= at.samples:
+    if binary or one.name in (CROSS_ENTROPY, "nll_loss") or (one.name in SQUARES and low not in (0.0, 1.0)):
         message = f"All {target['numel']:,} targets are {number(low)}: there is nothing to tell apart."
         remedy = "Look at how targets are read, and whether batches are shuffled."
-        yield _of_targets(Severity.WARNING, "distinct", 1, message, remedy)
+        # one batch of ones is also what a generator is trained with
+        severity = Severity.NOTE if binary and len(_losses(view)[0]) < 2 else Severity.WARNING
+        yield _of_targets(severity, "distinct", 1, message, remedy)
 
 
 @rule("loss_nonfinite", source="arithmetic: no gradient of it is a number", tags=("everything",))
@@ -468,7 +481,8 @@ def target_scale(view: View, at: Any) -> Iterator[Finding]:
         return
     rms = math.hypot(target["mean"], math.sqrt(target["var"]))
     out = float(end.row.rms)
-    ratio = max(rms / max(out, 1.0), out / rms if target["distinct"] > 1 and rms > 0 else 0.0)
+    short = rms / max(out, 1.0)
+    ratio = max(short, out / rms if target["distinct"] > 1 and rms > 0 else 0.0)
     # where it is not the output itself, its scale is not known
     if end.row.numel != one.elements or not ratio >= at.warning:
         return
@@ -478,6 +492,9 @@ def target_scale(view: View, at: Any) -> Iterator[Finding]:
         message=f"Targets have an rms of {number(rms)}, the output one of {number(out)}.",
         evidence=f"targets of mean {number(target['mean'])} and std {number(math.sqrt(target['var']))}",
         remedy="Standardize the targets, or set the bias of the last layer to their mean.",
+        # an output that is too large may be the network's doing
+        tags=None if ratio == short else (),
+        follows=None if ratio == short else LARGE,
     )
 
 
@@ -567,21 +584,22 @@ def _uninformed(view: View) -> float:
 
 
 CAUSES = (
-    *[
-        "dead",
-        "layer",
-        "bias",
-        "groups",
-        "mean",
-        "growth",
-        "derivative",
-        "fall",
-        "rise",
-        "objective",
-        "rate",
-        "cleared",
-    ],
+    "dead",
+    "layer",
+    "bias",
+    "groups",
+    "mean",
+    "growth",
+    "derivative",
+    "fall",
+    "rise",
+    "objective",
+    "rate",
+    "cleared",
 )
+LARGE = ("layer", "bias", "growth", "derivative", "rise")
+"""Tags of what makes outputs too large."""
+
 COURSE: list[Callable[[], object]] = []
 
 
@@ -605,7 +623,10 @@ def register_course() -> None:
     "first_loss",
     thresholds={
         "warning": (3.0, "nats above ln C: half the variance of the logits, whose std is then 2.4"),
-        "error": (10.0, "nats: logits of a std of 4.5, of which the largest decides alone"),
+        "error": (
+            10.0,
+            "nats, where training does not bring it down: logits of a std of 4.5, of which the largest decides alone",
+        ),
         "ratio": (100.0, "times the targets' mean square: the output begins ten times too large"),
     },
     source="E[-log softmax] = ln C + var / 2 for normal logits of a small variance; Karpathy 2019, 'verify loss @ init'",
@@ -628,7 +649,9 @@ def first_loss(view: View, at: Any) -> Iterator[Finding]:
         what = f"{number(loss / base)} times the targets' mean square, {number(base)}"
     else:
         over = loss - base
-        severity = Severity.ERROR if over >= at.error else Severity.WARNING if over >= at.warning else None
+        # T5's own head begins at 30 nats and learns
+        failed = over >= at.error and _fails(view)
+        severity = Severity.ERROR if failed else Severity.WARNING if over >= at.warning else None
         guess = f"ln {one.units}" if one.name == CROSS_ENTROPY else "a guess by frequency"
         what = f"an output that says nothing has {number(base)} ({guess})"
     if severity is not None:

@@ -48,6 +48,7 @@ class Request:
         steps: Which steps.
         layer: Which module, or modules.
         others: Further runs.
+        training: The loss at each step; empty where it is not known.
         findings: What is wrong with the run, which is found when it is asked for.
     """
 
@@ -63,6 +64,7 @@ class Request:
     steps: Sequence[int] | None = None
     layer: str | Sequence[str] | None = None
     others: Mapping[str, Any] | Sequence[Any] = ()
+    training: pd.DataFrame = field(default_factory=pd.DataFrame)
     findings: Callable[..., Iterable[Finding]] = tuple
 
     def at_step(self) -> tuple[pd.DataFrame, int]:

@@ -16,6 +16,7 @@ from spp.plot.kinds import Drawing, Request, figure
 from spp.plot.panels import (
     MOST_LINES,
     PLURAL,
+    POSITIVE,
     RANGE,
     SMALLEST,
     SUFFIX,
@@ -57,18 +58,6 @@ FACTOR = 2.0
 
 LASTING = 3
 """They diverge at the first of so many neighbouring layers that all differ by ``FACTOR``: one odd layer is no divergence."""
-
-POSITIVE = (
-    Column.VAR,
-    Column.STD,
-    Column.MEAN_SQUARE,
-    Column.RMS,
-    Column.ACSM,
-    Column.ACV,
-    Column.ABS_MAX,
-    Column.KURTOSIS,
-)
-"""Statistics that are never negative and have no upper end: of these the ratio is looked at, of others the difference."""
 
 
 @figure("compare")
@@ -133,7 +122,7 @@ def comparison(
             top.append(layer_curves(curves, signal, statistic, axis.x_axis, title=title(statistic), message=reason))
         grid.append(tuple(top))
         if len(labels) > 1:
-            grid.append(tuple(_difference(panel, axis) for panel in top))
+            grid.append(tuple(difference(panel, axis) for panel in top))
     facts = shared(arms)
     says = f"{listed(labels)} compared, {by_depth(facts, tuple(grid))}"
     return Drawing(tuple(grid), max(shown for _, shown in at), says, facts)
@@ -180,7 +169,7 @@ def _curve(
     )
 
 
-def _difference(panel: Curves, axis: Aligned) -> Curves:
+def difference(panel: Curves, axis: Aligned) -> Curves:
     """Every line against the first, and in the note where they diverge."""
     assert panel.signal is not None
     ratio = panel.statistic in POSITIVE

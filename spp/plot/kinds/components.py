@@ -19,13 +19,11 @@ from spp.errors import InputError
 from spp.frame.schema import Column, ComponentColumn
 from spp.plot.captions import listed
 from spp.plot.kinds import Drawing, Request, figure
+from spp.plot.kinds.compare import difference
 from spp.plot.panels import MOST_LINES, RANGE, Curve, Curves, FloatArray, Mark, Scale, Shade, scale_of, zeros
 from spp.plot.runs import Arm, Beside, arms_of, shared
-from spp.plot.series import Aligned, Key, align, at_step, over_runs
-from spp.plot.stages import stages
+from spp.plot.series import Aligned, Key, at_step, component_axis, over_runs
 from spp.vocabulary import Severity, Signal
-
-XLABEL = "component (execution order)"
 
 Members = Sequence[tuple[pd.DataFrame, Mapping[Key, float]]]
 """The runs of one label: the table of each, and where its components stand."""
@@ -117,11 +115,13 @@ def by_component(arms: Sequence[Arm], step: int | None = None) -> Drawing:
         )
     found = [_table(arm, step) for arm in arms]
     tables = [table for table, _ in found]
-    axis = _axis(tables)
+    axis = component_axis([table.assign(**{str(Column.CALL): 0}) for table in tables])
     groups = {label: _members(label, arms, tables, axis) for label in labels}
     branched = any(table[ComponentColumn.BRANCH_ACV].notna().any() for table in tables)
     rows = (STREAM, BRANCHES if branched else WEIGHTS, GRADIENT)
-    panels = tuple(_panel(row, groups, arms, axis) for row in rows)
+    panels = [_panel(row, groups, arms, axis) for row in rows]
+    if len(labels) > 1:
+        panels.insert(1, _factor(panels[0], labels, axis))
     facts = shared(arms) if len(arms) > 1 else dict(arms[0].run)
     second = "ACV of residual branches" if branched else "mean square of weights"
     beside = f"{listed(labels)}: " if len(labels) > 1 else ""
@@ -161,15 +161,6 @@ def _table(arm: Arm, step: int | None) -> tuple[pd.DataFrame, int]:
     return table, shown
 
 
-def _axis(tables: Sequence[pd.DataFrame]) -> Aligned:
-    axis = align([table.assign(**{str(Column.CALL): 0}) for table in tables])
-    if not axis.by_name:
-        return axis
-    # stages are read off the names of layers, and a component is named like a module that holds some
-    bands = stages([f"{name}.end" for name in axis.labels], least=1)
-    return replace(axis, x_axis=replace(axis.x_axis, label=XLABEL, stages=bands))
-
-
 def _panel(row: Row, groups: Groups, arms: Sequence[Arm], axis: Aligned) -> Curves:
     drawn = tuple(_lines(row, groups, axis))
     scale, threshold = scale_of("", drawn)
@@ -201,6 +192,15 @@ def _lines(row: Row, groups: Groups, axis: Aligned) -> Iterator[Curve]:
             if np.isfinite(curve.y).any() or curve.nonfinite.any():
                 legend, end = _words(row, one, label, len(groups))
                 yield replace(curve, label=legend, end=end)
+
+
+def _factor(stream: Curves, labels: Sequence[str], axis: Aligned) -> Curves:
+    """The ACV of every run over that of the first, and where they part."""
+    named = [replace(one, label=labels[one.look or 0]) for one in stream.curves if one.line == SOLID]
+    strip = difference(replace(stream, curves=tuple(named)), axis)
+    # each run is named at the end of its line, or in the legend, already
+    curves = tuple(replace(one, label="", line=SOLID) for one in strip.curves)
+    return replace(strip, curves=curves, ylabel=f"ACV, ratio\nto {labels[0]}")
 
 
 def _words(row: Row, one: Line, label: str, runs: int) -> tuple[str, str]:

@@ -1,45 +1,61 @@
-"""How signals change while networks train: depth over steps as colour and as lines, or several runs side by side."""
+"""How signals change while networks train: against the first step as colour, some steps as lines, the loss below.
+
+Several runs stand side by side.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
 import pandas as pd
 
+from spp.diagnosis.findings import Finding
+from spp.diagnosis.main_path import at_ends, prefixes
 from spp.errors import InputError
-from spp.frame.schema import Column
+from spp.frame.schema import Column, StepColumn
 from spp.plot.captions import by_depth, listed
 from spp.plot.kinds import Drawing, Request, figure
 from spp.plot.panels import (
     BOUNDED,
     MOST_LINES,
     PLURAL,
+    POSITIVE,
     Curve,
+    Curves,
     Heat,
+    Mark,
     Panel,
     Scale,
     XAxis,
     choose_scale,
     scale_of,
     short,
+    step_look,
     ylabel,
 )
 from spp.plot.runs import Arm, shared
 from spp.plot.series import (
+    Aligned,
     Series,
     align,
     as_signals,
     as_statistics,
     at_step,
+    component_axis,
     innermost,
     layer_curves,
     measured_steps,
     series,
     why_missing,
 )
-from spp.vocabulary import Signal
+from spp.plot.stages import Tick
+from spp.vocabulary import Severity, Signal
+
+BY_COMPONENT = ((Signal.ACTIVATION, Column.ACV), (Signal.GRADIENT, Column.MEAN_SQUARE))
+"""What is drawn by component."""
 
 MOST_COLUMNS = 4
 """Runs that find room beside each other."""
@@ -47,14 +63,15 @@ MOST_COLUMNS = 4
 
 @figure("evolution")
 def evolution(request: Request) -> Drawing:
-    """Depth over training steps: for each statistic and signal, colours over all steps and lines of some.
+    """Depth over training steps: colours against the first step, lines of some steps, and the loss where it is known.
 
-    Rows of the colours are equally high whatever lies between the steps, since people watch more closely at the start. Takes
-    ``signals`` and ``statistics`` (activations and gradients, ACV when left out) and ``steps``, the lines (the first, the
-    middle and the last step when left out).
+    By component, ACV of activations and mean square of gradients; by layer where ``signals`` or ``statistics`` (activations
+    and gradients, ACV when left out) are asked for. A colour is the ratio to the first step, and the number itself where a
+    statistic may be negative or is a share. Rows of the colours are equally high whatever lies between the steps, since people
+    watch more closely at the start. The finding that began first is marked. ``steps`` are the lines (the first, the middle
+    and the last step when left out).
     """
     frame = request.frame
-    signals, statistics = as_signals(request.signals), as_statistics(request.statistics, [frame], (Column.ACV,))
     at_step(frame, None)
     measured = measured_steps(frame)
     if len(measured) < 2:
@@ -65,27 +82,89 @@ def evolution(request: Request) -> Drawing:
             remedy='Watch a training with spp.watch, or draw kind="layers".',
         )
     lines = _lines([frame], request.steps)
-    leaves = innermost(frame, "the evolution figure")
-    axis = align([leaves[leaves[Column.STEP] == step] for step in measured])
+    by_layer = request.signals is not None or request.statistics is not None
+    rows, axis, place = _layers(frame, measured) if by_layer else _components(frame)
     # a layer may be missing from some steps, but stands at one place in all of them
     places = {key: place for one in axis.places for key, place in one.items()}
+    began = _began(request.findings(), measured)
     grid: list[tuple[Panel, ...]] = []
-    for statistic in statistics:
+    for pairs in _pairs(request) if by_layer else [BY_COMPONENT]:
         heats, curves = [], []
-        for signal in signals:
-            found = series(leaves, signal, statistic, axis, places)
+        for signal, statistic in pairs:
+            found = series(rows, signal, statistic, axis, places)
             there = np.isfinite(found.curve.y) | found.curve.nonfinite
             reason = "" if there.any() else why_missing(frame, signal)
-            heats.append(_heat(found, signal, statistic, measured, axis.x_axis, reason))
-            drawn = tuple(_at(found, step, look) for look, step in enumerate(lines))
+            heats.append(_heat(found, signal, statistic, measured, axis.x_axis, reason, began))
+            drawn = tuple(_at(found, step, step_look(i, len(lines))) for i, step in enumerate(lines))
             curves.append(layer_curves(drawn, signal, statistic, axis.x_axis, message=reason))
         grid += [tuple(heats), tuple(curves)]
     named = listed(map(str, lines))
     says = (
-        f"{by_depth(request.run, tuple(grid[1::2]))}, at {len(measured)} training steps from {measured[0]} to "
+        f"{by_depth(request.run, tuple(grid[1::2]), place)}, at {len(measured)} training steps from {measured[0]} to "
         f"{measured[-1]} (lines: {'steps' if len(lines) > 1 else 'step'} {named})"
     )
+    if (loss := _loss(request.training, measured, began)) is not None:
+        grid.append((loss,))
+        says += ", and the loss"
     return Drawing(tuple(grid), says=says)
+
+
+Found = tuple[pd.DataFrame, Aligned, str]
+"""Rows, where they stand, and what a place is called."""
+
+
+def _layers(frame: pd.DataFrame, measured: Sequence[int]) -> Found:
+    leaves = innermost(frame, "the evolution figure")
+    return leaves, align([leaves[leaves[Column.STEP] == step] for step in measured]), "module"
+
+
+def _components(frame: pd.DataFrame) -> Found:
+    """The rows at the end of each component, at all steps, named after it."""
+    rows = at_ends(frame)
+    if rows.empty:
+        raise InputError("the evolution figure draws activations", received="a frame without one", where="frame")
+    return rows, component_axis([rows]), "component"
+
+
+def _pairs(request: Request) -> list[tuple[tuple[Signal, Column], ...]]:
+    """What is asked for: a row of panels for each statistic, a column for each signal."""
+    signals = as_signals(request.signals)
+    return [
+        tuple((signal, statistic) for signal in signals)
+        for statistic in as_statistics(request.statistics, [request.frame], (Column.ACV,))
+    ]
+
+
+def _began(findings: Iterable[Finding], measured: Sequence[int]) -> tuple[Finding, int] | None:
+    """The finding that came about first in training, and the row of its step."""
+    told = [f for f in findings if f.step is not None and f.severity is not Severity.NOTE and f.step in measured]
+    first = min(told, key=lambda finding: finding.step or 0, default=None)
+    return None if first is None else (first, measured.index(first.step or 0))
+
+
+def _loss(training: pd.DataFrame, measured: Sequence[int], began: tuple[Finding, int] | None) -> Curves | None:
+    """The loss over the measured steps, which stand at even distances as they do beside the colours."""
+    if training.empty:
+        return None
+    y = training.set_index(str(StepColumn.STEP))[StepColumn.LOSS].reindex(list(measured)).to_numpy(dtype=np.float64)
+    # what a trace knows is of its one step
+    if np.isfinite(y).sum() < 2 and len(training) < 2:
+        return None
+    at = np.arange(len(measured), dtype=np.float64)
+    marks = tuple(Tick(x, int(x), str(step), level) for x, step in zip(at, measured, strict=True) for level in (2, 1))
+    curve = replace(Curve.of("", at, y, look=-1), line="-")
+    scale, threshold = choose_scale(y, curve.zero)
+    return Curves(
+        signal=None,
+        statistic="loss",
+        x_axis=XAxis("training step", len(measured), ticks=marks),
+        ylabel="loss",
+        scale=scale,
+        threshold=threshold,
+        height=0.6,
+        curves=(curve,),
+        marks=() if began is None else (Mark(float(began[1]), float(y[began[1]]), began[0].rule),),
+    )
 
 
 def side_by_side(
@@ -121,7 +200,15 @@ def side_by_side(
     for statistic in columns:
         for signal in rows:
             found = [
-                series(one, signal, statistic, axis, places, label=_called(step, arm), look=lines.index(step)).curve
+                series(
+                    one,
+                    signal,
+                    statistic,
+                    axis,
+                    places,
+                    label=_called(step, arm),
+                    look=step_look(lines.index(step), len(lines)),
+                ).curve
                 for (arm, step), one, places in zip(cells, leaves, axis.places, strict=True)
             ]
             scale = scale_of(statistic, found)
@@ -164,23 +251,33 @@ def _at(found: Series, step: int, look: int) -> Curve:
     return Curve(f"step {step}", *parts, look=look, names=names)
 
 
-def _heat(found: Series, signal: Signal, statistic: Column, steps: Sequence[int], x_axis: XAxis, reason: str) -> Heat:
+def _heat(
+    found: Series,
+    signal: Signal,
+    statistic: Column,
+    steps: Sequence[int],
+    x_axis: XAxis,
+    reason: str,
+    began: tuple[Finding, int] | None,
+) -> Heat:
     curve, shape = found.curve, (len(steps), x_axis.size)
     at = np.searchsorted(np.asarray(steps), found.rows[Column.STEP].to_numpy()), curve.x.astype(np.intp)
     values, zero, bad = np.full(shape, np.nan), np.zeros(shape, dtype=np.bool_), np.zeros(shape, dtype=np.bool_)
     values[at], zero[at], bad[at] = curve.y, curve.zero, curve.nonfinite
-    scale, threshold = (Scale.LINEAR, 0.0) if statistic in BOUNDED else choose_scale(values.ravel(), zero.ravel())
-    shown = values[np.isfinite(values) & ~zero]
-    # colours are compared with their neighbours, so that less than two decades are worth a log scale too
-    if scale is Scale.LINEAR and statistic not in BOUNDED and shown.size and shown.min() > 0 and np.ptp(shown):
-        scale = Scale.LOG
+    ratio, what = statistic in POSITIVE, short(statistic)
+    if ratio:
+        none = zero[0] | ~np.isfinite(values[0])
+        values, what = values / np.where(none, np.nan, values[0]), f"ratio to step {steps[0]}"
+        scale, threshold = Scale.LOG, 0.0
+    else:
+        scale, threshold = (Scale.LINEAR, 0.0) if statistic in BOUNDED else choose_scale(values.ravel(), zero.ravel())
     return Heat(
         signal=signal,
         statistic=statistic,
         x_axis=x_axis,
         title=f"{PLURAL[signal]}: {short(statistic)}",
         ylabel="training\nstep",
-        colour_label=ylabel(short(statistic), signal, scale).partition("\n")[2],
+        colour_label=ylabel(what, signal, scale).partition("\n")[2],
         values=values,
         zero=zero,
         nonfinite=bad,
@@ -189,7 +286,18 @@ def _heat(found: Series, signal: Signal, statistic: Column, steps: Sequence[int]
         threshold=threshold,
         message=reason,
         height=1.1,
+        middle=1.0 if ratio else None,
+        marks=_marks(found.curve, signal, began),
     )
+
+
+def _marks(curve: Curve, signal: Signal, began: tuple[Finding, int] | None) -> tuple[Mark, ...]:
+    """Where and when the trouble began, in the panel of the signal that shows it."""
+    if began is None or began[0].signal not in (signal, None):
+        return ()
+    names = set(prefixes(began[0].since))
+    places = [x for x, name in zip(curve.x, curve.names, strict=True) if name.partition(" #")[0] in names]
+    return (Mark(float(places[0]), float(began[1]), began[0].rule),) if places else ()
 
 
 def _titles(arms: Sequence[Arm]) -> list[str]:

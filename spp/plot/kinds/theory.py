@@ -11,7 +11,7 @@ from spp.errors import InputError
 from spp.frame.schema import Column
 from spp.plot.captions import brief, by_depth
 from spp.plot.kinds import Drawing, Request, figure
-from spp.plot.panels import Curve, FloatArray, Shade, short
+from spp.plot.panels import Curve, Curves, FloatArray, Scale, Shade, short
 from spp.plot.series import Series, align, as_signals, chosen, innermost, layer_curves, rows_of, series, zeros_of
 from spp.vocabulary import Signal
 
@@ -23,15 +23,23 @@ DRAWN: dict[Signal, dict[Column, Column]] = {
 
 SPREAD = "expected spread over seeds"
 
+STRIP = 0.5
+"""Height of the strip below a panel, as a share of a row."""
+
+LEAST = 2.0
+"""Factor on either side of one that a strip shows at least, so that small differences look small."""
+
 
 @figure("theory")
 def theory(request: Request) -> Drawing:
     """Predictions over measurements: ACSM and ACV of activations, the mean square of gradients.
 
-    The measured curve is the signal's; the prediction is dashed, what lies between them is shaded. Where the frame has
-    ``log_spread_predicted``, the standard deviation s of the natural logarithm of a mean square over seeds, there is a band in
-    which two draws of three lie: of one such deviation on either side of the typical draw, which is the prediction, a mean over
-    draws, times exp(-s^2 / 2). Takes ``signals``, ``statistics`` (all that are predicted when left out) and ``step``.
+    The measured curve is the signal's, the prediction is dashed; two that coincide show nothing, so the strip below has what
+    was measured over what was predicted. Where the frame has ``log_spread_predicted``, the standard deviation s of the natural
+    logarithm of a mean square over seeds, there is a band in which two draws of three lie: of one such deviation on either
+    side of the typical draw, which is the prediction, a mean over draws, times exp(-s^2 / 2).
+
+    Takes ``signals``, ``statistics`` (all that are predicted when left out) and ``step``.
     """
     signals = as_signals(request.signals, tuple(DRAWN), tuple(DRAWN))
     known = [str(statistic) for by_statistic in DRAWN.values() for statistic in by_statistic]
@@ -60,10 +68,9 @@ def theory(request: Request) -> Drawing:
             title=f"{'gradient ' if signal is Signal.GRADIENT else ''}{short(statistic)}",
             message="" if np.isfinite(predicted.y).any() else f"no prediction of {short(statistic)}",
             note=_farthest(measured, predicted),
-            between=(0, 1),
         )
-        grid.append((panel,))
-    says = f"{by_depth(request.run, tuple(grid))}, measured (solid) and predicted (dashed)"
+        grid += [(panel,), (_strip(panel, measured, predicted),)]
+    says = f"{by_depth(request.run, tuple(grid))}, measured (solid) and predicted (dashed), and one over the other"
     return Drawing(tuple(grid), step, says)
 
 
@@ -94,13 +101,37 @@ def _predicted(drawn: pd.DataFrame, leaves: pd.DataFrame, column: Column) -> Flo
     return np.where(np.isfinite(own), own, there)
 
 
+def _strip(panel: Curves, measured: Curve, predicted: Curve) -> Curves:
+    """Measured over predicted, with the band in which it is expected."""
+    expected = np.where(predicted.y > 0, predicted.y, np.nan)
+    shades = tuple(replace(shade, low=shade.low / expected, high=shade.high / expected) for shade in predicted.shades)
+    none = np.zeros(len(measured.x), dtype=np.bool_)
+    ratio = Curve("", measured.x, _ratio(measured, predicted), none, none, shades, look=None, names=measured.names)
+    return Curves(
+        signal=panel.signal,
+        statistic=f"{panel.statistic}:ratio",
+        x_axis=panel.x_axis,
+        ylabel="measured /\npredicted",
+        scale=Scale.LOG,
+        message=panel.message or ("" if np.isfinite(ratio.y).any() else "nothing to compare"),
+        height=STRIP,
+        room=(1 / LEAST, LEAST),
+        curves=(ratio,),
+        baseline=1.0,
+    )
+
+
+def _ratio(measured: Curve, predicted: Curve) -> FloatArray:
+    """Measured over predicted; NaN where one of them is missing or means zero."""
+    use = np.isfinite(measured.y) & np.isfinite(predicted.y) & ~measured.zero & ~predicted.zero
+    use &= (measured.y > 0) & (predicted.y > 0)
+    return np.where(use, measured.y / np.where(use, predicted.y, 1.0), np.nan)
+
+
 def _farthest(measured: Curve, predicted: Curve) -> str:
     """Measured over predicted, at the layer where they are farthest apart."""
-    use = np.isfinite(measured.y) & np.isfinite(predicted.y) & ~measured.zero & ~predicted.zero
-    # a ratio is asked for, and its logarithm
-    use &= (measured.y > 0) & (predicted.y > 0)
-    if not use.any():
+    far = np.abs(np.log(_ratio(measured, predicted)))
+    if not np.isfinite(far).any():
         return ""
-    ratio = np.where(use, measured.y, 1.0) / np.where(use, predicted.y, 1.0)
-    worst = int(np.argmax(np.abs(np.log(ratio))))
-    return f"farthest from theory at {measured.names[worst]}: measured ×{brief(float(ratio[worst]))}"
+    worst = int(np.nanargmax(far))
+    return f"farthest from theory at {measured.names[worst]}: measured ×{brief(measured.y[worst] / predicted.y[worst])}"
