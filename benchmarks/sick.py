@@ -896,7 +896,7 @@ def main() -> None:
         row = {
             "disease": program.name,
             "family": f"story: {program.kind}",
-            "rule": program.right,
+            "rule": tuple(dict.fromkeys(rule for one in program.right for rule in faulty.RULES.get(one, (one,)))),
             "name": program.places,
         }
         rows.append(row | {"right": right, "said": said, "seconds": round(time.process_time() - begin, 2)})
