@@ -13,7 +13,7 @@ import spp
 from tests.scripts import script
 
 interrupts = script("../benchmarks/interrupts.py")
-SHARE = 16
+SHARE = 32
 """One line in so many; ``benchmarks/interrupts.py`` takes every one."""
 
 
@@ -39,7 +39,7 @@ def test_ctrl_c_at_any_line(case, hit):
 
 @pytest.mark.parametrize("case", [interrupts.Traced, interrupts.Watched])
 def test_timers(case):
-    found, early = interrupts.timed(case, 100)
+    found, early = interrupts.timed(case, 50)
     assert not found and early
 
 

@@ -63,7 +63,7 @@ def test_flipped_and_truncated_files(folder):
     random.seed(3)
     files = sorted(f for f in folder.rglob("*") if f.suffix in (".json", ".jsonl", ".parquet"))
     said = 0
-    for _ in range(40):
+    for _ in range(20):
         file = random.choice(files)
         whole = file.read_bytes()
         damaged = bytearray(whole[: random.randrange(len(whole))] if random.random() < 0.4 else whole)
@@ -72,7 +72,7 @@ def test_flipped_and_truncated_files(folder):
         file.write_bytes(damaged)
         said += bool(told(lambda: str(spp.load(folder))))
         file.write_bytes(whole)
-    assert said >= 10
+    assert said >= 5
 
 
 FACTS = {
