@@ -192,7 +192,7 @@ def test_leftovers_of_an_early_kill_block_nothing(tmp_path):
     check_folder(leave("fresh"), resume=False)
 
 
-@pytest.mark.parametrize(("kind", "every", "most"), [("trace", 3, 400), ("watch", 3, 400), ("removed", 1, 100)])
+@pytest.mark.parametrize(("kind", "every", "most"), [("trace", 10, 400), ("watch", 10, 400), ("removed", 3, 100)])
 def test_killed_at_file_system_calls_an_overwritten_run_is_the_old_or_the_new_one(python, kind, every, most):
     """A share; a run that is given up can be given up again, wherever that ended."""
     done = python((ROOT / "benchmarks" / "overwrites.py").read_text(), kind, "--every", every)
@@ -202,12 +202,12 @@ def test_killed_at_file_system_calls_an_overwritten_run_is_the_old_or_the_new_on
 
 def test_killed_at_calls_and_at_random_a_run_goes_on_to_the_bits_of_its_twin(python):
     """A share of what stands in docs/performance.md."""
-    words = ["--what", "watch,train", "--kills", "2", "--calls", "1"]
+    words = ["--what", "watch,train", "--kills", "1", "--calls", "1"]
     done = python((ROOT / "benchmarks" / "kills.py").read_text(), *words)
     assert done.returncode == 0, done.stderr
     rows = [line.split("|") for line in done.stdout.splitlines()[2:]]
     assert [row[1].strip() for row in rows] == ["watch", "train"]
-    assert all(int(row[4]) == 4 and int(row[-2]) == 0 for row in rows)
+    assert all(int(row[4]) == 3 and int(row[-2]) == 0 for row in rows)
 
 
 def test_a_second_writer_of_a_run_that_is_watched_is_refused(python, tmp_path):
