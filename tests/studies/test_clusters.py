@@ -15,7 +15,7 @@ from click.testing import CliRunner
 from spp.errors import InputError, MissingExtraError, UnknownNameError
 from spp.studies import Cell, Progress, Setup, Study, StudyError, run
 from spp_cli.study import study as command
-from tests.studies.conftest import measure, registered
+from tests.studies.conftest import MEASURED, measure, registered
 
 
 def published(folder: Path) -> dict[str, bytes]:
@@ -62,6 +62,7 @@ def place(request: pytest.FixtureRequest) -> dict[str, Any]:
 
 def test_it_is_interrupted_and_goes_on_to_the_same_bytes(tiny: Study, tmp_path: Path, place: dict[str, Any]) -> None:
     run(tiny, tmp_path / "whole")
+    MEASURED.clear()
 
     def interrupt(progress: Progress) -> None:
         if progress.done == 2:
@@ -72,6 +73,8 @@ def test_it_is_interrupted_and_goes_on_to_the_same_bytes(tiny: Study, tmp_path: 
     assert len(list((tmp_path / "part" / "cells").iterdir())) == 2
     seen: list[Progress] = []
     run(tiny, tmp_path / "part", report=seen.append, **place)
+    # in processes of their own
+    assert not MEASURED
     assert [progress.done for progress in seen] == [2, 3, 4] and seen[-1].seconds_left == 0
     assert published(tmp_path / "part") == published(tmp_path / "whole") and len(published(tmp_path / "whole")) == 5
 

@@ -8,8 +8,6 @@ import importlib
 import json
 import platform
 import signal
-import subprocess
-import sys
 import zipfile
 from dataclasses import replace
 from pathlib import Path
@@ -25,6 +23,7 @@ from spp.studies import STUDIES, Cell, Progress, Results, Setup, Size, Study, St
 from spp.studies.publish import machine, markdown
 from spp.studies.run import Shelf
 from spp_cli.study import study
+from tests.processes import Forked
 from tests.studies.conftest import MEASURED, measure, registered
 
 
@@ -188,9 +187,9 @@ run(replace(study.STUDY, measure=measured, figures=None), folder)
 
 
 @pytest.mark.slow
-def test_a_real_study_that_is_killed_at_three_points_ends_with_the_same_bytes(tmp_path: Path) -> None:
+def test_a_real_study_that_is_killed_at_three_points_ends_with_the_same_bytes(python: Forked, tmp_path: Path) -> None:
     def go(where: str, folder: str) -> int:
-        return subprocess.run([sys.executable, "-c", KILLED, where, tmp_path / folder], timeout=300).returncode
+        return python(KILLED, where, tmp_path / folder).returncode
 
     assert go("", "whole") == 0
     ended = [go(where, "part") for where in ("in a cell", "before a cell is there", "in the tables", "")]
@@ -221,8 +220,7 @@ def test_results_carry_the_parameters_of_their_cells(tiny: Study, tmp_path: Path
     assert set(results["signals"]["norm"]) == {"none", "batch"}
 
 
-@pytest.mark.parametrize("again", [1, 2])
-def test_an_interrupted_study_goes_on_to_the_same_bits(tiny: Study, tmp_path: Path, again: int) -> None:
+def test_an_interrupted_study_goes_on_to_the_same_bits(tiny: Study, tmp_path: Path) -> None:
     whole = run(tiny, tmp_path / "whole").results["signals"]
     MEASURED.clear()
 
@@ -234,9 +232,9 @@ def test_an_interrupted_study_goes_on_to_the_same_bits(tiny: Study, tmp_path: Pa
         run(tiny, tmp_path / "part", report=interrupt)
     assert len(MEASURED) == 2
     MEASURED.clear()
-    part = run(tiny, tmp_path / "part", jobs=again).results["signals"]
+    part = run(tiny, tmp_path / "part").results["signals"]
     assert_frame_equal(part, whole, check_exact=True)
-    assert len(MEASURED) == (2 if again == 1 else 0)  # two jobs measure in processes of their own
+    assert len(MEASURED) == 2
     MEASURED.clear()
     run(tiny, tmp_path / "part")
     assert MEASURED == []
