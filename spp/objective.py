@@ -204,6 +204,7 @@ _CRITERIA = frozenset(
         " multi_margin_loss multilabel_margin_loss"
     )
 )
+CROSS_ENTROPY, NLL = "cross_entropy", "nll_loss"
 _SUM = 2
 """How torch writes ``reduction="sum"``."""
 
@@ -330,13 +331,22 @@ def _handed_on(node: Any, factor: float) -> list[float] | None:
         return [factor, factor * alpha * (1 if name == "add" else -1)]
     if name in ("mul", "div") and sum(parent is not None for parent, _ in node.next_functions) == 1:
         other = _other(node)
-        if isinstance(other, Tensor) and other.dim() and _is_log_softmax(node.next_functions[0][0]):
-            return None
-        # to read a number from another device would wait for it
-        known = not isinstance(other, Tensor) or (other.numel() == 1 and other.device.type == "cpu")
-        number = float(other) if known and other is not None else math.nan
-        return [factor * number if name == "mul" else factor / number if number else math.nan] * 2
+        classes = isinstance(other, Tensor) and other.dim() and _is_log_softmax(node.next_functions[0][0])
+        return None if classes else [_scaled(factor, _number(other), name)] * 2
     return None
+
+
+def _scaled(factor: float, number: float, name: str) -> float:
+    if name == "mul":
+        return factor * number
+    return factor / number if number else math.nan
+
+
+def _number(value: Any) -> float:
+    """A factor as a number; NaN where it is none, or lies on another device: to read it would wait for that."""
+    if isinstance(value, Tensor) and (value.numel() != 1 or value.device.type != "cpu"):
+        return math.nan
+    return math.nan if value is None else float(value)
 
 
 def _other(node: Any) -> Any:
@@ -371,37 +381,48 @@ def _size(node: Any, number: int = 0) -> float:
 
 def _term(node: Any, factor: float) -> Term:
     """The criterion that a node is."""
-    name, inputs = operation(node), [parent for parent, _ in node.next_functions]
-    source = _parent(node)
-    reduction = getattr(node, "_saved_reduction", None)
-    target, ignored, elements = None, None, _size(node)
-    if name in _CRITERIA:
-        # the two may be given the other way round
-        target, elements = _torch.saved(node, "target" if inputs[0] is not None else "self"), _size(source)
-    elif _is_difference(source) and (name == "abs" or (name == "pow" and getattr(node, "_saved_exponent", None) == 2)):
-        name, source = {"abs": "l1_loss", "pow": "mse_loss"}[name], _parent(_behind_moves(source))
+    name, source, target, elements = _compared(node)
     chain = _sources(node if name == "log_softmax" else source)
     axes = [_axis_length(one) for one in chain if operation(one) in ("softmax", "log_softmax")]
     units = min(axes, default=None)
-    if name == "nll_loss":
-        target, ignored = _torch.saved(node, "target"), getattr(node, "_saved_ignore_index", None)
-        # torch shows a negative index as unsigned
-        ignored = ignored - 2**64 if ignored is not None and ignored >= 2**63 else ignored
-        elements = math.nan if target is None else target.numel()
     if name == "mul" and _is_log_softmax(source):
         # classes are added up, and their mean is the loss over their number
-        name, target, factor = "cross_entropy", _other(node), -factor / (units or math.nan)
-        chain, elements = chain[1:], elements / (units or math.nan)
-    elif (
-        name in ("nll_loss", "log_softmax") and chain and operation(chain[0]) == "log_softmax" and _over_classes(source)
-    ):
+        name, factor, elements = CROSS_ENTROPY, -factor / (units or math.nan), elements / (units or math.nan)
+        target, chain = _other(node), chain[1:]
+    elif name in (NLL, "log_softmax") and _is_first(chain, "log_softmax") and _over_classes(source):
         factor = -factor if name == "log_softmax" else factor
-        name, chain = "cross_entropy", chain[1:]
-    factor *= elements if reduction == _SUM else 1
+        name, chain = CROSS_ENTROPY, chain[1:]
+    factor *= elements if getattr(node, "_saved_reduction", None) == _SUM else 1
     count = int(elements) if math.isfinite(elements) else 0
     repeated = elements / _size(_before_expand(source)) if name in _CRITERIA | {"l1_loss"} else 1
     times = int(repeated) if repeated > 1 else 1
-    return Term(name, factor, count, tuple(map(operation, chain)), units, times, target, ignored)
+    return Term(name, factor, count, tuple(map(operation, chain)), units, times, target, _ignored(node))
+
+
+def _compared(node: Any) -> tuple[str, Any, Tensor | None, float]:
+    """The criterion's name as far as one node tells, the node of its input, its target, and how many elements it compares."""
+    name, source = operation(node), _parent(node)
+    if name in _CRITERIA:
+        # the two may be given the other way round
+        second = "target" if node.next_functions[0][0] is not None else "self"
+        return name, source, _torch.saved(node, second), _size(source)
+    if name == NLL:
+        target = _torch.saved(node, "target")
+        return name, source, target, math.nan if target is None else target.numel()
+    if name in ("abs", "pow") and _is_difference(source) and getattr(node, "_saved_exponent", 2) == 2:
+        name, source = "l1_loss" if name == "abs" else "mse_loss", _parent(_behind_moves(source))
+    return name, source, None, _size(node)
+
+
+def _ignored(node: Any) -> int | None:
+    """The class index that a negative log-likelihood passes over."""
+    index = getattr(node, "_saved_ignore_index", None) if operation(node) == NLL else None
+    # torch shows a negative index as unsigned
+    return index - 2**64 if index is not None and index >= 2**63 else index
+
+
+def _is_first(chain: list[Any], name: str) -> bool:
+    return bool(chain) and operation(chain[0]) == name
 
 
 def _before_expand(node: Any) -> Any:
