@@ -222,12 +222,7 @@ AGAIN = ((CROSS_ENTROPY, "softmax"), (BCE_LOGITS, "sigmoid"))
 
 def _misfit(one: Criterion, target: dict[str, Any]) -> tuple[Severity, str, str] | None:
     """How bad it is that a criterion is given what it is given, in words, and what to do; None where it fits."""
-    source = one.source
-    binary = target.get("distinct") == 2 and (target["min"], target["max"]) == (0.0, 1.0)
-    if source == "log" and "softmax" in one.takes:
-        source = "log of softmax"
-    elif source == "sigmoid" and one.name in SQUARES and binary:
-        source = "sigmoid of two"
+    source = _given(one, target)
     found = next((row for row in MISFITS if one.name in row.criteria and source in row.sources), None)
     if found is None:
         return None
@@ -245,6 +240,14 @@ def _misfit(one: Criterion, target: dict[str, Any]) -> tuple[Severity, str, str]
     image = source == "sigmoid of two" and one.width > FEW
     severity = Severity.NOTE if image else found.severity
     return severity, found.message.format(**words), found.remedy.format(**words)
+
+
+def _given(one: Criterion, target: dict[str, Any]) -> str:
+    """What a criterion is given, as the table of misfits calls it."""
+    if one.source == "log" and "softmax" in one.takes:
+        return "log of softmax"
+    binary = target.get("distinct") == 2 and (target["min"], target["max"]) == (0.0, 1.0)
+    return "sigmoid of two" if one.source == "sigmoid" and one.name in SQUARES and binary else one.source
 
 
 def _floor(one: Criterion, source: str) -> float | None:
