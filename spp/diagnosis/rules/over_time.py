@@ -15,6 +15,7 @@ import pandas as pd
 
 from spp.diagnosis.findings import Finding, factor, further, number, percent, some
 from spp.diagnosis.registry import rule
+from spp.diagnosis.remedies import advice, remedy
 from spp.diagnosis.rules.learning import Course, Steps, course, rates_at, stuck, updates
 from spp.diagnosis.view import Key, Step, View, measured
 from spp.frame.schema import BlockColumn, Column, StepColumn, last_step
@@ -129,7 +130,10 @@ def _courses(found: Course, layers: list[int], most: int = 4) -> str:
     thresholds={
         "full": (0.5, "of the largest rate is in force at the first sampled step"),
         "update": (0.01, "of the weights, by the first updates: ten times the usual"),
-        "moved": (0.03, "of the first loss, by which it has to have fallen"),
+        "moved": (
+            0.05,
+            "of the first loss, by which it has to have fallen; logits of torch's init behind a norm begin 1/6 above a guess",
+        ),
         "norms": (2, "that stand behind a residual sum and begin a skip"),
     },
     source="Xiong et al. 2020, arXiv 2002.04745: behind post-norm the gradients near the output are large at first",
@@ -161,7 +165,10 @@ def no_warmup(view: View, at: Any) -> Iterator[Finding]:
         step=step,
         message=f"Post-norm blocks, {behind[0].name} first, began at the full rate of {rates[0]:g} without a warm-up: the "
         f"first update has {percent(first)} of the size of the weights, and the loss has not moved since.",
-        remedy="Warm the rate up over the first steps (100 and more), or put the norms before the branches.",
+        remedies=(
+            advice("Warm the rate up over the first steps (100 and more), or put the norms before the branches"),
+            remedy("branches", why="Branches that are scaled down"),
+        ),
         evidence=some([one.name for one in behind]),
     )
 
