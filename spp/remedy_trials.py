@@ -179,8 +179,8 @@ def try_remedies(
 
     Returns:
         One row per remedy or pair, the best first: the one with which the network learns, then the one that leaves the fewest
-        errors, then warnings, then learns at the largest rate, then is nearest to criticality, where neither the signal nor
-        its gradient grows or falls from layer to layer. A trial that fails says why. To learn is to end with a finite loss
+        errors, then warnings, then has the lowest loss, then is nearest to criticality, where neither the signal nor its
+        gradient grows or falls from layer to layer. A trial that fails says why. To learn is to end with a finite loss
         below the first that is at least 5 % larger with targets of other samples. A finding that a trace cannot have, as
         those over time, is gone where the network learns.
 
@@ -467,9 +467,10 @@ class _Trial:
         row = self.row()
         # a second remedy is to be worth it
         far = row[TrialColumn.DISTANCE] + WORTH * len(self.remedies)
-        gone, rate = (float(np.nan_to_num(value)) for value in (row[TrialColumn.GONE], self.lesson.rate))
+        gone, loss = (float(np.nan_to_num(value)) for value in (row[TrialColumn.GONE], self.lesson.last))
+        loss += LEARNT * abs(loss) * len(self.remedies)
         left = row[TrialColumn.ERRORS], row[TrialColumn.WARNINGS]
-        bad = (float(self.lesson.learns == 0), *left, -gone, -rate, far)
+        bad = (float(self.lesson.learns == 0), *left, -gone, loss, far)
         return (bool(self.failed), *bad) if self.seen else (True, *[np.inf] * len(bad))
 
     def gone(self, rule: str) -> float:
