@@ -64,7 +64,7 @@ def _palette(picture: Image.Image, few: int) -> Image.Image:
     frequent = [channel for _, colour in counted[:FREQUENT] for channel in colour]
     # lines and letters leave most of the paper free; where they do not, it is a heat map, whose shades are read
     rare = sum(count for count, _ in counted[FREQUENT:])
-    others = few or (SHADED if rare > 0.28 * pixels else OTHERS)
+    others = few or (SHADED if rare > 0.2 * pixels else OTHERS)
     rest = picture.quantize(others, Image.Quantize.MAXCOVERAGE).getpalette() or []
     palette = Image.new("P", (1, 1))
     palette.putpalette(frequent + rest[: 3 * others])

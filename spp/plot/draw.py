@@ -218,6 +218,12 @@ def linewidth() -> float:
     return float(matplotlib.rcParams["lines.linewidth"])
 
 
+def labels_that_fit(axes: Axes, most: int) -> int:
+    """About how many labels the y axis has room for above each other; at least two."""
+    letters = matplotlib.rcParams["ytick.labelsize"] * page_of(axes).dpi / 72
+    return int(np.clip(axes.get_window_extent().height / (1.5 * letters), 2, most))
+
+
 def scale_axis(panel: Points | Curves, axes: Axes) -> None:
     """Set scale, limits and ticks of the y axis from the numbers of the panel."""
     room = np.array(panel.room)
@@ -231,7 +237,7 @@ def scale_axis(panel: Points | Curves, axes: Axes) -> None:
         above = 0.12 * (high - low) if not (np.isfinite(panel.y).all() and np.isfinite(room).all()) else pad
         # matplotlib's log transform overflows outside of what float64 has normal numbers for
         axes.set_ylim(10 ** max(low - below, -307.0), 10 ** min(high + above, 308.0))
-        log_ticks(axes.yaxis, *axes.get_ylim(), form="g")
+        log_ticks(axes.yaxis, *axes.get_ylim(), form="g", most=labels_that_fit(axes, 5))
         # the locator's own choice of ``numticks`` hides the minor ticks of more than a few decades
         minor = LogLocator(subs=tuple(range(2, 10)), numticks=50) if high - low < 5 else NullLocator()
         axes.yaxis.set_minor_locator(minor)
@@ -269,9 +275,9 @@ def _scale_linear(panel: Points | Curves, axes: Axes, shown: FloatArray) -> None
         axes.set_ylabel(f"{literal(panel.ylabel)} [$10^{{{order}}}$]")
 
 
-def log_ticks(axis: MatplotlibAxis, low: float, high: float, form: str) -> None:
+def log_ticks(axis: MatplotlibAxis, low: float, high: float, form: str, most: int = 5) -> None:
     """Name powers of ten on a log axis from ``low`` to ``high``; where there are too few, ones, twos and fives."""
-    ticks = decades(low, high)
+    ticks = decades(low, high, most)
     if len(ticks) < 2:
         powers = range(int(np.floor(np.log10(low))), min(int(np.ceil(np.log10(high))) + 1, 308))
         digits = [digit * 10.0**power for power in powers for digit in (1, 2, 5)]
@@ -280,10 +286,10 @@ def log_ticks(axis: MatplotlibAxis, low: float, high: float, form: str) -> None:
     axis.set_major_locator(FixedLocator(ticks))
 
 
-def decades(low: float, high: float) -> list[float]:
-    """Return at most five powers of ten from ``low`` to ``high``, an equal and round number of decades apart."""
+def decades(low: float, high: float, most: int = 5) -> list[float]:
+    """Return at most ``most`` powers of ten from ``low`` to ``high``, an equal and round number of decades apart."""
     first, last = int(np.ceil(np.log10(low))), int(np.floor(np.log10(high)))
-    step = next(step for step in (1, 2, 3, 5, 10, 20, 25, 50, 100, 200) if last // step - -(-first // step) < 5)
+    step = next(step for step in (1, 2, 3, 5, 10, 20, 25, 50, 100, 200) if last // step - -(-first // step) < most)
     return [10.0**power for power in range(-(-first // step) * step, last + 1, step)]
 
 

@@ -19,6 +19,7 @@ from spp.plot.draw import (
     begun,
     decades,
     labelled,
+    labels_that_fit,
     linewidth,
     log_ticks,
     page_of,
@@ -122,7 +123,7 @@ def _norm(panel: Heat, values: FloatArray) -> Normalize:
 
 def _name_steps(panel: Heat, axes: Axes) -> None:
     last = len(panel.steps) - 1
-    count = min(MOST_STEPS, last + 1)
+    count = min(labels_that_fit(axes, MOST_STEPS), last + 1)
     places = sorted({round(last * part / max(count - 1, 1)) for part in range(count)})
     axes.set_yticks(places, [str(panel.steps[place]) for place in places])
 
@@ -137,7 +138,11 @@ def _bar(panel: Heat, axes: Axes, mesh: Any, values: FloatArray) -> None:
         return
     axis = bar.ax.yaxis
     if panel.scale is Scale.LOG:
-        log_ticks(axis, float(mesh.norm.vmin), float(mesh.norm.vmax), form=".3g")
+        low, high = float(mesh.norm.vmin), float(mesh.norm.vmax)
+        log_ticks(axis, low, high, form=".3g")
+        if panel.middle is not None and high < 2 * panel.middle:
+            # one tick tells no scale
+            axis.set_major_locator(FixedLocator([low, panel.middle, high]))
         axis.set_minor_locator(NullLocator())
     elif panel.scale is Scale.SYMLOG:
         axis.set_major_locator(FixedLocator(symlog_ticks(panel.threshold, shown)))

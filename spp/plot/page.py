@@ -38,6 +38,9 @@ NOTE = 1.3
 HIGH, LOW = 1.3, 0.82
 """A single row is higher by this factor; more than three rows are lower, so that the figure fits on a page."""
 
+MOST, STACKED = 4.5 / 3.35, 5
+"""Height of a figure over one column of up to so many panels, in widths of the column: a caption finds room below it."""
+
 
 class SignalPlot:
     """A drawn figure.
@@ -216,7 +219,11 @@ def _empty(page: Grid, inches: float, style: Style) -> tuple[Figure, dict[Panel,
     # a note mostly breaks into two lines
     over = 2 * NOTE * notes * style.small / 72
     # without pyplot, which would choose a backend, hold the figure and show it
-    figure = Figure(figsize=(inches, sum(heights) * row + style.font * 0.09 + over))
+    height = sum(heights) * row + style.font * 0.09 + over
+    # more panels than that stay as high as they can be read
+    if inches <= style.single and len(page) <= STACKED:
+        height = min(height, MOST * style.single)
+    figure = Figure(figsize=(inches, height))
     # its canvas keeps the renderer that measures texts; without it matplotlib 3.11 makes one for each measure
     FigureCanvasAgg(figure)
     # the one layout that leaves room for a legend outside of the axes

@@ -188,3 +188,8 @@ def test_hues_of_runs_are_told_apart_by_everybody(seen: np.ndarray) -> None:
     # those whose names stand at their lines, and those that have line styles and a legend beside their hue
     assert nearest(hues[:5]) > 20 and nearest(hues) > 12
     assert not set(hues) & {look.colour for look in PALETTE.values()}
+
+
+def test_a_figure_over_one_column_leaves_room_for_its_caption(runs: dict[str, spp.Run]) -> None:
+    plots = (runs["none"].plot(style="paper", width="single"), spp.compare(runs).plot(style="paper", width="single"))
+    assert all(plot.figure_.get_size_inches()[1] <= 4.5 for plot in plots)
