@@ -76,6 +76,11 @@ class Value:
         """The observed outputs it stands for."""
         return [] if self.reading is None else self.reading.sites
 
+    def reduced(self, axis: int | None) -> Sums | None:
+        """Its sums along an axis, where they are known; along another one its channels are others."""
+        known = (one.sums for one in (self.entered, self.reading) if one is not None and one.axis == axis)
+        return next((sums for sums in known if sums is not None), None)
+
     def read(self, axis: int | None) -> Reading:
         """The start of its reading along an axis: what was measured as it entered a call counts, where that was the axis."""
         entered = self.entered

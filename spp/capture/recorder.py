@@ -586,9 +586,7 @@ class Recorder:
             return
         held = values_of(tensor) if tensor.is_nested else tensor
         axis = self._placer.entering(call, held, value)
-        # along another axis its channels are others
-        known = (one.sums for one in (value.entered, value.reading) if one is not None and one.axis == axis)
-        sums = next((one for one in known if one is not None), None)
+        sums = value.reduced(axis)
         # without a version counter nobody knows whether the tensor still holds what was reduced
         if sums is None or value.version < 0:
             sums = self._stage.reduce(held, axis)
