@@ -189,15 +189,7 @@ def try_remedies(
             :func:`spp.trace` takes.
         TraceError: The model cannot be traced as it is.
     """
-    for name, value, least in (("seeds", seeds, 1), ("steps", steps, 0)):
-        if value < least:
-            told = "a remedy is tried once at least" if least else "a training has no fewer than 0 steps"
-            raise InputError(told, received=str(value), where=name)
-    named = {name for name, _ in model.named_modules()}
-    lacking = [name for name in _names_of_modules(run) if name not in named]
-    if lacking:
-        rule = "remedies are tried on the model that was measured"
-        raise InputError(rule, received=f"one without {plain(lacking[0])!r}", where="model")
+    _check(run, model, seeds, steps)
     # nothing is left of an iterator after the first trace
     batch = list(batch) if isinstance(batch, Iterator) else batch
     lesson = partial(
@@ -222,9 +214,18 @@ def try_remedies(
     return Trials(tried, max(0, todo - len(tried)))
 
 
-def _names_of_modules(run: Run) -> list[str]:
+def _check(run: Run, model: nn.Module, seeds: int, steps: int) -> None:
+    """Refuse what :func:`try_remedies` cannot take."""
+    for name, value, least in (("seeds", seeds, 1), ("steps", steps, 0)):
+        if value < least:
+            told = "a remedy is tried once at least" if least else "a training has no fewer than 0 steps"
+            raise InputError(told, received=str(value), where=name)
+    named = {name for name, _ in model.named_modules()}
     modules = run.modules
-    return [str(name) for name in modules[modules[ModuleColumn.TYPE] != "function"][ModuleColumn.NAME]]
+    measured = modules[modules[ModuleColumn.TYPE] != "function"][ModuleColumn.NAME].astype(str)
+    if lacking := [name for name in measured if name not in named]:
+        rule = "remedies are tried on the model that was measured"
+        raise InputError(rule, received=f"one without {plain(lacking[0])!r}", where="model")
 
 
 def _bar(progress: bool | None, total: int) -> Any:

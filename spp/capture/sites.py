@@ -298,8 +298,7 @@ def _matcher(
 ) -> Predicate | None:
     if selection is None:
         return None
-    one = isinstance(selection, str | type) or callable(selection)
-    selectors: list[Any] = [selection] if one or not isinstance(selection, Iterable) else list(selection)
+    selectors = _several(selection)
     every = dict.fromkeys(name for several in names.values() for name in several)
 
     def fits(name: str, pattern: str) -> bool:
@@ -330,6 +329,11 @@ def _matcher(
         )
 
     return matches
+
+
+def _several(selection: Any) -> list[Any]:
+    one = isinstance(selection, str | type) or callable(selection) or not isinstance(selection, Iterable)
+    return [selection] if one else list(selection)
 
 
 def _abridged(names: list[str]) -> list[str]:

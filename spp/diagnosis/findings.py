@@ -155,12 +155,7 @@ def arrange(found: Sequence[Finding]) -> list[Finding]:
         found: Findings in the order of their rules, which is that from cause to consequence.
     """
     rules = {name: rank for rank, name in enumerate(dict.fromkeys(finding.rule for finding in found))}
-    # Of one rule the first and the last to begin reach as far as all of it.
-    causes: dict[str, dict[str, list[Finding]]] = {}
-    for finding in sorted(found, key=_begin):
-        for tag in finding.tags or ():
-            of_rule = causes.setdefault(tag, {}).setdefault(finding.rule, [finding, finding])
-            of_rule[1] = finding
+    causes = _causes(found)
     kept: list[Finding] = []
     named: dict[str, list[Finding]] = {}
     for finding in found:
@@ -177,6 +172,16 @@ def arrange(found: Sequence[Finding]) -> list[Finding]:
             same.append(finding)
     # Of one rule, what is about the whole network comes last.
     return sorted(kept, key=lambda finding: (RANK[finding.severity], rules[finding.rule], _begin(finding)))
+
+
+def _causes(found: Sequence[Finding]) -> dict[str, dict[str, list[Finding]]]:
+    """By tag and rule the first and the last finding to begin, which reach as far as all of that rule."""
+    causes: dict[str, dict[str, list[Finding]]] = {}
+    for finding in sorted(found, key=_begin):
+        for tag in finding.tags or ():
+            of_rule = causes.setdefault(tag, {}).setdefault(finding.rule, [finding, finding])
+            of_rule[1] = finding
+    return causes
 
 
 def _begin(finding: Finding) -> float:

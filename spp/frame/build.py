@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from enum import StrEnum
 from functools import lru_cache
 from operator import attrgetter
@@ -231,27 +231,31 @@ def module_columns(
         calls: Depth of the first call and number of calls, by name.
         inputs: The calls of one pass, by name, for the wiring.
     """
+
+    def of(get: Callable[[Entry], object]) -> list[object]:
+        return [get(entry) for entry in entries]
+
     own = [parameters_of(entry.module) for entry in entries]
-    layers, seen = [entry.layer for entry in entries], [calls.get(entry.name, (None, 0)) for entry in entries]
+    seen = [calls.get(entry.name, (None, 0)) for entry in entries]
     return {
-        ModuleColumn.NAME: [e.name for e in entries],
-        ModuleColumn.ALIASES: [" ".join(e.aliases) for e in entries],
-        ModuleColumn.TYPE: [e.type for e in entries],
-        ModuleColumn.KIND: [layer.kind for layer in layers],
+        ModuleColumn.NAME: of(lambda e: e.name),
+        ModuleColumn.ALIASES: of(lambda e: " ".join(e.aliases)),
+        ModuleColumn.TYPE: of(lambda e: e.type),
+        ModuleColumn.KIND: of(lambda e: e.layer.kind),
         ModuleColumn.DEPTH: [depth for depth, _ in seen],
         ModuleColumn.CALLS: [number for _, number in seen],
-        ModuleColumn.LEAF: [e.leaf for e in entries],
-        ModuleColumn.TRAINING: [bool(e.module.training) for e in entries],
+        ModuleColumn.LEAF: of(lambda e: e.leaf),
+        ModuleColumn.TRAINING: of(lambda e: bool(e.module.training)),
         ModuleColumn.PARAMETERS: [sum(p.numel() for _, p in named) for named in own],
         ModuleColumn.TRAINABLE: [sum(p.numel() for _, p in named if p.requires_grad) for named in own],
-        ModuleColumn.FAN_IN: [layer.fan_in for layer in layers],
-        ModuleColumn.FAN_OUT: [layer.fan_out for layer in layers],
-        ModuleColumn.GROUPS: [layer.groups for layer in layers],
-        ModuleColumn.EPS: [layer.eps for layer in layers],
-        ModuleColumn.ACTIVATION: [layer.activation for layer in layers],
+        ModuleColumn.FAN_IN: of(lambda e: e.layer.fan_in),
+        ModuleColumn.FAN_OUT: of(lambda e: e.layer.fan_out),
+        ModuleColumn.GROUPS: of(lambda e: e.layer.groups),
+        ModuleColumn.EPS: of(lambda e: e.layer.eps),
+        ModuleColumn.ACTIVATION: of(lambda e: e.layer.activation),
         ModuleColumn.TIED: _tied(entries, own),
-        ModuleColumn.INPUTS: [wiring(inputs[e.name]) if e.name in inputs else None for e in entries],
-        ModuleColumn.INPUT_ROWS: [entering(inputs.get(e.name, [])) or None for e in entries],
+        ModuleColumn.INPUTS: of(lambda e: wiring(inputs[e.name]) if e.name in inputs else None),
+        ModuleColumn.INPUT_ROWS: of(lambda e: entering(inputs.get(e.name, [])) or None),
     }
 
 

@@ -425,6 +425,16 @@ def statistic_columns() -> dict[str, Spec]:
     return {str(c): c.spec for c in STATISTICS} | {name: row.column for name, row in further_statistics().items()}
 
 
+def _specs(found: list[str], columns: Mapping[_C, Spec]) -> dict[str, Spec]:
+    """What a table with the columns ``found`` should have."""
+    specs: dict[str, Spec] = {str(column): spec for column, spec in columns.items()}
+    if columns is COLUMNS:
+        specs |= {name: row.column for name in found if (row := further_statistics().get(name)) is not None}
+        if found[len(specs) :] == list(PREDICTED):
+            specs |= {str(column): spec for column, spec in PREDICTED.items()}
+    return specs
+
+
 def check(frame: pd.DataFrame, columns: Mapping[_C, Spec]) -> pd.DataFrame:
     """Return ``frame`` if it has exactly ``columns``, in order, with their dtypes; else raise.
 
@@ -437,12 +447,8 @@ def check(frame: pd.DataFrame, columns: Mapping[_C, Spec]) -> pd.DataFrame:
     Raises:
         InputError: A column is missing, unknown or of another dtype; the message names it.
     """
-    specs: dict[str, Spec] = {str(column): spec for column, spec in columns.items()}
     found = [str(c) for c in frame.columns]
-    if columns is COLUMNS:
-        specs |= {name: row.column for name in found if (row := further_statistics().get(name)) is not None}
-        if found[len(specs) :] == list(PREDICTED):
-            specs |= {str(column): spec for column, spec in PREDICTED.items()}
+    specs = _specs(found, columns)
     expected = list(specs)
     if expected != found:
         missing = [c for c in expected if c not in found]

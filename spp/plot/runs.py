@@ -21,6 +21,7 @@ from spp.errors import InputError
 from spp.frame import runs as saved
 from spp.frame.build import build_exponents
 from spp.frame.schema import BLOCK_COLUMNS, one_mode
+from spp.plot.panels import MOST_LINES
 
 TELLING = (
     "model",
@@ -87,6 +88,22 @@ def arms_of(runs: Mapping[str, Any] | Sequence[Any]) -> list[Arm]:
     items = list(runs)
     read = [_read(one) for one in items]
     return [Arm(label, *one) for label, one in zip(_labels(items, [one.run for one in read]), read, strict=True)]
+
+
+def labels_of(arms: Sequence[Arm]) -> list[str]:
+    """The labels, each once.
+
+    Raises:
+        InputError: There are none, or more than can be told apart.
+    """
+    labels = list(dict.fromkeys(arm.label for arm in arms))
+    if not labels:
+        raise InputError("a comparison needs at least one run", received="none", where="runs")
+    if len(labels) > MOST_LINES:
+        raise InputError(
+            f"at most {MOST_LINES} lines can be told apart in one figure", received=str(len(labels)), where="runs"
+        )
+    return labels
 
 
 def shared(arms: Sequence[Arm]) -> dict[str, object]:

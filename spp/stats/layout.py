@@ -104,11 +104,11 @@ def _axes(
     repeats = math.prod(n for n, s in rest if s == 0 and n > 1)
     kept = sorted(((n, s) for n, s in rest if n != 1 and not (s == 0 and repeats > 1)), key=lambda ns: -ns[1])
     # the stride of an axis of one element says nothing
-    lone_channel = channel_size == 1
-    outer = [ns for ns in kept if ns[1] >= channel_stride and not lone_channel]
-    inner = [ns for ns in kept if not (ns[1] >= channel_stride and not lone_channel)]
-    outer_runs, inner_runs = collapse(outer) or [(1, 1)], collapse(inner) or [(1, 1)]
-    sizes = [n for n, _ in outer_runs] + [channel_size] + [n for n, _ in inner_runs]
-    strides = [s for _, s in outer_runs] + [channel_stride] + [s for _, s in inner_runs]
-    whole = math.prod(n for n, _ in outer_runs), channel_size, math.prod(n for n, _ in inner_runs)
-    return sizes, strides, repeats, whole
+    split = 0 if channel_size == 1 else sum(s >= channel_stride for _, s in kept)
+    outer, inner = collapse(kept[:split]) or [(1, 1)], collapse(kept[split:]) or [(1, 1)]
+    sizes, strides = zip(*outer, (channel_size, channel_stride), *inner, strict=True)
+    return list(sizes), list(strides), repeats, (_count(outer), channel_size, _count(inner))
+
+
+def _count(axes: list[tuple[int, int]]) -> int:
+    return math.prod(n for n, _ in axes)

@@ -14,7 +14,6 @@ from spp.frame.schema import Column
 from spp.plot.captions import brief, by_depth, listed
 from spp.plot.kinds import Drawing, Request, figure
 from spp.plot.panels import (
-    MOST_LINES,
     PLURAL,
     POSITIVE,
     RANGE,
@@ -31,7 +30,7 @@ from spp.plot.panels import (
     scale_of,
     title,
 )
-from spp.plot.runs import Arm, Beside, arms_of, shared
+from spp.plot.runs import Arm, Beside, arms_of, labels_of, shared
 from spp.plot.series import (
     Aligned,
     align,
@@ -103,13 +102,7 @@ def comparison(
         UnknownNameError: A signal or statistic that does not exist.
     """
     rows, columns = as_signals(signals), as_statistics(statistics, [arm.frame for arm in arms])
-    labels = list(dict.fromkeys(arm.label for arm in arms))
-    if not labels:
-        raise InputError("a comparison needs at least one run", received="none", where="runs")
-    if len(labels) > MOST_LINES:
-        raise InputError(
-            f"at most {MOST_LINES} lines can be told apart in one figure", received=str(len(labels)), where="runs"
-        )
+    labels = labels_of(arms)
     at = [at_step(arm.frame, step) for arm in arms]
     leaves = [innermost(one, "a comparison", arm.label) for (one, _), arm in zip(at, arms, strict=True)]
     axis = align(leaves)

@@ -20,8 +20,8 @@ from spp.frame.schema import Column, ComponentColumn
 from spp.plot.captions import listed
 from spp.plot.kinds import Drawing, Request, figure
 from spp.plot.kinds.compare import difference
-from spp.plot.panels import MOST_LINES, RANGE, Curve, Curves, FloatArray, Mark, Scale, Shade, scale_of, zeros
-from spp.plot.runs import Arm, Beside, arms_of, shared
+from spp.plot.panels import RANGE, Curve, Curves, FloatArray, Mark, Scale, Shade, scale_of, zeros
+from spp.plot.runs import Arm, Beside, arms_of, labels_of, shared
 from spp.plot.series import Aligned, Key, at_step, component_axis, over_runs
 from spp.vocabulary import Severity, Signal
 
@@ -106,13 +106,7 @@ def by_component(arms: Sequence[Arm], step: int | None = None) -> Drawing:
     Raises:
         InputError: No runs, more labels than can be told apart, or nothing that was measured.
     """
-    labels = list(dict.fromkeys(arm.label for arm in arms))
-    if not labels:
-        raise InputError("a comparison needs at least one run", received="none", where="runs")
-    if len(labels) > MOST_LINES:
-        raise InputError(
-            f"at most {MOST_LINES} lines can be told apart in one figure", received=str(len(labels)), where="runs"
-        )
+    labels = labels_of(arms)
     found = [_table(arm, step) for arm in arms]
     tables = [table for table, _ in found]
     axis = component_axis([table.assign(**{str(Column.CALL): 0}) for table in tables])
