@@ -229,7 +229,8 @@ def _check(run: Run, model: nn.Module, seeds: int, steps: int) -> None:
 
 
 def _bar(progress: bool | None, total: int) -> Any:
-    from tqdm.auto import tqdm
+    # tqdm.auto warns in a notebook without widgets, whether or not a bar is shown
+    from tqdm import tqdm
 
     return tqdm(
         total=total,
