@@ -17,7 +17,7 @@ import spp
 from spp import plot
 from spp.errors import InputError, StoreError, UnknownNameError
 from spp.plot.captions import brief
-from spp.plot.kinds.compare import binned, compared, divergence
+from spp.plot.divergence import binned, compared, divergence
 from spp.plot.panels import MOST_LINES, Curve, Curves
 from spp.plot.series import BY_DEPTH, align, innermost, merged_order
 from spp.plot.style import CURVES

@@ -18,8 +18,8 @@ from spp.diagnosis.main_path import along, component_table, prefixes
 from spp.errors import InputError
 from spp.frame.schema import Column, ComponentColumn
 from spp.plot.captions import listed
+from spp.plot.divergence import difference
 from spp.plot.kinds import Drawing, Request, figure
-from spp.plot.kinds.compare import difference
 from spp.plot.panels import RANGE, Curve, Curves, FloatArray, Mark, Scale, Shade, scale_of, zeros
 from spp.plot.runs import Arm, Beside, arms_of, labels_of, shared
 from spp.plot.series import Aligned, Key, at_step, component_axis, over_runs
