@@ -18,6 +18,7 @@ from matplotlib.artist import Artist
 from matplotlib.axes import Axes
 from matplotlib.axis import Axis as MatplotlibAxis
 from matplotlib.figure import Figure
+from matplotlib.font_manager import FontProperties
 from matplotlib.lines import Line2D
 from matplotlib.patches import Patch, Rectangle
 from matplotlib.patheffects import Normal, Stroke
@@ -220,7 +221,7 @@ def linewidth() -> float:
 
 def labels_that_fit(axes: Axes, most: int) -> int:
     """About how many labels the y axis has room for above each other; at least two."""
-    letters = matplotlib.rcParams["ytick.labelsize"] * page_of(axes).dpi / 72
+    letters = FontProperties(size=matplotlib.rcParams["ytick.labelsize"]).get_size_in_points() * page_of(axes).dpi / 72
     return int(np.clip(axes.get_window_extent().height / (1.5 * letters), 2, most))
 
 

@@ -54,7 +54,7 @@ def test_a_prediction_is_that_of_its_own_call(run):
     frame = run.frame.assign(gradient_predicted=np.arange(1.0, len(run.frame) + 1)).assign(
         gradient_predicted=lambda table: table["gradient_predicted"].where(of_activations)
     )
-    ((panel,),) = drawn("theory", run, frame, signals="gradient")
+    (panel,), _ = drawn("theory", run, frame, signals="gradient")
     predicted = panel.curves[1]
     wanted = frame[of_activations & frame["leaf"]].set_index("name")["gradient_predicted"]
     assert len(predicted.names) == 5
