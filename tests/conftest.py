@@ -1,4 +1,4 @@
-"""For every test: one thread a core, two at most; a known seed; Ctrl-C is heard; and long files come first."""
+"""For every test: one thread a core, two at most; a known seed; signals are heard; and long files come first."""
 
 import os
 import signal
@@ -34,9 +34,11 @@ def python(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Forked]:
 
 
 def pytest_configure(config: pytest.Config) -> None:
-    """Hear Ctrl-C: what is started in the background ignores it, and hands that on to whatever it starts."""
+    """Hear Ctrl-C and SIGHUP: what is started in the background ignores them, and hands that on to whatever it starts."""
     if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
         signal.signal(signal.SIGINT, signal.default_int_handler)
+    if hasattr(signal, "SIGHUP") and signal.getsignal(signal.SIGHUP) is signal.SIG_IGN:
+        signal.signal(signal.SIGHUP, signal.SIG_DFL)
     if "PYTEST_XDIST_WORKER" in os.environ or not config.getoption("numprocesses", None):
         # for the processes that tests start; not where workers are started from, which would hand on its own number
         os.environ.setdefault("OMP_NUM_THREADS", str(THREADS))

@@ -201,7 +201,8 @@ def test_evaluation_mode(spp, tiny):
 
 
 @pytest.mark.parametrize(
-    ("arguments", "typed"), [("", "`spp.nn.initialize_(model, 'he')`"), ("init='small_normal'", "`--init he`")]
+    ("arguments", "typed"),
+    [("", "in Python `spp.nn.initialize_(model, 'he')`"), ("init='small_normal'", "`--init he`")],
 )
 def test_remedies_are_options_where_the_factory_takes_them_and_else_python(spp, tmp_path, arguments, typed):
     text = f"""
